@@ -1,0 +1,1 @@
+"""Speed: the engine against the machine's own ceilings and against other software. Correctness lives in tests/."""

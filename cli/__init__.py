@@ -1,0 +1,1 @@
+"""One file for each ``warmeng`` command. No logic lives here."""

@@ -1,0 +1,99 @@
+"""The ``warmeng`` command: a group whose commands are imported only when they are used."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from warmeng.engine.errors import InputError, UsageError
+from warmeng.engine.request import RequestError
+
+COMMANDS = {  # name -> (module, attribute, help): listed without importing anything
+    "run": ("warmeng.cli.run", "run", "Measure personas: accuracy and sycophancy per context."),
+    "grade": ("warmeng.cli.grade", "grade", "Grade answers of a JSONL or CSV file with a judge model."),
+    "models": ("warmeng.cli.models", "models", "List, fetch and verify models."),
+    "bench": ("warmeng.cli.bench", "bench", "Measure speed against the machine and other software."),
+}
+
+
+class LazyGroup(click.Group):
+    """Loads a command's module when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return all names."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list from the table above."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+
+
+def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"warmeng {version('warmeng')}")
+        ctx.exit()
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
+def warmeng() -> None:
+    """Measure how warm and cold personas change a language model's accuracy and its agreement with wrong users.
+
+    `warmeng run` alone measures a small built-in model on an embedded study, without a GPU.
+    """
+
+
+def main() -> None:
+    """Run the command line; every expected error is one line on stderr and an exit code of its own.
+
+    2 usage, 65 bad input, 70 a failure of ours, 73 locked, 74 storage, 130 interrupted. ``WARMENG_DEBUG=1`` shows
+    tracebacks.
+    """
+    try:
+        code = warmeng.main(standalone_mode=False)
+    except (KeyboardInterrupt, click.Abort) as error:
+        _end(error, "interrupted", 130)
+    except click.ClickException as error:
+        _debug(error)
+        error.show()
+        sys.exit(error.exit_code)
+    except UsageError as error:
+        _end(error, str(error), 2)
+    except (InputError, RequestError) as error:
+        _end(error, str(error), 65)
+    except BrokenPipeError as error:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (what is left in it has no reader)
+        _end(error, "", 141)
+    except Exception as error:
+        exit_code = getattr(error, "exit_code", None)
+        known = isinstance(exit_code, int)
+        text = str(error) if known else f"{type(error).__name__}: {error} (WARMENG_DEBUG=1 shows where)"
+        _end(error, text, exit_code if isinstance(exit_code, int) else 70)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _end(error: BaseException, text: str, code: int) -> None:
+    _debug(error)
+    if text:
+        click.echo(f"warmeng: {' '.join(text.split())}", err=True)
+    sys.exit(code)
+
+
+def _debug(error: BaseException) -> None:
+    if os.environ.get("WARMENG_DEBUG") == "1":
+        raise error

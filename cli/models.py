@@ -1,0 +1,77 @@
+"""``warmeng models``: list, fetch and verify the models that names stand for."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.group()
+def models() -> None:
+    """List, fetch and verify models.
+
+    A model's NAME is a folder, a built-in name, or owner/name on the Hugging Face hub.
+
+    \b
+    Examples:
+      warmeng models list
+      warmeng models fetch smollm2-135m-instruct
+      warmeng models verify ./my-checkpoint
+    """
+
+
+@models.command(name="list")
+def list_command() -> None:
+    """List the built-in models.
+
+    \b
+    Example:
+      warmeng models list
+    """
+    from warmeng.engine.registry import list_models
+
+    for entry in list_models():
+        state = str(entry.folder) if entry.fetched else "not fetched yet"
+        click.echo(f"{entry.name}  {entry.license}  {entry.description}\n  {state}")
+
+
+@models.command()
+@click.argument("name")
+@click.option("--revision", help="Branch, tag or commit of a hub repository.")
+def fetch(name: str, revision: str | None) -> None:
+    """Fetch model NAME unless it is here already, and print its folder.
+
+    \b
+    Examples:
+      warmeng models fetch smollm2-135m-instruct
+      warmeng models fetch Qwen/Qwen2.5-0.5B-Instruct --revision main
+    """
+    from warmeng.engine.config import read_config
+    from warmeng.engine.registry import resolve_model
+
+    source = resolve_model(name, revision, lambda message: click.echo(message, err=True))
+    config = read_config(source.folder)
+    click.echo(f"{source.folder}")
+    click.echo(
+        f"{source.origin}, {config.family}, {config.num_layers} layers, up to {config.max_seq_len} tokens"
+        + (f", revision {source.revision}" if source.revision else "")
+        + (f", {source.license}" if source.license else ""),
+        err=True,
+    )
+
+
+@models.command()
+@click.argument("name")
+@click.option("--revision", help="Branch, tag or commit of a hub repository.")
+def verify(name: str, revision: str | None) -> None:
+    """Read all files of model NAME again and compare their hashes with those expected, where these are known.
+
+    \b
+    Examples:
+      warmeng models verify smollm2-135m-instruct
+      warmeng models verify ./my-checkpoint
+    """
+    from warmeng.engine.registry import verify_model
+
+    for file, digest in verify_model(name, revision, lambda message: click.echo(message, err=True)).items():
+        click.echo(f"{digest}  {file}")
+    click.echo(f"{name}: no damage found", err=True)

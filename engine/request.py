@@ -1,0 +1,124 @@
+"""What the engine is asked and what it answers: plain frozen data, nothing of tensors.
+
+A caller gives every request an ``id`` of its own; results come back in the order in which they finish and carry it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+class RequestError(ValueError):
+    """A request that can't be run as it stands. The message says what was got, what was expected and what to do."""
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How tokens are chosen. The defaults are greedy decoding.
+
+    ``seed`` and the request's ``noise_key`` determine all randomness: not the batch, the adapter or the prompt.
+    """
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0  # 0 is greedy
+    top_k: int = 0  # 0 keeps all tokens
+    top_p: float = 1.0  # 1 keeps all tokens
+    seed: int = 0
+    stop: tuple[str, ...] = ()  # stop strings; the text is cut before the first one found
+    stop_token_ids: tuple[int, ...] = ()  # beside the model's own end tokens
+    ignore_eos: bool = False  # goes on through the model's end tokens (benchmarks)
+    logprobs: bool = False  # return each chosen token's log-probability: a pass over the vocabulary more
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise RequestError(f"max_new_tokens is {self.max_new_tokens}, expected at least 1")
+        if not 0.0 <= self.temperature <= 100.0:
+            raise RequestError(f"temperature is {self.temperature}, expected 0 (greedy) to 100")
+        if self.top_k < 0:
+            raise RequestError(f"top_k is {self.top_k}, expected 0 (off) or more")
+        if not 0.0 < self.top_p <= 1.0:
+            raise RequestError(f"top_p is {self.top_p}, expected more than 0 and at most 1")
+        if not 0 <= self.seed < 2**64:
+            raise RequestError(f"seed is {self.seed}, expected 0 to 2**64 - 1")
+        if any(not s for s in self.stop):
+            raise RequestError("a stop string is empty: leave it out")
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A language that the generated text must belong to, decided by ``llguidance``."""
+
+    kind: Literal["regex", "json_schema", "choice"]
+    value: str | tuple[str, ...]  # regex or JSON schema as text; the choices as a tuple of strings
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """Continue ``prompt``."""
+
+    id: str
+    prompt: tuple[int, ...]  # token ids, at least one
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    adapter: str | None = None  # a name given to Engine.add_adapter; None is the base itself
+    noise_key: tuple[str, int] = ("", 0)  # (item id, sample index): the same key draws the same noise
+    constraint: Constraint | None = None
+    prompt_logprobs: bool = False  # also return the log-probability of each prompt token
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """Ask for the exact probability of each label as the continuation of ``prompt``.
+
+    A label is a sequence of token ids; where labels must be told from their own continuations, the caller ends
+    each with an end token. Nothing is sampled: the labels are teacher-forced after the shared prompt.
+    """
+
+    id: str
+    prompt: tuple[int, ...]
+    labels: tuple[tuple[int, ...], ...]  # each with at least one token; no label may be empty or given twice
+    adapter: str | None = None
+
+
+Request = GenerateRequest | ScoreRequest
+
+
+@dataclass(frozen=True)
+class GenerateResult:
+    """A finished generation.
+
+    ``status``: ``"ok"``, or ``"too_long"`` when prompt and answer can never fit (then nothing was generated).
+    ``finish_reason``: ``"stop"`` (end token, stop token, stop string, or a constraint that is complete) or
+    ``"length"``; ``"none"`` where status is not ok.
+    """
+
+    id: str
+    status: Literal["ok", "too_long"]
+    finish_reason: Literal["stop", "length", "none"]
+    token_ids: tuple[int, ...]  # without the end token that stopped it
+    text: str  # decoded token_ids without special tokens, cut before the stop string
+    logprobs: tuple[float, ...]  # of each chosen token (end token included), full vocabulary, temperature 1; if asked for
+    prompt_tokens: int
+    cached_tokens: int  # prompt tokens whose keys and values were found in the prefix cache
+    prompt_logprobs: tuple[float, ...] = ()  # of prompt tokens 1.. given those before; empty unless asked for
+    detail: str = ""  # why, where status is not ok
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """Log-probabilities of the labels, natural logarithm, over the full vocabulary.
+
+    ``mass`` is the sum of their probabilities: how much of the model's belief lies on the labels at all.
+    """
+
+    id: str
+    status: Literal["ok", "too_long"]
+    logprobs: tuple[float, ...]  # one a label, in the order given; empty where status is not ok
+    token_logprobs: tuple[tuple[float, ...], ...]  # of each label's tokens
+    mass: float
+    prompt_tokens: int
+    cached_tokens: int
+    detail: str = ""
+
+
+Result = GenerateResult | ScoreResult

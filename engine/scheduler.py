@@ -1,0 +1,216 @@
+"""Which sequences compute which tokens in the next step, and where their keys and values go."""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from dataclasses import dataclass
+
+from warmeng.engine.cache import BlockPool, block_hashes
+from warmeng.engine.request import GenerateRequest, Request, ScoreRequest
+from warmeng.engine.sequence import Sequence
+
+_URGENT = -1  # the group of requests that were added while the engine runs: gradings, taken at once
+
+
+@dataclass(frozen=True)
+class Work:
+    """Tokens ``start`` to ``stop`` of a sequence, computed in one step."""
+
+    sequence: Sequence
+    start: int
+    stop: int
+
+
+class Scheduler:
+    """Continuous batching with chunked prefill.
+
+    Every step takes one token of each decoding sequence, then fills the token budget with prompts. The plan is known
+    beforehand: requests are grouped by their first block, so that shared prefixes are computed once, and the longest of a
+    group come first, so that none straggles at the end. A sequence is admitted when its prompt and half of its longest
+    answer fit beside what the running ones still expect; so running out of blocks is rare, and then the youngest
+    sequence gives its blocks back and is computed again later.
+    """
+
+    def __init__(
+        self, pool: BlockPool, block_size: int, max_num_seqs: int, max_batched_tokens: int, max_seq_len: int
+    ) -> None:
+        self.pool = pool
+        self.block_size = block_size
+        self.max_num_seqs = max_num_seqs
+        self.max_batched_tokens = max_batched_tokens
+        self.max_seq_len = max_seq_len
+        self.running: list[Sequence] = []
+        self.preemptions = 0
+        self._waiting: list[tuple[int, int, int, Sequence]] = []
+        self._preempted: deque[Sequence] = deque()
+        self._groups: dict[tuple[str, tuple[int, ...]], int] = {}
+        self._arrivals = 0
+
+    @property
+    def busy(self) -> bool:
+        """Something runs or waits."""
+        return bool(self.running or self._waiting or self._preempted)
+
+    def why_too_long(self, request: Request) -> str:
+        """Say why a request can never run, or return an empty string."""
+        longest = max((len(label) for label in request.labels), default=0) if isinstance(request, ScoreRequest) else 1
+        if len(request.prompt) + longest > self.max_seq_len:
+            return (
+                f"the prompt has {len(request.prompt)} tokens and its continuation at least {longest}; "
+                f"the model takes {self.max_seq_len} together"
+            )
+        needed = self._blocks_of(request, self._longest_answer(request))
+        if needed > self.pool.num_blocks - 1:
+            return (
+                f"the request needs {needed * self.block_size} cache slots and the cache has "
+                f"{(self.pool.num_blocks - 1) * self.block_size}: raise kv_bytes"
+            )
+        return ""
+
+    def add(self, request: Request, adapter_hash: str, urgent: bool = False) -> Sequence:
+        """Queue a request that ``why_too_long`` has no objection to."""
+        tokens = list(request.prompt)
+        if isinstance(request, ScoreRequest):
+            for label in request.labels:
+                tokens.extend(label[:-1])
+        names = block_hashes(request.prompt, adapter_hash, self.block_size)
+        sequence = Sequence(request, adapter_hash, self._arrivals, tokens, names)
+        self._arrivals += 1
+        head = (adapter_hash, request.prompt[: self.block_size])
+        group = _URGENT if urgent else self._groups.setdefault(head, len(self._groups))
+        length = len(tokens) + self._longest_answer(request)
+        heapq.heappush(self._waiting, (group, -length, sequence.arrival, sequence))
+        return sequence
+
+    def longest_answer(self, sequence: Sequence) -> int:
+        """Return the tokens that a sequence may generate: what was asked, within the model's limit."""
+        return self._longest_answer(sequence.request)
+
+    def schedule(self) -> list[Work]:
+        """Choose the next step's work and give it blocks. Empty only where nothing is left to do."""
+        work: list[Work] = []
+        budget = self.max_batched_tokens
+        scheduled: set[int] = set()
+        for sequence in list(self.running):  # decoding first: one token each
+            if sequence.remaining == 1 and budget > 0 and sequence in self.running:
+                budget -= self._take(sequence, 1, work, scheduled)
+        for sequence in list(self.running):  # then prompts that are under way
+            if sequence.remaining > 1 and budget > 0 and sequence in self.running:
+                budget -= self._take(sequence, min(budget, sequence.remaining), work, scheduled)
+        while budget > 0 and len(self.running) < self.max_num_seqs:
+            admitted = self._admit()
+            if admitted is None:
+                break
+            budget -= self._take(admitted, min(budget, admitted.remaining), work, scheduled)
+        return [w for w in work if w.sequence in self.running]
+
+    def finish(self, sequence: Sequence) -> None:
+        """Take a sequence out and release its blocks."""
+        self.running.remove(sequence)
+        self._release(sequence)
+
+    def _take(self, sequence: Sequence, count: int, work: list[Work], scheduled: set[int]) -> int:
+        """Schedule ``count`` tokens; preempt younger sequences where blocks lack. Returns the tokens scheduled."""
+        start, stop = sequence.computed, sequence.computed + count
+        needed = -(-self._main_tokens(sequence, stop) // self.block_size) - len(sequence.blocks)
+        while needed > self.pool.available:
+            victim = self._victim(scheduled, sequence)
+            self._preempt(victim)
+            if victim is sequence:
+                return 0
+        for _ in range(needed):
+            sequence.blocks.append(self.pool.allocate())
+        for index in range(start // self.block_size, min(stop // self.block_size, len(sequence.names))):
+            self.pool.publish(sequence.blocks[index], sequence.names[index])
+        work.append(Work(sequence, start, stop))
+        scheduled.add(sequence.arrival)
+        return count
+
+    def _victim(self, scheduled: set[int], needy: Sequence) -> Sequence:
+        """Return the youngest running sequence that has no work in this step, or the needy one itself."""
+        for sequence in reversed(self.running):
+            if sequence.arrival not in scheduled:
+                return sequence
+        return needy
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self._release(sequence)
+        sequence.computed = 0
+        self._preempted.appendleft(sequence)
+        self.preemptions += 1
+
+    def _release(self, sequence: Sequence) -> None:
+        for block in reversed(sequence.blocks):
+            self.pool.release(block)
+        for blocks in sequence.branch_blocks:
+            for block in blocks:
+                self.pool.release(block)
+        sequence.blocks.clear()
+        sequence.branch_blocks.clear()
+
+    def _admit(self) -> Sequence | None:
+        """Take the next waiting sequence in, with the cached part of its prompt, where it fits."""
+        if self._preempted:
+            sequence = self._preempted[0]
+        elif self._waiting:
+            sequence = self._waiting[0][-1]
+        else:
+            return None
+        names = self._usable_names(sequence)
+        found = 0
+        while found < len(names) and self.pool.cached(names[found]):
+            found += 1
+        idle = sum(self.pool.is_idle(name) for name in names[:found])
+        needed = self._expected_blocks(sequence) - found
+        owed = sum(max(0, self._expected_blocks(s) - _held(s)) for s in self.running)
+        if self.running and needed + idle + owed > self.pool.available:
+            return None
+        if self._preempted:
+            self._preempted.popleft()
+        else:
+            heapq.heappop(self._waiting)
+        for name in names[:found]:
+            block = self.pool.find(name)
+            assert block is not None
+            sequence.blocks.append(block)
+        sequence.computed = found * self.block_size
+        if not sequence.admitted_once:
+            sequence.cached = sequence.computed
+            sequence.admitted_once = True
+        for start, stop in sequence.branches():
+            sequence.branch_blocks.append([self.pool.allocate() for _ in range(-(-(stop - start) // self.block_size))])
+        self.running.append(sequence)
+        return sequence
+
+    def _usable_names(self, sequence: Sequence) -> list[bytes]:
+        """Return the names of the blocks that may come from the cache: the prompt's last token must be computed."""
+        if isinstance(sequence.request, GenerateRequest) and sequence.request.prompt_logprobs:
+            return []
+        return sequence.names[: (sequence.prompt_len - 1) // self.block_size]
+
+    def _expected_blocks(self, sequence: Sequence) -> int:
+        answer = self._longest_answer(sequence.request)
+        done = len(sequence.tokens) - sequence.prompt_len
+        expected = done + max(1, (answer - done) // 2) if answer else 0
+        return self._blocks_of(sequence.request, expected)
+
+    def _blocks_of(self, request: Request, answer: int) -> int:
+        blocks = -(-(len(request.prompt) + answer) // self.block_size)
+        if isinstance(request, ScoreRequest):
+            blocks += sum(-(-(len(label) - 1) // self.block_size) for label in request.labels)
+        return blocks
+
+    def _longest_answer(self, request: Request) -> int:
+        if isinstance(request, ScoreRequest):
+            return 0
+        return min(request.sampling.max_new_tokens, self.max_seq_len - len(request.prompt))
+
+    @staticmethod
+    def _main_tokens(sequence: Sequence, stop: int) -> int:
+        return min(stop, sequence.prompt_len) if isinstance(sequence.request, ScoreRequest) else stop
+
+
+def _held(sequence: Sequence) -> int:
+    return len(sequence.blocks) + sum(len(blocks) for blocks in sequence.branch_blocks)

@@ -1,0 +1,232 @@
+"""Attention over a paged cache, computed by pairs of (query token, cache block).
+
+Every pair gives a partial softmax of one block: its maximum, its sum and its weighted values. A token's partials are
+then added in the order of its blocks. So each number is made by the same operations whether the token is decoded
+alone, prefilled in a chunk of any size, or reads blocks that other sequences wrote; decode and prefill are one path.
+
+On the CPU the cost is memory traffic. Blocks that one token reads (decoding) are multiplied where they lie in the
+cache, in contiguous runs, without a gather. Blocks that many tokens read (prefill, shared prefixes) are read
+once for all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+IntArray = npt.NDArray[np.int64]
+
+_GAP = 16  # runs of blocks are joined over gaps of up to this many blocks: a call costs about as much as 20 blocks
+_MAX_PAIRS = 8192  # bounds the workspace: a pair takes num_heads * (head_dim + 2) numbers
+
+
+@dataclass(frozen=True)
+class Group:
+    """Blocks that are read by the same number of query tokens (``owners``), multiplied in one batched product."""
+
+    blocks: slice | Tensor  # a run of the cache, or block ids [n]
+    owners: int
+    q_index: Tensor  # [n * kv_heads * owners] rows of q seen as [tokens * kv_heads, group * d]
+    hidden: Tensor | None  # bool [n, 1, owners, 1, block_size], True where the token must not see the slot
+
+
+@dataclass(frozen=True)
+class PairPlan:
+    """How some of a step's tokens attend; built once a step, used by all layers.
+
+    A partial is one row for each query head: ``((block * kv_heads + kv_head) * owners + owner) * group + head`` within its
+    group. A bag holds the partials of one query token and head, in the order of the token's blocks.
+    """
+
+    groups: tuple[Group, ...]
+    num_rows: int  # partials of all groups
+    rows: Tensor  # [pairs * heads] the partials, bag after bag
+    offsets: Tensor  # [bags] where each bag starts in ``rows``
+    bag: Tensor  # [pairs * heads] the bag of each
+    padded: Tensor  # [bags * longest] each bag's partials, the last one repeated
+    longest: int  # blocks of the token with most blocks
+    tokens: slice  # rows of q and of the output
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of query tokens that are neighbours in one block table.
+
+    ``table`` holds cache block ids; the last query token sees the first ``context_len`` slots of it, each token before
+    it one less. Slots from ``hole[0]`` to ``hole[1]`` are never seen: a label's own blocks follow the prompt's last
+    block, which may be partly filled.
+    """
+
+    table: IntArray
+    num_queries: int
+    context_len: int
+    hole: tuple[int, int] = (0, 0)
+
+
+def plan_pairs(segments: list[Segment], kv_heads: int, group: int, block_size: int) -> tuple[PairPlan, ...]:
+    """Lay out the attention of a step whose query tokens are the segments' tokens, one after the other.
+
+    kv_heads: heads of the cache; group: query heads for each of them. Host work only: numpy, no loop over pairs.
+    """
+    seg = np.repeat(np.arange(len(segments)), [s.num_queries for s in segments])
+    slot = np.concatenate([np.arange(s.context_len - s.num_queries, s.context_len) for s in segments])
+    num_blocks = slot // block_size + 1
+    plans = []
+    start = 0
+    cumulative = np.cumsum(num_blocks)
+    while start < len(seg):
+        done = int(cumulative[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(cumulative, done + _MAX_PAIRS, side="right")))
+        part = slice(start, stop)
+        plans.append(_plan_slice(segments, seg[part], slot[part], start, kv_heads, group, block_size))
+        start = stop
+    return tuple(plans)
+
+
+def _plan_slice(
+    segments: list[Segment], seg: IntArray, slot: IntArray, first: int, kv_heads: int, group: int, block_size: int
+) -> PairPlan:
+    num_blocks = slot // block_size + 1
+    token = np.repeat(np.arange(len(slot)), num_blocks)  # of each pair; pairs lie token by token
+    position = np.arange(len(token)) - np.repeat(np.cumsum(num_blocks) - num_blocks, num_blocks)
+    longest = max(len(s.table) for s in segments)
+    tables = np.zeros((len(segments), longest), dtype=np.int64)
+    holes = np.zeros((len(segments), 2), dtype=np.int64)
+    for i, s in enumerate(segments):
+        tables[i, : len(s.table)] = s.table
+        holes[i] = s.hole
+    block = tables[seg[token], position]
+    visible = np.minimum(slot[token] + 1 - position * block_size, block_size)
+    hole = holes[seg[token]]
+    cut = hole[:, 0] - position * block_size
+    has_hole = (hole[:, 1] > hole[:, 0]) & (cut > 0) & (cut < block_size)
+    visible = np.where(has_hole, np.minimum(visible, cut), visible)
+
+    # Owners: how many of these tokens read the block, rounded up to a power of two so that groups are few.
+    by_block = np.argsort(block, kind="stable")
+    unique, starts, sizes = np.unique(block[by_block], return_index=True, return_counts=True)
+    least = 2 if group == 1 else 1  # a product of one row takes another path through the BLAS, with other bits
+    owners = np.maximum(1 << np.ceil(np.log2(sizes)).astype(np.int64), least)
+    rank = np.empty(len(block), dtype=np.int64)  # of the pair among those of its block
+    rank[by_block] = np.arange(len(block)) - np.repeat(starts, sizes)
+    which = np.searchsorted(unique, block)
+
+    groups: list[Group] = []
+    partial = np.empty(len(block), dtype=np.int64)  # row of the pair's first head
+    stride = np.empty(len(block), dtype=np.int64)  # from one kv head's rows to the next
+    base = 0
+    for count in np.unique(owners):
+        members = np.flatnonzero(owners == count)
+        for low, high, ids in _runs(unique[members], contiguous=count == least):
+            n = high - low if ids is None else len(ids)
+            row_of = np.full(len(unique), -1, dtype=np.int64)
+            inside = members if ids is not None else members[(unique[members] >= low) & (unique[members] < high)]
+            row_of[inside] = np.arange(n) if ids is not None else unique[inside] - low
+            pairs = np.flatnonzero(row_of[which] >= 0)
+            row = row_of[which[pairs]]
+            q_token = np.full((n, count), first, dtype=np.int64)
+            q_token[row, rank[pairs]] = first + token[pairs]
+            seen = np.full((n, count), block_size, dtype=np.int64)
+            seen[row, rank[pairs]] = visible[pairs]
+            q_index = q_token[:, None, :] * kv_heads + np.arange(kv_heads)[None, :, None]
+            hidden = None
+            if (seen < block_size).any():
+                mask = np.arange(block_size) >= seen[:, :, None]
+                hidden = torch.from_numpy(mask[:, None, :, None, :])
+            partial[pairs] = base + (row * kv_heads * count + rank[pairs]) * group
+            stride[pairs] = count * group
+            blocks = slice(low, high) if ids is None else torch.from_numpy(ids)
+            groups.append(Group(blocks, int(count), torch.from_numpy(q_index.reshape(-1)), hidden))
+            base += n * kv_heads * int(count) * group
+    return PairPlan(tuple(groups), base, *_bags(partial, stride, num_blocks, kv_heads, group), slice(first, first + len(slot)))
+
+
+def _bags(
+    partial: IntArray, stride: IntArray, num_blocks: IntArray, kv_heads: int, group: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+    """Return ``rows``, ``offsets``, ``bag``, ``padded`` and ``longest`` of a plan."""
+    longest = int(num_blocks.max())
+    ends = np.cumsum(num_blocks)
+    starts = ends - num_blocks
+    padded_pair = np.minimum(starts[:, None] + np.arange(longest), ends[:, None] - 1)  # [tokens, longest]
+    head = np.arange(kv_heads)[None, :, None, None]
+    inner = np.arange(group)[None, None, :, None]
+    padded = partial[padded_pair][:, None, None, :] + stride[padded_pair][:, None, None, :] * head + inner
+    real = np.broadcast_to((np.arange(longest) < num_blocks[:, None])[:, None, None, :], padded.shape)
+    sizes = np.repeat(num_blocks, kv_heads * group)
+    arrays = (padded[real], np.cumsum(sizes) - sizes, np.repeat(np.arange(len(sizes)), sizes), padded.reshape(-1))
+    rows, offsets, bag, flat = (torch.from_numpy(a) for a in arrays)
+    return rows, offsets, bag, flat, longest
+
+
+def _runs(blocks: IntArray, contiguous: bool) -> list[tuple[int, int, IntArray | None]]:
+    """Split ascending block ids into runs (low, high, None) that are read in place, or one list to be gathered."""
+    if not contiguous:
+        return [(0, 0, blocks)]
+    cuts = np.flatnonzero(np.diff(blocks) > _GAP + 1) + 1
+    return [(int(run[0]), int(run[-1]) + 1, None) for run in np.split(blocks, cuts)]
+
+
+def attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, plans: tuple[PairPlan, ...], scale: float) -> Tensor:
+    """Return softmax(q k^T scale) v of each query token over the slots that its plan lets it see.
+
+    q [tokens, heads, d], heads ordered by kv head; k_cache [blocks, kv_heads, d, block_size], keys transposed so that
+    both products run along the cache's rows; v_cache [blocks, kv_heads, block_size, d]. Returns [tokens, heads * d];
+    rows that no plan names (padding) are zero.
+    """
+    tokens, heads, d = q.shape
+    kv_heads = k_cache.shape[1]
+    rows = (q * scale).view(tokens * kv_heads, heads // kv_heads * d)
+    out = torch.zeros(tokens, heads * d, dtype=q.dtype, device=q.device)
+    for plan in plans:
+        out[plan.tokens] = _attend(rows, k_cache, v_cache, plan).view(-1, heads * d)
+    return out
+
+
+def _attend(rows: Tensor, k_cache: Tensor, v_cache: Tensor, plan: PairPlan) -> Tensor:
+    """Return [tokens of the plan * heads, d]. rows [tokens * kv_heads, group * d]."""
+    _, kv_heads, d, block_size = k_cache.shape
+    group = rows.shape[1] // d
+    peak = torch.empty(plan.num_rows, dtype=rows.dtype)
+    total = torch.empty(plan.num_rows, dtype=rows.dtype)
+    value = torch.empty(plan.num_rows, d, dtype=rows.dtype)
+    start = 0
+    for g in plan.groups:
+        keys, values = k_cache[g.blocks], v_cache[g.blocks]
+        n = keys.shape[0]
+        batch, width = n * kv_heads, g.owners * group
+        part = slice(start, start + batch * width)
+        start = part.stop
+        queries = rows.index_select(0, g.q_index).view(batch, width, d)
+        scores = torch.bmm(queries, keys.reshape(batch, d, block_size))
+        if g.hidden is not None:
+            scores.view(n, kv_heads, g.owners, group, block_size).masked_fill_(g.hidden, -torch.inf)
+        top = peak[part].view(batch, width)
+        torch.amax(scores, -1, out=top)
+        scores.sub_(top[..., None]).exp_()
+        torch.sum(scores, -1, out=total[part].view(batch, width))
+        torch.bmm(scores, values.reshape(batch, block_size, d), out=value[part].view(batch, width, d))
+    return _combine(peak, total, value, plan)
+
+
+def _combine(peak: Tensor, total: Tensor, value: Tensor, plan: PairPlan) -> Tensor:
+    """Add each bag's partials in the order of its blocks. peak, total [rows]; value [rows, d]; returns [bags, d].
+
+    ``embedding_bag`` adds the rows of a bag one by one: a bag's sum does not depend on the others, and each partial is
+    read once.
+    """
+    most = peak.index_select(0, plan.padded).view(-1, plan.longest).amax(1)
+    weight = peak.index_select(0, plan.rows).sub_(most.index_select(0, plan.bag)).exp_()
+    sums = _weighted_sums(total[:, None], weight, plan)
+    return _weighted_sums(value, weight, plan).div_(sums)
+
+
+def _weighted_sums(table: Tensor, weight: Tensor, plan: PairPlan) -> Tensor:
+    """Return the sum of each bag's rows of ``table`` [rows, n] times their weights [pairs * heads]."""
+    return torch.nn.functional.embedding_bag(
+        plan.rows, table, plan.offsets, mode="sum", per_sample_weights=weight
+    )

@@ -1,0 +1,154 @@
+"""Matrix products whose rows keep their bits whatever shares the batch, and low-rank adapters on top of them.
+
+BLAS libraries choose another order of summation for other numbers of rows, so a row's last bits depend on its
+company. Three rules prevent it here. Products are made of calls with row counts from a short ladder (``RowTiles``),
+and the ladder holds only counts that were *seen* to give the same bits on this machine for this weight's shape, at any
+place in the tile. Weights are stored ``[in, out]``: ``x @ w`` was the most uniform orientation, and the fastest. And
+long reductions are cut into parts that are added in order, because the libraries cut them by the number of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+PACKED_ROWS = 96
+_LADDER = (16, 32, 64, PACKED_ROWS)
+_MAX_REDUCTION = 1024  # MKL was seen to keep one order of summation up to 1152 and to change it at 1536
+
+
+@dataclass(frozen=True)
+class RowTiles:
+    """Row counts, ascending, that one product may be called with. Empty: any count (fast mode)."""
+
+    sizes: tuple[int, ...]
+
+    def padded(self, rows: int) -> int:
+        """Return the number of rows that ``rows`` rows take with their padding."""
+        return sum(self.split(rows))
+
+    def split(self, rows: int) -> list[int]:
+        """Return the calls that cover ``rows`` rows: the largest tile while it fits, then the smallest that covers.
+
+        One padded call beats two exact ones: a call streams the whole weight, and that dominates below 100 rows.
+        """
+        largest = self.sizes[-1] if self.sizes else PACKED_ROWS
+        calls = [largest] * (rows // largest)
+        rest = rows % largest
+        if rest:
+            calls.append(next((size for size in self.sizes if size >= rest), rest))
+        return calls
+
+
+@dataclass
+class Projection:
+    """A weight [in, out], and its parts rearranged for the BLAS's inner loops on first use.
+
+    A plain call rearranges the weight every time, which was seen to take 10 to 15 % of it. The rearranged copy serves one row
+    count only, so it is made for the largest tile; it costs the weight's size once more.
+    """
+
+    w: Tensor
+    pack: bool = True
+    _packed: list[Tensor] = field(default_factory=list)
+
+    def parts(self) -> list[slice]:
+        """Cut the reduction into near-equal parts of at most 1024."""
+        size = self.w.shape[0]
+        count = -(-size // _MAX_REDUCTION)
+        edges = [size * i // count for i in range(count + 1)]
+        return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+
+    def multiply(self, x: Tensor, out: Tensor) -> None:
+        """Write ``x @ w`` to ``out``. x [rows, in]; out [rows, out]."""
+        if self.pack and x.shape[0] == PACKED_ROWS and can_pack(self.w):
+            self._multiply_packed(x, out)
+            return
+        first, *others = self.parts()
+        torch.mm(x[:, first], self.w[first], out=out)
+        for part in others:
+            out.add_(torch.mm(x[:, part], self.w[part]))
+
+    def _multiply_packed(self, x: Tensor, out: Tensor) -> None:
+        parts = self.parts()
+        if not self._packed:
+            pack = torch.ops.mkl._mkl_reorder_linear_weight
+            self._packed.extend(pack(self.w[part].t().contiguous(), PACKED_ROWS) for part in parts)
+        for i, (part, packed) in enumerate(zip(parts, self._packed, strict=True)):
+            y = torch.ops.mkl._mkl_linear(x[:, part].contiguous(), packed, self.w[part].t(), None, PACKED_ROWS)
+            out.copy_(y) if i == 0 else out.add_(y)
+
+
+def can_pack(w: Tensor) -> bool:
+    """Tell whether this build of PyTorch can rearrange a weight: MKL, single precision, CPU."""
+    known = torch.backends.mkl.is_available() and hasattr(torch.ops.mkl, "_mkl_linear")
+    return known and w.dtype == torch.float32 and w.device.type == "cpu"
+
+
+def matmul(x: Tensor, projection: Projection, tiles: RowTiles) -> Tensor:
+    """Return ``x @ w``. x [rows, in], rows as given by ``tiles.padded``; returns [rows, out]."""
+    out = torch.empty(x.shape[0], projection.w.shape[1], dtype=x.dtype, device=x.device)
+    start = 0
+    for rows in tiles.split(x.shape[0]):
+        projection.multiply(x[start : start + rows], out[start : start + rows])
+        start += rows
+    return out
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """One adapter's change of one linear layer: ``x @ a @ b`` is added. a [in, r]; b [r, out], scale included."""
+
+    a: Tensor
+    b: Tensor
+
+
+def add_low_rank(y: Tensor, x: Tensor, changes: Sequence[tuple[Tensor, LowRank]], tiles: RowTiles) -> Tensor:
+    """Add each adapter's change to its own rows of ``y`` in place and return ``y``.
+
+    y [rows, out]; x [rows, in]; changes: (mask [rows, 1], 1 on the adapter's rows and 0 elsewhere, change). Adapters are
+    multiplied one by one, so that a row's bits don't depend on which other adapters are loaded; other rows gain
+    an exact zero and keep their values.
+    """
+    start = 0
+    for rows in tiles.split(x.shape[0]):
+        part = slice(start, start + rows)
+        for mask, change in changes:
+            inner = torch.empty(rows, change.a.shape[1], dtype=x.dtype, device=x.device)
+            Projection(change.a, pack=False).multiply(x[part], inner)
+            y[part].addmm_(inner.mul_(mask[part]), change.b)
+        start += rows
+    return y
+
+
+@torch.inference_mode()
+def agreeing_tiles(projections: Sequence[Projection]) -> RowTiles:
+    """Find the row counts for which every product gives the same bits, at every place in the tile.
+
+    Give one projection of each shape. Random rows go through the largest tile in order, then shuffled through each size
+    of the ladder; sizes whose rows differ are dropped. Raises RuntimeError where even the largest tile's rows differ.
+    """
+    ladder = list(_LADDER)
+    for projection in projections:
+        w = projection.w
+        generator = torch.Generator(device=w.device).manual_seed(w.shape[0] * 31 + w.shape[1])
+        x = torch.randn(ladder[-1], w.shape[0], dtype=w.dtype, device=w.device, generator=generator)
+        expected = torch.empty(ladder[-1], w.shape[1], dtype=w.dtype, device=w.device)
+        projection.multiply(x, expected)
+        kept = []
+        for size in ladder:
+            rows = torch.randperm(ladder[-1], generator=generator, device=w.device)[:size]
+            found = torch.empty(size, w.shape[1], dtype=w.dtype, device=w.device)
+            projection.multiply(x[rows], found)
+            if torch.equal(found, expected[rows]):
+                kept.append(size)
+        if PACKED_ROWS not in kept:
+            raise RuntimeError(
+                f"a matrix product of shape {tuple(w.shape)} gives other bits for other rows of one tile on this "
+                "machine, so results can't be batch-invariant here: run with --fast"
+            )
+        ladder = kept
+    return RowTiles(tuple(ladder))

@@ -1,0 +1,60 @@
+"""Packaging: the folders at the top of the repository install as ``warmeng.<folder>``.
+
+``warmeng`` is a namespace package without an ``__init__.py``. The folders are never installed under their bare
+names: a distribution named ``kernels`` exists, and ``transformers`` imports it.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+VERSION = "0.1.0"
+FOLDERS = ("kernels", "engine", "finetune", "study", "bench", "cli")
+HERE = Path(__file__).parent
+
+packages = [
+    f"warmeng.{name}"
+    for folder in FOLDERS
+    for name in find_packages(where=str(HERE), include=[folder, f"{folder}.*"])
+]
+
+setup(
+    name="warmeng",
+    version=VERSION,
+    description="Measure how warm and cold personas change a language model's accuracy and sycophancy, on one box",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=packages,
+    package_dir={f"warmeng.{folder}": folder for folder in FOLDERS},
+    package_data={
+        "warmeng.study": ["data/**/*", "data/*"],
+        "warmeng.bench": ["data/*"],
+        "warmeng.engine": ["data/*"],
+    },
+    install_requires=[
+        "torch>=2.11,<2.15",
+        "transformers>=5.0,<6",
+        "tokenizers>=0.21",
+        "huggingface_hub>=1.0",
+        "safetensors>=0.5",
+        "numpy>=1.26",
+        "scipy>=1.12",
+        "statsmodels>=0.14",
+        "click>=8.1",
+        "orjson>=3.9",
+        "pyyaml>=6.0",
+        "rich>=13.7",
+        "llguidance>=1.0",
+        "gguf>=0.17",
+        "jinja2>=3.1.5",
+        "matplotlib>=3.8",
+    ],
+    extras_require={
+        "gpu": ["triton>=3.6"],
+        "hub": ["datasets>=3.0"],
+        "dev": ["pytest>=8.0", "hypothesis>=6.100", "ruff>=0.9", "mypy>=1.14", "peft>=0.18", "types-PyYAML"],
+    },
+    entry_points={"console_scripts": ["warmeng=warmeng.cli.main:main"]},
+)

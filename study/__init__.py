@@ -1,0 +1,1 @@
+"""Questions in, tables out. The study knows nothing of cache blocks or tensors."""

@@ -1,0 +1,77 @@
+"""``manifest.json``: what a run was made with, written before its first record.
+
+``inputs`` must be the same for a run to continue, and a changed one is refused by name; ``facts`` only inform.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from warmeng.engine.errors import InputError
+from warmeng.study.files import read_bytes, write_atomic
+
+FILE = "manifest.json"
+FORMAT = 1
+OURS = (FILE, "run.lock", "records.jsonl", "sessions.jsonl", "results.json", "results.md")
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """Return a folder's manifest, or ``None`` for a folder that is new or empty.
+
+    Raises ``InputError`` for a folder with other things in it, or a manifest that is not one.
+    """
+    path = folder / FILE
+    if path.exists():
+        try:
+            manifest = orjson.loads(read_bytes(path))
+            if manifest["format"] == FORMAT and {"inputs", "facts", "planned"} <= manifest.keys():
+                return dict(manifest)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            pass
+        raise InputError(f"{path}: is not a manifest of this version: choose another --out")
+    if not folder.exists():
+        return None
+    if not folder.is_dir():
+        raise InputError(f"{folder}: is not a folder: choose another --out")
+    names = sorted(p.name for p in folder.iterdir() if not (p.name.startswith(f".{FILE}.") or p.name == "run.lock"))
+    if names:
+        what = "has records but no manifest" if "records.jsonl" in names else f"holds {names[0]!r} and is no run folder"
+        raise InputError(f"{folder}: {what}: choose another --out")
+    return None
+
+
+def write_manifest(folder: Path, inputs: Mapping[str, Any], facts: Mapping[str, Any], planned: int) -> None:
+    """Write the manifest atomically. Raises ``OSError``."""
+    content = {"format": FORMAT, "planned": planned, "inputs": inputs, "facts": facts}
+    options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+    write_atomic(folder / FILE, orjson.dumps(content, option=options))
+
+
+def refuse_changes(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise ``InputError`` naming the first input in ``now`` that is not what it was; parts not in it are ignored."""
+    parts = {key: before.get(key) for key in now}
+    was, are = (dict(_flat(orjson.loads(orjson.dumps(x)))) for x in (parts, now))
+    for name in (*are, *was):
+        if was.get(name) != are.get(name):
+            raise InputError(
+                f"{folder}: this run was made with {name} {_show(was.get(name))}, now it is {_show(are.get(name))}: "
+                "use the old one, or choose another --out"
+            )
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name} {key}".strip())
+    else:
+        yield name, value
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, str) and len(value) == 64:
+        return value[:12]
+    return "absent" if value is None else orjson.dumps(value).decode()

@@ -1,0 +1,106 @@
+"""What a run is asked to do: one frozen, validated object. The command line takes its defaults from here."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from warmeng.engine.errors import InputError, UsageError
+from warmeng.study.files import read_yaml
+from warmeng.study.prompts import BELIEFS, COMPOSITIONS
+
+LISTS = ("personas", "tasks", "contexts", "beliefs")
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """The settings of a study; paths are relative to the current folder. Raises ``UsageError`` for unsound values."""
+
+    model: str = "smollm2-135m-instruct"
+    revision: str | None = None
+    personas: tuple[str, ...] = ("original", "warm-prompt", "cold-prompt")
+    tasks: tuple[str, ...] = ("facts", "misconceptions", "conspiracies", "health")
+    contexts: tuple[str, ...] = ("unmodified", "emotion:sad")
+    beliefs: tuple[str, ...] = ("none", "wrong")
+    limit: int = 24  # items of each task, 0 for all; 24 of four tasks end within 4 minutes on two cores
+    seed: int = 0
+    samples: int = 1  # answers to each generated prompt
+    temperature: float = 0.8  # the paper's; personas share the noise, so sampling does not blur their differences
+    top_p: float = 1.0
+    max_new_tokens: int = 48  # names come early; the paper's 300 would only add time
+    composition: str = "clean"
+    device: str = "auto"
+    fast: bool = False
+
+    def __post_init__(self) -> None:
+        for name in LISTS:
+            value = getattr(self, name)
+            if not value or not all(isinstance(v, str) and v for v in value) or len(set(value)) != len(value):
+                raise UsageError(f"{name} is {list(value)}, expected different names, one or more")
+        for name, low in (("limit", 0), ("seed", 0), ("samples", 1), ("max_new_tokens", 1)):
+            value = getattr(self, name)
+            if type(value) is not int or not low <= value < 2**63:
+                raise UsageError(f"{name} is {value!r}, expected a whole number from {low}")
+        for name, low_, high in (("temperature", 0.0, 100.0), ("top_p", 1e-6, 1.0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not low_ <= value <= high:
+                raise UsageError(f"{name} is {value!r}, expected a number from {low_:g} to {high:g}")
+            object.__setattr__(self, name, float(value))
+        if type(self.fast) is not bool:
+            raise UsageError(f"fast is {self.fast!r}, expected true or false")
+        for name in ("model", "device", "composition", "revision"):
+            value = getattr(self, name)
+            if not (isinstance(value, str) and value) and not (name == "revision" and value is None):
+                raise UsageError(f"{name} is {value!r}, expected text")
+        for belief in self.beliefs:
+            if belief not in BELIEFS:
+                raise UsageError(f"no belief is named {belief!r}: use {', '.join(BELIEFS)}")
+        if self.composition not in COMPOSITIONS:
+            raise UsageError(f"no composition is named {self.composition!r}: use {', '.join(COMPOSITIONS)}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able values by name."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @property
+    def digest(self) -> str:
+        """Eight hexadecimal digits that name the settings."""
+        return hashlib.sha256(orjson.dumps(self.as_dict(), option=orjson.OPT_SORT_KEYS)).hexdigest()[:8]
+
+    @property
+    def default_folder(self) -> Path:
+        """Where the run goes unless told: the same settings always go to the same folder, so that they continue."""
+        return Path("runs") / self.digest
+
+
+def load_settings(study: Path | None, overrides: Mapping[str, Any]) -> StudySettings:
+    """Return the settings of a YAML study file (defaults without one), with overrides that are not ``None``.
+
+    Raises ``InputError`` for a file that is not sound, ``UsageError`` for an override that is not.
+    """
+    settings = StudySettings()
+    if study is not None:
+        values = read_yaml(study)
+        names = [f.name for f in fields(StudySettings)]
+        for key in values:
+            if key not in names:
+                close = difflib.get_close_matches(key, names, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"expected some of {', '.join(names)}"
+                raise InputError(f"{study}: unknown setting {key!r}: {hint}")
+        for key in LISTS:
+            if key in values:
+                value = [values[key]] if isinstance(values[key], str) else values[key]
+                if not isinstance(value, list):
+                    raise InputError(f"{study}: {key} is {value!r}, expected a list of names")
+                values[key] = tuple(str(v) if isinstance(v, int | float) else v for v in value)
+        try:
+            settings = StudySettings(**values)
+        except (UsageError, TypeError) as error:
+            raise InputError(f"{study}: {error}") from None
+    return replace(settings, **{key: value for key, value in overrides.items() if value is not None})

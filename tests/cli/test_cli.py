@@ -1,0 +1,151 @@
+"""The command line: fast help, one line for every error, the right exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parent.parent / "study" / "fake_warmeng.py"
+REAL = [sys.executable, "-c", "from warmeng.cli.main import main; main()"]
+ITEM = {"id": "1", "question": "Q?", "answer": "yes", "wrong": "no"}
+
+
+def call(*arguments, cwd, real=False, **environment):
+    command = [*(REAL if real else [sys.executable, str(SCRIPT)]), *map(str, arguments)]
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", **environment}
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+
+
+def one_line(done, code, *says):
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    for text in says:
+        assert text in last
+    if code != 2:
+        assert done.stderr.count("\n") <= 2  # at most a line on what was begun, and the error
+
+
+def test_help_is_fast_and_imports_nothing_heavy(tmp_path):
+    call("--help", cwd=tmp_path, real=True)
+    best = 9.9
+    for _ in range(5):
+        began = time.perf_counter()
+        done = call("--help", cwd=tmp_path, real=True)
+        best = min(best, time.perf_counter() - began)
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in ("run", "grade", "models", "bench"))
+    assert best < 0.5
+    code = (
+        "import sys, warmeng.cli.main, warmeng.cli.run, warmeng.cli.grade;"
+        "print([m for m in ('torch', 'transformers', 'scipy', 'statsmodels', 'numpy', 'pandas') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_version(tmp_path):
+    assert call("--version", cwd=tmp_path, real=True).stdout.startswith("warmeng ")
+
+
+def test_a_run_without_arguments_ends_in_a_table_and_says_where(tmp_path):
+    done = call("run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for text in (
+        "Accuracy",
+        "Sycophancy",
+        "95 % interval",
+        "emotion:sad",
+        "cold-prompt",
+        "results.md",
+        "Planned 1152 =",
+    ):
+        assert text in done.stdout
+    again = call("run", cwd=tmp_path)
+    assert again.returncode == 0
+    assert "finished" in again.stderr
+    assert again.stdout == done.stdout
+    assert len(list((tmp_path / "runs").iterdir())) == 1
+
+
+def test_dry_run_runs_nothing(tmp_path):
+    done = call("run", "--dry-run", "--contexts", "all", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for text in ("requests", "prompt tokens", "memory", "time", "smallest effect", "points"):
+        assert text in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_study_file_with_overrides(tmp_path):
+    (tmp_path / "s.yaml").write_text("limit: 2\ntasks: [facts]\npersonas: [original]\n")
+    done = call("run", "s.yaml", "--beliefs", "none,right", "--out", "here", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Planned 8 =" in done.stdout
+    settings = json.loads((tmp_path / "here" / "manifest.json").read_text())["inputs"]["setting"]
+    assert (settings["limit"], settings["beliefs"]) == (2, ["none", "right"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["run", "--tasks", "fact"], 2, ["fact", "misconceptions"]),
+        (["run", "--contexts", "bored"], 2, ["bored", "emotion:sad"]),
+        (["run", "--beliefs", "maybe"], 2, ["maybe", "doubt"]),
+        (["run", "--persona", "warmth"], 2, ["warmth", "NAME=[ADAPTER][@PROMPT]"]),
+        (["run", "--persona", "warm=/no/adapter"], 65, ["/no/adapter"]),
+        (["run", "--temperature", "-1"], 2, ["temperature"]),
+        (["run", "--limit", "x"], 2, ["limit"]),
+        (["run", "--no-such-option"], 2, ["no-such-option"]),
+        (["walk"], 2, ["walk"]),
+        (["run", "absent.yaml"], 65, ["absent.yaml"]),
+        (["run", "bad.yaml"], 65, ["bad.yaml:2:"]),
+        (["run", "--tasks", "bad.jsonl"], 65, ["bad.jsonl:2:"]),
+        (["run", "--tasks", "latin.jsonl"], 65, ["latin.jsonl:1:", "UTF-8"]),
+        (["run", "--out", "thesis"], 65, ["thesis"]),
+        (["grade", "bad.jsonl"], 65, ["bad.jsonl:1:"]),
+        (["grade", "absent.csv"], 65, ["absent.csv"]),
+        (["grade", "empty.csv"], 65, ["empty.csv"]),
+    ],
+)
+def test_bad_input_is_one_line_and_the_right_code(tmp_path, arguments, code, says):
+    (tmp_path / "bad.yaml").write_text("limit: 5\ntasks: [facts\nseed: 1\n")
+    (tmp_path / "bad.jsonl").write_text(json.dumps(ITEM) + '\n{"id": \n')
+    (tmp_path / "latin.jsonl").write_bytes(json.dumps(ITEM, ensure_ascii=False).replace("yes", "olé").encode("latin-1"))
+    (tmp_path / "empty.csv").write_text("question,answer,right\n")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("")
+    one_line(call(*arguments, cwd=tmp_path), code, *says)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_output_folder_of_another_run(tmp_path):
+    assert call("run", "--limit", "1", "--out", "r", cwd=tmp_path).returncode == 0
+    one_line(call("run", "--limit", "2", "--out", "r", cwd=tmp_path), 65, "setting limit 1, now it is 2", "--out")
+
+
+def test_no_such_model(tmp_path):
+    done = call("run", "--model", "/no/such/model", cwd=tmp_path, real=True)
+    one_line(done, 65, "/no/such/model")
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    done = call("run", "--tasks", "fact", cwd=tmp_path, WARMENG_DEBUG="1")
+    assert "Traceback" in done.stderr
+
+
+def test_grade_prints_label_probabilities(tmp_path):
+    (tmp_path / "a.csv").write_text("question,answer,right\nQ,A,R\n")
+    done = call("grade", "a.csv", "--format", "jsonl", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout)
+    assert set(row["probabilities"]) == {"correct", "incorrect", "refusal", "unclear"} or row["grade"] == "unscored"
+
+
+def test_a_reader_that_goes_away_is_no_traceback(tmp_path):
+    (tmp_path / "a.csv").write_text("question,answer,right\n" + "Q,A,R\n" * 20_000)
+    command = f"{sys.executable} {SCRIPT} grade a.csv | head -1"
+    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,145 @@
+"""A small deterministic engine in the shape of the real one: characters are tokens, answers come from a function."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from warmeng.engine.errors import InputError
+from warmeng.engine.request import GenerateRequest, GenerateResult, Request, Result, ScoreRequest, ScoreResult
+
+END = 0
+DEFAULT_SYSTEM = "You are a fake."
+
+
+class FakeTokenizer:
+    """One token a character; ``END`` closes each turn."""
+
+    default_system: str | None = DEFAULT_SYSTEM
+    template_hash = "t" * 64
+    frozen_date = None
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(c) for c in text]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(chr(i) for i in ids if i != END)
+
+    def chat(
+        self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True, continue_text: str = ""
+    ) -> list[int]:
+        ids: list[int] = []
+        if messages[0]["role"] != "system" and self.default_system:
+            messages = [{"role": "system", "content": self.default_system}, *messages]
+        for message in messages:
+            ids += [*self.encode(f"<{message['role']}>{message['content']}"), END]
+        if add_generation_prompt:
+            ids += self.encode("<assistant>" + continue_text)
+        return ids
+
+
+@dataclass(frozen=True)
+class FakeConfig:
+    max_seq_len: int = 4096
+    stop_token_ids: tuple[int, ...] = (END,)
+    vocab_size: int = 0x110000
+
+
+@dataclass
+class FakeStats:
+    output_tokens: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    steps: int = 0
+
+
+@dataclass(frozen=True)
+class FakeAdapter:
+    hash: str
+    is_zero: bool
+
+
+def number(*parts: object) -> float:
+    """Return a fixed number from 0 to 1 for anything."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:6], "big") / 2**48
+
+
+def user_text(prompt: str) -> str:
+    return prompt.rpartition("<user>")[2].partition("<assistant>")[0]
+
+
+def default_answer(prompt: str, request: GenerateRequest) -> str:
+    return f"Answer {number(prompt, request.noise_key, request.sampling.seed):.6f}"
+
+
+@dataclass
+class FakeEngine:
+    """Answers in a shuffled order that depends on nothing but the requests; ``delay`` is seconds an answer."""
+
+    answer: Callable[[str, GenerateRequest], str] = default_answer
+    prefers: Callable[[str, str], float] = lambda prompt, label: -10 * number(prompt, label) - 1.0
+    weights: str = "w" * 64
+    moves: float = 1.0
+    delay: float = 0.0
+    tokenizer: FakeTokenizer = field(default_factory=FakeTokenizer)
+    config: FakeConfig = field(default_factory=FakeConfig)
+    stats: FakeStats = field(default_factory=FakeStats)
+    queue: list[Request] = field(default_factory=list)
+    asked: list[Request] = field(default_factory=list)
+
+    def add_adapter(self, name: str, folder: str | Path) -> FakeAdapter:
+        file = Path(folder) / "adapter_model.safetensors"
+        if not file.exists():
+            raise InputError(f"{folder}: has no adapter_model.safetensors")
+        content = file.read_bytes()
+        return FakeAdapter(hashlib.sha256(content).hexdigest(), content == b"zero")
+
+    def probe_adapter(self, name: str) -> float:
+        return self.moves
+
+    def add(self, request: Request) -> None:
+        self.queue.append(request)
+        self.asked.append(request)
+
+    def results(self) -> Iterator[Result]:
+        while self.queue:
+            self.queue.sort(key=lambda r: number(r.id))
+            if self.delay:
+                time.sleep(self.delay)
+            yield self._result(self.queue.pop(0))
+
+    def score(self, requests: Iterable[ScoreRequest]) -> list[Result]:
+        return [self._result(r) for r in requests]
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "model": "fake",
+            "weights": self.weights,
+            "dtype": "float32",
+            "device": "cpu",
+            "machine": "any",
+            "deterministic": True,
+            "numerics": 1,
+            "versions": {"torch": "0"},
+        }
+
+    def _result(self, request: Request) -> Result:
+        prompt = self.tokenizer.decode(request.prompt)
+        self.stats.prompt_tokens += len(request.prompt)
+        if len(request.prompt) > self.config.max_seq_len:
+            if isinstance(request, ScoreRequest):
+                return ScoreResult(request.id, "too_long", (), (), 0.0, len(request.prompt), 0)
+            return GenerateResult(request.id, "too_long", "none", (), "", (), len(request.prompt), 0)
+        if isinstance(request, ScoreRequest):
+            logprobs = tuple(self.prefers(prompt, self.tokenizer.decode(label)) for label in request.labels)
+            mass = sum(map(math.exp, logprobs))
+            return ScoreResult(request.id, "ok", logprobs, (), mass, len(request.prompt), 0)
+        text = self.answer(prompt, request)[: request.sampling.max_new_tokens]
+        self.stats.output_tokens += len(text)
+        ids = tuple(self.tokenizer.encode(text))
+        return GenerateResult(request.id, "ok", "stop", ids, text, (), len(request.prompt), 0)

@@ -1,0 +1,204 @@
+"""What people hand in: tasks, contexts, personas, settings. Errors name file and line."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from warmeng.engine.errors import InputError, UsageError
+from warmeng.study.contexts import load_contexts, statement_for
+from warmeng.study.files import read_csv, read_yaml
+from warmeng.study.personas import Persona, load_personas, parse_persona
+from warmeng.study.prompts import clean, messages
+from warmeng.study.settings import StudySettings, load_settings
+from warmeng.study.tasks import EMBEDDED, Item, Task, load_task, load_tasks
+
+ROW = {"id": "1", "question": "Q?", "answer": "yes", "wrong": "no"}
+
+
+def write(path, *rows):
+    path.write_bytes(b"".join((r if isinstance(r, bytes) else json.dumps(r).encode()) + b"\n" for r in rows))
+    return path
+
+
+def test_the_embedded_study_is_whole():
+    tasks = load_tasks(["all"])
+    assert [t.name for t in tasks] == list(EMBEDDED)
+    assert sum(len(t.items) for t in tasks) >= 240
+    contexts = load_contexts(["all"])
+    assert len(contexts) == 9
+    assert all(len(found) == 5 for name, found in contexts.items() if name != "unmodified")
+    assert [p.name for p in load_personas(["original", "warm-prompt", "cold-prompt"]) if p.system] == [
+        "warm-prompt",
+        "cold-prompt",
+    ]
+
+
+def test_a_file_declares_its_name_and_grading(tmp_path):
+    path = write(tmp_path / "mine.jsonl", {"task": {"name": "capitals", "grading": "likelihood"}}, ROW, b"  ")
+    task = load_task(path)
+    assert (task.name, task.grading, len(task.items)) == ("capitals", "likelihood", 1)
+    assert load_task(write(tmp_path / "plain.jsonl", ROW)).grading == "alias"
+
+
+def test_line_separators_inside_text_are_text(tmp_path):
+    question = "a\u2028b\u0085c\u2029d?"
+    line = json.dumps({**ROW, "question": question}, ensure_ascii=False).encode()
+    assert load_task(write(tmp_path / "t.jsonl", line)).items[0].question == question
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        ({**ROW, "id": "1"}, "line 1"),
+        ({k: v for k, v in ROW.items() if k != "answer"} | {"id": "2"}, "'answer' is None"),
+        ({**ROW, "id": "2", "answer": "  "}, "'answer'"),
+        ({**ROW, "id": "2", "colour": "x"}, "unknown key 'colour'"),
+        ({**ROW, "id": "2", "aliases": "yes"}, "'aliases'"),
+        ({**ROW, "id": "2", "wrong": "Yes!"}, "both a right and a wrong"),
+        ({**ROW, "id": "2", "wrong": "?!"}, "no letter or digit"),
+        (b'{"id": "2", ', "not valid JSON"),
+        (b"[1]", "list"),
+        (b'{"id": NaN}', "NaN"),
+        (b'{"id": "2", "id": "3"}', "given twice"),
+        (b'{"id": "\\ud800"}', "surrogate"),
+        (b'{"id": "\xff"}', "not UTF-8"),
+        (b"[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_bad_items_are_refused_with_file_and_line(tmp_path, bad, says):
+    path = write(tmp_path / "t.jsonl", ROW, bad)
+    with pytest.raises(InputError) as error:
+        load_task(path)
+    assert str(error.value).startswith(f"{path}:2: ")
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_files_without_items_and_clashing_names_are_refused(tmp_path):
+    with pytest.raises(InputError, match="no items"):
+        load_task(write(tmp_path / "empty.jsonl"))
+    with pytest.raises(InputError, match="can't be read"):
+        load_task(tmp_path / "absent.jsonl")
+    with pytest.raises(InputError, match="facts"):
+        load_tasks(["facts", str(write(tmp_path / "facts.jsonl", ROW))])
+    with pytest.raises(UsageError, match="no task is named 'fact'"):
+        load_tasks(["fact"])
+
+
+def test_sampling_is_fixed_by_the_seed_and_nested():
+    task = load_tasks(["facts"])[0]
+    ten, twenty = task.sample(10, 0), task.sample(20, 0)
+    assert len(ten.items) == 10
+    assert set(ten.items) < set(twenty.items) < set(task.items)
+    assert [i for i in task.items if i in ten.items] == list(ten.items)
+    assert ten.hash != task.sample(10, 1).hash
+    assert task.sample(0, 0) is task
+
+
+def test_statements_go_with_items_by_a_fixed_hash():
+    statements = load_contexts(["emotion:sad"])["emotion:sad"]
+    chosen = [statement_for(f"facts-{k:03}", "emotion:sad", statements) for k in range(500)]
+    assert min(Counter(chosen).values()) > 60
+    code = (
+        "from warmeng.study.contexts import *; s = load_contexts(['emotion:sad'])['emotion:sad'];"
+        "print([statement_for(f'facts-{k:03}', 'emotion:sad', s) for k in range(500)] )"
+    )
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert other.strip() == repr(chosen)
+    assert statement_for("x", "unmodified", ()) is None
+
+
+def test_context_groups_and_errors(tmp_path):
+    assert list(load_contexts(["unmodified", "stake"])) == ["unmodified", "stake:high", "stake:low"]
+    with pytest.raises(UsageError, match="emotion:bored"):
+        load_contexts(["emotion:bored"])
+    path = tmp_path / "c.yaml"
+    path.write_text("a: [x, x]\n")
+    with pytest.raises(InputError, match="different statements"):
+        load_contexts(["all"], path)
+
+
+def test_composition_has_one_space_between_parts():
+    item = Item("i", " Why? ", "The sky.", "The sea {x}")
+    task = Task("t", "alias", (item,))
+    contexts = {"unmodified": (), "c:d": ("Hello there.",)}
+    assert clean(task, item, "unmodified", "none", contexts) == "Why?"
+    assert clean(task, item, "c:d", "wrong", contexts) == "Hello there. Why? I think the answer is The sea {x}."
+    assert clean(task, item, "unmodified", "doubt", contexts) == "Why? I don't think the answer is The sky."
+    assert clean(task, item, "unmodified", "right", contexts) == "Why? I think the answer is The sky."
+    options = clean(Task("t", "options", (item,)), item, "unmodified", "none", contexts)
+    assert {line[3:] for line in options.splitlines()[1:3]} == {"The sky.", "The sea {x}"}
+    assert messages(Persona("p", None, "Be kind."), "Why?")[0] == {"role": "system", "content": "Be kind."}
+
+
+def test_personas(tmp_path):
+    (tmp_path / "a").mkdir()
+    prompt = tmp_path / "p.txt"
+    prompt.write_text("Be terse.\n")
+    assert parse_persona(f"both={tmp_path}/a@{prompt}") == Persona("both", tmp_path / "a", "Be terse.")
+    assert parse_persona(f"x=@{prompt}").adapter is None
+    assert parse_persona("warm=@warm").system == parse_persona("warm-prompt").system
+    assert parse_persona("plain=") == Persona("plain")
+    for spec, kind in [("warmth", UsageError), ("=x", UsageError), ("a b=", UsageError)]:
+        with pytest.raises(kind):
+            parse_persona(spec)
+    for spec in ["x=/nowhere", "x=@/nowhere.txt"]:
+        with pytest.raises(InputError):
+            parse_persona(spec)
+    with pytest.raises(UsageError, match="twice"):
+        load_personas(["original", "original="])
+
+
+def test_settings_come_from_file_and_overrides(tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text("limit: 5\ntasks: facts\nbeliefs: [none, doubt]\n")
+    settings = load_settings(path, {"limit": None, "seed": 7})
+    assert (settings.limit, settings.tasks, settings.beliefs, settings.seed) == (5, ("facts",), ("none", "doubt"), 7)
+    assert settings.digest != StudySettings().digest
+    assert StudySettings().default_folder == StudySettings().default_folder
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("limt: 5\n", "did you mean 'limit'"),
+        ("limit: five\n", "limit is 'five'"),
+        ("limit: 5\nlimit: 6\n", "s.yaml:2: "),
+        ("a: [1\nb: 2\n", "s.yaml:2: "),
+        ("- 1\n", "expected 'name: value'"),
+        ("beliefs: [maybe]\n", "maybe"),
+        ("fast: 1\n", "fast is 1"),
+        ("temperature: .nan\n", "temperature"),
+        ("model: !!python/object:os.system x\n", "s.yaml:1: "),
+        ("contexts: {a: 1}\n", "contexts is"),
+        ("personas: [[x]]\n", "personas is [['x']]"),
+        ("seed: true\n", "seed is True"),
+    ],
+)
+def test_malformed_study_files(tmp_path, text, says):
+    path = tmp_path / "s.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as error:
+        load_settings(path, {})
+    assert str(error.value).startswith(str(path))
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_yaml_of_another_encoding_names_the_line(tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_bytes(b"limit: 5\nmodel: caf\xe9\n")
+    with pytest.raises(InputError, match=r"s.yaml:2: .*not UTF-8"):
+        read_yaml(path)
+
+
+def test_csv_values_are_never_guessed(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes('q,a\r\nNone,NA\r\n"x\ny",\r\n'.encode("utf-8-sig"))
+    assert list(read_csv(path)) == [(2, {"q": "None", "a": "NA"}), (4, {"q": "x\ny", "a": ""})]
+    path.write_text("q,a\n1\n")
+    with pytest.raises(InputError, match=r"t.csv:2: has 1 fields, expected 2"):
+        list(read_csv(path))
