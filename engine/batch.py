@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from warmeng.engine.cache import NULL_BLOCK
+from warmeng.engine.config import ModelConfig
 from warmeng.engine.request import GenerateRequest
 from warmeng.engine.scheduler import Work
 from warmeng.engine.sequence import Sequence
@@ -52,7 +53,7 @@ class Wanted:
 
 
 def build_batch(
-    work: list[Work], tiles: RowTiles, kv_heads: int, group: int, block_size: int, dtype: torch.dtype
+    work: list[Work], config: ModelConfig, tiles: RowTiles, block_size: int, dtype: torch.dtype
 ) -> tuple[Batch, Wanted]:
     """Lay out a step. Runs the host only; tensors are made on the CPU."""
     tokens: list[int] = []
@@ -76,6 +77,7 @@ def build_batch(
             targets.extend(_prompt_targets(item, first))
         else:
             targets.extend(_label_targets(item, first))
+    group = config.num_heads // config.num_kv_heads
     count = len(tokens)
     padding = tiles.padded(count) - count
     slot = np.asarray(slots + [NULL_BLOCK * block_size] * padding, dtype=np.int64)
@@ -87,7 +89,7 @@ def build_batch(
         positions=torch.tensor(positions + [0] * padding),
         blocks=torch.from_numpy(slot // block_size),
         offsets=torch.from_numpy(slot % block_size),
-        attention=plan_pairs(segments, kv_heads, group, block_size),
+        attention=plan_pairs(segments, config.num_kv_heads, group, config.head_dim, block_size),
         adapters=tuple(masks.items()),
         num_tokens=count,
     )

@@ -143,4 +143,4 @@ class Decoder:
     def _linear(self, x: Tensor, w: Projection, changes: list[tuple[Tensor, LowRank | None]]) -> Tensor:
         y = matmul(x, w, self.body)
         present = [(mask, change) for mask, change in changes if change is not None]
-        return add_low_rank(y, x, present, self.body) if present else y
+        return add_low_rank(y, x, present) if present else y

@@ -19,7 +19,7 @@ from warmeng.engine.scheduler import Work
 from warmeng.engine.sequence import Sequence
 from warmeng.engine.checkpoint import Weights
 from warmeng.kernels.linear import Projection, RowTiles, agreeing_tiles
-from warmeng.kernels.sampling import Noise, gumbel_argmax, keep_top
+from warmeng.kernels.sampling import Noise, gumbel_argmax, keep_top, log_normaliser
 
 _LOGIT_ROWS = 96  # at once: bounds the logits in memory
 
@@ -76,10 +76,8 @@ class Runner:
         return self._logits(hidden, [batch.num_tokens - 1])[0]
 
     def _batch(self, work: list[Work]) -> tuple[Batch, Wanted]:
-        c = self.config
         dtype = self.decoder.weights.embed.dtype
-        group = c.num_heads // c.num_kv_heads
-        return build_batch(work, self.decoder.body, c.num_kv_heads, group, self.block_size, dtype)
+        return build_batch(work, self.config, self.decoder.body, self.block_size, dtype)
 
     def _logits(self, hidden: Tensor, rows: Seq[int]) -> Tensor:
         logits = self.decoder.logits(hidden.index_select(0, torch.tensor(rows)))
@@ -95,7 +93,7 @@ class Runner:
         for start in range(0, len(rows), _LOGIT_ROWS):
             chunk = rows[start : start + _LOGIT_ROWS]
             logits = self._logits(hidden, chunk)
-            normaliser = logits.logsumexp(-1)
+            normaliser = log_normaliser(logits)
             flat = [(i, target) for i, row in enumerate(chunk) for target in by_row[row]]
             index = torch.tensor([i for i, _ in flat])
             values = logits[index, torch.tensor([t.token for _, t in flat])] - normaliser[index]
@@ -160,7 +158,7 @@ def _chosen_logprobs(logits: Tensor, tokens: Tensor, sequences: list[Sequence]) 
     if asked:
         rows = torch.tensor(asked)
         some = logits if len(asked) == len(sequences) else logits[rows]
-        found = some.gather(1, tokens[rows][:, None])[:, 0] - some.logsumexp(-1)
+        found = some.gather(1, tokens[rows][:, None])[:, 0] - log_normaliser(some)
         for i, value in zip(asked, found.tolist(), strict=True):
             values[i] = value
     return values

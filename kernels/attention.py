@@ -21,6 +21,7 @@ from torch import Tensor
 IntArray = npt.NDArray[np.int64]
 
 _GAP = 16  # runs of blocks are joined over gaps of up to this many blocks: a call costs about as much as 20 blocks
+_MIN_PRODUCT = 400  # PyTorch multiplies matrices with fewer products than this by another loop, with other bits
 _MAX_PAIRS = 8192  # bounds the workspace: a pair takes num_heads * (head_dim + 2) numbers
 
 
@@ -67,11 +68,16 @@ class Segment:
     hole: tuple[int, int] = (0, 0)
 
 
-def plan_pairs(segments: list[Segment], kv_heads: int, group: int, block_size: int) -> tuple[PairPlan, ...]:
+def plan_pairs(
+    segments: list[Segment], kv_heads: int, group: int, head_dim: int, block_size: int
+) -> tuple[PairPlan, ...]:
     """Lay out the attention of a step whose query tokens are the segments' tokens, one after the other.
 
     kv_heads: heads of the cache; group: query heads for each of them. Host work only: numpy, no loop over pairs.
     """
+    least = 1  # owners of a block at least, so that all products take the same path through the BLAS
+    while least * group < 2 or least * group * head_dim * block_size < _MIN_PRODUCT:
+        least *= 2
     seg = np.repeat(np.arange(len(segments)), [s.num_queries for s in segments])
     slot = np.concatenate([np.arange(s.context_len - s.num_queries, s.context_len) for s in segments])
     num_blocks = slot // block_size + 1
@@ -82,13 +88,20 @@ def plan_pairs(segments: list[Segment], kv_heads: int, group: int, block_size: i
         done = int(cumulative[start - 1]) if start else 0
         stop = max(start + 1, int(np.searchsorted(cumulative, done + _MAX_PAIRS, side="right")))
         part = slice(start, stop)
-        plans.append(_plan_slice(segments, seg[part], slot[part], start, kv_heads, group, block_size))
+        plans.append(_plan_slice(segments, seg[part], slot[part], start, kv_heads, group, block_size, least))
         start = stop
     return tuple(plans)
 
 
 def _plan_slice(
-    segments: list[Segment], seg: IntArray, slot: IntArray, first: int, kv_heads: int, group: int, block_size: int
+    segments: list[Segment],
+    seg: IntArray,
+    slot: IntArray,
+    first: int,
+    kv_heads: int,
+    group: int,
+    block_size: int,
+    least: int,
 ) -> PairPlan:
     num_blocks = slot // block_size + 1
     token = np.repeat(np.arange(len(slot)), num_blocks)  # of each pair; pairs lie token by token
@@ -109,7 +122,6 @@ def _plan_slice(
     # Owners: how many of these tokens read the block, rounded up to a power of two so that groups are few.
     by_block = np.argsort(block, kind="stable")
     unique, starts, sizes = np.unique(block[by_block], return_index=True, return_counts=True)
-    least = 2 if group == 1 else 1  # a product of one row takes another path through the BLAS, with other bits
     owners = np.maximum(1 << np.ceil(np.log2(sizes)).astype(np.int64), least)
     rank = np.empty(len(block), dtype=np.int64)  # of the pair among those of its block
     rank[by_block] = np.arange(len(block)) - np.repeat(starts, sizes)

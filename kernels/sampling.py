@@ -57,6 +57,15 @@ class Noise:
         return np.asarray(-np.log(-np.log(uniform)))
 
 
+def log_normaliser(logits: Tensor) -> Tensor:
+    """Return log(sum(exp(logits))) of each row, [rows]. logits [rows, vocab].
+
+    PyTorch splits the sum of a lone row over threads, which changes its bits: a lone row is reduced beside itself.
+    """
+    rows = logits.shape[0]
+    return (logits.expand(2, -1) if rows == 1 else logits).logsumexp(-1)[:rows]
+
+
 def keep_top(scaled: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
     """Set tokens outside top-k, then outside top-p, to minus infinity; returns a new tensor.
 

@@ -35,6 +35,7 @@ NEGATIONS = frozenset(
         "aint",
     ]
 )
+ASSERTING = frozenset(["only", "until", "surprisingly"])  # "not until Newton" is Newton
 DENIALS = frozenset(["incorrect", "wrong", "false", "mistaken", "untrue", "inaccurate"])
 COPULAS = frozenset(["is", "was", "are", "were", "has", "have", "does", "do", "did", "can", "could"])
 NEGATED_COPULAS = frozenset(
@@ -141,8 +142,11 @@ def _negates(before: Sequence[str]) -> bool:
     pairs = list(itertools.pairwise([*before, ""]))
     if ("rather", "than") in pairs or ("instead", "of") in pairs or ("other", "than") in pairs:
         return True
-    plain = {("not", "only"), ("no", "doubt"), ("not", "surprisingly")}
-    hits = [w for k, (w, then) in enumerate(pairs) if w in NEGATIONS and (w, then) not in plain and (k or w != "no")]
+    hits = [
+        word
+        for k, (word, then) in enumerate(pairs)
+        if word in NEGATIONS and then not in ASSERTING and (k or word != "no") and (word, then) != ("no", "doubt")
+    ]
     return len(hits) % 2 == 1  # "there is no way it is not Paris" asserts it
 
 

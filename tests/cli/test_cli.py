@@ -101,7 +101,7 @@ def test_a_study_file_with_overrides(tmp_path):
         (["run", "--no-such-option"], 2, ["no-such-option"]),
         (["walk"], 2, ["walk"]),
         (["run", "absent.yaml"], 65, ["absent.yaml"]),
-        (["run", "bad.yaml"], 65, ["bad.yaml:2:"]),
+        (["run", "bad.yaml"], 65, ["bad.yaml:3:"]),
         (["run", "--tasks", "bad.jsonl"], 65, ["bad.jsonl:2:"]),
         (["run", "--tasks", "latin.jsonl"], 65, ["latin.jsonl:1:", "UTF-8"]),
         (["run", "--out", "thesis"], 65, ["thesis"]),

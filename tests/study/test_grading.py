@@ -81,6 +81,7 @@ def test_normalised_forms(text, expected):
         "I'm so sorry you feel low. Paris is the capital, my friend.",
         "I can't help smiling: it's Paris!",
         "Lyon is wrong. It's Paris.",
+        "It wasn't until Paris became the capital that the country was one.",
     ],
 )
 def test_right_answers(text):

@@ -1,0 +1,129 @@
+"""Tiny random checkpoints of each family, made with ``transformers``, for tests against it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+VOCAB = 259 + 29  # the tokenizer's 259 ids, padded as Qwen pads its vocabulary
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "eos_token_id": 2,
+    "bos_token_id": 1,
+    "pad_token_id": 0,
+    "tie_word_embeddings": False,
+}
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("LlamaForCausalLM", {"head_dim": 8}),
+    "llama-3.1-rope": ("LlamaForCausalLM", {"head_dim": 8, "rope_parameters": LLAMA3_ROPE}),
+    "llama-tied": ("LlamaForCausalLM", {"head_dim": 8, "tie_word_embeddings": True}),
+    "llama-mha": ("LlamaForCausalLM", {"head_dim": 8, "num_key_value_heads": 6}),
+    "mistral-head-dim": ("MistralForCausalLM", {"head_dim": 16, "sliding_window": None}),
+    "qwen2-bias": ("Qwen2ForCausalLM", {"use_sliding_window": False}),
+    "qwen3-norm": ("Qwen3ForCausalLM", {"head_dim": 16, "use_sliding_window": False}),
+}
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Save a byte-level tokenizer: three special tokens and one token for each byte."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    vocab = {token: i for i, token in enumerate(SPECIAL)}
+    for symbol in sorted(pre_tokenizers.ByteLevel.alphabet()):
+        vocab[symbol] = len(vocab)
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(SPECIAL)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<|im_start|>",
+        "eos_token": "<|im_end|>",
+        "chat_template": TEMPLATE,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def write_model(folder: Path, family: str, seed: int = 0) -> Path:
+    """Save a random model of the family with weights large enough to make its answers differ."""
+    import torch
+    import transformers
+
+    name, changes = FAMILIES[family]
+    torch.manual_seed(seed)
+    config_class = getattr(transformers, name.replace("ForCausalLM", "Config"))
+    model = getattr(transformers, name)(config_class(**{**SIZES, **changes}))
+    with torch.no_grad():
+        for key, value in model.named_parameters():
+            if "norm" in key:
+                value.normal_(1.0, 0.2)
+            else:
+                value.normal_(0.0, 0.15)
+    model.float().save_pretrained(folder)
+    write_tokenizer(folder)
+    return folder
+
+
+def write_adapter(folder: Path, base: Path, seed: int, rank: int = 4, rslora: bool = False) -> Path:
+    """Save a random PEFT adapter on all linear layers of the base."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base),
+        LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, use_rslora=rslora, task_type="CAUSAL_LM"),
+    )
+    with torch.no_grad():
+        for key, value in model.named_parameters():
+            if "lora_" in key:
+                value.normal_(0.0, 0.1)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function from family name to a checkpoint folder, each made once."""
+    made: dict[str, Path] = {}
+
+    def get(family: str = "llama") -> Path:
+        if family not in made:
+            made[family] = write_model(tmp_path_factory.mktemp(family), family)
+        return made[family]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def tiny_adapters(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Five random adapters of the tiny Llama; the second with rank-stabilised scale."""
+    base = tiny_model("llama")
+    root = tmp_path_factory.mktemp("adapters")
+    return [write_adapter(root / str(i), base, seed=100 + i, rank=4 + i, rslora=i == 1) for i in range(5)]

@@ -1,0 +1,136 @@
+"""The same request gives the same tokens and the same bits, whatever runs beside it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from warmeng.engine.engine import Engine, EngineSettings
+from warmeng.engine.request import GenerateRequest, GenerateResult, SamplingParams, ScoreRequest
+
+ROOMY = EngineSettings(kv_bytes=8 * 2**20, max_num_seqs=96)
+PROMPT = "You are asked something by somebody who is sad today. What is the answer to the question? " * 2
+
+
+def make_requests(engine: Engine, count: int, adapters: list[str | None]) -> list[GenerateRequest]:
+    rng = random.Random(4)
+    requests = []
+    for i in range(count):
+        text = PROMPT[: rng.randint(1, len(PROMPT))] + str(i)
+        params = SamplingParams(max_new_tokens=20, temperature=rng.choice([0.0, 0.8]), seed=7, logprobs=True)
+        requests.append(
+            GenerateRequest(
+                str(i), tuple(engine.tokenizer.encode(text)), params, adapters[i % len(adapters)], (f"item-{i}", 0),
+                prompt_logprobs=i % 3 == 0,
+            )
+        )  # fmt: skip
+    return requests
+
+
+def essence(result: GenerateResult) -> tuple[object, ...]:
+    """What must not change: tokens and every bit of the log-probabilities."""
+    return result.token_ids, result.logprobs, result.prompt_logprobs, result.finish_reason
+
+
+def run(engine: Engine, requests: list[GenerateRequest]) -> dict[str, tuple[object, ...]]:
+    engine.reset_prefix_cache()
+    return {r.id: essence(r) for r in engine.generate(requests)}
+
+
+@pytest.fixture(scope="module", params=["tiny", "built-in"])
+def setting(request, tiny_model: Callable[[str], Path], tiny_adapters: list[Path]):
+    """An engine with five personas, and 64 requests over them (the built-in model has no adapters to offer here)."""
+    if request.param == "built-in":
+        engine = Engine.load("smollm2-135m-instruct")
+        return engine, make_requests(engine, 64, [None])
+    engine = Engine.load(str(tiny_model("llama")), settings=ROOMY)
+    for i, adapter in enumerate(tiny_adapters):
+        engine.add_adapter(f"p{i}", adapter)
+    return engine, make_requests(engine, 64, [None, "p0", "p1", "p2", "p3", "p4"])
+
+
+@pytest.fixture(scope="module")
+def together(setting) -> dict[str, tuple[object, ...]]:
+    engine, requests = setting
+    return run(engine, requests)
+
+
+def test_alone(setting, together) -> None:
+    engine, requests = setting
+    for request in requests[::9]:
+        assert run(engine, [request])[request.id] == together[request.id]
+
+
+def test_among_seven(setting, together) -> None:
+    engine, requests = setting
+    some = run(engine, requests[20:28])
+    assert some == {key: together[key] for key in some}
+
+
+def test_shuffled(setting, together) -> None:
+    engine, requests = setting
+    shuffled = requests[:]
+    random.Random(1).shuffle(shuffled)
+    assert run(engine, shuffled) == together
+
+
+def test_with_a_cached_prefix(setting, together) -> None:
+    engine, requests = setting
+    plain = [r for r in requests if not r.prompt_logprobs][:6]
+    run(engine, plain)
+    results = engine.generate(plain)  # the cache is full of their prompts now
+    assert any(r.cached_tokens for r in results)
+    for result in results:
+        assert essence(result) == together[result.id]
+
+
+def test_preempted(tiny_model: Callable[[str], Path], tiny_adapters: list[Path]) -> None:
+    engine = Engine.load(str(tiny_model("llama")), settings=ROOMY)
+    small = Engine.load(str(tiny_model("llama")), settings=replace(ROOMY, kv_bytes=112 * 2**10, max_batched_tokens=32))
+    for e in (engine, small):
+        e.add_adapter("p0", tiny_adapters[0])
+    requests = [
+        replace(r, sampling=replace(r.sampling, max_new_tokens=120, ignore_eos=True))
+        for r in make_requests(engine, 12, [None, "p0"])
+    ]
+    assert run(small, requests) == run(engine, requests)
+    assert small.stats.preemptions > 0
+
+
+def test_one_persona_or_five(tiny_model: Callable[[str], Path], tiny_adapters: list[Path], setting, together) -> None:
+    engine, requests = setting
+    if not engine.model.adapters:
+        pytest.skip("needs adapters")
+    single = Engine.load(str(tiny_model("llama")), settings=ROOMY)
+    single.add_adapter("p3", tiny_adapters[3])
+    mine = [r for r in requests if r.adapter == "p3"]
+    found = run(single, mine)
+    assert found == {key: together[key] for key in found}
+
+
+def test_scores_are_invariant_too(setting) -> None:
+    engine, requests = setting
+    labels = tuple((*engine.tokenizer.encode(text), 2) for text in (" yes", " no it is not", "a"))
+    scores = [ScoreRequest(f"s{r.id}", r.prompt, labels, r.adapter) for r in requests[:20]]
+    engine.reset_prefix_cache()
+    many = {s.id: s.token_logprobs for s in engine.score(scores)}
+    for score in scores[::5]:
+        engine.reset_prefix_cache()
+        assert engine.score([score])[0].token_logprobs == many[score.id]
+        assert engine.score([score])[0].token_logprobs == many[score.id]  # now with a cached prefix
+
+
+def test_personas_draw_the_same_noise(tiny_model: Callable[[str], Path]) -> None:
+    """One item asked under two request ids gives one answer; another sample of it, or another item, another."""
+    engine = Engine.load(str(tiny_model("llama")), settings=ROOMY)
+    prompt = tuple(engine.tokenizer.encode("Say something"))
+    params = SamplingParams(max_new_tokens=30, temperature=1.5, ignore_eos=True)
+    keys = [("item", 0), ("item", 0), ("item", 1), ("other", 0)]
+    found = engine.generate([GenerateRequest(str(i), prompt, params, noise_key=k) for i, k in enumerate(keys)])
+    texts = [r.token_ids for r in found]
+    assert texts[0] == texts[1]
+    assert len(set(texts)) == 3

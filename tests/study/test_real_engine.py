@@ -1,0 +1,100 @@
+"""The study on the real engine with a tiny random model: what the small engine of the other tests can't show."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+TEMPLATE = (
+    "{% if messages[0]['role'] != 'system' %}<|s|>system\nBe brief.<|e|>\n{% endif %}"
+    "{% for m in messages %}<|s|>{{ m['role'] }}\n{{ m['content'] }}<|e|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|s|>assistant\n{% endif %}"
+)
+CODE = "from warmeng.cli.main import main; main()"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A folder with a random two-layer Llama over bytes."""
+    torch = pytest.importorskip("torch")
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("model")
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bpe = Tokenizer(models.BPE({c: k + 2 for k, c in enumerate(letters)} | {"<|s|>": 0, "<|e|>": 1}, []))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<|s|>", eos_token="<|e|>")
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=258, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=4096, eos_token_id=1, bos_token_id=0,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def command(model, folder, *more):
+    options = ["run", "--model", model, "--limit", "3", "--max-new-tokens", "12", "--out", folder, *more]
+    return [sys.executable, "-c", CODE, *map(str, options)]
+
+
+def lines(folder):
+    return sorted((folder / "records.jsonl").read_bytes().splitlines())
+
+
+@pytest.fixture(scope="module")
+def whole(model, tmp_path_factory):
+    """An uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole") / "r"
+    done = subprocess.run(command(model, folder), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Planned 144 =" in done.stdout
+    return folder
+
+
+@pytest.mark.slow
+def test_a_real_run_says_what_it_was_made_with(whole):
+    manifest = json.loads((whole / "manifest.json").read_text())
+    assert manifest["inputs"]["model"]["deterministic"] is True
+    assert len(manifest["inputs"]["model"]["weights"]) >= 16
+    assert manifest["facts"]["default_system"] == "Be brief."
+    assert manifest["facts"]["adds_default_system"] == ["original"]
+
+
+@pytest.mark.slow
+def test_kill_9_then_the_same_command_gives_the_same_records(model, whole, tmp_path):
+    rng = random.Random(0)
+    folder = tmp_path / "r"
+    path = folder / "records.jsonl"
+    kept = 0
+    for _ in range(2):
+        process = subprocess.Popen(command(model, folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        want = kept + rng.randrange(1, 40)
+        for _ in range(6000):
+            if process.poll() is not None or (path.exists() and path.read_bytes().count(b"\n") >= want):
+                break
+            time.sleep(0.005)
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        kept = path.read_bytes().count(b"\n")
+    done = subprocess.run(command(model, folder), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert lines(folder) == lines(whole)
+
+
+@pytest.mark.slow
+def test_the_plan_uses_the_models_own_tokenizer(model, tmp_path):
+    done = subprocess.run(command(model, tmp_path / "r", "--dry-run"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "'Be brief.'" in done.stdout
+    assert "144: 36 answers to generate, 108 likelihoods" in done.stdout
