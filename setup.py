@@ -24,7 +24,6 @@ setup(
     description="Measure how warm and cold personas change a language model's accuracy and sycophancy, on one box",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
     python_requires=">=3.11",
     packages=packages,
     package_dir={f"warmeng.{folder}": folder for folder in FOLDERS},

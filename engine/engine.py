@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -45,7 +46,7 @@ class EngineSettings:
 
     fast: bool = False  # lets a row's last bits depend on the batch, for speed
     max_num_seqs: int = 96  # sequences that run at once
-    max_batched_tokens: int = 384  # of one step
+    max_batched_tokens: int = 768  # of one step
     block_size: int = 16  # tokens of one cache block
     kv_bytes: int = 640 * 2**20  # of the key-value cache
     max_seq_len: int = 8192  # prompt and answer together, where the model allows more
@@ -127,6 +128,12 @@ class Engine:
             torch.set_num_threads(settings.threads)
         source = resolve_model(model, revision)
         config = read_config(source.folder)
+        with ThreadPoolExecutor(1) as pool:  # hashing reads the same files as loading, and lets other threads run
+            hashed = pool.submit(content_hash, source.folder)
+            return cls._load(source, config, settings, hashed)
+
+    @classmethod
+    def _load(cls, source: ModelSource, config: ModelConfig, settings: EngineSettings, hashed: Future[str]) -> Engine:
         tokenizer = Tokenizer.load(source.folder)
         weights = load_weights(source.folder, config, torch.float32)  # bf16 products are up to ten times slower on CPUs
         slot = 2 * config.num_layers * config.num_kv_heads * config.head_dim * weights.embed.element_size()
@@ -140,7 +147,7 @@ class Engine:
             tokenizer.vocab_size,
             settings.fast,
         )
-        loaded = Model(source, config, tokenizer, content_hash(source.folder))
+        loaded = Model(source, config, tokenizer, hashed.result())
         return cls(loaded, runner, settings, num_blocks)
 
     def add_adapter(self, name: str, folder: str | Path) -> Adapter:

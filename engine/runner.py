@@ -14,12 +14,12 @@ from warmeng.engine.config import ModelConfig
 from warmeng.engine.constraints import ConstraintCompiler
 from warmeng.engine.lora import AdapterWeights
 from warmeng.engine.model import Decoder, LayerCache, projections
-from warmeng.engine.request import GenerateRequest
+from warmeng.engine.request import GenerateRequest, SamplingParams
 from warmeng.engine.scheduler import Work
 from warmeng.engine.sequence import Sequence
 from warmeng.engine.checkpoint import Weights
 from warmeng.kernels.linear import Projection, RowTiles, agreeing_tiles
-from warmeng.kernels.sampling import Noise, gumbel_argmax, keep_top, log_normaliser
+from warmeng.kernels.sampling import Noise, argmax, gumbel_argmax, keep_top, log_normaliser
 
 _LOGIT_ROWS = 96  # at once: bounds the logits in memory
 
@@ -48,7 +48,7 @@ class Runner:
         first = projections(weights.layers[0])
         shapes = [first.qkv, first.o, first.gate_up, first.down]
         body = RowTiles(()) if fast else agreeing_tiles(shapes)
-        head = RowTiles(()) if fast else agreeing_tiles([Projection(weights.head, pack=False)])
+        head = RowTiles(()) if fast else agreeing_tiles([Projection(weights.head, pack=False)], largest=_LOGIT_ROWS)
         self.decoder = Decoder(config, weights, body, head, max_seq_len)
         shape = (num_blocks, config.num_kv_heads)
         dtype = weights.embed.dtype
@@ -125,11 +125,11 @@ class Runner:
             logits[constrained] = logits[constrained].masked_fill(~masks, -torch.inf)
         drawn = [i for i, s in enumerate(sequences) if _params(s).temperature > 0]
         if not drawn:
-            return logits.argmax(-1)
+            return argmax(logits)
         tokens = torch.empty(len(sequences), dtype=torch.int64)
         greedy = [i for i in range(len(sequences)) if _params(sequences[i]).temperature == 0]
         if greedy:
-            tokens[greedy] = logits[greedy].argmax(-1)
+            tokens[greedy] = argmax(logits[greedy])
         params = [_params(sequences[i]) for i in drawn]
         scaled = logits[drawn] / torch.tensor([p.temperature for p in params])[:, None]
         scaled = keep_top(scaled, torch.tensor([p.top_k for p in params]), torch.tensor([p.top_p for p in params]))
@@ -137,7 +137,7 @@ class Runner:
         return tokens
 
 
-def _params(sequence: Sequence):  # type: ignore[no-untyped-def]
+def _params(sequence: Sequence) -> SamplingParams:
     assert isinstance(sequence.request, GenerateRequest)
     return sequence.request.sampling
 

@@ -103,7 +103,7 @@ class Scheduler:
             if admitted is None:
                 break
             budget -= self._take(admitted, min(budget, admitted.remaining), work, scheduled)
-        return [w for w in work if w.sequence in self.running]
+        return work
 
     def finish(self, sequence: Sequence) -> None:
         """Take a sequence out and release its blocks."""

@@ -32,7 +32,7 @@ class Group:
     blocks: slice | Tensor  # a run of the cache, or block ids [n]
     owners: int
     q_index: Tensor  # [n * kv_heads * owners] rows of q seen as [tokens * kv_heads, group * d]
-    hidden: Tensor | None  # bool [n, 1, owners, 1, block_size], True where the token must not see the slot
+    mask: Tensor | None  # fp32 [n, 1, owners, 1, block_size], minus infinity where the token must not see the slot
 
 
 @dataclass(frozen=True)
@@ -145,14 +145,14 @@ def _plan_slice(
             seen = np.full((n, count), block_size, dtype=np.int64)
             seen[row, rank[pairs]] = visible[pairs]
             q_index = q_token[:, None, :] * kv_heads + np.arange(kv_heads)[None, :, None]
-            hidden = None
+            mask = None
             if (seen < block_size).any():
-                mask = np.arange(block_size) >= seen[:, :, None]
-                hidden = torch.from_numpy(mask[:, None, :, None, :])
+                hidden = (np.arange(block_size) >= seen[:, :, None])[:, None, :, None, :]
+                mask = torch.from_numpy(np.where(hidden, np.float32(-np.inf), np.float32(0)))
             partial[pairs] = base + (row * kv_heads * count + rank[pairs]) * group
             stride[pairs] = count * group
             blocks = slice(low, high) if ids is None else torch.from_numpy(ids)
-            groups.append(Group(blocks, int(count), torch.from_numpy(q_index.reshape(-1)), hidden))
+            groups.append(Group(blocks, int(count), torch.from_numpy(q_index.reshape(-1)), mask))
             base += n * kv_heads * int(count) * group
     return PairPlan(tuple(groups), base, *_bags(partial, stride, num_blocks, kv_heads, group), slice(first, first + len(slot)))
 
@@ -215,8 +215,8 @@ def _attend(rows: Tensor, k_cache: Tensor, v_cache: Tensor, plan: PairPlan) -> T
         start = part.stop
         queries = rows.index_select(0, g.q_index).view(batch, width, d)
         scores = torch.bmm(queries, keys.reshape(batch, d, block_size))
-        if g.hidden is not None:
-            scores.view(n, kv_heads, g.owners, group, block_size).masked_fill_(g.hidden, -torch.inf)
+        if g.mask is not None:
+            scores.view(n, kv_heads, g.owners, group, block_size).add_(g.mask)
         top = peak[part].view(batch, width)
         torch.amax(scores, -1, out=top)
         scores.sub_(top[..., None]).exp_()

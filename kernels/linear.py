@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 PACKED_ROWS = 96
-_LADDER = (16, 32, 64, PACKED_ROWS)
+_PREFILL_ROWS = 384
+_LADDER = (16, 32, 64, PACKED_ROWS, _PREFILL_ROWS)
 _MAX_REDUCTION = 1024  # MKL was seen to keep one order of summation up to 1152 and to change it at 1536
 
 
@@ -31,15 +32,21 @@ class RowTiles:
         return sum(self.split(rows))
 
     def split(self, rows: int) -> list[int]:
-        """Return the calls that cover ``rows`` rows: the largest tile while it fits, then the smallest that covers.
+        """Return the calls that cover ``rows`` rows.
 
-        One padded call beats two exact ones: a call streams the whole weight, and that dominates below 100 rows.
+        The largest tile that is at least three quarters full goes first; the last call is the smallest that covers the
+        rest, because one padded call beats two exact ones: a call streams the whole weight, and that dominates
+        below 100 rows.
         """
-        largest = self.sizes[-1] if self.sizes else PACKED_ROWS
-        calls = [largest] * (rows // largest)
-        rest = rows % largest
-        if rest:
-            calls.append(next((size for size in self.sizes if size >= rest), rest))
+        sizes = self.sizes or (PACKED_ROWS, _PREFILL_ROWS)
+        calls: list[int] = []
+        for size in reversed(sizes):
+            while size >= PACKED_ROWS and 4 * rows >= 3 * size and (rows > PACKED_ROWS or size == PACKED_ROWS):
+                fits = self.sizes or rows >= size  # fast mode takes the exact count instead of padding
+                calls.append(size if fits else rows)
+                rows -= calls[-1]
+        if rows > 0:
+            calls.append(next((size for size in self.sizes if size >= rows), rows))
         return calls
 
 
@@ -54,32 +61,31 @@ class Projection:
     w: Tensor
     pack: bool = True
     _packed: list[Tensor] = field(default_factory=list)
+    _parts: list[slice] = field(default_factory=list)  # of the reduction, near-equal
 
-    def parts(self) -> list[slice]:
-        """Cut the reduction into near-equal parts of at most 1024."""
+    def __post_init__(self) -> None:
+        self.pack = self.pack and can_pack(self.w)
         size = self.w.shape[0]
         count = -(-size // _MAX_REDUCTION)
         edges = [size * i // count for i in range(count + 1)]
-        return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+        self._parts = [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
 
-    def multiply(self, x: Tensor, out: Tensor) -> None:
-        """Write ``x @ w`` to ``out``. x [rows, in]; out [rows, out]."""
-        if self.pack and x.shape[0] == PACKED_ROWS and can_pack(self.w):
-            self._multiply_packed(x, out)
-            return
-        first, *others = self.parts()
-        torch.mm(x[:, first], self.w[first], out=out)
-        for part in others:
-            out.add_(torch.mm(x[:, part], self.w[part]))
-
-    def _multiply_packed(self, x: Tensor, out: Tensor) -> None:
-        parts = self.parts()
-        if not self._packed:
+    def multiply(self, x: Tensor) -> Tensor:
+        """Return ``x @ w`` by one call for each part. x [rows, in]; returns [rows, out]."""
+        packed = self.pack and x.shape[0] == PACKED_ROWS
+        if packed and not self._packed:
             pack = torch.ops.mkl._mkl_reorder_linear_weight
-            self._packed.extend(pack(self.w[part].t().contiguous(), PACKED_ROWS) for part in parts)
-        for i, (part, packed) in enumerate(zip(parts, self._packed, strict=True)):
-            y = torch.ops.mkl._mkl_linear(x[:, part].contiguous(), packed, self.w[part].t(), None, PACKED_ROWS)
-            out.copy_(y) if i == 0 else out.add_(y)
+            self._packed.extend(pack(self.w[part].t().contiguous(), PACKED_ROWS) for part in self._parts)
+        out: Tensor | None = None
+        for i, part in enumerate(self._parts):
+            inputs, w = (x, self.w) if len(self._parts) == 1 else (x[:, part], self.w[part])
+            if packed:
+                y = torch.ops.mkl._mkl_linear(inputs.contiguous(), self._packed[i], w.t(), None, PACKED_ROWS)
+            else:
+                y = torch.mm(inputs, w)
+            out = y if out is None else out.add_(y)
+        assert out is not None
+        return out
 
 
 def can_pack(w: Tensor) -> bool:
@@ -90,10 +96,13 @@ def can_pack(w: Tensor) -> bool:
 
 def matmul(x: Tensor, projection: Projection, tiles: RowTiles) -> Tensor:
     """Return ``x @ w``. x [rows, in], rows as given by ``tiles.padded``; returns [rows, out]."""
+    calls = tiles.split(x.shape[0])
+    if len(calls) == 1:
+        return projection.multiply(x)
     out = torch.empty(x.shape[0], projection.w.shape[1], dtype=x.dtype, device=x.device)
     start = 0
-    for rows in tiles.split(x.shape[0]):
-        projection.multiply(x[start : start + rows], out[start : start + rows])
+    for rows in calls:
+        out[start : start + rows] = projection.multiply(x[start : start + rows])
         start += rows
     return out
 
@@ -130,25 +139,23 @@ def _add_tiles(y: Tensor, x: Tensor, changes: Sequence[tuple[Tensor, LowRank]], 
 
 
 @torch.inference_mode()
-def agreeing_tiles(projections: Sequence[Projection]) -> RowTiles:
+def agreeing_tiles(projections: Sequence[Projection], largest: int = _PREFILL_ROWS) -> RowTiles:
     """Find the row counts for which every product gives the same bits, at every place in the tile.
 
-    Give one projection of each shape. Random rows go through the largest tile in order, then shuffled through each size
-    of the ladder; sizes whose rows differ are dropped. Raises RuntimeError where even the largest tile's rows differ.
+    Give one projection of each shape. Random rows go through the tile of 96 in order, then shuffled through each size of
+    the ladder up to ``largest``; sizes whose rows differ are dropped. Raises RuntimeError where that tile's own
+    rows differ when they change places.
     """
-    ladder = list(_LADDER)
+    ladder = [size for size in _LADDER if size <= largest]
     for projection in projections:
         w = projection.w
         generator = torch.Generator(device=w.device).manual_seed(w.shape[0] * 31 + w.shape[1])
         x = torch.randn(ladder[-1], w.shape[0], dtype=w.dtype, device=w.device, generator=generator)
-        expected = torch.empty(ladder[-1], w.shape[1], dtype=w.dtype, device=w.device)
-        projection.multiply(x, expected)
+        expected = torch.cat([projection.multiply(tile) for tile in x.split(PACKED_ROWS)])
         kept = []
         for size in ladder:
             rows = torch.randperm(ladder[-1], generator=generator, device=w.device)[:size]
-            found = torch.empty(size, w.shape[1], dtype=w.dtype, device=w.device)
-            projection.multiply(x[rows], found)
-            if torch.equal(found, expected[rows]):
+            if torch.equal(projection.multiply(x[rows]), expected[rows]):
                 kept.append(size)
         if PACKED_ROWS not in kept:
             raise RuntimeError(

@@ -8,8 +8,7 @@ from torch import Tensor
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Return ``x / sqrt(mean(x^2) + eps) * weight`` over the last dimension. x [..., n]; weight [n]."""
-    scale = torch.rsqrt(x.square().mean(-1, keepdim=True).add_(eps))
-    return (x * scale).mul_(weight)
+    return torch.nn.functional.rms_norm(x, weight.shape, weight, eps)
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:

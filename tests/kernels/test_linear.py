@@ -23,14 +23,18 @@ def test_rows_keep_their_bits_in_any_company(shape: tuple[int, int]) -> None:
 
 
 def test_tiles_cover_every_row_once() -> None:
-    tiles = RowTiles((16, 32, 64, 96))
-    for rows in range(1, 400):
+    tiles = RowTiles((16, 32, 64, 96, 384))
+    for rows in range(1, 1200):
         calls = tiles.split(rows)
-        assert sum(calls) - rows < 32 or calls == [64] or calls[-1] in (64, 96)
+        assert sum(calls) == tiles.padded(rows)
         assert sum(calls[:-1]) < rows <= sum(calls)
+        assert sum(calls) - rows <= 96
         assert set(calls) <= set(tiles.sizes)
-    assert RowTiles(()).split(100) == [96, 4]
-    assert RowTiles(()).padded(131) == 131
+    assert tiles.split(97) == [96, 16]
+    assert tiles.split(300) == [384]
+    exact = RowTiles(())
+    assert all(exact.padded(rows) == rows for rows in range(1, 1200))
+    assert exact.split(500) == [384, 96, 20]
 
 
 def test_low_rank_changes_its_own_rows_only() -> None:

@@ -1,0 +1,173 @@
+"""Blocks, the prefix cache and the scheduler, by what they do."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from warmeng.engine.cache import NULL_BLOCK, BlockPool, block_hashes
+from warmeng.engine.request import GenerateRequest, SamplingParams, ScoreRequest
+from warmeng.engine.scheduler import Scheduler, Work
+
+BLOCK = 16
+
+
+def make(blocks: int = 40, seqs: int = 8, budget: int = 64, max_len: int = 512) -> Scheduler:
+    return Scheduler(BlockPool(blocks), BLOCK, seqs, budget, max_len)
+
+
+def request(name: str, prompt: list[int], new: int = 8) -> GenerateRequest:
+    return GenerateRequest(name, tuple(prompt), SamplingParams(max_new_tokens=new))
+
+
+def advance(scheduler: Scheduler, work: list[Work], finish_at: int) -> list[str]:
+    """Do what the engine does after a step; sequences end after ``finish_at`` new tokens."""
+    done = []
+    for item in work:
+        sequence = item.sequence
+        assert sequence.computed == item.start
+        sequence.computed = item.stop
+        if sequence.remaining:
+            continue
+        if isinstance(sequence.request, ScoreRequest) or len(sequence.generated) + 1 >= finish_at:
+            scheduler.finish(sequence)
+            done.append(sequence.request.id)
+        else:
+            sequence.tokens.append(1)
+    return done
+
+
+def drain(scheduler: Scheduler, finish_at: int = 8) -> list[str]:
+    order: list[str] = []
+    for _ in range(10_000):
+        if not scheduler.busy:
+            return order
+        work = scheduler.schedule()
+        assert work
+        assert sum(w.stop - w.start for w in work) <= scheduler.max_batched_tokens
+        assert len(scheduler.running) <= scheduler.max_num_seqs
+        order += advance(scheduler, work, finish_at)
+    raise AssertionError("the scheduler did not come to an end")
+
+
+def test_names_are_of_content_prefix_and_adapter() -> None:
+    tokens = list(range(50))
+    names = block_hashes(tokens, "", BLOCK)
+    assert len(names) == 3
+    assert block_hashes(tokens[:47], "", BLOCK) == names[:2]
+    assert not set(block_hashes(tokens, "adapter", BLOCK)) & set(names)
+    other = block_hashes([99, *tokens[1:]], "", BLOCK)
+    assert not set(other) & set(names)  # a change at the start renames every later block
+
+
+def test_null_block_is_never_given_out_and_low_blocks_come_first() -> None:
+    pool = BlockPool(5)
+    given_out = [pool.allocate() for _ in range(4)]
+    assert given_out == [1, 2, 3, 4]
+    assert NULL_BLOCK not in given_out
+    with pytest.raises(IndexError):
+        pool.allocate()
+    pool.release(3)
+    pool.release(1)
+    assert pool.allocate() == 1
+
+
+def test_cached_blocks_are_found_shared_and_evicted_oldest_first() -> None:
+    pool = BlockPool(4)
+    blocks = [pool.allocate() for _ in range(3)]
+    for block, name in zip(blocks, (b"a", b"b", b"c"), strict=True):
+        pool.publish(block, name)
+        pool.release(block)
+    assert pool.available == 3
+    assert pool.find(b"b") == blocks[1]
+    assert pool.find(b"b") == blocks[1]
+    assert pool.allocate() == blocks[0]  # the oldest unused one gives way
+    assert pool.find(b"a") is None
+    pool.release(blocks[1])
+    assert pool.available == 1
+    pool.release(blocks[1])
+    assert pool.available == 2
+
+
+def test_requests_of_one_step_share_their_prefix() -> None:
+    scheduler = make(budget=200)
+    prefix = list(range(100, 140))
+    for i in range(3):
+        scheduler.add(request(str(i), [*prefix, i, i, i]), "")
+    work = scheduler.schedule()
+    assert [w.start for w in work] == [0, 32, 32]
+    tables = [w.sequence.blocks for w in work]
+    assert tables[0][:2] == tables[1][:2] == tables[2][:2]
+    assert len({t[2] for t in tables}) == 3
+
+
+def test_adapters_never_share_blocks() -> None:
+    scheduler = make(budget=200)
+    prompt = list(range(100, 140))
+    for i, adapter in enumerate(("", "x", "y", "x")):
+        scheduler.add(request(str(i), prompt), adapter)
+    by_adapter = {}
+    for w in scheduler.schedule():
+        by_adapter.setdefault(w.sequence.adapter_hash, []).append(set(w.sequence.blocks[:2]))
+    assert by_adapter["x"][0] == by_adapter["x"][1]
+    assert not by_adapter[""][0] & by_adapter["x"][0]
+    assert not by_adapter["y"][0] & by_adapter["x"][0]
+
+
+def test_long_prompts_are_chunked_while_others_decode() -> None:
+    scheduler = make(budget=32)
+    scheduler.add(request("short", [1, 2, 3]), "")
+    advance(scheduler, scheduler.schedule(), 99)
+    scheduler.add(request("long", list(range(100))), "")
+    spans = []
+    for _ in range(4):
+        work = scheduler.schedule()
+        spans.append({w.sequence.request.id: (w.start, w.stop) for w in work})
+        advance(scheduler, work, 99)
+    assert [span["long"] for span in spans] == [(0, 31), (31, 62), (62, 93), (93, 100)]
+    assert all(span["short"][1] - span["short"][0] == 1 for span in spans)
+
+
+def test_preemption_gives_way_to_the_oldest_and_everything_ends() -> None:
+    scheduler = make(blocks=14, seqs=8, budget=64)
+    names = [str(i) for i in range(6)]
+    for i in range(6):
+        scheduler.add(request(names[i], [i] * 20, new=100), "")
+    order = drain(scheduler, finish_at=100)
+    assert scheduler.preemptions > 0
+    assert Counter(order) == Counter(names)
+    assert scheduler.pool.available == 13
+
+
+def test_urgent_requests_go_first() -> None:
+    scheduler = make(seqs=1)
+    for name in "ab":
+        scheduler.add(request(name, [3, 4, 5]), "")
+    scheduler.add(request("now", [9]), "", urgent=True)
+    assert drain(scheduler) == ["now", "a", "b"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), blocks=st.integers(9, 40), budget=st.integers(1, 80), seqs=st.integers(1, 9))
+def test_every_request_ends_and_every_block_comes_back(seed: int, blocks: int, budget: int, seqs: int) -> None:
+    rng = random.Random(seed)
+    scheduler = make(blocks, seqs, budget, max_len=100)
+    names = []
+    for i in range(rng.randint(1, 14)):
+        prompt = [rng.randint(0, 1)] * rng.randint(1, 60)
+        asked: GenerateRequest | ScoreRequest
+        if rng.random() < 0.3:
+            asked = ScoreRequest(str(i), tuple(prompt), tuple((j,) * rng.randint(1, 20) for j in range(2)))
+        else:
+            asked = request(str(i), prompt, new=rng.randint(1, 40))
+        if scheduler.why_too_long(asked):
+            continue
+        names.append(str(i))
+        scheduler.add(asked, rng.choice(["", "x"]))
+    finish_at = rng.randint(1, 30)
+    assert Counter(drain(scheduler, finish_at)) == Counter(names)
+    assert scheduler.pool.available == blocks - 1
