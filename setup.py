@@ -13,9 +13,7 @@ FOLDERS = ("kernels", "engine", "finetune", "study", "bench", "cli")
 HERE = Path(__file__).parent
 
 packages = [
-    f"warmeng.{name}"
-    for folder in FOLDERS
-    for name in find_packages(where=str(HERE), include=[folder, f"{folder}.*"])
+    f"warmeng.{name}" for folder in FOLDERS for name in find_packages(where=str(HERE), include=[folder, f"{folder}.*"])
 ]
 
 setup(

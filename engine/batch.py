@@ -96,9 +96,7 @@ def build_batch(
     return batch, Wanted(tuple(samples), tuple(targets))
 
 
-def _lay_out(
-    work: Work, block_size: int, positions: list[int], slots: list[int], segments: list[Segment]
-) -> None:
+def _lay_out(work: Work, block_size: int, positions: list[int], slots: list[int], segments: list[Segment]) -> None:
     """Append the positions, slots and attention segments of one sequence's work: its main line, then its labels'."""
     sequence = work.sequence
     branches = sequence.branches()

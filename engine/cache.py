@@ -1,6 +1,7 @@
 """The paged key-value cache: which blocks are whose, and which hold a prefix that can be used again.
 
-A full block of a prompt is named by the hash of the adapter's content, its tokens and all tokens before it. Blocks that no
+A full block of a prompt is named by the hash of the adapter's content, its tokens and all tokens before it. Blocks
+that no
 sequence uses keep their content until they are needed, oldest first. Host work only: the tensors are the runner's.
 """
 

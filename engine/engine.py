@@ -15,9 +15,9 @@ import torch
 
 from warmeng.engine.adapters import Adapter, load_adapter
 from warmeng.engine.cache import BlockPool
-from warmeng.engine.tensors import content_hash
+from warmeng.engine.checkpoint import load_weights
 from warmeng.engine.config import ModelConfig, read_config
-from warmeng.engine.constraints import ConstraintCompiler
+from warmeng.engine.constraints import ConstraintCompiler, Matcher
 from warmeng.engine.errors import UsageError
 from warmeng.engine.lora import lay_out
 from warmeng.engine.registry import ModelSource, resolve_model
@@ -33,8 +33,8 @@ from warmeng.engine.request import (
 from warmeng.engine.runner import Runner
 from warmeng.engine.scheduler import Scheduler, Work
 from warmeng.engine.sequence import Sequence
+from warmeng.engine.tensors import content_hash
 from warmeng.engine.tokenizer import Tokenizer
-from warmeng.engine.checkpoint import load_weights
 
 NUMERICS = 1  # raised whenever the engine's arithmetic changes, so that a run is not continued with other numbers
 _PROBE_TEXT = "The quick answer to a simple question is"
@@ -169,16 +169,26 @@ class Engine:
         return float(change[: self._runner.vocab_size].max())
 
     def add(self, request: Request) -> None:
-        """Queue a request; ``results`` answers it. May be called while results are read: then it runs at once."""
+        """Queue a request; ``results`` answers it. May be called while results are read: then it runs at once.
+
+        Raises RequestError, and queues nothing, where the request makes no sense.
+        """
+        self._queue(request, self._prepare(request))
+
+    def _prepare(self, request: Request) -> Matcher | None:
         self._check(request)
+        if isinstance(request, GenerateRequest) and request.constraint is not None:
+            return self._compile().matcher(request.constraint)
+        return None
+
+    def _queue(self, request: Request, matcher: Matcher | None) -> None:
         self._ids.add(request.id)
         reason = self._scheduler.why_too_long(request)
         if reason:
             self._ready.append(_refusal(request, reason))
             return
         sequence = self._scheduler.add(request, self._adapter_hash(request.adapter), urgent=self._running)
-        if isinstance(request, GenerateRequest) and request.constraint is not None:
-            sequence.matcher = self._compile().matcher(request.constraint)
+        sequence.matcher = matcher
 
     def results(self) -> Iterator[Result]:
         """Run until nothing is left and give each result as it finishes."""
@@ -231,8 +241,12 @@ class Engine:
     def _answer(self, requests: list[Request] | list[GenerateRequest] | list[ScoreRequest]) -> list[Result]:
         if self._scheduler.busy or self._ready:
             raise RuntimeError("results of earlier requests are still to be read: exhaust results() first")
-        for request in requests:
-            self.add(request)
+        ids = [request.id for request in requests]
+        if len(set(ids)) < len(ids):
+            raise RequestError("two requests have the same id: give every request an id of its own")
+        matchers = [self._prepare(request) for request in requests]  # all are sound before one is queued
+        for request, matcher in zip(requests, matchers, strict=True):
+            self._queue(request, matcher)
         found = {result.id: result for result in self.results()}
         return [found[request.id] for request in requests]
 

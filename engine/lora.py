@@ -50,9 +50,7 @@ def lay_out(adapter: Adapter, config: ModelConfig, dtype: torch.dtype) -> Adapte
     return AdapterWeights(adapter.hash, tuple(layers))
 
 
-def _fuse(
-    parts: list[tuple[tuple[Tensor, Tensor] | None, int]], scale: float, dtype: torch.dtype
-) -> LowRank | None:
+def _fuse(parts: list[tuple[tuple[Tensor, Tensor] | None, int]], scale: float, dtype: torch.dtype) -> LowRank | None:
     """Stack (A [r, in], B [out, r]) of the parts of a fused projection into one product; B becomes block-diagonal."""
     present = [pair for pair, _ in parts if pair is not None]
     if not present:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from warmeng.engine.batch import Batch
+from warmeng.engine.checkpoint import LayerWeights, Weights
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.lora import AdapterLayer, AdapterWeights
-from warmeng.engine.checkpoint import LayerWeights, Weights
 from warmeng.kernels.activation import silu_mul
 from warmeng.kernels.attention import attention
 from warmeng.kernels.linear import LowRank, Projection, RowTiles, add_low_rank, matmul
@@ -68,9 +68,7 @@ def rope_frequencies(config: ModelConfig) -> Tensor:
 class Decoder:
     """Turns a batch into hidden states, writing keys and values on the way."""
 
-    def __init__(
-        self, config: ModelConfig, weights: Weights, body: RowTiles, head: RowTiles, max_seq_len: int
-    ) -> None:
+    def __init__(self, config: ModelConfig, weights: Weights, body: RowTiles, head: RowTiles, max_seq_len: int) -> None:
         """``body`` and ``head`` are the row counts that the layers' and the output head's products may take."""
         self.config = config
         self.weights = weights
@@ -123,7 +121,7 @@ class Decoder:
         if layer.qkv_bias is not None:
             qkv += layer.qkv_bias
         heads = qkv.view(-1, c.num_heads + 2 * c.num_kv_heads, c.head_dim)
-        q, k, v = heads.split([c.num_heads, c.num_kv_heads, c.num_kv_heads], dim=1)
+        q, k, v = torch.split(heads, [c.num_heads, c.num_kv_heads, c.num_kv_heads], dim=1)
         if layer.q_norm is not None and layer.k_norm is not None:
             q = rms_norm(q, layer.q_norm, self._eps)
             k = rms_norm(k, layer.k_norm, self._eps)

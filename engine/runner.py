@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from warmeng.engine.batch import Batch, Target, Wanted, build_batch
+from warmeng.engine.checkpoint import Weights
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.constraints import ConstraintCompiler
 from warmeng.engine.lora import AdapterWeights
@@ -17,7 +18,6 @@ from warmeng.engine.model import Decoder, LayerCache, projections
 from warmeng.engine.request import GenerateRequest, SamplingParams
 from warmeng.engine.scheduler import Work
 from warmeng.engine.sequence import Sequence
-from warmeng.engine.checkpoint import Weights
 from warmeng.kernels.linear import Projection, RowTiles, agreeing_tiles
 from warmeng.kernels.sampling import Noise, argmax, gumbel_argmax, keep_top, log_normaliser
 
@@ -26,7 +26,7 @@ _LOGIT_ROWS = 96  # at once: bounds the logits in memory
 
 @dataclass(frozen=True)
 class Sampled:
-    """One chosen token. ``logprob`` is of the full vocabulary at temperature 1, before constraints; NaN unless asked."""
+    """One chosen token. ``logprob``: full vocabulary, temperature 1, before constraints; NaN unless asked."""
 
     sequence: Sequence
     token: int
@@ -37,8 +37,14 @@ class Runner:
     """The decoder with its cache on one device."""
 
     def __init__(
-        self, config: ModelConfig, weights: Weights, num_blocks: int, block_size: int, max_seq_len: int,
-        vocab_size: int, fast: bool,
+        self,
+        config: ModelConfig,
+        weights: Weights,
+        num_blocks: int,
+        block_size: int,
+        max_seq_len: int,
+        vocab_size: int,
+        fast: bool,
     ) -> None:
         """``vocab_size``: token ids that the tokenizer knows; logits beyond are masked. ``fast``: any row count."""
         self.config = config
@@ -62,7 +68,9 @@ class Runner:
         ]
 
     @torch.inference_mode()
-    def step(self, work: list[Work], compiler: ConstraintCompiler | None) -> tuple[list[Sampled], list[tuple[Target, float]]]:
+    def step(
+        self, work: list[Work], compiler: ConstraintCompiler | None
+    ) -> tuple[list[Sampled], list[tuple[Target, float]]]:
         """Run one step and return the chosen tokens and the log-probabilities that it was asked for."""
         batch, wanted = self._batch(work)
         hidden = self.decoder.forward(batch, self.cache, self.adapters)
@@ -100,9 +108,7 @@ class Runner:
             found.extend(zip([t for _, t in flat], values.tolist(), strict=True))
         return found
 
-    def _sample(
-        self, hidden: Tensor, wanted: Wanted, compiler: ConstraintCompiler | None
-    ) -> list[Sampled]:
+    def _sample(self, hidden: Tensor, wanted: Wanted, compiler: ConstraintCompiler | None) -> list[Sampled]:
         sampled: list[Sampled] = []
         for start in range(0, len(wanted.samples), _LOGIT_ROWS):
             chunk = wanted.samples[start : start + _LOGIT_ROWS]

@@ -26,7 +26,8 @@ class Scheduler:
     """Continuous batching with chunked prefill.
 
     Every step takes one token of each decoding sequence, then fills the token budget with prompts. The plan is known
-    beforehand: requests are grouped by their first block, so that shared prefixes are computed once, and the longest of a
+    beforehand: requests are grouped by their first block, so that shared prefixes are computed once, and the longest
+    of a
     group come first, so that none straggles at the end. A sequence is admitted when its prompt and half of its longest
     answer fit beside what the running ones still expect; so running out of blocks is rare, and then the youngest
     sequence gives its blocks back and is computed again later.

@@ -39,8 +39,8 @@ class Group:
 class PairPlan:
     """How some of a step's tokens attend; built once a step, used by all layers.
 
-    A partial is one row for each query head: ``((block * kv_heads + kv_head) * owners + owner) * group + head`` within its
-    group. A bag holds the partials of one query token and head, in the order of the token's blocks.
+    A partial is one row for each query head: ``((block * kv_heads + kv_head) * owners + owner) * group + head``
+    within its group. A bag holds the partials of one query token and head, in the order of the token's blocks.
     """
 
     groups: tuple[Group, ...]
@@ -154,7 +154,9 @@ def _plan_slice(
             blocks = slice(low, high) if ids is None else torch.from_numpy(ids)
             groups.append(Group(blocks, int(count), torch.from_numpy(q_index.reshape(-1)), mask))
             base += n * kv_heads * int(count) * group
-    return PairPlan(tuple(groups), base, *_bags(partial, stride, num_blocks, kv_heads, group), slice(first, first + len(slot)))
+    return PairPlan(
+        tuple(groups), base, *_bags(partial, stride, num_blocks, kv_heads, group), slice(first, first + len(slot))
+    )
 
 
 def _bags(
@@ -239,6 +241,4 @@ def _combine(peak: Tensor, total: Tensor, value: Tensor, plan: PairPlan) -> Tens
 
 def _weighted_sums(table: Tensor, weight: Tensor, plan: PairPlan) -> Tensor:
     """Return the sum of each bag's rows of ``table`` [rows, n] times their weights [pairs * heads]."""
-    return torch.nn.functional.embedding_bag(
-        plan.rows, table, plan.offsets, mode="sum", per_sample_weights=weight
-    )
+    return torch.nn.functional.embedding_bag(plan.rows, table, plan.offsets, mode="sum", per_sample_weights=weight)

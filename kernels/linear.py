@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -54,8 +55,8 @@ class RowTiles:
 class Projection:
     """A weight [in, out], and its parts rearranged for the BLAS's inner loops on first use.
 
-    A plain call rearranges the weight every time, which was seen to take 10 to 15 % of it. The rearranged copy serves one row
-    count only, so it is made for the largest tile; it costs the weight's size once more.
+    A plain call rearranges the weight every time, which was seen to take 10 to 15 % of it. The rearranged copy serves
+    one row count only, so it is made for the largest tile; it costs the weight's size once more.
     """
 
     w: Tensor
@@ -68,7 +69,7 @@ class Projection:
         size = self.w.shape[0]
         count = -(-size // _MAX_REDUCTION)
         edges = [size * i // count for i in range(count + 1)]
-        self._parts = [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+        self._parts = [slice(a, b) for a, b in pairwise(edges)]
 
     def multiply(self, x: Tensor) -> Tensor:
         """Return ``x @ w`` by one call for each part. x [rows, in]; returns [rows, out]."""
@@ -90,7 +91,7 @@ class Projection:
 
 def can_pack(w: Tensor) -> bool:
     """Tell whether this build of PyTorch can rearrange a weight: MKL, single precision, CPU."""
-    known = torch.backends.mkl.is_available() and hasattr(torch.ops.mkl, "_mkl_linear")
+    known = torch._C.has_mkl and hasattr(torch.ops.mkl, "_mkl_linear")
     return known and w.dtype == torch.float32 and w.device.type == "cpu"
 
 
@@ -118,8 +119,8 @@ class LowRank:
 def add_low_rank(y: Tensor, x: Tensor, changes: Sequence[tuple[Tensor, LowRank]]) -> Tensor:
     """Add each adapter's change to its own rows of ``y`` in place and return ``y``.
 
-    y [rows, out]; x [rows, in]; changes: (mask [rows, 1], 1 on the adapter's rows and 0 elsewhere, change). Adapters are
-    multiplied one by one, so that a row's bits don't depend on which other adapters are loaded, and in batches of
+    y [rows, out]; x [rows, in]; changes: (mask [rows, 1], 1 on the adapter's rows and 0 elsewhere, change). Adapters
+    are multiplied one by one, so that a row's bits don't depend on which other adapters are loaded, and in batches of
     products of 16 rows, so that they don't depend on the number of rows; other rows gain an exact zero.
     """
     tile = _LADDER[0] if x.shape[0] % _LADDER[0] == 0 else x.shape[0]
@@ -142,8 +143,8 @@ def _add_tiles(y: Tensor, x: Tensor, changes: Sequence[tuple[Tensor, LowRank]], 
 def agreeing_tiles(projections: Sequence[Projection], largest: int = _PREFILL_ROWS) -> RowTiles:
     """Find the row counts for which every product gives the same bits, at every place in the tile.
 
-    Give one projection of each shape. Random rows go through the tile of 96 in order, then shuffled through each size of
-    the ladder up to ``largest``; sizes whose rows differ are dropped. Raises RuntimeError where that tile's own
+    Give one projection of each shape. Random rows go through the tile of 96 in order, then shuffled through each size
+    of the ladder up to ``largest``; sizes whose rows differ are dropped. Raises RuntimeError where that tile's own
     rows differ when they change places.
     """
     ladder = [size for size in _LADDER if size <= largest]
@@ -151,7 +152,7 @@ def agreeing_tiles(projections: Sequence[Projection], largest: int = _PREFILL_RO
         w = projection.w
         generator = torch.Generator(device=w.device).manual_seed(w.shape[0] * 31 + w.shape[1])
         x = torch.randn(ladder[-1], w.shape[0], dtype=w.dtype, device=w.device, generator=generator)
-        expected = torch.cat([projection.multiply(tile) for tile in x.split(PACKED_ROWS)])
+        expected = torch.cat([projection.multiply(tile) for tile in torch.split(x, PACKED_ROWS)])
         kept = []
         for size in ladder:
             rows = torch.randperm(ladder[-1], generator=generator, device=w.device)[:size]

@@ -61,8 +61,8 @@ class Noise:
 def argmax(logits: Tensor) -> Tensor:
     """Return the first of each row's largest values, int64 [rows]. logits [rows, vocab].
 
-    PyTorch's own ``argmax`` does not vectorise on the CPU and was measured at 12 times the cost of ``amax``, so the place is
-    looked for only in the first chunk that holds the row's maximum.
+    PyTorch's own ``argmax`` does not vectorise on the CPU and was measured at 12 times the cost of ``amax``, so the
+    place is looked for only in the first chunk that holds the row's maximum.
     """
     rows, vocab = logits.shape
     if vocab % _CHUNK:

@@ -71,7 +71,12 @@ def test_stop_token(engine: Engine) -> None:
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_constraints_hold(chat: Engine, temperature: float) -> None:
-    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
+    schema = {
+        "type": "object",
+        "properties": {"n": {"type": "integer"}},
+        "required": ["n"],
+        "additionalProperties": False,
+    }
     constraints = {
         "regex": Constraint("regex", r"[0-9]{3}-[a-z]{2}"),
         "choice": Constraint("choice", ("certainly", "certainly not", "perhaps")),

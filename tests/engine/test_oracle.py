@@ -73,7 +73,9 @@ def test_labels_equal_teacher_forcing(tiny_model: Callable[[str], Path]) -> None
     vocab = engine.tokenizer.vocab_size
     labels = [" yes", " no, certainly not at all", "m", " maybe it is longer than one block of the cache"]
     requests = [
-        ScoreRequest(str(i), tuple(engine.tokenizer.encode(text)), tuple((*engine.tokenizer.encode(x), 2) for x in labels))
+        ScoreRequest(
+            str(i), tuple(engine.tokenizer.encode(text)), tuple((*engine.tokenizer.encode(x), 2) for x in labels)
+        )
         for i, text in enumerate(TEXTS)
     ]
     for request, result in zip(requests, engine.score(requests), strict=True):
