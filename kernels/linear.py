@@ -71,22 +71,27 @@ class Projection:
         edges = [size * i // count for i in range(count + 1)]
         self._parts = [slice(a, b) for a, b in pairwise(edges)]
 
-    def multiply(self, x: Tensor) -> Tensor:
-        """Return ``x @ w`` by one call for each part. x [rows, in]; returns [rows, out]."""
-        packed = self.pack and x.shape[0] == PACKED_ROWS
-        if packed and not self._packed:
-            pack = torch.ops.mkl._mkl_reorder_linear_weight
-            self._packed.extend(pack(self.w[part].t().contiguous(), PACKED_ROWS) for part in self._parts)
-        out: Tensor | None = None
+    def multiply(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return ``x @ w``, in ``out`` where it is given. x [rows, in]; out [rows, out]."""
         for i, part in enumerate(self._parts):
             inputs, w = (x, self.w) if len(self._parts) == 1 else (x[:, part], self.w[part])
-            if packed:
-                y = torch.ops.mkl._mkl_linear(inputs.contiguous(), self._packed[i], w.t(), None, PACKED_ROWS)
+            if self.pack and x.shape[0] == PACKED_ROWS:
+                y = self._packed_part(i, inputs.contiguous(), w)
+                if i == 0 and out is not None:
+                    out.copy_(y)
+                    continue
             else:
-                y = torch.mm(inputs, w)
-            out = y if out is None else out.add_(y)
+                y = torch.mm(inputs, w, out=out if i == 0 else None)
+            out = y if i == 0 or out is None else out.add_(y)
         assert out is not None
         return out
+
+    def _packed_part(self, index: int, x: Tensor, w: Tensor) -> Tensor:
+        if not self._packed:
+            pack = torch.ops.mkl._mkl_reorder_linear_weight
+            self._packed.extend(pack(self.w[part].t().contiguous(), PACKED_ROWS) for part in self._parts)
+        y: Tensor = torch.ops.mkl._mkl_linear(x, self._packed[index], w.t(), None, PACKED_ROWS)
+        return y
 
 
 def can_pack(w: Tensor) -> bool:
@@ -103,7 +108,7 @@ def matmul(x: Tensor, projection: Projection, tiles: RowTiles) -> Tensor:
     out = torch.empty(x.shape[0], projection.w.shape[1], dtype=x.dtype, device=x.device)
     start = 0
     for rows in calls:
-        out[start : start + rows] = projection.multiply(x[start : start + rows])
+        projection.multiply(x[start : start + rows], out[start : start + rows])
         start += rows
     return out
 
