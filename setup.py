@@ -28,7 +28,6 @@ setup(
     package_data={
         "warmeng.study": ["data/**/*", "data/*"],
         "warmeng.bench": ["data/*"],
-        "warmeng.engine": ["data/*"],
     },
     install_requires=[
         "torch>=2.11,<2.15",
