@@ -61,8 +61,8 @@ class Runner:
         # Zeros, not empty: a masked slot is multiplied by a probability of zero, and zero times NaN is NaN.
         self.cache = [
             LayerCache(
-                torch.zeros(*shape, config.head_dim, block_size, dtype=dtype),
-                torch.zeros(*shape, block_size, config.head_dim, dtype=dtype),
+                _lazy_zeros((*shape, config.head_dim, block_size), dtype),
+                _lazy_zeros((*shape, block_size, config.head_dim), dtype),
             )
             for _ in range(config.num_layers)
         ]
@@ -141,6 +141,13 @@ class Runner:
         scaled = keep_top(scaled, torch.tensor([p.top_k for p in params]), torch.tensor([p.top_p for p in params]))
         tokens[drawn] = gumbel_argmax(scaled, _noise([sequences[i] for i in drawn]))
         return tokens
+
+
+def _lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return zeros that take memory page by page as it is first touched; ``torch.zeros`` touches all at once."""
+    if dtype != torch.float32:
+        return torch.zeros(shape, dtype=dtype)
+    return torch.from_numpy(np.zeros(shape, dtype=np.float32))
 
 
 def _params(sequence: Sequence) -> SamplingParams:
