@@ -19,7 +19,7 @@ from torch import Tensor
 PACKED_ROWS = 96
 _PREFILL_ROWS = 384
 _LADDER = (16, 32, 64, PACKED_ROWS, _PREFILL_ROWS)
-_MAX_REDUCTION = 1024  # MKL was seen to keep one order of summation up to 1152 and to change it at 1536
+_MAX_REDUCTION = 1024  # MKL was seen to keep one order of summation at 576 and to change it at 1536
 
 
 @dataclass(frozen=True)
