@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from warmeng.engine.checkpoint import projection_shapes
 from warmeng.engine.config import ModelConfig
+from warmeng.kernels.linear import PackedProjection, can_pack
 
 _SECONDS = 0.25  # of repetition for each orientation
 
@@ -30,21 +33,11 @@ class ProductCeiling:
         return 2 * self.in_features * self.out_features / self.gflops / 1e9
 
 
-def product_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
-    """Return (in, out) of each fused product of a layer, and of the output head."""
-    query, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    return {
-        "qkv": (config.hidden_size, query + 2 * kv),
-        "o": (query, config.hidden_size),
-        "gate_up": (config.hidden_size, 2 * config.intermediate_size),
-        "down": (config.intermediate_size, config.hidden_size),
-        "head": (config.hidden_size, config.vocab_size),
-    }
-
-
 @torch.inference_mode()
 def measure(name: str, rows: int, in_features: int, out_features: int) -> ProductCeiling:
-    """Time ``x @ w``, ``x @ w.T`` and ``w @ x.T`` on weights that don't fit in the nearest caches; keep the fastest."""
+    """Time ``x @ w``, ``x @ w.T``, ``w @ x.T`` and the engine's own product on weights that don't fit in the nearest
+    caches; keep the fastest.
+    """
     copies = max(2, min(30, 100_000_000 // (in_features * out_features)))
     weights = [torch.randn(in_features, out_features) for _ in range(copies)]
     transposed = [w.t().contiguous() for w in weights]
@@ -54,12 +47,15 @@ def measure(name: str, rows: int, in_features: int, out_features: int) -> Produc
         "x @ w.T": (transposed, lambda w: x @ w.t()),
         "w @ x.T": (transposed, lambda w: w @ x.t()),
     }
+    timed = {label: [partial(product, w) for w in pool] for label, (pool, product) in ways.items()}
+    if can_pack(x.dtype, x.device):
+        timed["arranged"] = [partial(PackedProjection(w).multiply, x) for w in transposed]
     best = ("", 0.0)
-    for label, (pool, product) in ways.items():
-        product(pool[0])
+    for label, products in timed.items():
+        products[0]()
         calls, started = 0, time.perf_counter()
         while time.perf_counter() - started < _SECONDS:
-            product(pool[calls % copies])
+            products[calls % copies]()
             calls += 1
         rate = calls * 2 * rows * in_features * out_features / (time.perf_counter() - started) / 1e9
         best = max(best, (label, rate), key=lambda pair: pair[1])
@@ -68,7 +64,7 @@ def measure(name: str, rows: int, in_features: int, out_features: int) -> Produc
 
 def ceilings(config: ModelConfig, rows: int) -> list[ProductCeiling]:
     """Measure every product of the model at this number of rows."""
-    return [measure(name, rows, *shape) for name, shape in product_shapes(config).items()]
+    return [measure(name, rows, width, out) for name, (out, width) in projection_shapes(config).items()]
 
 
 def floor_seconds(products: list[ProductCeiling], config: ModelConfig, body_rows: int, head_rows: int) -> float:

@@ -53,9 +53,9 @@ class Wanted:
 
 
 def build_batch(
-    work: list[Work], config: ModelConfig, tiles: RowTiles, block_size: int, dtype: torch.dtype
+    work: list[Work], config: ModelConfig, tiles: RowTiles, block_size: int, owners: int, dtype: torch.dtype
 ) -> tuple[Batch, Wanted]:
-    """Lay out a step. Runs the host only; tensors are made on the CPU."""
+    """Lay out a step. ``owners``: see ``least_owners``. Runs the host only; tensors are made on the CPU."""
     tokens: list[int] = []
     positions: list[int] = []
     slots: list[int] = []
@@ -89,7 +89,7 @@ def build_batch(
         positions=torch.tensor(positions + [0] * padding),
         blocks=torch.from_numpy(slot // block_size),
         offsets=torch.from_numpy(slot % block_size),
-        attention=plan_pairs(segments, config.num_kv_heads, group, config.head_dim, block_size),
+        attention=plan_pairs(segments, config.num_kv_heads, group, block_size, owners),
         adapters=tuple(masks.items()),
         num_tokens=count,
     )

@@ -1,7 +1,7 @@
 """A decoder's weights in the layout that the engine multiplies with, read from a checkpoint without a second copy.
 
-Projections are stored ``[in, out]`` and contiguous: ``x @ w`` is the fastest orientation on the CPU, and one whose
-bits can be made independent of the batch. Projections of the same input are fused along their outputs.
+Projections of the same input are fused along their outputs, and each is arranged for this machine's products as soon
+as it is read: what lies in memory twice at any moment is one matrix a thread.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import torch
 
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.errors import InputError
-from warmeng.engine.tensors import Checkpoint, content_hash, copy_rows, open_checkpoint
+from warmeng.engine.tensors import Checkpoint, content_hash, open_checkpoint
+from warmeng.kernels.linear import PlainProjection, Projection
 
 __all__ = ["Checkpoint", "LayerWeights", "Weights", "content_hash", "expected_names", "load_weights", "open_checkpoint"]
 
@@ -30,14 +31,14 @@ class LayerWeights:
     """One layer; ``H`` hidden size, ``I`` intermediate size, ``d`` head size, ``nq`` and ``nk`` heads."""
 
     attn_norm: torch.Tensor  # [H]
-    qkv: torch.Tensor  # [H, (nq + 2 nk) d]: q, then k, then v
+    qkv: Projection  # ((nq + 2 nk) d, H): q, then k, then v
     qkv_bias: torch.Tensor | None  # [(nq + 2 nk) d]
     q_norm: torch.Tensor | None  # [d]
     k_norm: torch.Tensor | None  # [d]
-    o: torch.Tensor  # [nq d, H]
+    o: Projection  # (H, nq d)
     mlp_norm: torch.Tensor  # [H]
-    gate_up: torch.Tensor  # [H, 2 I]: gate, then up
-    down: torch.Tensor  # [I, H]
+    gate_up: Projection  # (2 I, H): gate, then up
+    down: Projection  # (H, I)
 
 
 @dataclass(frozen=True)
@@ -47,33 +48,49 @@ class Weights:
     embed: torch.Tensor  # [V, H]
     layers: tuple[LayerWeights, ...]
     final_norm: torch.Tensor  # [H]
-    head: torch.Tensor  # [H, V]; a copy of embed where they are tied: twice its bytes buy twice its speed
+    head: Projection  # (V, H)
 
 
-def load_weights(folder: Path, config: ModelConfig, dtype: torch.dtype, device: torch.device | str = "cpu") -> Weights:
+def load_weights(
+    folder: Path,
+    config: ModelConfig,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    project: Callable[[torch.Tensor], Projection] = PlainProjection,
+) -> Weights:
     """Read the checkpoint in ``folder`` for ``config``, converting to ``dtype`` on ``device``.
 
-    Raises:
+    ``project`` arranges each weight [out, in]. Raises:
         InputError: a file, tensor or shape that isn't as expected, one that is missing, or one that nobody uses.
     """
     checkpoint = open_checkpoint(folder)
     checkpoint.require(expected_names(config))
-    loader = _Loader(checkpoint, config, dtype, torch.device(device))
+    loader = _Loader(checkpoint, config, dtype, torch.device(device), project)
     hidden, vocab = config.hidden_size, config.vocab_size
-    weights = Weights(
-        embed=loader.read("model.embed_tokens.weight", vocab, hidden),
-        layers=tuple(loader.layer(f"model.layers.{i}.") for i in range(config.num_layers)),
-        final_norm=loader.read("model.norm.weight", hidden),
-        head=loader.head(),
-    )
+    embed = loader.read("model.embed_tokens.weight", vocab, hidden)
+    final_norm = loader.read("model.norm.weight", hidden)
+    layers = [loader.layer(f"model.layers.{i}.") for i in range(config.num_layers)]
+    head = None if config.tie_word_embeddings else loader.fused(["lm_head.weight"], [vocab], hidden)
     loader.run()
     if config.tie_word_embeddings:
-        loader.tie(weights)
+        loader.check_tie(embed)
     for name in checkpoint.names:
         if _BUFFER.fullmatch(name):
             checkpoint.ignore(name)
     checkpoint.finish()
-    return weights
+    return Weights(embed, tuple(layer() for layer in layers), final_norm, head.value if head else project(embed))
+
+
+def projection_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
+    """Return (out, in) of each fused product of a layer, and of the output head."""
+    query, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    return {
+        "qkv": (query + 2 * kv, config.hidden_size),
+        "o": (config.hidden_size, query),
+        "gate_up": (2 * config.intermediate_size, config.hidden_size),
+        "down": (config.hidden_size, config.intermediate_size),
+        "head": (config.vocab_size, config.hidden_size),
+    }
 
 
 def expected_names(config: ModelConfig) -> tuple[str, ...]:
@@ -90,15 +107,38 @@ def expected_names(config: ModelConfig) -> tuple[str, ...]:
     return (*outer, *(f"model.layers.{i}.{part}" for i in range(config.num_layers) for part in parts))
 
 
-class _Loader:
-    """Lays out the destinations first, then fills them in parallel."""
+class _Pending:
+    """A projection that is there once the loader has run."""
 
-    def __init__(self, checkpoint: Checkpoint, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self) -> None:
+        self._value: Projection | None = None
+
+    def set(self, value: Projection) -> None:
+        self._value = value
+
+    @property
+    def value(self) -> Projection:
+        assert self._value is not None, "the loader has not run"
+        return self._value
+
+
+class _Loader:
+    """Lays out what is to be read first, then reads it in parallel."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        config: ModelConfig,
+        dtype: torch.dtype,
+        device: torch.device,
+        project: Callable[[torch.Tensor], Projection],
+    ) -> None:
         self.checkpoint = checkpoint
         self.jobs: list[Callable[[], None]] = []
         self.config = config
         self.dtype = dtype
         self.device = device
+        self.project = project
 
     def run(self) -> None:
         """Do all jobs, each on one thread: the barriers of parallel operators would cost seconds on a busy machine."""
@@ -111,27 +151,29 @@ class _Loader:
             torch.set_num_threads(threads)  # the default of threads to come, which the pool's threads have changed
             self.jobs.clear()
 
-    def fill(self, name: str, dest: torch.Tensor) -> None:
-        self.jobs.append(lambda: self.checkpoint.read_into(name, dest))
-
     def empty(self, *shape: int) -> torch.Tensor:
         return torch.empty(shape, dtype=self.dtype, device=self.device)
 
     def read(self, name: str, *shape: int) -> torch.Tensor:
         dest = self.empty(*shape)
-        self.fill(name, dest)
+        self.jobs.append(partial(self.checkpoint.read_into, name, dest))
         return dest
 
-    def fused(self, names: list[str], rows: int, widths: list[int]) -> torch.Tensor:
-        """The checkpoint's ``[width, rows]`` matrices side by side as ``[rows, sum of widths]``."""
-        dest = self.empty(rows, sum(widths))
-        start = 0
-        for name, width in zip(names, widths, strict=True):
-            self.fill(name, dest.narrow(1, start, width).t())
-            start += width
-        return dest
+    def fused(self, names: list[str], heights: list[int], width: int) -> _Pending:
+        """The checkpoint's ``[height, width]`` matrices one below the other, arranged."""
+        pending = _Pending()
 
-    def layer(self, prefix: str) -> LayerWeights:
+        def job() -> None:
+            dest = self.empty(sum(heights), width)
+            for name, part in zip(names, torch.split(dest, heights), strict=True):
+                self.checkpoint.read_into(name, part)
+            pending.set(self.project(dest))
+
+        self.jobs.append(job)
+        return pending
+
+    def layer(self, prefix: str) -> Callable[[], LayerWeights]:
+        """Plan a layer; call what is returned once the loader has run."""
         c = self.config
         q, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
         attention, mlp = prefix + "self_attn.", prefix + "mlp."
@@ -139,28 +181,23 @@ class _Loader:
         if c.qkv_bias:
             qkv_bias = self.empty(q + 2 * kv)
             for name, start, width in (("q", 0, q), ("k", q, kv), ("v", q + kv, kv)):
-                self.fill(f"{attention}{name}_proj.bias", qkv_bias.narrow(0, start, width))
-        return LayerWeights(
-            attn_norm=self.read(prefix + "input_layernorm.weight", c.hidden_size),
-            qkv=self.fused([f"{attention}{p}_proj.weight" for p in "qkv"], c.hidden_size, [q, kv, kv]),
-            qkv_bias=qkv_bias,
-            q_norm=self.read(attention + "q_norm.weight", c.head_dim) if c.qk_norm else None,
-            k_norm=self.read(attention + "k_norm.weight", c.head_dim) if c.qk_norm else None,
-            o=self.fused([attention + "o_proj.weight"], q, [c.hidden_size]),
-            mlp_norm=self.read(prefix + "post_attention_layernorm.weight", c.hidden_size),
-            gate_up=self.fused(
-                [mlp + "gate_proj.weight", mlp + "up_proj.weight"], c.hidden_size, [c.intermediate_size] * 2
-            ),
-            down=self.fused([mlp + "down_proj.weight"], c.intermediate_size, [c.hidden_size]),
+                dest = qkv_bias.narrow(0, start, width)
+                self.jobs.append(partial(self.checkpoint.read_into, f"{attention}{name}_proj.bias", dest))
+        attn_norm = self.read(prefix + "input_layernorm.weight", c.hidden_size)
+        q_norm = self.read(attention + "q_norm.weight", c.head_dim) if c.qk_norm else None
+        k_norm = self.read(attention + "k_norm.weight", c.head_dim) if c.qk_norm else None
+        mlp_norm = self.read(prefix + "post_attention_layernorm.weight", c.hidden_size)
+        qkv = self.fused([f"{attention}{p}_proj.weight" for p in "qkv"], [q, kv, kv], c.hidden_size)
+        o = self.fused([attention + "o_proj.weight"], [c.hidden_size], q)
+        gates = [mlp + "gate_proj.weight", mlp + "up_proj.weight"]
+        gate_up = self.fused(gates, [c.intermediate_size] * 2, c.hidden_size)
+        down = self.fused([mlp + "down_proj.weight"], [c.hidden_size], c.intermediate_size)
+        return lambda: LayerWeights(
+            attn_norm, qkv.value, qkv_bias, q_norm, k_norm, o.value, mlp_norm, gate_up.value, down.value
         )
 
-    def head(self) -> torch.Tensor:
-        """The output head, whose filling is left to ``tie`` where it is tied to the embedding."""
-        if self.config.tie_word_embeddings:
-            return self.empty(self.config.hidden_size, self.config.vocab_size)
-        return self.fused(["lm_head.weight"], self.config.hidden_size, [self.config.vocab_size])
-
-    def tie(self, weights: Weights) -> None:
+    def check_tie(self, embed: torch.Tensor) -> None:
+        """Refuse a checkpoint whose head differs from the embedding that it says is tied to it."""
         name = "lm_head.weight"
         if name in self.checkpoint.names and not torch.equal(
             self.checkpoint.tensor(name), self.checkpoint.tensor("model.embed_tokens.weight")
@@ -169,6 +206,3 @@ class _Loader:
                 f"{self.checkpoint.folder}: {name} differs from the embedding though config.json ties them: "
                 "set tie_word_embeddings to false or remove the tensor"
             )
-        for source, dest in zip(weights.embed.chunk(16), weights.head.t().chunk(16), strict=True):
-            self.jobs.append(partial(copy_rows, source, dest))
-        self.run()

@@ -15,7 +15,7 @@ import torch
 
 from warmeng.engine.adapters import Adapter, load_adapter
 from warmeng.engine.cache import BlockPool
-from warmeng.engine.checkpoint import load_weights
+from warmeng.engine.checkpoint import load_weights, projection_shapes
 from warmeng.engine.config import ModelConfig, read_config
 from warmeng.engine.constraints import ConstraintCompiler, Matcher
 from warmeng.engine.errors import UsageError
@@ -35,8 +35,9 @@ from warmeng.engine.scheduler import Scheduler, Work
 from warmeng.engine.sequence import Sequence
 from warmeng.engine.tensors import content_hash
 from warmeng.engine.tokenizer import Tokenizer
+from warmeng.kernels.linear import arrange
 
-NUMERICS = 1  # raised whenever the engine's arithmetic changes, so that a run is not continued with other numbers
+NUMERICS = 2  # raised whenever the engine's arithmetic changes, so that a run is not continued with other numbers
 _PROBE_TEXT = "The quick answer to a simple question is"
 
 
@@ -135,17 +136,19 @@ class Engine:
     @classmethod
     def _load(cls, source: ModelSource, config: ModelConfig, settings: EngineSettings, hashed: Future[str]) -> Engine:
         tokenizer = Tokenizer.load(source.folder)
-        weights = load_weights(source.folder, config, torch.float32)  # bf16 products are up to ten times slower on CPUs
+        dtype, where = torch.float32, torch.device("cpu")  # bf16 products are up to ten times slower on CPUs
+        arrangement = arrange(list(projection_shapes(config).values()), dtype, where, settings.fast)
+        weights = load_weights(source.folder, config, dtype, where, arrangement.project)
         slot = 2 * config.num_layers * config.num_kv_heads * config.head_dim * weights.embed.element_size()
         num_blocks = max(2, settings.kv_bytes // (slot * settings.block_size)) + 1
         runner = Runner(
             config,
             weights,
+            arrangement,
             num_blocks,
             settings.block_size,
             min(config.max_seq_len, settings.max_seq_len),
             tokenizer.vocab_size,
-            settings.fast,
         )
         loaded = Model(source, config, tokenizer, hashed.result())
         return cls(loaded, runner, settings, num_blocks)
@@ -157,7 +160,7 @@ class Engine:
         adapter = load_adapter(Path(folder), self.config, self.model.hash)
         if adapter.hash not in self._runner.adapters:
             dtype = self._runner.decoder.weights.embed.dtype
-            self._runner.adapters[adapter.hash] = lay_out(adapter, self.config, dtype)
+            self._runner.adapters[adapter.hash] = lay_out(adapter, self.config, dtype, self._runner.arrangement.project)
         self.model.adapters[name] = adapter
         return adapter
 
@@ -232,7 +235,8 @@ class Engine:
             "threads": torch.get_num_threads(),
             "deterministic": not self.settings.fast,
             "numerics": NUMERICS,
-            "row_tiles": {"body": list(decoder.body.sizes), "head": list(decoder.head.sizes)},
+            "products": self._runner.arrangement.project.__name__,
+            "row_tiles": list(self._runner.arrangement.tiles.sizes),
             "settings": asdict(self.settings),
             "cache_slots": (self._num_blocks - 1) * self.settings.block_size,
             "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "llguidance")},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from warmeng.engine.adapters import Adapter
 from warmeng.engine.config import ModelConfig
-from warmeng.kernels.linear import LowRank
+from warmeng.kernels.linear import LowRank, Projection
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,10 @@ class AdapterWeights:
     layers: tuple[AdapterLayer, ...]
 
 
-def lay_out(adapter: Adapter, config: ModelConfig, dtype: torch.dtype) -> AdapterWeights:
-    """Transpose, scale and fuse an adapter's matrices once, as the decoder multiplies them."""
+def lay_out(
+    adapter: Adapter, config: ModelConfig, dtype: torch.dtype, project: Callable[[Tensor], Projection]
+) -> AdapterWeights:
+    """Scale, fuse and arrange an adapter's matrices once, as the decoder multiplies them."""
     query = config.num_heads * config.head_dim
     kv = config.num_kv_heads * config.head_dim
     widths = {
@@ -43,25 +46,30 @@ def lay_out(adapter: Adapter, config: ModelConfig, dtype: torch.dtype) -> Adapte
     layers = []
     for targets in adapter.layers:
         fused = {
-            name: _fuse([(targets.get(part), width) for part, width in parts], adapter.scale, dtype)
+            name: _fuse([(targets.get(part), width) for part, width in parts], adapter.scale, dtype, project)
             for name, parts in widths.items()
         }
         layers.append(AdapterLayer(**fused))
     return AdapterWeights(adapter.hash, tuple(layers))
 
 
-def _fuse(parts: list[tuple[tuple[Tensor, Tensor] | None, int]], scale: float, dtype: torch.dtype) -> LowRank | None:
+def _fuse(
+    parts: list[tuple[tuple[Tensor, Tensor] | None, int]],
+    scale: float,
+    dtype: torch.dtype,
+    project: Callable[[Tensor], Projection],
+) -> LowRank | None:
     """Stack (A [r, in], B [out, r]) of the parts of a fused projection into one product; B becomes block-diagonal."""
     present = [pair for pair, _ in parts if pair is not None]
     if not present:
         return None
-    a = torch.cat([pair[0] for pair in present]).t().to(dtype).contiguous()
-    b = torch.zeros(a.shape[1], sum(width for _, width in parts), dtype=dtype)
+    a = torch.cat([pair[0] for pair in present]).to(dtype)
+    b = torch.zeros(sum(width for _, width in parts), a.shape[0], dtype=dtype)
     row = column = 0
     for pair, width in parts:
         if pair is not None:
             rank = pair[0].shape[0]
-            b[row : row + rank, column : column + width] = pair[1].t() * scale
-            row += rank
-        column += width
-    return LowRank(a, b)
+            b[row : row + width, column : column + rank] = pair[1] * scale
+            column += rank
+        row += width
+    return LowRank(project(a), project(b))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from warmeng.engine.batch import Batch
-from warmeng.engine.checkpoint import LayerWeights, Weights
+from warmeng.engine.checkpoint import Weights
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.lora import AdapterLayer, AdapterWeights
 from warmeng.kernels.activation import silu_mul
@@ -26,23 +26,6 @@ class LayerCache:
 
     k: Tensor  # [blocks, kv_heads, head_dim, block_size]
     v: Tensor  # [blocks, kv_heads, block_size, head_dim]
-
-
-@dataclass(frozen=True)
-class LayerProjections:
-    """A layer's matrix products."""
-
-    qkv: Projection
-    o: Projection
-    gate_up: Projection
-    down: Projection
-
-
-def projections(layer: LayerWeights) -> LayerProjections:
-    """Wrap a layer's weights; nothing is copied."""
-    return LayerProjections(
-        Projection(layer.qkv), Projection(layer.o), Projection(layer.gate_up), Projection(layer.down)
-    )
 
 
 def rope_frequencies(config: ModelConfig) -> Tensor:
@@ -68,14 +51,11 @@ def rope_frequencies(config: ModelConfig) -> Tensor:
 class Decoder:
     """Turns a batch into hidden states, writing keys and values on the way."""
 
-    def __init__(self, config: ModelConfig, weights: Weights, body: RowTiles, head: RowTiles, max_seq_len: int) -> None:
-        """``body`` and ``head`` are the row counts that the layers' and the output head's products may take."""
+    def __init__(self, config: ModelConfig, weights: Weights, tiles: RowTiles, max_seq_len: int) -> None:
+        """``tiles`` are the row counts that products may take."""
         self.config = config
         self.weights = weights
-        self.layers = [projections(layer) for layer in weights.layers]
-        self.output = Projection(weights.head, pack=False)  # read once a step, whatever its layout
-        self.body = body
-        self.head = head
+        self.tiles = tiles
         angles = torch.arange(max_seq_len).float()[:, None] * rope_frequencies(config)
         self._cos = angles.cos().to(weights.embed.dtype)
         self._sin = angles.sin().to(weights.embed.dtype)
@@ -98,9 +78,9 @@ class Decoder:
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits of chosen rows. hidden [n, hidden], before the final norm; returns [n, vocab]."""
         count = hidden.shape[0]
-        padded = torch.nn.functional.pad(hidden, (0, 0, 0, self.head.padded(count) - count))
+        padded = torch.nn.functional.pad(hidden, (0, 0, 0, self.tiles.padded(count) - count))
         normed = rms_norm(padded, self.weights.final_norm, self._eps)
-        return matmul(normed, self.output, self.head)[:count]
+        return matmul(normed, self.weights.head, self.tiles)[:count]
 
     @property
     def _eps(self) -> float:
@@ -115,9 +95,9 @@ class Decoder:
         rotation: tuple[Tensor, Tensor],
         changes: list[tuple[Tensor, AdapterLayer]],
     ) -> Tensor:
-        c, layer, products = self.config, self.weights.layers[index], self.layers[index]
+        c, layer = self.config, self.weights.layers[index]
         cos, sin = rotation
-        qkv = self._linear(x, products.qkv, [(m, a.qkv) for m, a in changes])
+        qkv = self._linear(x, layer.qkv, [(m, a.qkv) for m, a in changes])
         if layer.qkv_bias is not None:
             qkv += layer.qkv_bias
         heads = qkv.view(-1, c.num_heads + 2 * c.num_kv_heads, c.head_dim)
@@ -131,14 +111,13 @@ class Decoder:
             rotated_q, rotated_k = rotated[:, : c.num_heads], rotated[:, c.num_heads :]
         write_cache(rotated_k, v, slots.k, slots.v, batch.blocks, batch.offsets)
         out = attention(rotated_q, slots.k, slots.v, batch.attention, c.head_dim**-0.5)
-        return self._linear(out, products.o, [(m, a.o) for m, a in changes])
+        return self._linear(out, layer.o, [(m, a.o) for m, a in changes])
 
     def _feed_forward(self, x: Tensor, index: int, changes: list[tuple[Tensor, AdapterLayer]]) -> Tensor:
-        products = self.layers[index]
-        gate_up = self._linear(x, products.gate_up, [(m, a.gate_up) for m, a in changes])
-        return self._linear(silu_mul(gate_up), products.down, [(m, a.down) for m, a in changes])
+        layer = self.weights.layers[index]
+        gate_up = self._linear(x, layer.gate_up, [(m, a.gate_up) for m, a in changes])
+        return self._linear(silu_mul(gate_up), layer.down, [(m, a.down) for m, a in changes])
 
     def _linear(self, x: Tensor, w: Projection, changes: list[tuple[Tensor, LowRank | None]]) -> Tensor:
-        y = matmul(x, w, self.body)
-        present = [(mask, change) for mask, change in changes if change is not None]
-        return add_low_rank(y, x, present) if present else y
+        y = matmul(x, w, self.tiles)
+        return add_low_rank(y, x, [(mask, change) for mask, change in changes if change is not None], self.tiles)

@@ -14,11 +14,12 @@ from warmeng.engine.checkpoint import Weights
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.constraints import ConstraintCompiler
 from warmeng.engine.lora import AdapterWeights
-from warmeng.engine.model import Decoder, LayerCache, projections
+from warmeng.engine.model import Decoder, LayerCache
 from warmeng.engine.request import GenerateRequest, SamplingParams
 from warmeng.engine.scheduler import Work
 from warmeng.engine.sequence import Sequence
-from warmeng.kernels.linear import Projection, RowTiles, agreeing_tiles
+from warmeng.kernels.attention import least_owners
+from warmeng.kernels.linear import Arrangement
 from warmeng.kernels.sampling import Noise, argmax, gumbel_argmax, keep_top, log_normaliser
 
 _LOGIT_ROWS = 96  # at once: bounds the logits in memory
@@ -40,22 +41,21 @@ class Runner:
         self,
         config: ModelConfig,
         weights: Weights,
+        arrangement: Arrangement,
         num_blocks: int,
         block_size: int,
         max_seq_len: int,
         vocab_size: int,
-        fast: bool,
     ) -> None:
-        """``vocab_size``: token ids that the tokenizer knows; logits beyond are masked. ``fast``: any row count."""
+        """``arrangement``: how the weights are laid out; ``vocab_size``: token ids of the tokenizer, others masked."""
         self.config = config
         self.block_size = block_size
         self.vocab_size = min(vocab_size, config.vocab_size)
         self.adapters: dict[str, AdapterWeights] = {}
-        first = projections(weights.layers[0])
-        shapes = [first.qkv, first.o, first.gate_up, first.down]
-        body = RowTiles(()) if fast else agreeing_tiles(shapes)
-        head = RowTiles(()) if fast else agreeing_tiles([Projection(weights.head, pack=False)], largest=_LOGIT_ROWS)
-        self.decoder = Decoder(config, weights, body, head, max_seq_len)
+        self.arrangement = arrangement
+        group = config.num_heads // config.num_kv_heads
+        self._owners = least_owners(group, config.head_dim, block_size, arrangement.fast)
+        self.decoder = Decoder(config, weights, arrangement.tiles, max_seq_len)
         shape = (num_blocks, config.num_kv_heads)
         dtype = weights.embed.dtype
         # Zeros, not empty: a masked slot is multiplied by a probability of zero, and zero times NaN is NaN.
@@ -85,7 +85,7 @@ class Runner:
 
     def _batch(self, work: list[Work]) -> tuple[Batch, Wanted]:
         dtype = self.decoder.weights.embed.dtype
-        return build_batch(work, self.config, self.decoder.body, self.block_size, dtype)
+        return build_batch(work, self.config, self.arrangement.tiles, self.block_size, self._owners, dtype)
 
     def _logits(self, hidden: Tensor, rows: Seq[int]) -> Tensor:
         logits = self.decoder.logits(hidden.index_select(0, torch.tensor(rows)))

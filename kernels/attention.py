@@ -22,6 +22,7 @@ IntArray = npt.NDArray[np.int64]
 
 _GAP = 16  # runs of blocks are joined over gaps of up to this many blocks: a call costs about as much as 20 blocks
 _MIN_PRODUCT = 400  # PyTorch multiplies matrices with fewer products than this by another loop, with other bits
+_MOST_ROWS = 64  # of one small product, in the search for those that agree
 _MAX_PAIRS = 8192  # bounds the workspace: a pair takes num_heads * (head_dim + 2) numbers
 
 
@@ -68,16 +69,51 @@ class Segment:
     hole: tuple[int, int] = (0, 0)
 
 
-def plan_pairs(
-    segments: list[Segment], kv_heads: int, group: int, head_dim: int, block_size: int
-) -> tuple[PairPlan, ...]:
-    """Lay out the attention of a step whose query tokens are the segments' tokens, one after the other.
+@torch.inference_mode()
+def least_owners(group: int, head_dim: int, block_size: int, fast: bool = False) -> int:
+    """Return how many query tokens a block's small products must be made for at least, so that bits don't depend on it.
 
-    kv_heads: heads of the cache; group: query heads for each of them. Host work only: numpy, no loop over pairs.
+    Products of few rows take other paths through the BLAS: MKL was seen to need 2 rows on an Intel processor and 4 on
+    an AMD one. Found by trying random ones; a power of two. ``fast`` takes 1. Raises RuntimeError where no number
+    agrees.
     """
-    least = 1  # owners of a block at least, so that all products take the same path through the BLAS
+    if fast:
+        return 1
+    generator = torch.Generator().manual_seed(group * 31 + head_dim)
+    batch, most = 37, -(-_MOST_ROWS // group)
+    queries = torch.randn(batch, most * group, head_dim, generator=generator)
+    keys = torch.randn(batch, head_dim, block_size, generator=generator)
+    values = torch.randn(batch, block_size, head_dim, generator=generator)
+    weights = torch.rand(batch, most * group, block_size, generator=generator)
+    scores, sums = torch.bmm(queries, keys), torch.bmm(weights, values)
+
+    def agrees(owners: int) -> bool:
+        rows = owners * group
+        return all(
+            torch.equal(torch.bmm(queries[:n, :rows].contiguous(), keys[:n]), scores[:n, :rows])
+            and torch.equal(torch.bmm(weights[:n, :rows].contiguous(), values[:n]), sums[:n, :rows])
+            for n in (2, 3, batch)
+        )
+
+    sizes = [1 << k for k in range(most.bit_length()) if 1 << k <= most]
+    found = next((k for k, n in enumerate(sizes) if all(agrees(m) for m in sizes[k:])), None)
+    if found is None:
+        raise RuntimeError(
+            "small matrix products give other bits for other numbers of rows on this machine, so results can't be "
+            "batch-invariant here: run with --fast"
+        )
+    least = sizes[found]
     while least * group < 2 or least * group * head_dim * block_size < _MIN_PRODUCT:
         least *= 2
+    return least
+
+
+def plan_pairs(segments: list[Segment], kv_heads: int, group: int, block_size: int, least: int) -> tuple[PairPlan, ...]:
+    """Lay out the attention of a step whose query tokens are the segments' tokens, one after the other.
+
+    kv_heads: heads of the cache; group: query heads for each of them; least: as ``least_owners`` gives it. Host work
+    only: numpy, no loop over pairs.
+    """
     seg = np.repeat(np.arange(len(segments)), [s.num_queries for s in segments])
     slot = np.concatenate([np.arange(s.context_len - s.num_queries, s.context_len) for s in segments])
     num_blocks = slot // block_size + 1
@@ -216,15 +252,23 @@ def _attend(rows: Tensor, k_cache: Tensor, v_cache: Tensor, plan: PairPlan) -> T
         part = slice(start, start + batch * width)
         start = part.stop
         queries = rows.index_select(0, g.q_index).view(batch, width, d)
-        scores = torch.bmm(queries, keys.reshape(batch, d, block_size))
+        scores = _products(queries, keys.reshape(batch, d, block_size))
         if g.mask is not None:
             scores.view(n, kv_heads, g.owners, group, block_size).add_(g.mask)
         top = peak[part].view(batch, width)
         torch.amax(scores, -1, out=top)
         scores.sub_(top[..., None]).exp_()
         torch.sum(scores, -1, out=total[part].view(batch, width))
-        torch.bmm(scores, values.reshape(batch, block_size, d), out=value[part].view(batch, width, d))
+        _products(scores, values.reshape(batch, block_size, d), out=value[part].view(batch, width, d))
     return _combine(peak, total, value, plan)
+
+
+def _products(x: Tensor, y: Tensor, out: Tensor | None = None) -> Tensor:
+    """Return ``torch.bmm(x, y)``; a lone product takes another path through the BLAS and is made twice."""
+    if x.shape[0] > 1:
+        return torch.bmm(x, y) if out is None else torch.bmm(x, y, out=out)
+    found = torch.bmm(x.expand(2, -1, -1), y.expand(2, -1, -1))[:1]
+    return found if out is None else out.copy_(found)
 
 
 def _combine(peak: Tensor, total: Tensor, value: Tensor, plan: PairPlan) -> Tensor:

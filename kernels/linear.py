@@ -1,32 +1,91 @@
 """Matrix products whose rows keep their bits whatever shares the batch, and low-rank adapters on top of them.
 
 BLAS libraries choose another order of summation for other numbers of rows, so a row's last bits depend on its
-company. Three rules prevent it here. Products are made of calls with row counts from a short ladder (``RowTiles``),
-and the ladder holds only counts that were *seen* to give the same bits on this machine for this weight's shape, at any
-place in the tile. Weights are stored ``[in, out]``: ``x @ w`` was the most uniform orientation, and the fastest. And
-long reductions are cut into parts that are added in order, because the libraries cut them by the number of rows.
+company. oneDNN's products on a weight that was arranged for it once were seen not to: any count of rows from two on
+gave the same bits, with every instruction set from SSE4.1 to AVX-512 and with one thread or two. They were also
+2.5 to 3 times as fast as MKL's on an AMD processor, for which MKL has no fast path. They are used where PyTorch has
+them and a check at load confirms it; elsewhere products are made of calls with row counts from a short ladder that
+holds only counts *seen* to agree on this machine (``RowTiles``), and long reductions are cut into parts that are
+added in order. Weights are given as checkpoints store them: ``[out, in]``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-PACKED_ROWS = 96
 _PREFILL_ROWS = 384
-_LADDER = (16, 32, 64, PACKED_ROWS, _PREFILL_ROWS)
+_WHOLE_ROWS = 96  # the tile that the others are compared with
+_LADDER = (16, 32, 64, _WHOLE_ROWS, _PREFILL_ROWS)
 _MAX_REDUCTION = 1024  # MKL was seen to keep one order of summation at 576 and to change it at 1536
+_PACK_ROWS = 96  # a hint to oneDNN: the arrangement it chooses for this many rows was fast at all counts
+_SEEN = (2, 3, 5, 8, 13, 16, 31, 64, 96, 97, 200, 384)  # counts that the check at load tries
+
+
+class Projection(Protocol):
+    """A weight that multiplies rows."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in)."""
+
+    def multiply(self, x: Tensor, add_to: Tensor | None = None) -> Tensor:
+        """Return ``x @ w.T``, plus ``add_to`` where it is given. x [rows, in]; add_to and result [rows, out]."""
+
+
+class PackedProjection:
+    """A weight arranged for oneDNN: float32 on the CPU. The weight itself is not kept."""
+
+    def __init__(self, w: Tensor) -> None:
+        self.shape = (w.shape[0], w.shape[1])
+        self._packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(w, _PACK_ROWS)
+
+    def multiply(self, x: Tensor, add_to: Tensor | None = None) -> Tensor:
+        """Return ``x @ w.T``, plus ``add_to`` where it is given."""
+        y: Tensor
+        if add_to is None:
+            y = torch.ops.mkldnn._linear_pointwise(x, self._packed, None, "none", [], "")
+        else:
+            y = torch.ops.mkldnn._linear_pointwise(x, add_to, self._packed, None, "add")
+        return y
+
+
+class PlainProjection:
+    """A weight as it is, for machines without oneDNN; its rows keep their bits only in tiles of ``RowTiles``."""
+
+    def __init__(self, w: Tensor) -> None:
+        self.w = w
+        self.shape = (w.shape[0], w.shape[1])
+        count = -(-w.shape[1] // _MAX_REDUCTION)
+        edges = [w.shape[1] * i // count for i in range(count + 1)]
+        self._parts = [slice(a, b) for a, b in pairwise(edges)]
+
+    def multiply(self, x: Tensor, add_to: Tensor | None = None) -> Tensor:
+        """Return ``x @ w.T``, plus ``add_to`` where it is given."""
+        first, *rest = self._parts
+        y = torch.mm(x[:, first], self.w[:, first].t())
+        for part in rest:
+            y.add_(torch.mm(x[:, part], self.w[:, part].t()))
+        return y if add_to is None else y.add_(add_to)
+
+
+def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
+    """Tell whether this build of PyTorch can arrange a weight for oneDNN."""
+    known = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return known and dtype == torch.float32 and device.type == "cpu"
 
 
 @dataclass(frozen=True)
 class RowTiles:
-    """Row counts, ascending, that one product may be called with. Empty: any count (fast mode)."""
+    """Row counts that a product may be called with: those of ``sizes``, ascending, or any from ``least`` on."""
 
-    sizes: tuple[int, ...]
+    sizes: tuple[int, ...] = ()
+    least: int = 1
 
     def padded(self, rows: int) -> int:
         """Return the number of rows that ``rows`` rows take with their padding."""
@@ -39,133 +98,110 @@ class RowTiles:
         rest, because one padded call beats two exact ones: a call streams the whole weight, and that dominates
         below 100 rows.
         """
-        sizes = self.sizes or (PACKED_ROWS, _PREFILL_ROWS)
+        if not self.sizes:
+            return [max(rows, self.least)]
         calls: list[int] = []
-        for size in reversed(sizes):
-            while size >= PACKED_ROWS and 4 * rows >= 3 * size and (rows > PACKED_ROWS or size == PACKED_ROWS):
-                fits = self.sizes or rows >= size  # fast mode takes the exact count instead of padding
-                calls.append(size if fits else rows)
-                rows -= calls[-1]
+        for size in reversed(self.sizes):
+            while size >= _WHOLE_ROWS and 4 * rows >= 3 * size and (rows > _WHOLE_ROWS or size == _WHOLE_ROWS):
+                calls.append(size)
+                rows -= size
         if rows > 0:
-            calls.append(next((size for size in self.sizes if size >= rows), rows))
+            calls.append(next(size for size in self.sizes if size >= rows))
         return calls
 
 
-@dataclass
-class Projection:
-    """A weight [in, out], and its parts rearranged for the BLAS's inner loops on first use.
+@dataclass(frozen=True)
+class Arrangement:
+    """How weights are laid out on this machine, and the row counts that their products may be called with."""
 
-    A plain call rearranges the weight every time, which was seen to take 10 to 15 % of it. The rearranged copy serves
-    one row count only, so it is made for the largest tile; it costs the weight's size once more.
+    project: Callable[[Tensor], Projection]
+    tiles: RowTiles
+    fast: bool = False  # bits may depend on the number of rows
+
+
+def arrange(shapes: Sequence[tuple[int, int]], dtype: torch.dtype, device: torch.device, fast: bool) -> Arrangement:
+    """Choose how weights of these shapes (out, in) are multiplied, by trying it on random ones.
+
+    ``fast`` takes any row count without a check. Raises RuntimeError where no way keeps a row's bits on this machine.
     """
-
-    w: Tensor
-    pack: bool = True
-    _packed: list[Tensor] = field(default_factory=list)
-    _parts: list[slice] = field(default_factory=list)  # of the reduction, near-equal
-
-    def __post_init__(self) -> None:
-        self.pack = self.pack and can_pack(self.w)
-        size = self.w.shape[0]
-        count = -(-size // _MAX_REDUCTION)
-        edges = [size * i // count for i in range(count + 1)]
-        self._parts = [slice(a, b) for a, b in pairwise(edges)]
-
-    def multiply(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """Return ``x @ w``, in ``out`` where it is given. x [rows, in]; out [rows, out]."""
-        for i, part in enumerate(self._parts):
-            inputs, w = (x, self.w) if len(self._parts) == 1 else (x[:, part], self.w[part])
-            if self.pack and x.shape[0] == PACKED_ROWS:
-                y = self._packed_part(i, inputs.contiguous(), w)
-                if i == 0 and out is not None:
-                    out.copy_(y)
-                    continue
-            else:
-                y = torch.mm(inputs, w, out=out if i == 0 else None)
-            out = y if i == 0 or out is None else out.add_(y)
-        assert out is not None
-        return out
-
-    def _packed_part(self, index: int, x: Tensor, w: Tensor) -> Tensor:
-        if not self._packed:
-            pack = torch.ops.mkl._mkl_reorder_linear_weight
-            self._packed.extend(pack(self.w[part].t().contiguous(), PACKED_ROWS) for part in self._parts)
-        y: Tensor = torch.ops.mkl._mkl_linear(x, self._packed[index], w.t(), None, PACKED_ROWS)
-        return y
+    packed = can_pack(dtype, device)
+    if fast:
+        return Arrangement(PackedProjection if packed else PlainProjection, RowTiles(), fast=True)
+    distinct = sorted(set(shapes))
+    if packed and all(_agrees(PackedProjection(_random(shape, dtype, device)), dtype, device) for shape in distinct):
+        return Arrangement(PackedProjection, RowTiles(least=2))
+    plain = [PlainProjection(_random(shape, dtype, device)) for shape in distinct]
+    return Arrangement(PlainProjection, agreeing_tiles(plain, dtype, device))
 
 
-def can_pack(w: Tensor) -> bool:
-    """Tell whether this build of PyTorch can rearrange a weight: MKL, single precision, CPU."""
-    known = torch._C.has_mkl and hasattr(torch.ops.mkl, "_mkl_linear")
-    return known and w.dtype == torch.float32 and w.device.type == "cpu"
+def _random(shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return a weight of the shape, cut where it is very tall: more outputs are more of the same."""
+    generator = torch.Generator(device=device).manual_seed(shape[0] * 31 + shape[1])
+    return torch.randn(min(shape[0], 4096), shape[1], dtype=dtype, device=device, generator=generator)
 
 
-def matmul(x: Tensor, projection: Projection, tiles: RowTiles) -> Tensor:
-    """Return ``x @ w``. x [rows, in], rows as given by ``tiles.padded``; returns [rows, out]."""
+@torch.inference_mode()
+def _agrees(projection: Projection, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether shuffled rows keep their bits at every count of ``_SEEN``."""
+    x = _random((max(_SEEN), projection.shape[1]), dtype, device)
+    expected = torch.cat([projection.multiply(part) for part in torch.split(x, _WHOLE_ROWS)])
+    generator = torch.Generator(device=device).manual_seed(1)
+    for count in _SEEN:
+        rows = torch.randperm(len(x), generator=generator, device=device)[:count]
+        if not torch.equal(projection.multiply(x[rows]), expected[rows]):
+            return False
+    return True
+
+
+def matmul(x: Tensor, projection: Projection, tiles: RowTiles, add_to: Tensor | None = None) -> Tensor:
+    """Return ``x @ w.T``, plus ``add_to``. x [rows, in], rows as given by ``tiles.padded``; returns [rows, out]."""
     calls = tiles.split(x.shape[0])
     if len(calls) == 1:
-        return projection.multiply(x)
-    out = torch.empty(x.shape[0], projection.w.shape[1], dtype=x.dtype, device=x.device)
-    start = 0
-    for rows in calls:
-        projection.multiply(x[start : start + rows], out[start : start + rows])
-        start += rows
-    return out
+        return projection.multiply(x, add_to)
+    adds = [None] * len(calls) if add_to is None else torch.split(add_to, calls)
+    return torch.cat([projection.multiply(part, y) for part, y in zip(torch.split(x, calls), adds, strict=True)])
 
 
 @dataclass(frozen=True)
 class LowRank:
-    """One adapter's change of one linear layer: ``x @ a @ b`` is added. a [in, r]; b [r, out], scale included."""
+    """One adapter's change of one linear layer: ``x @ a.T @ b.T`` is added. a (r, in); b (out, r), scale included."""
 
-    a: Tensor
-    b: Tensor
+    a: Projection
+    b: Projection
 
 
-def add_low_rank(y: Tensor, x: Tensor, changes: Sequence[tuple[Tensor, LowRank]]) -> Tensor:
-    """Add each adapter's change to its own rows of ``y`` in place and return ``y``.
+def add_low_rank(y: Tensor, x: Tensor, changes: Sequence[tuple[Tensor, LowRank]], tiles: RowTiles) -> Tensor:
+    """Return ``y`` with each adapter's change added to its own rows.
 
     y [rows, out]; x [rows, in]; changes: (mask [rows, 1], 1 on the adapter's rows and 0 elsewhere, change). Adapters
-    are multiplied one by one, so that a row's bits don't depend on which other adapters are loaded, and in batches of
-    products of 16 rows, so that they don't depend on the number of rows; other rows gain an exact zero.
+    are multiplied one by one, so that a row's bits don't depend on which other adapters are loaded; other rows gain an
+    exact zero.
     """
-    tile = _LADDER[0] if x.shape[0] % _LADDER[0] == 0 else x.shape[0]
-    if x.shape[0] == tile:  # a batch of one takes another path through the BLAS, with other bits: it goes twice
-        twice = [(mask.repeat(2, 1), change) for mask, change in changes]
-        return y.copy_(_add_tiles(y.repeat(2, 1), x.repeat(2, 1), twice, tile)[:tile])
-    return _add_tiles(y, x, changes, tile)
-
-
-def _add_tiles(y: Tensor, x: Tensor, changes: Sequence[tuple[Tensor, LowRank]], tile: int) -> Tensor:
-    inputs, outputs = x.view(-1, tile, x.shape[1]), y.view(-1, tile, y.shape[1])
-    count = inputs.shape[0]
     for mask, change in changes:
-        inner = torch.bmm(inputs, change.a.expand(count, -1, -1)).mul_(mask.view(count, tile, 1))
-        outputs.baddbmm_(inner, change.b.expand(count, -1, -1))
+        y = matmul(matmul(x, change.a, tiles).mul_(mask), change.b, tiles, add_to=y)
     return y
 
 
 @torch.inference_mode()
-def agreeing_tiles(projections: Sequence[Projection], largest: int = _PREFILL_ROWS) -> RowTiles:
-    """Find the row counts for which every product gives the same bits, at every place in the tile.
+def agreeing_tiles(projections: Sequence[Projection], dtype: torch.dtype, device: torch.device) -> RowTiles:
+    """Find the row counts of the ladder for which every product gives the same bits, at every place in the tile.
 
-    Give one projection of each shape. Random rows go through the tile of 96 in order, then shuffled through each size
-    of the ladder up to ``largest``; sizes whose rows differ are dropped. Raises RuntimeError where that tile's own
-    rows differ when they change places.
+    Random rows go through the tile of 96 in order, then shuffled through each size; sizes whose rows differ are
+    dropped. Raises RuntimeError where that tile's own rows differ when they change places.
     """
-    ladder = [size for size in _LADDER if size <= largest]
+    ladder = list(_LADDER)
     for projection in projections:
-        w = projection.w
-        generator = torch.Generator(device=w.device).manual_seed(w.shape[0] * 31 + w.shape[1])
-        x = torch.randn(ladder[-1], w.shape[0], dtype=w.dtype, device=w.device, generator=generator)
-        expected = torch.cat([projection.multiply(tile) for tile in torch.split(x, PACKED_ROWS)])
+        x = _random((_LADDER[-1], projection.shape[1]), dtype, device)
+        generator = torch.Generator(device=device).manual_seed(1)
+        expected = torch.cat([projection.multiply(tile) for tile in torch.split(x, _WHOLE_ROWS)])
         kept = []
         for size in ladder:
-            rows = torch.randperm(ladder[-1], generator=generator, device=w.device)[:size]
+            rows = torch.randperm(_LADDER[-1], generator=generator, device=device)[:size]
             if torch.equal(projection.multiply(x[rows]), expected[rows]):
                 kept.append(size)
-        if PACKED_ROWS not in kept:
+        if _WHOLE_ROWS not in kept:
             raise RuntimeError(
-                f"a matrix product of shape {tuple(w.shape)} gives other bits for other rows of one tile on this "
+                f"a matrix product of shape {projection.shape} gives other bits for other rows of one tile on this "
                 "machine, so results can't be batch-invariant here: run with --fast"
             )
         ladder = kept

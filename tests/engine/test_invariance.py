@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from warmeng.engine.engine import Engine, EngineSettings
 from warmeng.engine.request import GenerateRequest, GenerateResult, SamplingParams, ScoreRequest
@@ -68,6 +69,17 @@ def test_alone(setting, together) -> None:
 def test_among_seven(setting, together) -> None:
     engine, requests = setting
     some = run(engine, requests[20:28])
+    assert some == {key: together[key] for key in some}
+
+
+def test_on_one_thread(setting, together) -> None:
+    engine, requests = setting
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        some = run(engine, requests[10:22])
+    finally:
+        torch.set_num_threads(threads)
     assert some == {key: together[key] for key in some}
 
 

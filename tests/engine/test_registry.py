@@ -41,7 +41,7 @@ def test_the_built_in_model_is_whole() -> None:
     assert (config.rope_theta, config.rms_norm_eps, config.max_seq_len) == (100000.0, 1e-5, 8192)
     assert (config.stop_token_ids, config.bos_token_id, config.tie_word_embeddings) == ((2,), 1, True)
     weights = load_weights(source.folder, config, torch.float32)
-    assert weights.head.shape == (576, 49152)
+    assert weights.head.shape == (49152, 576)
     entry = list_models()[0]
     assert (entry.name, entry.fetched, entry.folder) == (NAME, True, source.folder)
 

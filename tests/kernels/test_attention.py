@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from warmeng.kernels.attention import Segment, attention, plan_pairs
+from warmeng.kernels.attention import PairPlan, Segment, attention, least_owners, plan_pairs
 
 BLOCK = 16
+
+
+def plan(segments: list[Segment], kv_heads: int, group: int, d: int) -> tuple[PairPlan, ...]:
+    return plan_pairs(segments, kv_heads, group, BLOCK, least_owners(group, d, BLOCK))
 
 
 def naive(q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, segments: list[Segment]) -> torch.Tensor:
@@ -47,7 +51,7 @@ def test_equals_float64_softmax(d: int, kv_heads: int, group: int) -> None:
     lengths = [(1, 1), (1, 16), (1, 17), (7, 7), (33, 40), (1, 100), (20, 20), (1, 33)]
     segments = [Segment(table(rng, -(-c // BLOCK)), n, c) for n, c in lengths]
     q = torch.randn(sum(n for n, _ in lengths), kv_heads * group, d)
-    out = attention(q, k, v, plan_pairs(segments, kv_heads, group, d, BLOCK), d**-0.5)
+    out = attention(q, k, v, plan(segments, kv_heads, group, d), d**-0.5)
     torch.testing.assert_close(out.double(), naive(q, k, v, segments), atol=1e-5, rtol=1e-5)
 
 
@@ -60,7 +64,7 @@ def test_shared_blocks_and_holes() -> None:
     for extra in (1, 5, 20):  # a label's tokens: the prompt ends inside its third block
         segments.append(Segment(table(rng, 5, shared), extra, 48 + extra, hole=(37, 48)))
     q = torch.randn(sum(s.num_queries for s in segments), 6, 32)
-    out = attention(q, k, v, plan_pairs(segments, 2, 3, 32, BLOCK), 32**-0.5)
+    out = attention(q, k, v, plan(segments, 2, 3, 32), 32**-0.5)
     torch.testing.assert_close(out.double(), naive(q, k, v, segments), atol=1e-5, rtol=1e-5)
 
 
@@ -69,14 +73,14 @@ def test_masked_slots_and_foreign_blocks_may_hold_anything_finite() -> None:
     k, v = make_cache(2, 16)
     segment = Segment(table(rng, 2), 1, 20)
     q = torch.randn(1, 4, 16)
-    plan = plan_pairs([segment], 2, 2, 16, BLOCK)
-    before = attention(q, k, v, plan, 0.25)
+    made = plan([segment], 2, 2, 16)
+    before = attention(q, k, v, made, 0.25)
     k[segment.table[1], :, :, 4:] = 1e30
     v[segment.table[1], :, 4:] = -1e30
     others = np.setdiff1d(np.arange(200), segment.table)
     k[others] = torch.nan
     v[others] = torch.nan
-    assert torch.equal(before, attention(q, k, v, plan, 0.25))
+    assert torch.equal(before, attention(q, k, v, made, 0.25))
 
 
 @pytest.mark.parametrize(("kv_heads", "group", "d"), [(3, 3, 64), (2, 1, 32), (1, 8, 128), (2, 3, 8)])
@@ -86,17 +90,17 @@ def test_bits_do_not_depend_on_company_or_chunking(kv_heads: int, group: int, d:
     k, v = make_cache(kv_heads, d)
     mine = table(rng, 6, [3, 9])
     q = torch.randn(90, kv_heads * group, d)
-    whole = attention(q, k, v, plan_pairs([Segment(mine, 90, 90)], kv_heads, group, d, BLOCK), d**-0.5)
+    whole = attention(q, k, v, plan([Segment(mine, 90, 90)], kv_heads, group, d), d**-0.5)
     for i in (0, 15, 16, 40, 89):
-        alone = attention(q[i : i + 1], k, v, plan_pairs([Segment(mine, 1, i + 1)], kv_heads, group, d, BLOCK), d**-0.5)
+        alone = attention(q[i : i + 1], k, v, plan([Segment(mine, 1, i + 1)], kv_heads, group, d), d**-0.5)
         assert torch.equal(alone[0], whole[i])
         others = [Segment(table(rng, 4, [3, 9]), 1, 33 + j % 30) for j in range(63)]
         company = torch.randn(64, kv_heads * group, d)
         company[40] = q[i]
         segments = [*others[:40], Segment(mine, 1, i + 1), *others[40:]]
-        mixed = attention(company, k, v, plan_pairs(segments, kv_heads, group, d, BLOCK), d**-0.5)
+        mixed = attention(company, k, v, plan(segments, kv_heads, group, d), d**-0.5)
         assert torch.equal(mixed[40], whole[i])
-    chunk = attention(q[17:50], k, v, plan_pairs([Segment(mine, 33, 50)], kv_heads, group, d, BLOCK), d**-0.5)
+    chunk = attention(q[17:50], k, v, plan([Segment(mine, 33, 50)], kv_heads, group, d), d**-0.5)
     assert torch.equal(chunk, whole[17:50])
 
 
@@ -105,7 +109,7 @@ def test_long_prefill_is_cut_into_plans() -> None:
     k, v = make_cache(1, 16)
     segment = Segment(table(rng, 80), 1200, 1280)
     q = torch.randn(1200, 2, 16)
-    plans = plan_pairs([segment], 1, 2, 16, BLOCK)
+    plans = plan([segment], 1, 2, 16)
     assert len(plans) > 1
     out = attention(q, k, v, plans, 0.25)
     some = [0, 500, 1199]

@@ -5,21 +5,93 @@ from __future__ import annotations
 import pytest
 import torch
 
-from warmeng.kernels.linear import LowRank, Projection, RowTiles, add_low_rank, agreeing_tiles, matmul
+from warmeng.kernels import linear
+from warmeng.kernels.linear import (
+    Arrangement,
+    LowRank,
+    PackedProjection,
+    PlainProjection,
+    RowTiles,
+    add_low_rank,
+    agreeing_tiles,
+    arrange,
+    matmul,
+)
+
+CPU = torch.device("cpu")
+SHAPES = [(80, 48), (960, 576), (576, 1536), (4096, 96), (64, 2600), (960, 8), (8, 576)]
 
 
-@pytest.mark.parametrize("shape", [(48, 80), (576, 960), (1536, 576), (96, 4096), (2600, 64)])
-def test_rows_keep_their_bits_in_any_company(shape: tuple[int, int]) -> None:
-    projection = Projection(torch.randn(*shape))
-    tiles = agreeing_tiles([projection])
-    x = torch.randn(500, shape[0])
-    whole = matmul(torch.nn.functional.pad(x, (0, 0, 0, tiles.padded(500) - 500)), projection, tiles)[:500]
-    torch.testing.assert_close(whole.double(), x.double() @ projection.w.double(), atol=2e-3, rtol=1e-4)
-    for count in (1, 2, 7, 15, 16, 17, 64, 65, 96, 97, 200):
+@pytest.fixture(params=["packed", "plain"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Either way of arranging weights; the second is what machines without oneDNN take."""
+    if request.param == "plain":
+        monkeypatch.setattr(linear, "can_pack", lambda dtype, device: False)
+    elif not linear.can_pack(torch.float32, CPU):
+        pytest.skip("this PyTorch has no oneDNN")
+    return str(request.param)
+
+
+def arranged(shape: tuple[int, int]) -> Arrangement:
+    return arrange([shape], torch.float32, CPU, fast=False)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rows_keep_their_bits_in_any_company(shape: tuple[int, int], way: str) -> None:
+    found = arranged(shape)
+    tiles = found.tiles
+    w = torch.randn(*shape)
+    projection = found.project(w)
+    assert projection.shape == shape
+    assert isinstance(projection, PackedProjection if way == "packed" else PlainProjection)
+    x, y = torch.randn(500, shape[1]), torch.randn(500, shape[0])
+
+    def product(rows: torch.Tensor, add: torch.Tensor | None) -> torch.Tensor:
+        padding = (0, 0, 0, tiles.padded(len(rows)) - len(rows))
+        more = None if add is None else torch.nn.functional.pad(add, padding)
+        return matmul(torch.nn.functional.pad(rows, padding), projection, tiles, more)[: len(rows)]
+
+    whole, added = product(x, None), product(x, y)
+    torch.testing.assert_close(whole.double(), x.double() @ w.double().t(), atol=2e-3, rtol=1e-4)
+    torch.testing.assert_close(added.double(), x.double() @ w.double().t() + y.double(), atol=2e-3, rtol=1e-4)
+    for count in (1, 2, 3, 7, 15, 16, 17, 64, 65, 96, 97, 200, 499):
         rows = torch.randperm(500)[:count]
-        padded = torch.zeros(tiles.padded(count), shape[0])
-        padded[:count] = x[rows]
-        assert torch.equal(matmul(padded, projection, tiles)[:count], whole[rows]), count
+        assert torch.equal(product(x[rows], None), whole[rows]), count
+        assert torch.equal(product(x[rows], y[rows]), added[rows]), count
+
+
+def test_one_thread_gives_the_bits_of_two(way: str) -> None:
+    threads = torch.get_num_threads()
+    w, x = torch.randn(576, 1536), torch.randn(96, 1536)
+    found = []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            found.append(arranged((576, 1536)).project(w).multiply(x))
+    finally:
+        torch.set_num_threads(threads)
+    if way == "packed":  # BLAS libraries give no such promise: there the count of threads belongs to the machine
+        assert torch.equal(*found)
+    torch.testing.assert_close(*found)
+
+
+def test_a_product_that_does_not_agree_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Moody(PackedProjection):
+        def multiply(self, x: torch.Tensor, add_to: torch.Tensor | None = None) -> torch.Tensor:
+            return super().multiply(x, add_to) + (1e-6 if x.shape[0] == 13 else 0)
+
+    monkeypatch.setattr(linear, "PackedProjection", Moody)
+    assert arranged((64, 48)).project is PlainProjection
+    assert arrange([(64, 48)], torch.float32, CPU, fast=True).tiles == RowTiles()
+
+
+def test_a_machine_without_any_agreement_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Moody(PlainProjection):
+        def multiply(self, x: torch.Tensor, add_to: torch.Tensor | None = None) -> torch.Tensor:
+            return super().multiply(x, add_to) + 1e-6 * torch.arange(x.shape[0])[:, None]
+
+    with pytest.raises(RuntimeError, match="--fast"):
+        agreeing_tiles([Moody(torch.randn(64, 48))], torch.float32, CPU)
 
 
 def test_tiles_cover_every_row_once() -> None:
@@ -32,23 +104,23 @@ def test_tiles_cover_every_row_once() -> None:
         assert set(calls) <= set(tiles.sizes)
     assert tiles.split(97) == [96, 16]
     assert tiles.split(300) == [384]
-    exact = RowTiles(())
-    assert all(exact.padded(rows) == rows for rows in range(1, 1200))
-    assert exact.split(500) == [384, 96, 20]
+    assert [RowTiles(least=2).padded(rows) for rows in (1, 2, 500)] == [2, 2, 500]
+    assert RowTiles().split(1) == [1]
 
 
-def test_low_rank_changes_its_own_rows_only() -> None:
+def test_low_rank_changes_its_own_rows_only(way: str) -> None:
     x, y = torch.randn(32, 48), torch.randn(32, 40)
-    first = LowRank(torch.randn(48, 4), torch.randn(4, 40))
-    second = LowRank(torch.randn(48, 7), torch.randn(7, 40))
+    pairs = [(torch.randn(4, 48), torch.randn(40, 4)), (torch.randn(7, 48), torch.randn(40, 7))]
+    found = arrange([(4, 48), (40, 4), (7, 48), (40, 7)], torch.float32, CPU, fast=False)
+    first, second = (LowRank(found.project(a), found.project(b)) for a, b in pairs)
     masks = torch.zeros(2, 32, 1)
     masks[0, 3:9] = 1
     masks[1, 20:] = 1
-    out = add_low_rank(y.clone(), x, [(masks[0], first), (masks[1], second)])
+    out = add_low_rank(y, x, [(masks[0], first), (masks[1], second)], found.tiles)
     expected = y.double()
-    expected[3:9] += x[3:9].double() @ first.a.double() @ first.b.double()
-    expected[20:] += x[20:].double() @ second.a.double() @ second.b.double()
+    for rows, (a, b) in zip((slice(3, 9), slice(20, 32)), pairs, strict=True):
+        expected[rows] += x[rows].double() @ a.double().t() @ b.double().t()
     torch.testing.assert_close(out.double(), expected, atol=1e-4, rtol=1e-4)
     assert torch.equal(out[9:20], y[9:20])
-    alone = add_low_rank(y.clone(), x, [(masks[1], second)])
+    alone = add_low_rank(y, x, [(masks[1], second)], found.tiles)
     assert torch.equal(alone[20:], out[20:])
