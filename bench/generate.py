@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,6 +56,16 @@ class Comparison:
     ceilings: list[dict[str, Any]]
     versions: dict[str, str]
     machine: str
+
+
+def processor() -> str:
+    """Return the processor's name where the system tells it, else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 class HfBaseline:
@@ -167,5 +178,5 @@ def compare(
         roofline_share=floor / statistics.median(engine_times),
         ceilings=[asdict(product) for product in products],
         versions={name: version(name) for name in ("torch", "transformers", "warmeng")},
-        machine=f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
+        machine=f"{processor()}, {torch.backends.cpu.get_cpu_capability()}",
     )
