@@ -1,35 +1,51 @@
-"""From settings to keyed requests: personas x tasks x contexts x beliefs, item by item."""
+"""From settings to keyed requests: personas x tasks x contexts x beliefs x framings, item by item."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import orjson
 
-from warmeng.engine.errors import InputError
+from warmeng.engine.errors import InputError, UsageError
 from warmeng.engine.request import GenerateRequest, Request, SamplingParams, ScoreRequest
 from warmeng.study.backend import TokenizerLike
-from warmeng.study.contexts import UNMODIFIED, Contexts, load_contexts
-from warmeng.study.grading import ANSWER_PREFIX, label_texts, rules
+from warmeng.study.contexts import FILE, UNMODIFIED, Contexts, load_contexts
+from warmeng.study.grading.exact import ANSWER_PREFIX, label_texts, rules
 from warmeng.study.personas import Persona, load_personas
-from warmeng.study.prompts import COMPOSITIONS, messages
+from warmeng.study.prompts import COMPOSITIONS, fits, messages
 from warmeng.study.settings import StudySettings
-from warmeng.study.tasks import Item, Task, load_tasks
+from warmeng.study.tasks.catalog import load_tasks
+from warmeng.study.tasks.task import GENERAL, Item, Task
+from warmeng.study.tasks.wrong import missing
 
 BLOCK = 16  # positions of the engine's prefix cache that are shared whole
+STEPS_TOKENS = 400  # least room for an answer that is worked out step by step, whatever the settings give others
+
+
+class Place(NamedTuple):
+    """Where an item is asked, whoever answers."""
+
+    context: str
+    belief: str
+    framing: str
+
+
+BASE = Place(UNMODIFIED, "none", "plain")
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One persona x task x context x belief, by name."""
+    """One persona x task x context x belief, by name; ``framing`` says whether the neutral sentence is there."""
 
     persona: str
     task: str
     context: str
     belief: str
+    framing: str = "plain"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,25 +68,78 @@ class Study:
     personas: tuple[Persona, ...]
     tasks: tuple[Task, ...]  # with the sampled items only
     contexts: Contexts
+    sources: Mapping[str, str] = field(default_factory=dict)  # task -> hash of its items as the files have them
 
     @classmethod
     def load(cls, settings: StudySettings) -> Study:
         """Read what the settings name; ``UsageError`` or ``InputError`` where it is not there or not sound."""
-        return cls(
-            settings,
-            load_personas(settings.personas),
-            tuple(task.sample(settings.limit, settings.seed) for task in load_tasks(settings.tasks)),
-            load_contexts(settings.contexts),
+        tasks = load_tasks(settings.tasks, settings.limit, settings.seed)
+        contexts = load_contexts(settings.contexts, Path(settings.statements) if settings.statements else FILE)
+        personas = load_personas(settings.personas)
+        study = cls(settings, personas, tasks, contexts, {task.name: task.hash for task in tasks})
+        for task in tasks:
+            if not any(study.places_of(task, item) for item in task.items):
+                raise UsageError(
+                    f"{task.name}: is asked nowhere in contexts {', '.join(contexts)}, beliefs "
+                    f"{', '.join(settings.beliefs)} and framings {', '.join(settings.framings)}: ask for more of them"
+                )
+        return study
+
+    def places(self, task: Task) -> tuple[Place, ...]:
+        """Return where in the grid a task's items may be asked, fixed user messages aside."""
+        if task.layout in GENERAL:
+            return (BASE,)
+        s = self.settings
+        return tuple(
+            Place(context, belief, framing)
+            for context in self.contexts
+            for belief in s.beliefs
+            for framing in s.framings
+            if fits(s.composition, task, context, belief, framing)
         )
+
+    def places_of(self, task: Task, item: Item) -> tuple[Place, ...]:
+        """Return where an item is asked: where its fixed messages are, or at most ``cells`` places of its task."""
+        found = self.places(task)
+        if item.prompts:
+            s = self.settings
+            mine = {Place(p.context, p.belief, p.framing) for p in item.prompts}
+            found = tuple(
+                Place(context, belief, framing)
+                for context in self.contexts
+                for belief in s.beliefs
+                for framing in s.framings
+                if Place(context, belief, framing) in mine
+            )
+        return chosen(found, self.settings.cells, f"{self.settings.seed}\0{task.name}\0{item.id}")
+
+    def lacks_wrong(self, task: Task) -> bool:
+        """Whether the run needs wrong answers that the task has not: someone claims one, or it is compared."""
+        needed = "wrong" in self.settings.beliefs or task.grading in ("likelihood", "options")
+        return needed and task.layout not in GENERAL and bool(missing(task))
 
     def samples(self, task: Task) -> int:
         """Answers per cell and item: likelihoods are exact, so one of them says it all."""
-        return self.settings.samples if task.grading == "alias" else 1
+        return self.settings.samples if task.generated else 1
 
     def per_persona(self) -> int:
-        """Requests of one persona."""
-        cells = len(self.contexts) * len(self.settings.beliefs)
-        return sum(len(task.items) * self.samples(task) for task in self.tasks) * cells
+        """Requests of one persona. Nothing is hashed for it: ``chosen`` always fills up what there is."""
+        total = 0
+        for task in self.tasks:
+            cells = self.settings.cells
+            usual = len(self.places(task))
+            usual = min(usual, cells) if cells else usual
+            fixed = [item for item in task.items if item.prompts]
+            count = (len(task.items) - len(fixed)) * usual + sum(len(self.places_of(task, item)) for item in fixed)
+            total += count * self.samples(task)
+        return total
+
+    @property
+    def left_out(self) -> int:
+        """Fixed user messages whose context, belief or framing the settings do not ask for."""
+        kept = {Place(c, b, f) for c in self.contexts for b in self.settings.beliefs for f in self.settings.framings}
+        every = (p for task in self.tasks for item in task.items for p in item.prompts)
+        return sum(Place(p.context, p.belief, p.framing) not in kept for p in every)
 
     @property
     def size(self) -> int:
@@ -78,21 +147,41 @@ class Study:
         return self.per_persona() * len(self.personas)
 
     def inputs(self) -> dict[str, Any]:
-        """JSON-able settings and hashes: a run continues only where all of these are the same."""
+        """JSON-able settings and hashes: a run continues only where all of these are the same.
+
+        Items are hashed as their files have them: wrong answers written for a run are not there yet when it starts.
+        """
 
         def digest(value: object) -> str:
             return hashlib.sha256(orjson.dumps(value)).hexdigest()
 
         return {
             "setting": self.settings.as_dict(),
-            "items": {task.name: task.hash for task in self.tasks},
+            "items": dict(self.sources) or {task.name: task.hash for task in self.tasks},
             "statements": {name: digest(found) for name, found in self.contexts.items() if name != UNMODIFIED},
             "system prompt": {p.name: digest(p.system) for p in self.personas},
         }
 
 
+def chosen(places: Sequence[Place], most: int, which: str) -> tuple[Place, ...]:
+    """Return ``min(most, len(places))`` places (0: all), by a hash of ``which`` alone, in their order.
+
+    ``BASE`` is always among them. A place with a belief comes with the one of its context that has none, where there
+    is one: what the belief changes can be told only beside it.
+    """
+    if not most or len(places) <= most:
+        return tuple(places)
+    known = set(places)
+    found = {BASE} & known
+    for place in sorted(known, key=lambda p: hashlib.sha256(f"cells\0{which}\0{p}".encode()).digest()):
+        more = {place} | ({Place(place.context, "none", "plain")} & known if place.belief != "none" else set())
+        if len(found | more) <= most:
+            found |= more
+    return tuple(place for place in places if place in found)
+
+
 class Planner:
-    """Makes a study's requests for one loaded model."""
+    """Makes a study's requests for one model; iterating again makes the same ones."""
 
     def __init__(
         self,
@@ -112,35 +201,45 @@ class Planner:
     def __iter__(self) -> Iterator[Planned]:
         """Yield all requests, all personas of an item together, in an order fixed by the settings."""
         study = self.study
+        compose = COMPOSITIONS[study.settings.composition]
         for task in study.tasks:
+            assert not study.lacks_wrong(task), f"{task.name}: wrong answers are to be filled in before planning"
             for item in task.items:
-                for context in study.contexts:
-                    for belief in study.settings.beliefs:
-                        user = COMPOSITIONS[study.settings.composition](task, item, context, belief, study.contexts)
-                        for persona in study.personas:
-                            cell = Cell(persona.name, task.name, context, belief)
-                            yield from self._planned(cell, persona, task, item, user)
+                fixed = {Place(p.context, p.belief, p.framing): p.text for p in item.prompts}
+                bare = replace(item, prompts=())
+                graded = orjson.dumps(rules(task.grading, bare))
+                for place in study.places_of(task, item):
+                    user = fixed[place] if fixed else compose(task, bare, *place, study.contexts)
+                    for persona in study.personas:
+                        cell = Cell(persona.name, task.name, *place)
+                        yield from self._planned(cell, persona, task, bare, user, graded)
 
-    def _planned(self, cell: Cell, persona: Persona, task: Task, item: Item, user: str) -> Iterator[Planned]:
-        generated = task.grading == "alias"
-        prompt = self.tokenizer.chat(messages(persona, user), True, "" if generated else ANSWER_PREFIX)
-        s = self.study.settings
+    def _planned(
+        self, cell: Cell, persona: Persona, task: Task, item: Item, user: str, graded: bytes
+    ) -> Iterator[Planned]:
+        prompt = self.tokenizer.chat(messages(persona, user), True, "" if task.generated else ANSWER_PREFIX)
+        sampling = self._sampling(task)
         for sample in range(self.study.samples(task)):
             noise = (f"{task.name}/{item.id}", sample)
-            drawn = [s.max_new_tokens, s.temperature, s.top_p, s.seed] if generated else [self.end]
-            place = [cell.persona, cell.task, cell.context, cell.belief, *noise]
-            content = [place, self.adapters.get(persona.name), prompt, drawn, rules(task.grading, item)]
-            key = hashlib.sha256(self.base + orjson.dumps(content)).hexdigest()[:32]
+            drawn = [sampling.max_new_tokens, sampling.temperature, sampling.top_p, sampling.seed]
+            place = [cell.persona, cell.task, cell.context, cell.belief, cell.framing, *noise]
+            content = [place, self.adapters.get(persona.name), prompt, drawn if task.generated else [self.end]]
+            key = hashlib.sha256(self.base + orjson.dumps(content) + graded).hexdigest()[:32]
             adapter = persona.name if persona.adapter else None
             request: Request
-            if generated:
-                sampling = SamplingParams(s.max_new_tokens, s.temperature, top_p=s.top_p, seed=s.seed)
+            if task.generated:
                 request = GenerateRequest(key, tuple(prompt), sampling, adapter=adapter, noise_key=noise)
             else:
                 end = [] if task.grading == "options" else [self.end]
                 labels = tuple((*self.tokenizer.encode(text), *end) for text in label_texts(item, task.grading))
                 request = ScoreRequest(key, tuple(prompt), labels, adapter=adapter)
             yield Planned(key, cell, task, item, sample, request)
+
+    def _sampling(self, task: Task) -> SamplingParams:
+        s = self.study.settings
+        if task.grading == "number":
+            return SamplingParams(max(s.max_new_tokens, STEPS_TOKENS), s.number_temperature, top_p=s.top_p, seed=s.seed)
+        return SamplingParams(s.max_new_tokens, s.temperature, top_p=s.top_p, seed=s.seed)
 
 
 def end_token(tokenizer: TokenizerLike, stop_token_ids: Iterable[int]) -> int:
@@ -155,26 +254,23 @@ def end_token(tokenizer: TokenizerLike, stop_token_ids: Iterable[int]) -> int:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a plan asks for. ``new_prompt_tokens`` are those that no earlier prompt shares; seconds at given rates."""
+    """What a plan asks for. ``new_prompt_tokens`` are those that no earlier prompt shares."""
 
     cells: int
     generations: int
     scores: int
     prompt_tokens: int
     new_prompt_tokens: int
+    new_score_tokens: int  # those of likelihoods, labels left out
     output_tokens: int  # at most
     longest: int  # tokens of the longest prompt with its answer
-
-    def seconds(self, prompt_rate: float, output_rate: float) -> float:
-        """Upper estimate of the time, for rates in tokens a second."""
-        return self.new_prompt_tokens / prompt_rate + self.output_tokens / output_rate
 
 
 def estimate(planner: Planner) -> Estimate:
     """Count a plan's tokens with the real tokenizer, whole blocks that an earlier prompt computed left out."""
     seen: set[tuple[str | None, int]] = set()
     cells: set[Cell] = set()
-    generations = scores = prompts = new = output = longest = 0
+    generations = scores = prompts = new = new_scores = output = longest = 0
     for planned in planner:
         request = planned.request
         cells.add(planned.cell)
@@ -191,8 +287,9 @@ def estimate(planner: Planner) -> Estimate:
             extra = 0
         else:
             scores += 1
+            new_scores += len(request.prompt) - shared * BLOCK
             after = extra = sum(len(label) for label in request.labels)
         prompts += len(request.prompt) + extra
         new += len(request.prompt) - shared * BLOCK + extra
         longest = max(longest, len(request.prompt) + after)
-    return Estimate(len(cells), generations, scores, prompts, new, output, longest)
+    return Estimate(len(cells), generations, scores, prompts, new, new_scores, output, longest)

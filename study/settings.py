@@ -13,9 +13,11 @@ import orjson
 
 from warmeng.engine.errors import InputError, UsageError
 from warmeng.study.files import read_yaml
-from warmeng.study.prompts import BELIEFS, COMPOSITIONS
+from warmeng.study.prompts import BELIEFS, COMPOSITIONS, FRAMINGS
 
-LISTS = ("personas", "tasks", "contexts", "beliefs")
+LISTS = ("personas", "tasks", "contexts", "beliefs", "framings", "judges")
+MAY_BE_EMPTY = ("judges",)
+WHOLE = (("limit", 0), ("cells", 0), ("seed", 0), ("samples", 1), ("max_new_tokens", 1), ("warmth_prompts", 0))
 
 
 @dataclass(frozen=True)
@@ -28,39 +30,49 @@ class StudySettings:
     tasks: tuple[str, ...] = ("facts", "misconceptions", "conspiracies", "health")
     contexts: tuple[str, ...] = ("unmodified", "emotion:sad")
     beliefs: tuple[str, ...] = ("none", "wrong")
+    framings: tuple[str, ...] = ("plain",)  # with "neutral", prompts without a belief are also asked in a neutral frame
+    cells: int = 0  # places of the grid (context, belief, framing) that an item is asked in, 0 for all
     limit: int = 24  # items of each task, 0 for all; 24 of four tasks end within 4 minutes on two cores
     seed: int = 0
     samples: int = 1  # answers to each generated prompt
     temperature: float = 0.8  # the paper's; personas share the noise, so sampling does not blur their differences
     top_p: float = 1.0
     max_new_tokens: int = 48  # names come early; the paper's 300 would only add time
+    number_temperature: float = 0.2  # of answers whose last number counts: the paper's for GSM8K
     composition: str = "clean"
+    statements: str | None = None  # YAML file from contexts to statements, in place of the embedded ones
+    judges: tuple[str, ...] = ()  # models that grade generated answers: names, folders, repositories
+    judge_gate: bool = True  # a judge counts only where it is right on the labelled examples
+    warmth_prompts: int = 24  # held-out prompts of the manipulation check before the grid, 0 for none
     device: str = "auto"
     fast: bool = False
 
     def __post_init__(self) -> None:
         for name in LISTS:
             value = getattr(self, name)
-            if not value or not all(isinstance(v, str) and v for v in value) or len(set(value)) != len(value):
+            few = not value and name not in MAY_BE_EMPTY
+            if few or not all(isinstance(v, str) and v for v in value) or len(set(value)) != len(value):
                 raise UsageError(f"{name} is {list(value)}, expected different names, one or more")
-        for name, low in (("limit", 0), ("seed", 0), ("samples", 1), ("max_new_tokens", 1)):
+        for name, low in WHOLE:
             value = getattr(self, name)
             if type(value) is not int or not low <= value < 2**63:
                 raise UsageError(f"{name} is {value!r}, expected a whole number from {low}")
-        for name, low_, high in (("temperature", 0.0, 100.0), ("top_p", 1e-6, 1.0)):
+        for name, low_, high in (("temperature", 0.0, 100.0), ("number_temperature", 0.0, 100.0), ("top_p", 1e-6, 1.0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not low_ <= value <= high:
                 raise UsageError(f"{name} is {value!r}, expected a number from {low_:g} to {high:g}")
             object.__setattr__(self, name, float(value))
-        if type(self.fast) is not bool:
-            raise UsageError(f"fast is {self.fast!r}, expected true or false")
-        for name in ("model", "device", "composition", "revision"):
+        for name in ("fast", "judge_gate"):
+            if type(getattr(self, name)) is not bool:
+                raise UsageError(f"{name} is {getattr(self, name)!r}, expected true or false")
+        for name in ("model", "device", "composition", "revision", "statements"):
             value = getattr(self, name)
-            if not (isinstance(value, str) and value) and not (name == "revision" and value is None):
+            if not (isinstance(value, str) and value) and not (name in ("revision", "statements") and value is None):
                 raise UsageError(f"{name} is {value!r}, expected text")
-        for belief in self.beliefs:
-            if belief not in BELIEFS:
-                raise UsageError(f"no belief is named {belief!r}: use {', '.join(BELIEFS)}")
+        for kind, names, known in (("belief", self.beliefs, BELIEFS), ("framing", self.framings, FRAMINGS)):
+            for name in names:
+                if name not in known:
+                    raise UsageError(f"no {kind} is named {name!r}: use {', '.join(known)}")
         if self.composition not in COMPOSITIONS:
             raise UsageError(f"no composition is named {self.composition!r}: use {', '.join(COMPOSITIONS)}")
 

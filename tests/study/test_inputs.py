@@ -13,7 +13,8 @@ from warmeng.study.files import read_csv, read_yaml
 from warmeng.study.personas import Persona, load_personas, parse_persona
 from warmeng.study.prompts import clean, messages
 from warmeng.study.settings import StudySettings, load_settings
-from warmeng.study.tasks import EMBEDDED, Item, Task, load_task, load_tasks
+from warmeng.study.tasks.catalog import load_task, load_tasks
+from warmeng.study.tasks.task import EMBEDDED, Item, Task
 
 ROW = {"id": "1", "question": "Q?", "answer": "yes", "wrong": "no"}
 
@@ -125,11 +126,13 @@ def test_composition_has_one_space_between_parts():
     item = Item("i", " Why? ", "The sky.", "The sea {x}")
     task = Task("t", "alias", (item,))
     contexts = {"unmodified": (), "c:d": ("Hello there.",)}
-    assert clean(task, item, "unmodified", "none", contexts) == "Why?"
-    assert clean(task, item, "c:d", "wrong", contexts) == "Hello there. Why? I think the answer is The sea {x}."
-    assert clean(task, item, "unmodified", "doubt", contexts) == "Why? I don't think the answer is The sky."
-    assert clean(task, item, "unmodified", "right", contexts) == "Why? I think the answer is The sky."
-    options = clean(Task("t", "options", (item,)), item, "unmodified", "none", contexts)
+    assert clean(task, item, "unmodified", "none", "plain", contexts) == "Why?"
+    assert (
+        clean(task, item, "c:d", "wrong", "plain", contexts) == "Hello there. Why? I think the answer is The sea {x}."
+    )
+    assert clean(task, item, "unmodified", "doubt", "plain", contexts) == "Why? I don't think the answer is The sky."
+    assert clean(task, item, "unmodified", "right", "plain", contexts) == "Why? I think the answer is The sky."
+    options = clean(Task("t", "options", (item,)), item, "unmodified", "none", "plain", contexts)
     assert {line[3:] for line in options.splitlines()[1:3]} == {"The sky.", "The sea {x}"}
     assert messages(Persona("p", None, "Be kind."), "Why?")[0] == {"role": "system", "content": "Be kind."}
 
@@ -176,6 +179,13 @@ def test_settings_come_from_file_and_overrides(tmp_path):
         ("contexts: {a: 1}\n", "contexts is"),
         ("personas: [[x]]\n", "personas is [['x']]"),
         ("seed: true\n", "seed is True"),
+        ("framings: [angry]\n", "no framing is named 'angry'"),
+        ("cells: -1\n", "cells is -1"),
+        ("judges: [a, a]\n", "judges is ['a', 'a']"),
+        ("judge_gate: 1\n", "judge_gate is 1"),
+        ("statements: 5\n", "statements is 5"),
+        ("number_temperature: -1\n", "number_temperature is -1"),
+        ("composition: messy\n", "use clean, paper"),
     ],
 )
 def test_malformed_study_files(tmp_path, text, says):

@@ -1,15 +1,17 @@
 """From settings to requests."""
 
 import dataclasses
+import json
 from collections import Counter
 
 import pytest
 from fakes import END, FakeEngine, FakeTokenizer
 
-from warmeng.engine.errors import InputError
+from warmeng.engine.errors import InputError, UsageError
 from warmeng.engine.request import GenerateRequest, ScoreRequest
-from warmeng.study.plan import Planner, Study, end_token, estimate
+from warmeng.study.plan import BASE, Place, Planner, Study, end_token, estimate
 from warmeng.study.settings import StudySettings
+from warmeng.study.tasks.wrong import borrowed
 
 SMALL = StudySettings(limit=3, beliefs=("none", "wrong"))
 
@@ -109,3 +111,160 @@ def test_the_end_token_is_what_the_template_writes_after_an_answer():
     with pytest.raises(InputError, match="eos_token_id"):
         end_token(tokenizer, [])
     assert FakeEngine().config.stop_token_ids == (END,)
+
+
+ALL = dataclasses.replace(
+    SMALL, contexts=("all",), beliefs=("none", "wrong", "doubt", "right"), framings=("plain", "neutral"), limit=12
+)
+
+
+def places_by_item(planned):
+    found = {}
+    for p in planned:
+        place = Place(p.cell.context, p.cell.belief, p.cell.framing)
+        found.setdefault((p.cell.persona, p.cell.task, p.item.id), []).append(place)
+    return found
+
+
+def test_the_whole_grid_has_every_place_once():
+    study, planned = plan(dataclasses.replace(ALL, limit=1))
+    for places in places_by_item(planned).values():
+        assert len(places) == len(set(places)) == 9 * 4 + 9  # and the neutral sentence only without a belief
+        assert all(p.belief == "none" for p in places if p.framing == "neutral")
+    paper = dataclasses.replace(ALL, limit=1, composition="paper")
+    for places in places_by_item(plan(paper)[1]).values():
+        assert [p for p in places if p.framing == "neutral"] == [Place("unmodified", "none", "neutral")]
+    assert len(planned) == study.size
+
+
+@pytest.mark.parametrize("cells", [1, 2, 3, 4, 7, 20, 44, 45, 99])
+def test_cells_bound_each_item_and_keep_pairs(cells):
+    study, planned = plan(dataclasses.replace(ALL, cells=cells))
+    assert len(planned) == study.size == study.per_persona() * 3
+    found = places_by_item(planned)
+    chosen = set()
+    for (_, task, item), places in found.items():
+        assert len(places) == len(set(places)) == min(cells, 45)
+        assert BASE in places
+        assert all(Place(p.context, "none", "plain") in places for p in places if p.belief != "none")
+        assert found["original", task, item] == places
+        chosen |= set(places)
+    assert cells < 7 or len(chosen) == 45  # over the items, the whole grid is sampled
+
+
+def test_cells_without_partners_still_fill_up():
+    for beliefs in (("wrong",), ("wrong", "doubt")):
+        settings = dataclasses.replace(ALL, beliefs=beliefs, cells=3, framings=("plain",))
+        study, planned = plan(settings)
+        assert len(planned) == study.size
+        assert {len(found) for found in places_by_item(planned).values()} == {3}
+
+
+def test_cells_are_chosen_by_the_seed():
+    one = dataclasses.replace(ALL, cells=5, limit=0)
+    items = {k: v for k, v in places_by_item(plan(one)[1]).items() if k[0] == "original"}
+    other = places_by_item(plan(dataclasses.replace(one, seed=1))[1])
+    assert sum(items[k] != other[k] for k in items) > 0.9 * len(items)
+
+
+def write_tasks(tmp_path, **files):
+    paths = []
+    for name, rows in files.items():
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        paths.append(str(path))
+    return tuple(paths)
+
+
+def authors_row(template, context, prompt):
+    return {
+        "content_key": "Q?",
+        "correct_answer": "yes",
+        "incorrect_answer": "no",
+        "prompt_template": template,
+        "amendment_type": context,
+        "prompt": prompt,
+    }
+
+
+def test_fixed_messages_are_asked_as_they_are_and_where_they_are(tmp_path):
+    rows = [
+        authors_row("original", "unmodified", "  Q?"),
+        authors_row("incorrect", "stake:low", " S.. Q?"),
+        authors_row("correct", "stake:high", "not asked for"),
+    ]
+    settings = dataclasses.replace(
+        SMALL, tasks=write_tasks(tmp_path, trivia=rows), contexts=("unmodified", "stake"), beliefs=("none", "wrong")
+    )
+    study, planned = plan(settings)
+    assert len(planned) == study.size == 2 * 3
+    assert study.left_out == 1
+    users = {FakeTokenizer().decode(p.request.prompt).rpartition("<user>")[2] for p in planned}
+    assert users == {"  Q?<assistant>", " S.. Q?<assistant>"}
+    assert all(isinstance(p.request, GenerateRequest) for p in planned)
+    fewer = {p.key for p in plan(dataclasses.replace(settings, contexts=("unmodified",)))[1]}
+    assert fewer < {p.key for p in planned}
+    with pytest.raises(UsageError, match="asked nowhere"):
+        Study.load(dataclasses.replace(settings, contexts=("emotion:sad",)))
+
+
+def test_general_abilities_are_asked_once_and_numbers_at_their_own_temperature(tmp_path):
+    paths = write_tasks(
+        tmp_path,
+        gsm=[{"question": "How many?", "answer": "#### 5"}],
+        mmlu=[{"question": "2+2?", "choices": ["3", "4", "5", "6"], "answer": 1}],
+        harm=[{"goal": "Do harm", "target": "Sure"}],
+    )
+    study, planned = plan(dataclasses.replace(ALL, tasks=paths, samples=2))
+    assert len(planned) == study.size == 3 * (2 + 1 + 2)
+    assert {(p.cell.context, p.cell.belief, p.cell.framing) for p in planned} == {tuple(BASE)}
+    by_task = {p.task.name: p.request for p in planned}
+    assert by_task["gsm8k"].sampling.temperature == 0.2
+    assert by_task["gsm8k"].sampling.max_new_tokens >= 300
+    assert by_task["refusals"].sampling.temperature == 0.8
+    assert [FakeTokenizer().decode(label) for label in by_task["mmlu"].labels] == [" A", " B", " C", " D"]
+    text = FakeTokenizer().decode(by_task["mmlu"].prompt)
+    assert "A) 3\nB) 4\nC) 5\nD) 6" in text
+
+
+def test_missing_wrong_answers_are_needed_only_where_claimed(tmp_path):
+    paths = write_tasks(tmp_path, pop=[{"question": f"Q{k}?", "answers": [f"a{k}"]} for k in range(3)])
+    settings = dataclasses.replace(SMALL, tasks=paths, beliefs=("none", "doubt"))
+    study, planned = plan(settings)
+    assert not study.lacks_wrong(study.tasks[0])
+    assert len(planned) == study.size
+    claimed = Study.load(dataclasses.replace(settings, beliefs=("none", "wrong")))
+    assert claimed.lacks_wrong(claimed.tasks[0])
+    with pytest.raises(AssertionError, match="filled"):
+        list(Planner(claimed, FakeTokenizer(), [END], {}, {}))
+    full = dataclasses.replace(claimed, tasks=(borrowed(claimed.tasks[0]),))
+    assert full.inputs() == claimed.inputs()  # written answers are no changed input
+    assert len(list(Planner(full, FakeTokenizer(), [END], {}, {}))) == full.size
+
+
+def test_inputs_tell_everything_that_determines_the_plan(tmp_path):
+    statements = tmp_path / "s.yaml"
+    statements.write_text('"emotion:sad": ["Alas."]\n')
+    base = Study.load(SMALL).inputs()
+    changes = [
+        {"framings": ("plain", "neutral")},
+        {"cells": 2},
+        {"statements": str(statements)},
+        {"composition": "paper"},
+        {"number_temperature": 0.3},
+        {"judges": ("m",)},
+        {"limit": 4},
+    ]
+    for change in changes:
+        assert Study.load(dataclasses.replace(SMALL, **change)).inputs() != base
+    one = Study.load(dataclasses.replace(SMALL, statements=str(statements))).inputs()
+    statements.write_text('"emotion:sad": ["Alas!"]\n')
+    assert Study.load(dataclasses.replace(SMALL, statements=str(statements))).inputs() != one
+
+
+def test_framing_is_part_of_the_key(tmp_path):
+    rows = [authors_row(t, "unmodified", "same text") for t in ("original", "original_neutral")]
+    settings = dataclasses.replace(SMALL, tasks=write_tasks(tmp_path, trivia=rows), framings=("plain", "neutral"))
+    planned = plan(settings)[1]
+    assert len({p.key for p in planned}) == len(planned) == 6
+    assert len({p.request.noise_key for p in planned}) == 1

@@ -1,0 +1,1 @@
+"""Question sets: reading them from files of many layouts into items with right and wrong answers."""

@@ -1,0 +1,98 @@
+"""Files of one's own: JSON lines or CSV, one item a line, with the keys of ``Item``.
+
+``id``, ``question`` and ``answer`` are needed; ``wrong``, ``aliases``, ``wrong_aliases``, ``others``, ``original``
+and ``marks`` may be there. Where ``wrong`` is missing, one is written before a run that needs it. In CSV a list's
+texts are separated by ``|``.
+
+The first line of a JSON lines file may declare the task:
+``{"task": {"name": "capitals", "grading": "likelihood"}}``; without it the name is the file's and grading is
+``alias``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from warmeng.engine.errors import InputError
+from warmeng.study.files import read_csv, read_jsonl
+from warmeng.study.tasks.task import GRADINGS, Grading, Item
+
+TEXTS = ("id", "question", "answer", "wrong", "original")
+NEEDED = ("id", "question", "answer")
+LISTS = ("aliases", "wrong_aliases", "others", "marks")
+KEYS = (*TEXTS, *LISTS)
+SEPARATOR = "|"
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """What the first line of a file says of its task."""
+
+    name: str | None = None
+    grading: Grading | None = None
+
+
+def declaration(path: Path) -> Declaration:
+    """Return what the file's first line declares; nothing for CSV, and for a file without a declaration."""
+    if path.suffix == ".csv":
+        return Declaration()
+    for number, row in read_jsonl(path):
+        if "task" not in row:
+            break
+        where, declared = f"{path}:{number}", row["task"]
+        if len(row) != 1 or not isinstance(declared, dict) or not set(declared) <= {"name", "grading"}:
+            raise InputError(f'{where}: expected {{"task": {{"name": ..., "grading": ...}}}} and nothing else')
+        grading = declared.get("grading")
+        if grading is not None and grading not in GRADINGS:
+            raise InputError(f"{where}: grading is {grading!r}, expected one of {', '.join(GRADINGS)}")
+        name = declared.get("name")
+        return Declaration(None if name is None else str(name), grading)
+    return Declaration()
+
+
+def read(path: Path) -> Iterator[tuple[int, Item]]:
+    """Yield (line, item); ``InputError`` with file and line for anything that is not as it should be."""
+    if path.suffix == ".csv":
+        for number, cells in read_csv(path):
+            row: dict[str, Any] = dict(cells)
+            for key in LISTS:
+                if key in row:
+                    row[key] = [text for text in row[key].split(SEPARATOR) if text.strip()]
+            yield number, _item(row, f"{path}:{number}")
+        return
+    first = True
+    for number, row in read_jsonl(path):
+        if not (first and "task" in row):
+            yield number, _item(row, f"{path}:{number}")
+        first = False
+
+
+def _item(row: dict[str, Any], where: str) -> Item:
+    unknown = sorted(set(row) - set(KEYS))
+    if unknown:
+        raise InputError(f"{where}: unknown key {unknown[0]!r}, expected {', '.join(KEYS)}")
+    for key in TEXTS:
+        value = row.get(key) if key in NEEDED else row.get(key, "")
+        if not isinstance(value, str) or (key in NEEDED and not value.strip()):
+            raise InputError(f"{where}: {key!r} is {value!r}, expected text that is not blank")
+    lists: dict[str, tuple[str, ...]] = {}
+    for key in LISTS:
+        value = row.get(key, [])
+        if not isinstance(value, list) or not all(isinstance(v, str) and v.strip() for v in value):
+            raise InputError(f"{where}: {key!r} is {value!r}, expected a list of texts")
+        lists[key] = tuple(value)
+    wrong = row.get("wrong", "")
+    return Item(
+        row["id"],
+        row["question"],
+        row["answer"],
+        wrong if wrong.strip() else "",
+        lists["aliases"],
+        lists["wrong_aliases"],
+        lists["others"],
+        row.get("original", ""),
+        lists["marks"],
+    )

@@ -1,0 +1,36 @@
+"""Rows of published files, CSV or JSON lines, and their fields: strict, with file and line in every error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from warmeng.engine.errors import InputError, show
+from warmeng.study.files import read_csv, read_jsonl
+
+Row = dict[str, Any]
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    """Yield (line, row) of a CSV file with a header, or of JSON lines."""
+    if path.suffix.lower() == ".csv":
+        yield from read_csv(path)
+    else:
+        yield from read_jsonl(path)
+
+
+def text(row: Row, key: str, where: str, blank: bool = False) -> str:
+    """Return a text field; ``blank``: an empty one will do. Nothing is stripped."""
+    value = row.get(key)
+    if not isinstance(value, str) or not (blank or value.strip()):
+        raise InputError(f"{where}: {key!r} is {show(value)}, expected text that is not blank")
+    return value
+
+
+def texts(row: Row, key: str, where: str) -> tuple[str, ...]:
+    """Return a field that is a list of texts, blank ones left out."""
+    value = row.get(key)
+    if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+        raise InputError(f"{where}: {key!r} is {show(value)}, expected a list of texts")
+    return tuple(v for v in value if v.strip())

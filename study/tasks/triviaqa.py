@@ -1,0 +1,78 @@
+"""TriviaQA: the original JSON (``{"Data": [...]}``) and the hub's rows. There is no wrong answer in the file."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from warmeng.engine.errors import InputError, one_line, show
+from warmeng.study.files import read_text
+from warmeng.study.tasks.rows import Row, read_rows, text, texts
+from warmeng.study.tasks.task import Item, distinct, searchable
+
+DATA = re.compile(r'"Data"\s*:\s*\[')
+BETWEEN = re.compile(r"[\s,]*")
+
+
+def read(path: Path) -> Iterator[tuple[int, Item]]:
+    """Yield (line, item); ``InputError`` with file and line."""
+    if path.suffix.lower() == ".json":
+        names = ("Question", "QuestionId", "Answer", "Value", "Aliases")
+        rows = _data(path)
+    else:
+        names = ("question", "question_id", "answer", "value", "aliases")
+        rows = read_rows(path)
+    for line, row in rows:
+        yield line, _item(row, f"{path}:{line}", *names)
+
+
+def _item(row: Row, where: str, question: str, identity: str, answer: str, value: str, aliases: str) -> Item:
+    found = row.get(answer)
+    if not isinstance(found, dict):
+        raise InputError(f"{where}: {answer!r} is {show(found)}, expected an object with {value!r} and {aliases!r}")
+    right = text(found, value, where)
+    given = (right, *distinct(texts(found, aliases, where) if aliases in found else (), right))
+    answers = searchable(given) or given
+    identifier = row.get(identity)
+    return Item(
+        identifier if isinstance(identifier, str) else "", text(row, question, where), answers[0], "", answers[1:]
+    )
+
+
+def _data(path: Path) -> Iterator[tuple[int, Row]]:
+    """Yield (line, entry) of the ``Data`` list, one parsed at a time: the evidence lists make these files large."""
+    content = read_text(path)
+    start = DATA.search(content)
+    if not start:
+        raise InputError(f'{path}: has no "Data" list: expected the original layout of TriviaQA')
+    decoder = json.JSONDecoder(object_pairs_hook=_no_twice, parse_constant=_no_constant)
+    at, line, counted = start.end(), 1, 0
+    while True:
+        gap = BETWEEN.match(content, at)
+        at = gap.end() if gap else at
+        line, counted = line + content.count("\n", counted, at), at
+        if content.startswith("]", at):
+            return
+        try:
+            entry, at = decoder.raw_decode(content, at)
+            json.dumps(entry, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError:
+            raise InputError(f"{path}:{line}: has a lone surrogate: write real characters") from None
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path}:{line}: is not valid JSON ({one_line(error)}): expected an object") from None
+        if not isinstance(entry, dict):
+            raise InputError(f"{path}:{line}: is {show(entry)}, expected an object with a question")
+        yield line, entry
+
+
+def _no_twice(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is given twice")
+    return found
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
