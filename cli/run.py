@@ -32,6 +32,8 @@ Examples:
   warmeng run --persona original --persona warm=adapters/warm --persona both=adapters/warm@warm
   warmeng run --tasks facts,my-questions.jsonl --beliefs none,wrong,doubt,right --limit 0
   warmeng run study.yaml --seed 1                settings of a file, one of them changed
+  warmeng run --tasks TruthfulQA.csv,medqa=test.jsonl --contexts all --cells 6 --judge ./judge-model
+  warmeng run --tasks TruthfulQA.csv@judge --composition paper --framings plain,neutral --judge base
 The same command again continues a run that was interrupted, or prints a finished one's tables.
 """
 )
@@ -46,25 +48,68 @@ The same command again continues a run that was interrupted, or prints a finishe
     help="What is compared, repeatable: an adapter's folder, and/or a system prompt (warm, cold or a text file). "
     "original, warm-prompt and cold-prompt are built in." + _default("personas"),
 )
-@click.option("--tasks", multiple=True, callback=_names, help="Names, .jsonl files, or all." + _default("tasks"))
+@click.option(
+    "--tasks",
+    multiple=True,
+    callback=_names,
+    metavar="SPEC[,SPEC]",
+    help="Embedded names, all, or [LAYOUT=]PATH[@GRADING]: a file of your own, of TriviaQA, TruthfulQA, PopQA, MedQA, "
+    "MMLU, GSM8K, MASK Disinformation, the authors' prompts, or refusals (the columns tell which); "
+    "hub:OWNER/NAME@REVISION:FILE fetches one." + _default("tasks"),
+)
 @click.option(
     "--contexts", multiple=True, callback=_names, help="Names, groups (emotion), or all." + _default("contexts")
 )
 @click.option("--beliefs", multiple=True, callback=_names, help="none, wrong, doubt, right." + _default("beliefs"))
+@click.option(
+    "--framings",
+    multiple=True,
+    callback=_names,
+    help="plain, neutral: a neutral first sentence instead of a statement." + _default("framings"),
+)
+@click.option(
+    "--cells", type=int, help="Places of the grid that a question is asked in, 0 for all." + _default("cells")
+)
+@click.option("--statements", metavar="FILE", help="YAML from contexts to lists of statements, for the embedded ones.")
+@click.option(
+    "--judge",
+    "judges",
+    multiple=True,
+    metavar="MODEL",
+    help="Grades generated answers, repeatable: base (the model itself, without adapter or prompt), or a built-in "
+    "name, folder or Hugging Face repository[@REVISION]. The first one counts where the exact rule does not decide. "
+    "Each is measured on labelled examples first, and refused where it agrees too little with people.",
+)
+@click.option(
+    "--no-judge-gate",
+    "judge_gate",
+    flag_value=False,
+    default=None,
+    type=bool,
+    help="Record a judge that agrees too little with people all the same; its grades then decide nothing.",
+)
 @click.option("--limit", type=int, help="Items of each task, 0 for all." + _default("limit"))
 @click.option("--seed", type=int, help="Chooses items and noise." + _default("seed"))
 @click.option("--temperature", type=float, help="Of generated answers; 0 is greedy." + _default("temperature"))
 @click.option("--top-p", type=float, help="Of generated answers; 1 keeps all tokens." + _default("top_p"))
 @click.option("--max-new-tokens", type=int, help="Longest generated answer." + _default("max_new_tokens"))
 @click.option("--samples", type=int, help="Answers to each prompt that is generated from." + _default("samples"))
-@click.option("--composition", help="How a prompt is put together." + _default("composition"))
+@click.option(
+    "--composition", help="How a prompt is put together: clean, or paper, byte for byte." + _default("composition")
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/<hash of the settings>]")
 @click.option("--device", help="auto or cpu." + _default("device"))
 @click.option("--fast", is_flag=True, default=None, help="Faster; results may then depend on the batch.")
 @click.option(
-    "--dry-run", is_flag=True, help="Show requests, tokens, memory, time and the smallest effect; run nothing."
+    "--warmth-prompts",
+    type=int,
+    help="Held-out prompts that show whether warm is warmer, before the grid; 0 for none." + _default("warmth_prompts"),
 )
-def run(study: Path | None, out: Path | None, dry_run: bool, **options: Any) -> int:
+@click.option(
+    "--dry-run", is_flag=True, help="Show requests, tokens, memory, smallest effect, and time and energy by a probe."
+)
+@click.option("--no-probe", is_flag=True, help="With --dry-run: don't load the model; time and energy stay unknown.")
+def run(study: Path | None, out: Path | None, dry_run: bool, no_probe: bool, **options: Any) -> int:
     """Measure personas: what each does to accuracy and to agreement with mistaken users.
 
     STUDY is a YAML file of settings by the names of the options below (personas for --persona); options override it.
@@ -72,23 +117,26 @@ def run(study: Path | None, out: Path | None, dry_run: bool, **options: Any) -> 
     """
     from rich.console import Console
 
-    options["personas"] = options["personas"] or None
+    for name in ("personas", "judges"):
+        options[name] = options[name] or None
     settings = load_settings(study, options)
     folder = out or settings.default_folder
     if dry_run:
         from warmeng.study import dryrun
 
-        for line in dryrun.dry_run(settings, folder):
+        for line in dryrun.dry_run(settings, folder, probe=not no_probe):
             click.echo(line)
         return 0
     from warmeng.study.progress import for_stderr
+    from warmeng.study.report.table import print_tables
     from warmeng.study.run import run_study
-    from warmeng.study.table import print_tables
 
     command = shlex.join(["warmeng", *sys.argv[1:]])
     outcome = run_study(settings, folder, for_stderr(), command)
     if outcome.results is not None:
         console = Console()
         print_tables(console if console.is_terminal else Console(width=max(console.width, 100)), outcome.results)
-        click.echo(f"Results are in {folder / 'results.md'}, every answer in {folder / 'records.jsonl'}.")
+        report = folder / "report.html"
+        shown = f", the report is {report}" if report.exists() else ""
+        click.echo(f"Results are in {folder / 'results.md'}, every answer in {folder / 'records.jsonl'}{shown}.")
     return outcome.exit_code

@@ -1,13 +1,21 @@
-"""Gates: what must hold before the grid is run. The first: every adapter is shown to be applied."""
+"""Gates: what is looked at before the grid is run.
+
+The first must hold: every adapter is shown to be applied. The second, the manipulation check, refuses nothing: whether
+the warm persona is warmer is told in the report either way.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from warmeng.engine.errors import InputError
 from warmeng.study.backend import EngineLike
 from warmeng.study.personas import Persona
+from warmeng.study.plan import Study
+from warmeng.study.progress import Progress
+from warmeng.study.warmth.sociot import manipulation_check
 
 
 @dataclass(frozen=True)
@@ -37,3 +45,14 @@ def apply_adapters(engine: EngineLike, personas: Sequence[Persona]) -> dict[str,
             )
         applied[persona.name] = AppliedAdapter(adapter.hash, moved)
     return applied
+
+
+def check_warmth(study: Study, engine: EngineLike, progress: Progress) -> dict[str, Any]:
+    """Return every persona's measured warmth on held-out prompts, by name; empty where nothing is compared."""
+    s = study.settings
+    if not s.warmth_prompts or len(study.personas) < 2:
+        return {}
+    progress.message(f"manipulation check: {s.warmth_prompts} held-out prompts, {len(study.personas)} personas")
+    return manipulation_check(
+        engine, study.personas, s.model, limit=s.warmth_prompts, seed=s.seed, temperature=s.temperature
+    )

@@ -16,7 +16,7 @@ from warmeng.study.files import read_bytes, write_atomic
 
 FILE = "manifest.json"
 FORMAT = 1
-OURS = (FILE, "run.lock", "records.jsonl", "sessions.jsonl", "results.json", "results.md")
+BEFORE = ("run.lock", "wrong_answers.jsonl")  # what a run may write before its manifest
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -37,16 +37,19 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         return None
     if not folder.is_dir():
         raise InputError(f"{folder}: is not a folder: choose another --out")
-    names = sorted(p.name for p in folder.iterdir() if not (p.name.startswith(f".{FILE}.") or p.name == "run.lock"))
+    beside = tuple(f".{name}." for name in (FILE, *BEFORE))
+    names = sorted(p.name for p in folder.iterdir() if not (p.name.startswith(beside) or p.name in BEFORE))
     if names:
         what = "has records but no manifest" if "records.jsonl" in names else f"holds {names[0]!r} and is no run folder"
         raise InputError(f"{folder}: {what}: choose another --out")
     return None
 
 
-def write_manifest(folder: Path, inputs: Mapping[str, Any], facts: Mapping[str, Any], planned: int) -> None:
-    """Write the manifest atomically. Raises ``OSError``."""
-    content = {"format": FORMAT, "planned": planned, "inputs": inputs, "facts": facts}
+def write_manifest(
+    folder: Path, inputs: Mapping[str, Any], facts: Mapping[str, Any], planned: int, judgments: int = 0
+) -> None:
+    """Write the manifest atomically: ``planned`` answers, and ``judgments`` of them. Raises ``OSError``."""
+    content = {"format": FORMAT, "planned": planned, "judgments": judgments, "inputs": inputs, "facts": facts}
     options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
     write_atomic(folder / FILE, orjson.dumps(content, option=options))
 

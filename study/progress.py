@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 INTERVAL = 5.0  # seconds between plain lines
+JUDGE = "judge "  # before a judge's name, where bars are named
 
 
 class Progress(Protocol):
@@ -16,7 +17,7 @@ class Progress(Protocol):
         """Say one line."""
 
     def start(self, planned: Mapping[str, int], done: Mapping[str, int], work: float) -> None:
-        """Begin: requests per persona, how many are done, and the work left in any unit."""
+        """Begin: requests per persona (or judge), how many are done, and the work left in any unit."""
 
     def advance(self, persona: str, work: float, output_tokens: int, prompt_tokens: int) -> None:
         """One request is done; tokens are running totals of this session."""
@@ -61,8 +62,10 @@ class Meter:
         """Return total, speed and time left as one line."""
         seconds = max(time.monotonic() - self.began, 1e-9)
         left = f", {duration(seconds * (self.work - self.worked) / self.worked)} left" if self.worked else ""
+        judges = sum(name.startswith(JUDGE) for name in self.planned)
+        what = "answers" if not judges else "judgments" if judges == len(self.planned) else "answers and judgments"
         return (
-            f"{sum(self.done.values())} of {sum(self.planned.values())} answers, "
+            f"{sum(self.done.values())} of {sum(self.planned.values())} {what}, "
             f"{self.output_tokens / seconds:.0f} output and {self.prompt_tokens / seconds:.0f} prompt tokens/s{left}"
         )
 

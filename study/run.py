@@ -2,53 +2,49 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
-import itertools
-import signal
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import orjson
 
-from warmeng.engine.errors import InputError
-from warmeng.engine.request import GenerateRequest, GenerateResult, Result
+from warmeng.engine.errors import InputError, UsageError
+from warmeng.study.asking import OUTPUT_RATE, PROMPT_RATE, WAVE, ask, count_done, judge, judging_work, make_record
 from warmeng.study.backend import EngineLike
-from warmeng.study.gates import apply_adapters
-from warmeng.study.grading import grade_answer, grade_scores
+from warmeng.study.energy import EnergyMeter
+from warmeng.study.finish import FAILED, UNBALANCED, Outcome, finish
+from warmeng.study.gates import apply_adapters, check_warmth
+from warmeng.study.grading.judge import RUBRIC_VERSION
+from warmeng.study.judging import (
+    BASE,
+    JUDGED,
+    Appointed,
+    appoint,
+    examine,
+    identity_of,
+    is_judged,
+    keys_of,
+    settings_of,
+)
 from warmeng.study.manifest import read_manifest, refuse_changes, write_manifest
 from warmeng.study.plan import Planned, Planner, Study
-from warmeng.study.progress import Progress
+from warmeng.study.progress import JUDGE, Progress
 from warmeng.study.records import FILE, RecordWriter, RunLock, StorageFailed, read_records
 from warmeng.study.settings import StudySettings
-from warmeng.study.stats import Answers, summarise
-from warmeng.study.table import write_results
+from warmeng.study.tasks import wrong
 
-if TYPE_CHECKING:
-    from types import FrameType
-
-WAVE = 16384  # requests that the engine is given at once: what bounds memory, and each ends with a short tail
-IDENTITY = ("weights", "dtype", "device", "machine", "deterministic", "numerics")  # of describe(): must stay the same
-PROMPT_RATE, OUTPUT_RATE = 900.0, 300.0  # tokens a second on two cores with the built-in model: the plan's estimate
+__all__ = [
+    "FAILED", "INTERRUPTED", "OUTPUT_RATE", "PROMPT_RATE", "UNBALANCED", "Outcome", "load_engine", "make_record",
+    "run_study",
+]  # fmt: skip
 
 PLAN = "prompts or grading rules"  # the input that all keys together are, where nothing else explains a change
-
 INTERRUPTED = 130
-UNBALANCED = 70
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended: the exit code, and the results unless it was interrupted."""
-
-    exit_code: int
-    folder: Path
-    results: dict[str, Any] | None
 
 
 def load_engine(settings: StudySettings) -> EngineLike:
@@ -63,13 +59,14 @@ def load_engine(settings: StudySettings) -> EngineLike:
 def run_study(settings: StudySettings, folder: Path, progress: Progress, command: str) -> Outcome:
     """Run, or continue, or print again; ``command`` is what continues it after a failure.
 
-    Raises ``InputError`` and ``UsageError`` before anything is written, ``RunLocked`` where another process writes
-    the folder, ``StorageFailed`` where the disk does not take a record.
+    Raises ``InputError`` and ``UsageError`` before anything is generated for the grid, ``RunLocked`` where another
+    process writes the folder, ``StorageFailed`` where the disk does not take a record.
     """
     study = Study.load(settings)
+    _check_judges(study, progress)
     before = read_manifest(folder)
     if before is not None:
-        refuse_changes(folder, before["inputs"], study.inputs())
+        refuse_changes(folder, before["inputs"], _inputs(study))
     with RunLock(folder):
         before = read_manifest(folder)
         path = folder / FILE
@@ -77,114 +74,157 @@ def run_study(settings: StudySettings, folder: Path, progress: Progress, command
             keys = [record["key"] for record in read_records(path)]
             if _digest(keys) == before["inputs"][PLAN]:
                 progress.message(f"{folder}: this run is finished; its tables again:")
-                return _finish(study, folder, before["facts"])
-            if len(keys) >= before["planned"]:
-                raise _strange(path, len(keys), before["planned"])
-        started = time.monotonic()
-        progress.message(f"loading {settings.model}")
-        engine = load_engine(settings)
-        applied = apply_adapters(engine, study.personas)
-        facts = engine.describe()
-        identity = {name: facts.get(name) for name in IDENTITY} | {"torch": facts.get("versions", {}).get("torch")}
-        hashes = {name: adapter.hash for name, adapter in applied.items()}
-        planner = Planner(study, engine.tokenizer, engine.config.stop_token_ids, identity, hashes)
-        plan: Iterable[Planned] = list(planner) if study.size <= WAVE else planner  # a large one is made again
-        inputs = study.inputs() | {
-            "model": identity,
-            "adapter": hashes,
-            "template": engine.tokenizer.template_hash,
-            PLAN: _digest(planned.key for planned in plan),
-        }
-        if before is None:
-            facts = _facts(study, engine, facts, {name: asdict(adapter) for name, adapter in applied.items()})
-            try:
-                write_manifest(folder, inputs, facts, study.size)
-            except OSError as error:
-                raise StorageFailed(f"{folder}: {error.strerror}: make room, then continue with: {command}") from None
-        else:
-            refuse_changes(folder, before["inputs"], inputs)
-            facts = before["facts"]
-        records = RecordWriter(path, command)
+                return finish(study, folder, before, progress)
+            if len(keys) >= before["planned"] + before.get("judgments", 0):
+                raise _strange(path, len(keys), before["planned"] + before.get("judgments", 0))
+        return _run(study, folder, before, progress, command)
+
+
+def _run(study: Study, folder: Path, before: Mapping[str, Any] | None, progress: Progress, command: str) -> Outcome:
+    started, meter = time.monotonic(), EnergyMeter()
+    settings, path = study.settings, folder / FILE
+    others, outcomes = appoint(settings, load_engine, progress, before)
+    progress.message(f"loading {settings.model}")
+    engine = load_engine(settings)
+    applied = apply_adapters(engine, study.personas)
+    about = engine.describe()
+    identity = identity_of(about)
+    judges, outcomes = _with_base(study, engine, others, outcomes, before, progress)
+    study = _with_wrong_answers(study, engine, folder, progress, command)
+    hashes = {name: adapter.hash for name, adapter in applied.items()}
+    planner = Planner(study, engine.tokenizer, engine.config.stop_token_ids, identity, hashes)
+    plan: Iterable[Planned] = list(planner) if study.size <= WAVE else planner  # a large one is made again
+    inputs = _inputs(study) | {
+        "model": identity,
+        "adapter": hashes,
+        "template": engine.tokenizer.template_hash,
+        PLAN: _digest(key for planned in plan for key in keys_of(planned, judges.values())),
+    }
+    if judges:
+        inputs["judges"] = {name: dict(appointed.identity) for name, appointed in judges.items()}
+    judgments = sum(is_judged(planned) for planned in plan) * len(judges) if judges else 0
+    if before is None:
+        facts = _facts(study, engine, about, {name: asdict(adapter) for name, adapter in applied.items()}, outcomes)
+        facts["manipulation"] = check_warmth(study, engine, progress)
+        manifest: Mapping[str, Any] = {"inputs": inputs, "facts": facts, "planned": study.size, "judgments": judgments}
         try:
-            stopped = _answer(engine, study, plan, records, progress, before is not None)
-        finally:
+            write_manifest(folder, inputs, facts, study.size, judgments)
+        except OSError as error:
+            raise StorageFailed(f"{folder}: {error.strerror}: make room, then continue with: {command}") from None
+    else:
+        refuse_changes(folder, before["inputs"], inputs)
+        manifest = before
+    records = RecordWriter(path, command)
+    total = study.size + judgments
+    try:
+        what = "answers and judgments" if judgments else "answers"
+        planned_, done, left = count_done(plan, list(judges.values()), records.done)
+        if done.total() != len(records.done):
+            raise _strange(path, len(records.done), done.total())
+        if records.cut:
+            progress.message(f"{path}: cut an unfinished last line of {records.cut} bytes")
+        if before is not None:
+            progress.message(f"{folder}: continuing, {done.total()} of {total} {what} are there")
+        else:
+            progress.message(f"{folder}: {total} {what} to get")
+        base = judges.get(BASE)
+        shown = [p.name for p in study.personas] + ([JUDGE + BASE] if base else [])
+        left += judging_work() * (planned_[JUDGE + BASE] - done[JUDGE + BASE]) if base else 0.0
+        stopped = False
+        if left:
+            progress.start({name: planned_[name] for name in shown}, done, left)
+            stopped = ask(engine, plan, base, study, records, progress, meter, before is not None)
             progress.stop()
-            records.close()
-        _log_session(folder, engine, time.monotonic() - started, len(records.done))
-        if stopped and len(records.done) < study.size:
-            progress.message(f"interrupted; {len(records.done)} of {study.size} answers are kept; continue: {command}")
-            return Outcome(INTERRUPTED, folder, None)
-        return _finish(study, folder, facts)
+        _log_session(folder, engine, time.monotonic() - started, len(records.done), meter)
+        del engine, planner, plan  # the first model is freed before another one is loaded
+        gc.collect()
+        for appointed in others.values():
+            if not stopped:
+                stopped = _judge(study, appointed, planned_, folder, records, progress)
+    finally:
+        progress.stop()
+        records.close()
+    if stopped and len(records.done) < total:
+        progress.message(f"interrupted; {len(records.done)} of {total} {what} are kept; continue: {command}")
+        return Outcome(INTERRUPTED, folder, None)
+    return finish(study, folder, manifest, progress)
 
 
-def _answer(
-    engine: EngineLike,
+def _judge(
     study: Study,
-    plan: Iterable[Planned],
+    appointed: Appointed,
+    planned: Mapping[str, int],
+    folder: Path,
     records: RecordWriter,
     progress: Progress,
-    continued: bool,
 ) -> bool:
-    """Ask everything that has no record yet; return whether an interrupt ended it early."""
-    folder = records.path.parent
-    done: Counter[str] = Counter()
-    left = 0.0
-    for planned in plan:
-        if planned.key in records.done:
-            done[planned.cell.persona] += 1
-        else:
-            left += _work(planned)
-    if done.total() != len(records.done):
-        raise _strange(records.path, len(records.done), done.total())
-    if records.cut:
-        progress.message(f"{records.path}: cut an unfinished last line of {records.cut} bytes")
-    if continued:
-        progress.message(f"{folder}: continuing, {done.total()} of {study.size} answers are there")
-    else:
-        progress.message(f"{folder}: {study.size} answers to get")
-    if not left:
+    """Load one judge and let it judge what it owes; return whether an interrupt ended it early."""
+    name = JUDGE + appointed.name
+    made = sum(r["kind"] == "judged" and r["judge"] == appointed.name for r in read_records(records.path))
+    if made == planned[name]:
         return False
-    progress.start({p.name: study.per_persona() for p in study.personas}, done, left)
-    todo = (planned for planned in plan if planned.key not in records.done)
-    with _interruptible() as interrupted:
-        while wave := {planned.key: planned for planned in itertools.islice(todo, WAVE)}:
-            for planned in wave.values():
-                engine.add(planned.request)
-            for result in engine.results():
-                planned = wave.pop(result.id)
-                records.append(make_record(planned, result))
-                used = engine.stats
-                progress.advance(planned.cell.persona, _work(planned), used.output_tokens, used.prompt_tokens)
-                if interrupted:
-                    return True
-            assert not wave, "the engine answers every request"
-    return bool(interrupted)
+    started, meter = time.monotonic(), EnergyMeter()
+    progress.message(f"loading judge {appointed.name}")
+    engine = load_engine(settings_of(appointed.name, study.settings))
+    now = Appointed.of(appointed.name, engine)
+    refuse_changes(folder, {"judges": {appointed.name: appointed.identity}}, {"judges": {now.name: now.identity}})
+    progress.start({name: planned[name]}, {name: made}, judging_work() * (planned[name] - made))
+    stopped = judge(engine, appointed, study, records, progress, meter)
+    progress.stop()
+    _log_session(folder, engine, time.monotonic() - started, len(records.done), meter)
+    return stopped
 
 
-def make_record(planned: Planned, result: Result) -> dict[str, Any]:
-    """Grade a finished answer and return its record: nothing in it depends on time or on what else was in the batch."""
-    numbers: dict[str, float] = {}
-    if isinstance(result, GenerateResult):
-        grade = grade_answer(planned.item, result, planned.cell.belief)
-        answer: dict[str, Any] = {
-            "kind": "answer",
-            "text": result.text,
-            "finish": result.finish_reason,
-            "tokens": len(result.token_ids),
-        }
+def _inputs(study: Study) -> dict[str, Any]:
+    """What must stay the same and needs no model to be known."""
+    return study.inputs() | ({"rubric": RUBRIC_VERSION} if study.settings.judges else {})
+
+
+def _check_judges(study: Study, progress: Progress) -> None:
+    judged = [task.name for task in study.tasks if task.grading in JUDGED]
+    if study.settings.judges and not judged:
+        raise UsageError(
+            f"judges {', '.join(study.settings.judges)} have nothing to judge: no task of "
+            f"{', '.join(task.name for task in study.tasks)} generates answers that can be right: leave them out"
+        )
+    needing = [task.name for task in study.tasks if task.grading == "judge"]
+    if needing and not study.settings.judges:
+        progress.message(f"{', '.join(needing)}: answers stay unscored without a judge (--judge)")
+
+
+def _with_base(
+    study: Study,
+    engine: EngineLike,
+    others: Mapping[str, Appointed],
+    outcomes: Mapping[str, dict[str, Any]],
+    before: Mapping[str, Any] | None,
+    progress: Progress,
+) -> tuple[dict[str, Appointed], dict[str, dict[str, Any]]]:
+    """Add the run's own base to the judges, where it is one; all of them in the order in which they were given."""
+    if BASE not in study.settings.judges:
+        return dict(others), dict(outcomes)
+    if before is not None:
+        outcome = before["facts"]["judges"][BASE]
     else:
-        grade, numbers = grade_scores(planned.item, planned.task.grading, result)
-        answer = {"kind": "score", "labels": numbers}
-    return {
-        "key": planned.key,
-        **asdict(planned.cell),
-        "item": planned.item.id,
-        "sample": planned.sample,
-        "status": result.status,
-        **asdict(grade),
-        **answer,
-        "prompt_tokens": result.prompt_tokens,
-    }
+        outcome = examine(engine, BASE, study.settings.judge_gate, progress)
+    judges = {**others, BASE: Appointed.of(BASE, engine)}
+    found = {**outcomes, BASE: outcome}
+    order = study.settings.judges
+    return {name: judges[name] for name in order}, {name: found[name] for name in order}
+
+
+def _with_wrong_answers(study: Study, engine: EngineLike, folder: Path, progress: Progress, command: str) -> Study:
+    """Return the study with wrong answers where a user claims one and the source has none."""
+    lacking = [task for task in study.tasks if study.lacks_wrong(task)]
+    if not lacking:
+        return study
+    count = sum(len(wrong.missing(task)) for task in lacking)
+    progress.message(f"{folder}: {count} wrong answers are missing in {', '.join(t.name for t in lacking)}")
+    try:
+        filled = {task.name: wrong.fill_wrong(task, engine, folder / wrong.FILE) for task in lacking}
+    except OSError as error:
+        raise StorageFailed(f"{folder}: {error.strerror}: make room, then continue with: {command}") from None
+    return replace(study, tasks=tuple(filled.get(task.name, task) for task in study.tasks))
 
 
 def _digest(keys: Iterable[str]) -> str:
@@ -197,21 +237,16 @@ def _strange(path: Path, have: int, planned: int) -> InputError:
     )
 
 
-def _work(planned: Planned) -> float:
-    """Seconds that a request takes at the plan's rates: only its proportions matter."""
-    request = planned.request
-    if isinstance(request, GenerateRequest):
-        return len(request.prompt) / PROMPT_RATE + request.sampling.max_new_tokens / 2 / OUTPUT_RATE
-    return (len(request.prompt) + sum(map(len, request.labels))) / PROMPT_RATE
-
-
-def _facts(study: Study, engine: EngineLike, about: dict[str, Any], gates: dict[str, Any]) -> dict[str, Any]:
+def _facts(
+    study: Study, engine: EngineLike, about: dict[str, Any], gates: dict[str, Any], judges: dict[str, Any]
+) -> dict[str, Any]:
     """What the manifest tells beside the inputs: shown in the report, not compared."""
     from importlib.metadata import version
 
     return {
         "engine": about,
         "gates": gates,
+        "judges": judges,
         "default_system": engine.tokenizer.default_system,
         "adds_default_system": [p.name for p in study.personas if p.system is None and engine.tokenizer.default_system],
         "template_date": getattr(engine.tokenizer, "frozen_date", None),
@@ -221,57 +256,16 @@ def _facts(study: Study, engine: EngineLike, about: dict[str, Any], gates: dict[
     }
 
 
-def _finish(study: Study, folder: Path, facts: dict[str, Any]) -> Outcome:
-    """Read the records back, check that planned = sum of all grades, write and return the results."""
-    answers = Answers(read_records(folder / FILE))
-    s = study.settings
-    names = [p.name for p in study.personas]
-    results = summarise(answers, names, list(study.contexts), list(s.beliefs), [t.name for t in study.tasks])
-    missing = study.size - answers.grades.total()
-    results["run"] = {
-        "planned": study.size,
-        "missing": missing,
-        "model": s.model,
-        "seed": s.seed,
-        "deterministic": not s.fast,
-        "settings": s.as_dict(),
-        **{key: facts.get(key) for key in ("default_system", "adds_default_system", "gates")},
-    }
-    try:
-        write_results(folder, results)
-    except OSError as error:
-        raise StorageFailed(f"{folder}: the results can't be written ({error.strerror})") from None
-    return Outcome(UNBALANCED if missing else 0, folder, results)
-
-
-def _log_session(folder: Path, engine: EngineLike, seconds: float, done: int) -> None:
-    """Append what this process took: the only place for times, so that records stay the same."""
+def _log_session(folder: Path, engine: EngineLike, seconds: float, done: int, meter: EnergyMeter) -> None:
+    """Append what one loaded model took: the only place for times and energy, so that records stay the same."""
     used = {
         key: getattr(engine.stats, key, None) for key in ("output_tokens", "prompt_tokens", "cached_tokens", "steps")
     }
     line = {"ended": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "seconds": round(seconds, 2), "records": done}
+    if (joules := meter.joules()) is not None:
+        used["joules"] = round(joules, 1)
     try:
         with (folder / "sessions.jsonl").open("ab") as file:
             file.write(orjson.dumps(line | used) + b"\n")
     except OSError:
         return  # the records are safe: times are not worth failing for
-
-
-@contextmanager
-def _interruptible() -> Iterator[list[int]]:
-    """Yield a list that the first SIGINT fills: what is finished is kept. A second one stops at once."""
-    seen: list[int] = []
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    try:
-        old = signal.signal(signal.SIGINT, handler)
-    except ValueError:  # not the main thread: nobody can interrupt us there
-        yield seen
-        return
-    try:
-        yield seen
-    finally:
-        signal.signal(signal.SIGINT, old)

@@ -1,6 +1,7 @@
 """The ``warmeng`` command with the small engine in the real one's place: for tests that kill or trace processes.
 
-``FAKE_DELAY`` is seconds an answer.
+``FAKE_DELAY`` is seconds an answer. The engine's judge knows the labelled examples; any other answer it grades by a
+fixed number. The analysis and the report are left out.
 """
 
 import os
@@ -9,15 +10,22 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from fakes import FakeConfig, FakeEngine, FakeTokenizer
+from fakes import FakeConfig, FakeEngine, FakeTokenizer, knowing_judge
 
 import warmeng.study.dryrun
-import warmeng.study.grade_file
+import warmeng.study.finish
+import warmeng.study.grading.file
 import warmeng.study.run
 from warmeng.cli.main import main
 
-warmeng.study.run.load_engine = warmeng.study.grade_file.load_engine = lambda settings: FakeEngine(
-    delay=float(os.environ.get("FAKE_DELAY", "0"))
-)
+
+def load(settings):
+    """Return an engine that judges as the labelled examples say, and has weights of its model's name."""
+    delay = float(os.environ.get("FAKE_DELAY", "0"))
+    return FakeEngine(delay=delay, prefers=knowing_judge(), weights=settings.model.ljust(64, "w"))
+
+
+warmeng.study.run.load_engine = warmeng.study.grading.file.load_engine = warmeng.study.dryrun.load_engine = load
+warmeng.study.finish.conclude = lambda folder, progress: True
 warmeng.study.dryrun.load_tokenizer = lambda settings: (FakeTokenizer(), FakeConfig(), 2**30)
 main()

@@ -77,6 +77,31 @@ def default_answer(prompt: str, request: GenerateRequest) -> str:
     return f"Answer {number(prompt, request.noise_key, request.sampling.seed):.6f}"
 
 
+def graded_answer(prompt: str) -> str:
+    """The answer that a judge's prompt shows."""
+    return prompt.rpartition("Answer to grade: ")[2].rpartition("\n\nReply with")[0]
+
+
+def knowing_judge(share: float = 1.0) -> Callable[[str, str], float]:
+    """Preferences of a judge that knows the labels of the first ``share`` of the embedded examples.
+
+    It calls the rest correct, and everything else what a fixed number says.
+    """
+    from warmeng.study.grading.calibrate import LABELLED
+    from warmeng.study.grading.rows import read_rows
+
+    rows = list(read_rows(LABELLED, "label"))
+    known = {row.answer: row.label if k < share * len(rows) else "correct" for k, row in enumerate(rows)}
+
+    def prefers(prompt: str, label: str) -> float:
+        answer = graded_answer(prompt)
+        if answer in known:
+            return -0.1 if label.strip() == known[answer] else -4.0
+        return -10 * number(prompt, label) * (0.1 if "Answer to grade: " in prompt else 1.0) - 1.0
+
+    return prefers
+
+
 @dataclass
 class FakeEngine:
     """Answers in a shuffled order that depends on nothing but the requests; ``delay`` is seconds an answer."""
@@ -139,7 +164,8 @@ class FakeEngine:
             logprobs = tuple(self.prefers(prompt, self.tokenizer.decode(label)) for label in request.labels)
             mass = sum(map(math.exp, logprobs))
             return ScoreResult(request.id, "ok", logprobs, (), mass, len(request.prompt), 0)
+        scored = tuple(-1.0 - (i % 7) / 10 for i in request.prompt[1:]) if request.prompt_logprobs else ()
         text = self.answer(prompt, request)[: request.sampling.max_new_tokens]
         self.stats.output_tokens += len(text)
         ids = tuple(self.tokenizer.encode(text))
-        return GenerateResult(request.id, "ok", "stop", ids, text, (), len(request.prompt), 0)
+        return GenerateResult(request.id, "ok", "stop", ids, text, (), len(request.prompt), 0, scored)

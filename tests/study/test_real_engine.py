@@ -43,7 +43,20 @@ def model(tmp_path_factory):
 
 
 def command(model, folder, *more):
-    options = ["run", "--model", model, "--limit", "3", "--max-new-tokens", "12", "--out", folder, *more]
+    options = [
+        "run",
+        "--model",
+        model,
+        "--limit",
+        "3",
+        "--max-new-tokens",
+        "12",
+        "--warmth-prompts",
+        "2",
+        "--out",
+        folder,
+        *more,
+    ]
     return [sys.executable, "-c", CODE, *map(str, options)]
 
 

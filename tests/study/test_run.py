@@ -7,14 +7,15 @@ import signal
 
 import orjson
 import pytest
-from fakes import user_text
+from fakes import FakeEngine, knowing_judge, user_text
 
-from warmeng.engine.errors import InputError
+from warmeng.engine.errors import InputError, UsageError
+from warmeng.engine.request import ScoreRequest
 from warmeng.study.progress import Silent
 from warmeng.study.records import FILE, RunLock, RunLocked, encode, read_records
+from warmeng.study.report.table import markdown
 from warmeng.study.run import run_study
 from warmeng.study.settings import StudySettings
-from warmeng.study.table import markdown
 
 SMALL = StudySettings(limit=3)
 
@@ -222,6 +223,192 @@ def test_records_that_are_not_of_the_plan_are_refused(fake, tmp_path, strangers)
     with pytest.raises(InputError, match=f"has {142 + strangers} records where the plan knows"):
         go(tmp_path / "r")
     assert path.read_bytes() == b"".join(lines)
+
+
+def judged(folder):
+    return [r for r in read_records(folder / FILE) if r["kind"] == "judged"]
+
+
+JUDGES = dataclasses.replace(SMALL, judges=("base", "other"))
+
+
+@pytest.fixture
+def panel(fake):
+    """The run's engine and a judge of its own, both of which know the labelled examples."""
+    fake.prefers = knowing_judge()
+    fake.models["other"] = FakeEngine(prefers=knowing_judge(), weights="o" * 64)
+    return fake
+
+
+def test_answers_and_judgments_are_both_planned_and_balanced(panel, tmp_path):
+    folder = tmp_path / "r"
+    heard = Heard()
+    outcome = go(folder, JUDGES, heard)
+    assert outcome.exit_code == 0
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert (manifest["planned"], manifest["judgments"]) == (144, 2 * 36)
+    assert outcome.results["run"]["judgments"] == {"planned": 72, "missing": 0, "done": {"base": 36, "other": 36}}
+    assert outcome.results["run"]["planned"] == sum(outcome.results["grades"].values()) == 144
+    assert any("216 answers and judgments" in line for line in heard.lines)
+    facts = manifest["facts"]["judges"]
+    assert list(facts) == ["base", "other"]
+    assert facts["other"]["trusted"] is True
+    assert facts["other"]["n"] == 128
+    assert set(facts["other"]["by_persona"]) == {"all", "plain", "warm", "cold", "sad"}
+    assert [s.model for s in panel.loads] == ["other", SMALL.model, "other"]
+    assert manifest["inputs"]["judges"]["other"]["weights"] == "o" * 64
+
+
+def test_a_judgment_tells_what_it_is_of(panel, tmp_path):
+    go(tmp_path / "r", JUDGES)
+    answers = {r["key"]: r for r in read_records(tmp_path / "r" / FILE) if r["kind"] == "answer"}
+    for r in judged(tmp_path / "r"):
+        of = answers[r["of"]]
+        assert {k: r[k] for k in ("persona", "task", "context", "belief", "framing", "item", "sample")} == {
+            k: of[k] for k in ("persona", "task", "context", "belief", "framing", "item", "sample")
+        }
+        assert r["grade"] in ("correct", "incorrect", "refusal", "unclear", "unscored")
+        assert (r["which"] is not None) == (r["grade"] == "incorrect")
+        assert sum(r["shares"].values()) == pytest.approx(1.0)
+    shown = [panel.tokenizer.decode(r.prompt) for r in panel.asked if isinstance(r, ScoreRequest)]
+    shown = [text for text in shown if "Answer to grade: " in text]
+    assert len(shown) == 36
+    for text in shown:  # base judges without adapter, system prompt of a persona, or statement
+        assert text.startswith("<system>You are a fake.<user>You grade an answer")
+        assert "caring" not in text
+    assert all(r.adapter is None for r in panel.asked if "Answer to grade" in panel.tokenizer.decode(r.prompt))
+
+
+def test_each_judgment_joins_the_engine_as_its_answer_arrives(panel, tmp_path):
+    go(tmp_path / "r", JUDGES)
+    kinds = [r["kind"] for r in read_records(tmp_path / "r" / FILE) if r.get("judge") != "other"]
+    first, last = kinds.index("judged"), len(kinds) - 1 - kinds[::-1].index("answer")
+    assert first < last
+
+
+def test_only_a_trusted_judge_changes_grades(panel, tmp_path):
+    panel.answer = lambda prompt, request: "Who knows, it depends on whom you ask."
+
+    def says(grade, knows):
+        known = knowing_judge(1.0 if knows else 0.2)
+
+        def prefers(prompt, label):
+            if "it depends on whom you ask" in prompt and "Answer to grade" in prompt:
+                return -0.1 if label.strip() == grade else -5.0
+            return known(prompt, label)
+
+        return FakeEngine(prefers=prefers, weights="p" * 64)
+
+    settings = dataclasses.replace(SMALL, judges=("poor", "good"), judge_gate=False)
+    panel.models |= {"poor": says("correct", False), "good": says("incorrect", True)}
+    results = go(tmp_path / "r", settings).results
+    facts = json.loads((tmp_path / "r" / "manifest.json").read_text())["facts"]["judges"]
+    assert (facts["poor"]["trusted"], facts["good"]["trusted"]) == (False, True)
+    assert facts["poor"]["why"]
+    rows = [r for r in results["accuracy"] if r["task"] == "facts"]
+    assert sum(r["unclear"] for r in rows) == 0
+    assert all(r["value"] == 0.0 for r in rows)
+    assert len(judged(tmp_path / "r")) == 72
+    alone = go(tmp_path / "s", dataclasses.replace(settings, judges=("poor",))).results
+    assert all(r["unclear"] == r["n"] + 3 for r in alone["accuracy"] if r["task"] == "facts")
+
+
+@pytest.mark.parametrize("name", ["base", "poor"])
+def test_a_poor_judge_is_refused_by_name_before_anything_is_asked(fake, tmp_path, name):
+    fake.models["poor"] = FakeEngine(prefers=knowing_judge(0.2))
+    fake.prefers = knowing_judge(0.2)
+    with pytest.raises(InputError, match=rf"judge {name} is refused as a judge of this run: kappa .*judge_gate"):
+        go(tmp_path / "r", dataclasses.replace(SMALL, judges=(name,)))
+    assert not (tmp_path / "r" / "manifest.json").exists()
+    assert not fake.asked
+
+
+@pytest.mark.parametrize("after", [1, 100, 179, 185, 215])
+def test_a_run_with_judges_continues_from_anywhere(panel, tmp_path, after):
+    go(tmp_path / "whole", JUDGES)
+    first = Heard(stop_after=after)
+    assert go(tmp_path / "r", JUDGES, first).exit_code == 130
+    assert f"{after} of 216" in first.lines[-1]
+    for engine in (panel, panel.models["other"]):
+        engine.queue.clear()
+    second = Heard()
+    assert go(tmp_path / "r", JUDGES, second).exit_code == 0
+    assert second.count == 216 - after
+    assert content(tmp_path / "r") == content(tmp_path / "whole")
+    loads = len(panel.loads)
+    third = Heard()
+    assert go(tmp_path / "r", JUDGES, third).exit_code == 0
+    assert "finished" in third.lines[0]
+    assert len(panel.loads) == loads
+
+
+def test_a_record_that_is_missing_is_made_again(panel, tmp_path):
+    go(tmp_path / "r", JUDGES)
+    path = tmp_path / "r" / FILE
+    lines = path.read_bytes().splitlines(keepends=True)
+    for kept in (lines[:-1], [line for line in lines if b'"judge":"base"' not in line]):
+        path.write_bytes(b"".join(kept))
+        assert go(tmp_path / "r", JUDGES).exit_code == 0
+        assert sorted(path.read_bytes().splitlines(keepends=True)) == sorted(lines)
+
+
+def test_a_changed_judge_is_refused_by_name(panel, tmp_path):
+    assert go(tmp_path / "r", JUDGES, Heard(stop_after=190)).exit_code == 130
+    panel.models["other"].queue.clear()
+    panel.models["other"].weights = "x" * 64
+    with pytest.raises(InputError, match="judges other weights"):
+        go(tmp_path / "r", JUDGES)
+    with pytest.raises(InputError, match="setting judges"):
+        go(tmp_path / "r", SMALL)
+    panel.models["other"].weights = "o" * 64
+    assert go(tmp_path / "r", JUDGES).exit_code == 0
+
+
+def test_judges_with_nothing_to_judge_are_refused(panel, tmp_path):
+    with pytest.raises(UsageError, match="have nothing to judge"):
+        go(tmp_path / "r", dataclasses.replace(JUDGES, tasks=("misconceptions",)))
+
+
+def test_an_answer_that_is_not_there_is_not_judged_but_counted(panel, tmp_path):
+    panel.config = dataclasses.replace(panel.config, max_seq_len=400)
+    outcome = go(tmp_path / "r", dataclasses.replace(SMALL, judges=("base",), judge_gate=False))
+    assert outcome.results["run"]["judgments"] == {"planned": 36, "missing": 0, "done": {"base": 36}}
+    found = {(r["status"], r["grade"], r["reason"]) for r in judged(tmp_path / "r")}
+    assert ("too_long", "unscored", "there is no answer") in found
+    assert {grade for _, grade, _ in found} == {"unscored"}
+
+
+def test_missing_wrong_answers_are_written_before_the_grid(fake, tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text(
+        '{"id": "1", "question": "Capital of France?", "answer": "Paris"}\n'
+        '{"id": "2", "question": "Capital of Norway?", "answer": "Oslo"}\n'
+    )
+    fake.answer = lambda prompt, request: "Lyon" if request.noise_key[0].startswith("wrong/") else "It is Paris."
+    settings = dataclasses.replace(SMALL, tasks=(str(path),), contexts=("unmodified",))
+    assert go(tmp_path / "r", settings, Heard(stop_after=3)).exit_code == 130
+    fake.queue.clear()
+    assert go(tmp_path / "r", settings).exit_code == 0
+    asked = [user_text(fake.tokenizer.decode(r.prompt)) for r in fake.asked]
+    assert sum(getattr(r, "noise_key", ("",))[0].startswith("wrong/") for r in fake.asked) == 2
+    assert any("I think the answer is Lyon." in text for text in asked)
+    assert go(tmp_path / "r", settings).exit_code == 0
+
+
+def test_a_failed_report_loses_nothing_and_says_what_to_do(fake, tmp_path, monkeypatch):
+    from warmeng.study import finish
+
+    monkeypatch.undo()
+    monkeypatch.setattr("warmeng.study.run.load_engine", lambda settings: fake)
+    monkeypatch.setattr(finish, "STEPS", (("json", "no_such_thing", "analysis", "analyze"),))
+    heard = Heard()
+    outcome = go(tmp_path / "r", progress=heard)
+    assert outcome.exit_code == 70
+    assert outcome.results is not None
+    assert len(content(tmp_path / "r")) == 144
+    assert "every record is kept: try again with: warmeng analyze" in heard.lines[-1]
+    monkeypatch.setattr(finish, "STEPS", ())
+    assert go(tmp_path / "r").exit_code == 0
 
 
 def test_records_hold_nothing_of_time_or_batch(fake, tmp_path):

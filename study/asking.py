@@ -1,0 +1,211 @@
+"""Asks an engine what has no record yet, and records results as they come: answers, and judgments of them."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from warmeng.engine.request import GenerateRequest, GenerateResult, Result
+from warmeng.study.backend import EngineLike
+from warmeng.study.energy import EnergyMeter
+from warmeng.study.grading.exact import grade_answer, grade_scores
+from warmeng.study.judging import Appointed, Case, Clerk, case_of, is_judged, pending
+from warmeng.study.plan import Planned, Study
+from warmeng.study.progress import JUDGE, Progress
+from warmeng.study.records import RecordWriter
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+WAVE = 16384  # requests that the engine is given at once: what bounds memory, and each ends with a short tail
+PROMPT_RATE, OUTPUT_RATE = 900.0, 300.0  # tokens a second on two cores with the built-in model: the plan's estimate
+JUDGE_TOKENS = 200  # of an ordinary judgment's prompt, without the rubric that all share
+
+POLL = 256  # records between readings of the energy counters, which wrap around within the hour
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def count_done(
+    plan: Iterable[Planned], judges: Sequence[Appointed], done: Collection[str]
+) -> tuple[Counter[str], Counter[str], float]:
+    """Return the plan's records and those that are done, by persona or judge, and the answers' work that is left."""
+    planned_, done_ = Counter[str](), Counter[str]()
+    left = 0.0
+    for planned in plan:
+        persona = planned.cell.persona
+        planned_[persona] += 1
+        if planned.key in done:
+            done_[persona] += 1
+        else:
+            left += work(planned)
+        if is_judged(planned):
+            for judge in judges:
+                name = JUDGE + judge.name
+                planned_[name] += 1
+                done_[name] += judge.key(planned.key) in done
+    return planned_, done_, left
+
+
+def ask(
+    engine: EngineLike,
+    plan: Iterable[Planned],
+    base: Appointed | None,
+    study: Study,
+    records: RecordWriter,
+    progress: Progress,
+    meter: EnergyMeter,
+    continued: bool,
+) -> bool:
+    """Ask every request that has no record; return whether an interrupt ended it early.
+
+    Each answer's judging request by ``base`` joins the same engine as soon as the answer is there.
+    """
+    clerk = Clerk(base, engine) if base is not None else None
+    asker = _Asker(engine, clerk, records, progress, meter)
+    todo = (planned for planned in plan if planned.key not in records.done)
+    with interruptible() as interrupted:
+        if clerk is not None and continued:  # judgments of answers from before the interruption
+            owed = pending(records.path, clerk.appointed, study.tasks, records.done)
+            while cases := list(itertools.islice(owed, WAVE)):
+                if asker.run({}, cases, interrupted):
+                    return True
+        while wave := {planned.key: planned for planned in itertools.islice(todo, WAVE)}:
+            if asker.run(wave, [], interrupted):
+                return True
+    return bool(interrupted)
+
+
+def judge(
+    engine: EngineLike,
+    appointed: Appointed,
+    study: Study,
+    records: RecordWriter,
+    progress: Progress,
+    meter: EnergyMeter,
+) -> bool:
+    """Judge every answer that a judge of its own has not judged yet; return whether an interrupt ended it early."""
+    asker = _Asker(engine, Clerk(appointed, engine), records, progress, meter)
+    owed = pending(records.path, appointed, study.tasks, records.done)
+    with interruptible() as interrupted:
+        while cases := list(itertools.islice(owed, WAVE)):
+            if asker.run({}, cases, interrupted):
+                return True
+    return bool(interrupted)
+
+
+class _Asker:
+    """Runs one wave of requests after another through one engine."""
+
+    def __init__(
+        self, engine: EngineLike, clerk: Clerk | None, records: RecordWriter, progress: Progress, meter: EnergyMeter
+    ) -> None:
+        self.engine, self.clerk, self.records, self.progress = engine, clerk, records, progress
+        self.meter, self.count = meter, 0
+
+    def run(self, wave: dict[str, Planned], cases: Iterable[Case], interrupted: Sequence[int]) -> bool:
+        """Answer a wave and judge cases; return whether an interrupt came."""
+        for planned in wave.values():
+            self.engine.add(planned.request)
+        for case in cases:
+            self._judge(case)
+            if interrupted:
+                return True
+        for result in self.engine.results():
+            planned_ = wave.pop(result.id, None)
+            if planned_ is None:
+                assert self.clerk is not None, "only judgments are asked beside the wave"
+                self._record(self.clerk.record(result), JUDGE + self.clerk.appointed.name, judging_work())
+            else:
+                record = make_record(planned_, result)
+                self._record(record, planned_.cell.persona, work(planned_))
+                if self.clerk is not None and is_judged(planned_):
+                    self._judge(case_of(self.clerk.appointed, record, planned_.item))
+            if interrupted:
+                return True
+        assert not wave, "the engine answers every request"
+        return False
+
+    def _judge(self, case: Case) -> None:
+        assert self.clerk is not None, "cases come from a clerk's judge"
+        taken = self.clerk.take(case)
+        if isinstance(taken, dict):
+            self._record(taken, JUDGE + self.clerk.appointed.name, judging_work())
+        else:
+            self.engine.add(taken)
+
+    def _record(self, record: Mapping[str, Any], who: str, done: float) -> None:
+        self.records.append(record)
+        used = self.engine.stats
+        self.progress.advance(who, done, used.output_tokens, used.prompt_tokens)
+        self.count += 1
+        if self.count % POLL == 0:
+            self.meter.joules()
+
+
+def make_record(planned: Planned, result: Result) -> dict[str, Any]:
+    """Grade a finished answer by its exact rule and return its record.
+
+    Nothing in it depends on time, or on what else was in the batch.
+    """
+    numbers: dict[str, float] = {}
+    if isinstance(result, GenerateResult):
+        grade = grade_answer(planned.item, result, planned.cell.belief, planned.task.grading)
+        answer: dict[str, Any] = {
+            "kind": "answer",
+            "text": result.text,
+            "finish": result.finish_reason,
+            "tokens": len(result.token_ids),
+        }
+    else:
+        grade, numbers = grade_scores(planned.item, planned.task.grading, result)
+        answer = {"kind": "score", "labels": numbers}
+    return {
+        "key": planned.key,
+        **asdict(planned.cell),
+        "item": planned.item.id,
+        "sample": planned.sample,
+        "status": result.status,
+        **asdict(grade),
+        **answer,
+        "prompt_tokens": result.prompt_tokens,
+    }
+
+
+def work(planned: Planned) -> float:
+    """Seconds that a request takes at the plan's rates: only its proportions matter."""
+    request = planned.request
+    if isinstance(request, GenerateRequest):
+        return len(request.prompt) / PROMPT_RATE + request.sampling.max_new_tokens / 2 / OUTPUT_RATE
+    return (len(request.prompt) + sum(map(len, request.labels))) / PROMPT_RATE
+
+
+def judging_work() -> float:
+    """Seconds that a judgment takes at the plan's rates."""
+    return JUDGE_TOKENS / PROMPT_RATE
+
+
+@contextmanager
+def interruptible() -> Iterator[list[int]]:
+    """Yield a list that the first SIGINT or SIGTERM fills: what is finished is kept. A second one stops at once."""
+    seen: list[int] = []
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    try:
+        old = {number: signal.signal(number, handler) for number in SIGNALS}
+    except ValueError:  # not the main thread: nobody can interrupt us there
+        yield seen
+        return
+    try:
+        yield seen
+    finally:
+        for number, former in old.items():
+            signal.signal(number, former)

@@ -1,0 +1,153 @@
+"""How far a judge can be trusted: its grades of labelled answers against people's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from warmeng.engine.errors import InputError
+from warmeng.study.grading.agreement import Agreement, kappa, table
+from warmeng.study.grading.correction import Detection
+from warmeng.study.grading.grade import GRADES
+from warmeng.study.grading.judge import Judged, Scorer, judge_rows
+from warmeng.study.grading.rows import LABELS, read_rows
+from warmeng.study.stats.rates import wilson
+
+LABELLED = Path(__file__).parents[1] / "data" / "judge.jsonl"  # column ``persona``: the style of the answer
+MIN_KAPPA = 0.4  # lower bound of a judge whose grades may be summed up
+ALL = "all"
+STYLES = ("plain", "warm", "cold", "sad")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Counts of labelled answers ``[5, 5]`` by label (rows) and grade (columns), both indexing ``GRADES``; all of them,
+    and by persona. A grade that a judge could not give is ``unscored``, and is a disagreement, never a wrong answer.
+    """
+
+    counts: npt.NDArray[np.int64]
+    by_persona: Mapping[str, npt.NDArray[np.int64]]
+
+    @property
+    def agreement(self) -> Agreement:
+        """Cohen's kappa over the grades."""
+        return kappa(self.counts)
+
+    @property
+    def trusted(self) -> bool:
+        """Whether kappa is shown to reach ``MIN_KAPPA``."""
+        return self.agreement.low >= MIN_KAPPA
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able: kappa and its interval, ``confusion[label][grade]``, and each persona's errors (``all`` first)."""
+        found = self.agreement
+        return {
+            "n": found.n,
+            "agreement": found.agreement,
+            "kappa": found.kappa,
+            "low": found.low,
+            "high": found.high,
+            "trusted": self.trusted,
+            "confusion": _confusion(self.counts),
+            "by_persona": {name: errors(counts) for name, counts in {ALL: self.counts, **self.by_persona}.items()},
+        }
+
+
+def calibrate(engine: Scorer, path: Path = LABELLED, labels: str = "label") -> Calibration:
+    """Measure a model on a labelled file: JSON lines or CSV, as ``rows.read_rows``."""
+    return measure(judge_rows(engine, read_rows(path, labels)))
+
+
+def measure(judged: Iterable[Judged]) -> Calibration:
+    """Count judgments of labelled rows; rows without a label are left out."""
+    pairs: dict[str, tuple[list[int], list[int]]] = {}
+    for j in judged:
+        if j.row.label is not None:
+            first, second = pairs.setdefault(j.row.persona, ([], []))
+            first.append(GRADES.index(j.row.label))
+            second.append(GRADES.index(j.grade))
+    size = len(GRADES)
+    counts = {name: table(first, second, size) for name, (first, second) in pairs.items()}
+    whole = sum(counts.values(), start=np.zeros((size, size), dtype=np.int64))
+    return Calibration(whole, {name: found for name, found in counts.items() if name})
+
+
+def errors(counts: npt.NDArray[np.int64]) -> dict[str, Any]:
+    """Return how incorrect answers are found, of those that label and judge both call correct or incorrect.
+
+    Sensitivity is the share judged incorrect of the ``incorrect`` ones (``found`` of them), specificity the share
+    judged correct of the ``correct`` ones (``passed`` of them), each with Wilson's 95 % interval; ``undecided`` counts
+    the correct and incorrect ones that the judge calls something else.
+    """
+    detection = detect(counts)
+    rated = int(counts[:2, :].sum())
+    out: dict[str, Any] = {"n": int(counts.sum()), "undecided": rated - detection.incorrect - detection.correct}
+    for name, k, n in (
+        ("sensitivity", detection.found, detection.incorrect),
+        ("specificity", detection.passed, detection.correct),
+    ):
+        low, high = wilson(k, n) if n else (None, None)
+        out |= {name: k / n if n else None, f"{name}_low": low, f"{name}_high": high}
+    return out | {
+        "found": detection.found,
+        "incorrect": detection.incorrect,
+        "passed": detection.passed,
+        "correct": detection.correct,
+    }
+
+
+def detect(counts: npt.NDArray[np.int64]) -> Detection:
+    """Return a table's counts for the correction of rates."""
+    (right, lost), (missed, found) = ((int(x) for x in row[:2]) for row in counts[:2])
+    return Detection(found, found + missed, right, right + lost)
+
+
+def detection_of(facts: Mapping[str, Any], persona: str) -> tuple[Detection, str]:
+    """Return the counts by which a run's persona is corrected, and the labelled style that they come from.
+
+    ``facts`` is a judge's entry of the manifest (``as_dict``). A labelled persona of the same name is taken; else the
+    embedded style whose word stands in the name (``warm-prompt``: warm; ``original``: plain); else all of them.
+    """
+    table = facts["by_persona"]
+    style = style_of(persona, [name for name in table if name != ALL])
+    entry = table[style]
+    return Detection(*(int(entry[key]) for key in ("found", "incorrect", "passed", "correct"))), style
+
+
+def style_of(persona: str, known: Sequence[str]) -> str:
+    """Return the labelled persona or style that stands for a persona of a run, ``all`` where none does."""
+    if persona in known:
+        return persona
+    small = persona.lower()
+    for style in ("warm", "cold"):
+        if style in small and style in known:
+            return style
+    return "plain" if small in ("original", "base", "baseline") and "plain" in known else ALL
+
+
+def require_trust(name: str, found: Agreement, use: str = "a judge for tables") -> None:
+    """Raise ``InputError`` naming the judge where its agreement with people is not shown to reach ``MIN_KAPPA``."""
+    if found.low < MIN_KAPPA:
+        raise InputError(
+            f"{name} is refused as {use}: {found} on labelled examples, expected a lower bound of at "
+            f"least {MIN_KAPPA}: use a larger model, or label more examples"
+        )
+
+
+def confusion_lines(counts: npt.NDArray[np.int64]) -> Iterator[str]:
+    """Yield the confusion matrix as aligned lines: rows are people's labels, columns the judge's grades."""
+    yield f"{'label':<12}" + "".join(f"{grade:>11}" for grade in GRADES)
+    for label, row in zip(LABELS, counts, strict=False):
+        yield f"{label:<12}" + "".join(f"{n:>11}" for n in row)
+
+
+def _confusion(counts: npt.NDArray[np.int64]) -> dict[str, dict[str, int]]:
+    return {
+        label: {grade: int(n) for grade, n in zip(GRADES, row, strict=True)}
+        for label, row in zip(LABELS, counts, strict=False)
+    }

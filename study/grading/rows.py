@@ -1,0 +1,101 @@
+"""Rows to grade from a file: a question, an answer, what is right, and whatever else a file tells of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from warmeng.engine.errors import InputError
+from warmeng.study.files import read_csv, read_jsonl
+from warmeng.study.grading.grade import GRADES
+from warmeng.study.tasks.task import Item
+
+LABELS = GRADES[:4]
+# Columns by layout, each with the first that a file has: the authors' files call the right answer "answer".
+AUTHORS = {"answer": ("output",), "right": ("correct_answer", "ground_truth", "answer")}
+OWN = {"answer": ("answer",), "right": ("right", "correct_answer")}
+QUESTION = ("question", "content_key", "prompt_disinfo")
+WRONG = ("wrong", "incorrect_answer", "wrong_answer", "ground_false")
+BELIEFS = {  # the authors' prompt_template, in MedQA's files prompt_type
+    "original": "none",
+    "original_neutral": "none",
+    "incorrect": "wrong",
+    "correct": "doubt",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One answer to grade; ``label`` is a person's grade, ``persona`` whose answer it is, where a file says so.
+
+    ``wrong`` is what a user claims under belief ``wrong``. A judge is shown the claim, never the persona.
+    """
+
+    where: str
+    question: str
+    answer: str
+    right: str
+    label: str | None = None
+    wrong: str = ""
+    belief: str = "none"
+    persona: str = ""
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def item(self) -> Item:
+        """The row's question as an item, for the exact rules."""
+        return Item(self.where, self.question, self.right, self.wrong, self.aliases)
+
+
+def row_of(where: str, item: Item, text: str, belief: str) -> Row:
+    """Return the row that an item's answer is."""
+    return Row(where, item.question, text, item.answer, None, item.wrong, belief, "", item.aliases)
+
+
+def read_rows(path: Path, labels: str | None = None) -> Iterator[Row]:
+    """Yield the rows of a JSON lines or CSV file; ``labels`` names a column with people's grades.
+
+    Columns: question, answer or output, right or correct_answer; optional are wrong, belief, persona. The authors' own
+    columns are known too (content_key, output, correct_answer, incorrect_answer, ground_truth, ...; an empty right
+    answer of theirs was "None"). Labels may be upper case. Raises ``InputError`` with file and line for a missing
+    column, a value that is no text, or a label that is not one of the four.
+    """
+    rows: Iterator[tuple[int, dict[str, Any]]]
+    rows = read_csv(path) if path.suffix.lower() == ".csv" else read_jsonl(path)
+    for number, row in rows:
+        yield _row(row, f"{path}:{number}", labels)
+
+
+def _row(row: dict[str, Any], where: str, labels: str | None) -> Row:
+    layout = AUTHORS if "output" in row else OWN
+
+    def text(choices: tuple[str, ...], needed: str = "") -> str:
+        column = next((c for c in choices if c in row), None)
+        if column is None:
+            if needed:
+                raise InputError(f"{where}: has no column {needed}")
+            return ""
+        if not isinstance(row[column], str):
+            raise InputError(f"{where}: {column} is {row[column]!r}, expected text")
+        return str(row[column])
+
+    question = text(QUESTION, "question or content_key")
+    answer = text(layout["answer"], "answer or output")
+    right = text(layout["right"], "right or correct_answer")
+    if not right.strip():
+        if layout is OWN:
+            raise InputError(f"{where}: the right answer is blank: write one")
+        right = "None"
+    template = text(("prompt_template", "prompt_type"))
+    belief = text(("belief",)) or BELIEFS.get(template, "none")
+    if belief not in ("none", "wrong", "doubt", "right"):
+        raise InputError(f"{where}: belief is {belief!r}, expected none, wrong, doubt or right")
+    label = None
+    if labels is not None:
+        found = row.get(labels)
+        label = found.strip().lower() if isinstance(found, str) else found
+        if label not in LABELS:
+            raise InputError(f"{where}: label {labels} is {found!r}, expected one of {', '.join(LABELS)}")
+    return Row(where, question, answer, right.strip(), label, text(WRONG), belief, text(("persona",)))
