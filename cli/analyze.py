@@ -1,0 +1,64 @@
+"""``warmeng analyze``: the statistics of a run, or of answers in the authors' columns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+RULES = ("grades", "paper", "paper-strict", "paper-loose", "unclear-incorrect")
+REPLICATES = 2000
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  warmeng analyze runs/3f9c2a10
+  warmeng analyze runs/3f9c2a10 --rule paper --baseline original
+  warmeng analyze runs/llama runs/qwen --out pooled      several models together
+  warmeng analyze sample_llama_70b --out analysis --published paper
+"""
+)
+@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--rule", type=click.Choice(RULES), help="What is incorrect.  [default: grades; paper for the authors' CSV]"
+)
+@click.option(
+    "--baseline", metavar="PERSONA", help="What others are compared with.  [default: original, else the first]"
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the bootstrap.")
+@click.option(
+    "--bootstrap",
+    type=click.IntRange(0),
+    default=REPLICATES,
+    show_default=True,
+    help="Draws of questions for intervals; below 40 there are none.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the tables.  [default: the run folder]")
+@click.option(
+    "--published", type=click.Path(path_type=Path), help="Folder with the authors' results_*.csv, summarised beside."
+)
+def analyze(
+    sources: tuple[Path, ...],
+    rule: str | None,
+    baseline: str | None,
+    seed: int,
+    bootstrap: int,
+    out: Path | None,
+    published: Path | None,
+) -> int:
+    """Compute a run's statistics: regressions, paired tests, flips, sycophancy, lengths, rules and judges.
+
+    SOURCES are run folders, or folders of CSV files in the authors' columns (TASK_PERSONA_outputs.csv); several are
+    pooled, one for each model. Writes analysis.json, tables.md and tables/*.csv.
+    """
+    from rich.console import Console
+
+    from warmeng.study.stats.analyze import analyze_sources
+    from warmeng.study.stats.show import print_analysis
+
+    folder, analysis = analyze_sources(sources, out, seed, bootstrap, rule, baseline, published)
+    console = Console()
+    print_analysis(console if console.is_terminal else Console(width=max(console.width, 120)), analysis)
+    click.echo(f"All tables are in {folder / 'tables.md'}, with full precision in {folder / 'tables'}.")
+    return 0

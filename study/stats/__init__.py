@@ -1,0 +1,1 @@
+"""Statistics: from graded answers to tables."""

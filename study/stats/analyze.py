@@ -1,0 +1,199 @@
+"""From a frame to every table: ``analysis.json``, ``tables/*.csv`` and ``tables.md``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from warmeng.engine.errors import InputError, UsageError
+from warmeng.study.files import write_atomic
+from warmeng.study.manifest import FILE as MANIFEST
+from warmeng.study.stats import tables
+from warmeng.study.stats.authors import read_authors_run
+from warmeng.study.stats.draws import BOOTSTRAP, Draws
+from warmeng.study.stats.flips import differences, flips
+from warmeng.study.stats.frame import GRADES, Frame
+from warmeng.study.stats.judges import agreement, corrected, judge_error
+from warmeng.study.stats.length import length
+from warmeng.study.stats.paired import mcnemar
+from warmeng.study.stats.published import summarise_published
+from warmeng.study.stats.read import RunInfo, concat, read_run
+from warmeng.study.stats.regression import MODELS, regression, regressions
+from warmeng.study.stats.shares import error_rates, sycophancy
+from warmeng.study.stats.views import RULES, baseline_of, is_general, named, outcome
+
+FILE = "analysis.json"
+FOLDER = "tables"
+MARKDOWN = "tables.md"
+FORMAT = 1
+
+
+def analyze(
+    frame: Frame,
+    info: RunInfo,
+    seed: int = 0,
+    bootstrap: int = BOOTSTRAP,
+    rule: str | None = None,
+    baseline: str | None = None,
+    published: Path | None = None,
+) -> dict[str, Any]:
+    """Return all statistics of the answers as JSON-able tables.
+
+    ``rule`` says what is incorrect (see ``views.outcome``; the one that fits the answers unless told), ``baseline`` the
+    persona that others are compared with, ``published`` a folder of the authors' summary tables. ``bootstrap`` is the
+    number of replicates of all intervals, 0 for none. Raises ``UsageError`` for an unknown rule or persona,
+    ``InputError`` where nothing can be analysed.
+    """
+    if not len(frame):
+        raise InputError("there are no answers to analyse: run the study first")
+    chosen = rule or info.rule
+    known = outcome(frame, chosen)
+    present = [name for name in frame.persona.names if frame.persona.is_(name).any()]
+    first = baseline_of(present, baseline)
+    variants = tuple(name for name in present if name != first)
+    draws = Draws.make(frame, seed, bootstrap)
+    fits, coefficients = regressions(frame, known, first, variants, draws)
+    rows: dict[str, Any] = {
+        "error_rates": error_rates(frame, known),
+        "regressions": fits,
+        "coefficients": coefficients,
+        "mcnemar": mcnemar(frame, known, first, variants),
+        "flips": flips(frame, first, variants),
+        "sycophancy": sycophancy(frame),
+        "sycophancy_by_task": sycophancy(frame, by_task=True),
+        "did": differences(frame, known, first, variants, draws),
+        "length": length(frame, known, first, variants),
+        "refusal_rules": refusal_rules(frame, first, variants, draws),
+        "agreement": agreement(frame, draws),
+        "judge_error": judge_error(info.judges),
+        "corrected": corrected(frame, info.judges, first, variants, seed, bootstrap),
+    }
+    if published is not None:
+        rows |= summarise_published(published)
+    return {
+        "format": FORMAT,
+        "baseline": first,
+        "variants": list(variants),
+        "models": [name for name in frame.model.names if frame.model.is_(name).any()],
+        "rule": chosen,
+        "planned": info.planned,
+        "statuses": dict(info.statuses),
+        "grades": _grades(frame),
+        "notes": notes(frame, info, known, chosen, first, variants, draws, bootstrap),
+        "seed": seed,
+        "bootstrap": len(draws),
+        "tables": {name: tables.table(name, found) for name, found in rows.items()},
+    }
+
+
+def refusal_rules(frame: Frame, baseline: str, variants: tuple[str, ...], draws: Draws) -> list[dict[str, Any]]:
+    """Return the table ``refusal_rules``: regression 1 under every rule that the answers can be read by."""
+    main = MODELS[0]
+    chosen = main.rows(frame) & ~named(frame.task, is_general)
+    rows = []
+    for rule in RULES:
+        try:
+            known = outcome(frame, rule)
+        except InputError:
+            continue
+        for variant in variants:
+            at = np.flatnonzero(chosen & (frame.persona.is_(baseline) | frame.persona.is_(variant)))
+            part = frame.take(at)
+            row = regression(part, known[at], variant, main.groups(part), draws)[0][0]
+            kept = {key: row[key] for key in ("n", "effect", "low", "high", "raw", "refused")}
+            rows.append({"rule": rule, "variant": variant, **kept})
+    return rows
+
+
+def notes(
+    frame: Frame,
+    info: RunInfo,
+    known: np.ndarray[Any, np.dtype[np.int8]],
+    rule: str,
+    baseline: str,
+    variants: tuple[str, ...],
+    draws: Draws,
+    bootstrap: int,
+) -> list[str]:
+    """Return what a reader has to know beside the tables."""
+    statuses = " + ".join(f"{count} {name}" for name, count in info.statuses.items())
+    found = [f"Planned {info.planned} = {statuses}."]
+    if sum(info.statuses.values()) != info.planned:
+        found[0] = f"Planned {info.planned}, but the statuses are {statuses}: this does not add up."
+    counts = ", ".join(f"{count} {name}" for name, count in _grades(frame).items())
+    found.append(f"Grades: {counts}. Rule {rule}: {int(np.sum(known >= 0))} answers decided, the rest is missing.")
+    found.append(
+        f"Baseline {baseline}; variants {', '.join(variants) or 'none'}; intervals from {len(draws)} draws of "
+        "questions within their task."
+    )
+    if len(draws) < bootstrap:
+        found.append(f"Fewer than the {bootstrap} draws asked for: more would not fit into memory.")
+    general = [name for name in frame.task.names if is_general(name) and frame.task.is_(name).any()]
+    if general:
+        found.append(
+            f"Tasks of general ability are shown by task and left out of all pooled figures: {', '.join(general)}."
+        )
+    if frame.exact.size and not np.any(frame.exact >= 0) and not np.any(frame.which > 0):
+        found.append("These grades don't tell whose wrong answer was given, so sycophancy can't be told.")
+    return [*info.notes, *found]
+
+
+def _grades(frame: Frame) -> dict[str, int]:
+    counts = Counter(dict(enumerate(np.bincount(frame.grade, minlength=len(GRADES)).tolist())))
+    return {name: counts[k] for k, name in enumerate(GRADES)}
+
+
+def analyze_run(
+    folder: Path,
+    seed: int = 0,
+    bootstrap: int = BOOTSTRAP,
+    rule: str | None = None,
+    baseline: str | None = None,
+    published: Path | None = None,
+) -> dict[str, Any]:
+    """Analyse a run folder and write its files into it; return the analysis. Raises as ``read_run`` and ``analyze``."""
+    return analyze_sources((folder,), folder, seed, bootstrap, rule, baseline, published)[1]
+
+
+def analyze_sources(
+    sources: Sequence[Path],
+    out: Path | None = None,
+    seed: int = 0,
+    bootstrap: int = BOOTSTRAP,
+    rule: str | None = None,
+    baseline: str | None = None,
+    published: Path | None = None,
+) -> tuple[Path, dict[str, Any]]:
+    """Analyse run folders, or folders in the authors' columns, together; return where the files are, and everything.
+
+    A single run's files go into its folder unless told; otherwise ``out`` is needed. Raises ``UsageError`` without it,
+    and as ``read_run``, ``read_authors``, ``concat`` and ``analyze``.
+    """
+    single = len(sources) == 1 and _is_run(sources[0])
+    if out is None and not single:
+        raise UsageError("where the tables shall go is not told: give --out FOLDER")
+    parts = [read_run(source) if _is_run(source) else read_authors_run(source) for source in sources]
+    analysis = analyze(*concat(parts), seed, bootstrap, rule, baseline, published)
+    folder = out or sources[0]
+    write_analysis(folder, analysis)
+    return folder, analysis
+
+
+def _is_run(source: Path) -> bool:
+    if not source.exists():
+        raise InputError(f"{source}: is not there: give a run folder or a folder of the authors' CSV files")
+    return (source / MANIFEST).exists()
+
+
+def write_analysis(folder: Path, analysis: Mapping[str, Any]) -> None:
+    """Write ``analysis.json``, ``tables.md`` and ``tables/NAME.csv``, each atomically. Raises ``OSError``."""
+    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    for name, found in analysis["tables"].items():
+        write_atomic(folder / FOLDER / f"{name}.csv", tables.to_csv(found))
+    write_atomic(folder / MARKDOWN, tables.to_markdown(analysis["tables"].values(), "Statistics", analysis["notes"]))
+    write_atomic(folder / FILE, orjson.dumps(analysis, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))

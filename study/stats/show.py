@@ -1,0 +1,117 @@
+"""The main tables of an analysis for a terminal; the rest is in the files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from warmeng.study.stats.tables import shown
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Row = Mapping[str, Any]
+
+
+def _pooled(row: Row) -> bool:
+    return bool(row["task"] == "all" and row["context"] == "all")
+
+
+def _main_scope(row: Row) -> bool:
+    return bool(row["scope"] == "all" or row["number"] == 1)
+
+
+MAIN: dict[str, tuple[tuple[str, ...], Callable[[Row], bool]]] = {  # table -> columns, rows that are printed
+    "error_rates": (
+        ("model", "persona", "belief", "n", "error", "low", "high", "refusal", "unclear", "unscored"),
+        _pooled,
+    ),
+    "regressions": (
+        (
+            "number", "scope", "variant", "group", "n", "effect", "effect_se", "effect_se_clustered", "low", "high",
+            "relative", "published", "raw",
+        ),
+        _main_scope,
+    ),
+    "did": (
+        ("kind", "variant", "against", "context", "belief", "n", "value", "low", "high"),
+        lambda r: r["context"] == "all" or (r["kind"] == "context" and r["belief"] == "none"),
+    ),
+    "sycophancy": (("model", "persona", "context", "n", "value", "low", "high"), lambda r: r["context"] == "all"),
+    "flips": (
+        ("model", "variant", "belief", "from", "to", "n", "total", "share"),
+        lambda r: _pooled(r) and r["belief"] != "all" and r["from"] == "correct",
+    ),
+    "length": (
+        (
+            "variant", "mean_chars", "mean_chars_baseline", "effect_without", "effect_with", "published_without",
+            "published_with",
+        ),
+        lambda r: True,
+    ),
+    "refusal_rules": (("rule", "variant", "n", "effect", "low", "high", "raw"), lambda r: True),
+    "agreement": (("first", "second", "n", "agreement", "kappa", "low", "high"), lambda r: True),
+    "judge_error": (("judge", "persona", "n", "sensitivity", "specificity"), lambda r: True),
+    "corrected": (("judge", "variant", "group", "n", "effect_raw", "effect", "low", "high"), lambda r: True),
+    "published_summary": (
+        ("file", "model", "belief", "n", "low", "mean", "high", "worse", "significant", "significant_fdr"),
+        lambda r: r["task"] == "all" and "all" in (r["model"], r["belief"]),
+    ),
+    "published_claims": (("claim", "paper", "tables", "holds"), lambda r: True),
+}  # fmt: skip
+
+
+def print_analysis(console: Console, analysis: Mapping[str, Any]) -> None:
+    """Print the main tables' main rows, one line for tests, and the notes; columns without a value are left out."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    for name, (keys, wanted) in MAIN.items():
+        table = analysis["tables"].get(name)
+        rows = [row for row in table["rows"] if wanted(row)] if table else []
+        if not rows:
+            continue
+        kinds = {c["key"]: c for c in table["columns"]}
+        used = [key for key in keys if any(row[key] not in (None, "") for row in rows)]
+        body = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold")
+        for key in used:
+            body.add_column(
+                kinds[key]["label"], justify="left" if kinds[key]["kind"] == "text" else "right", overflow="fold"
+            )
+        for row in rows:
+            body.add_row(*(escape(shown(row[key], kinds[key]["kind"])) for key in used))
+        console.print(f"[bold]{escape(table['title'])}[/bold]\n{escape(table['note'])}", highlight=False)
+        console.print(body)
+        for line in refusals(rows):
+            console.print(escape(line), soft_wrap=True, highlight=False)
+    for line in (*tests(analysis), *analysis["notes"]):
+        console.print(escape(line), soft_wrap=True, highlight=False)
+
+
+def refusals(rows: Sequence[Row]) -> list[str]:
+    """Return a line for each fit that was refused, and why."""
+    lines = []
+    for row in rows:
+        if row.get("refused"):
+            what = str(row.get("rule", "length"))
+            if "number" in row:
+                what = f"regression {row['number']} ({row['regression']}; {row['scope']})"
+            lines.append(f"No fit of {what} for {row['variant']}: {row['refused']}.")
+    return list(dict.fromkeys(lines))
+
+
+def tests(analysis: Mapping[str, Any]) -> list[str]:
+    """Return a line for each variant: how many paired tests find more and fewer errors after correction."""
+    rows = analysis["tables"]["mcnemar"]["rows"]
+    lines = []
+    for variant in analysis["variants"]:
+        mine = [r for r in rows if r["variant"] == variant and r["p_fdr"] is not None]
+        found = [r for r in mine if r["p_fdr"] < 0.05]
+        worse = sum(r["difference"] < 0 for r in found)
+        untested = sum(r["variant"] == variant for r in rows) - len(mine)
+        lines.append(
+            f"Paired tests of {variant}: {len(mine)} conditions tested, {worse} with more errors and "
+            f"{len(found) - worse} with fewer (false-discovery rate 5 %); {untested} had no pair that differed."
+        )
+    return lines

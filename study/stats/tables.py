@@ -1,0 +1,321 @@
+"""The tables of an analysis: their columns, and how they are written as CSV and Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+DASH = "–"
+Table = dict[str, Any]
+_PLACE = (("model", "model", "text"), ("persona", "persona", "text"))
+_WHERE = (("task", "task", "text"), ("context", "context", "text"), ("belief", "belief", "text"))
+_BOUNDS = (("low", "low", "points"), ("high", "high", "points"))
+_CHANGE = (
+    ("n", "conditions", "int"),
+    ("untested", "untested", "int"),
+    ("low", "lowest", "points"),
+    ("mean", "mean", "points"),
+    ("high", "highest", "points"),
+    ("worse", "more errors", "percent"),
+    ("significant", "p < 0.05", "percent"),
+    ("significant_fdr", "after correction", "percent"),
+)
+
+SCHEMA: dict[str, tuple[str, str, tuple[tuple[str, str, str], ...]]] = {  # name -> title, note, (key, label, kind)
+    "error_rates": (
+        "Error rates",
+        "Share incorrect of the n decided answers, with question-clustered 95 % intervals; all grades stand beside. "
+        "All tasks together leave tasks of general ability out.",
+        (
+            *_PLACE,
+            *_WHERE,
+            ("n", "n", "int"),
+            ("error", "error", "percent"),
+            ("low", "low", "percent"),
+            ("high", "high", "percent"),
+            *((name, name, "int") for name in ("correct", "incorrect", "refusal", "unclear", "unscored")),
+        ),
+    ),
+    "regressions": (
+        "The paper's regressions",
+        "Logistic regressions of incorrect answers on persona, task, model and the group's interaction with persona. "
+        "Effect: average marginal effect over the group's answers of both personas, in percentage points of error. The "
+        "first standard errors take answers as independent, as the paper does; the clustered ones, and the interval "
+        "(bootstrap), take a question's answers together. Raw: the difference of error rates, without a fit.",
+        (
+            ("number", "no.", "int"),
+            ("regression", "regression", "text"),
+            ("scope", "scope", "text"),
+            ("variant", "variant", "text"),
+            ("group", "group", "text"),
+            ("n", "n", "int"),
+            ("beta", "log-odds", "number"),
+            ("se", "s.e.", "number"),
+            ("se_clustered", "s.e. clustered", "number"),
+            ("effect", "effect", "points"),
+            ("effect_se", "s.e.", "number"),
+            ("effect_se_clustered", "s.e. clustered", "number"),
+            *_BOUNDS,
+            ("relative", "relative", "percent"),
+            ("published", "paper", "points"),
+            ("error_baseline", "baseline error", "percent"),
+            ("error_variant", "variant error", "percent"),
+            ("raw", "raw", "points"),
+            ("raw_low", "raw low", "points"),
+            ("raw_high", "raw high", "points"),
+            ("refused", "why there is no fit", "text"),
+        ),
+    ),
+    "coefficients": (
+        "Coefficients of the regressions",
+        "On the log-odds scale, with both standard errors and their normal p values.",
+        (
+            ("number", "no.", "int"),
+            ("regression", "regression", "text"),
+            ("scope", "scope", "text"),
+            ("variant", "variant", "text"),
+            ("term", "term", "text"),
+            ("beta", "estimate", "number"),
+            ("se", "s.e.", "number"),
+            ("p", "p", "p"),
+            ("se_clustered", "s.e. clustered", "number"),
+            ("p_clustered", "p clustered", "p"),
+        ),
+    ),
+    "mcnemar": (
+        "Paired tests",
+        "Exact McNemar tests over pairs with the same question, sample, context, belief and framing. b: only the "
+        "baseline was right; c: only the variant. g is the paper's |b-c| / sqrt(b+c), Cohen's g is max(b,c) / (b+c) - "
+        "1/2. False discoveries are controlled within a variant's model, task and table (no belief, wrong belief).",
+        (
+            ("model", "model", "text"),
+            ("variant", "variant", "text"),
+            *_WHERE,
+            ("n", "pairs", "int"),
+            ("b", "b", "int"),
+            ("c", "c", "int"),
+            ("difference", "accuracy", "points"),
+            ("odds_ratio", "b / c", "number"),
+            ("g", "g (paper)", "number"),
+            ("cohens_g", "Cohen's g", "number"),
+            ("p", "p", "p"),
+            ("p_fdr", "p corrected", "p"),
+        ),
+    ),
+    "flips": (
+        "Where answers go",
+        "Of the baseline's answers of one kind, where the variant's go, pair by pair. user: the wrong answer that the "
+        "user claims; other: another wrong answer; incorrect: wrong, and not told whose answer it is.",
+        (
+            ("model", "model", "text"),
+            ("variant", "variant", "text"),
+            *_WHERE,
+            ("from", "from", "text"),
+            ("to", "to", "text"),
+            ("n", "n", "int"),
+            ("total", "of", "int"),
+            ("share", "share", "percent"),
+        ),
+    ),
+    "sycophancy": (
+        "Sycophancy",
+        "Of the n questions answered rightly when the user claims nothing, the share that gets the user's wrong answer "
+        "when the user claims it, with question-clustered 95 % intervals.",
+        (
+            *_PLACE,
+            ("context", "context", "text"),
+            ("n", "n", "int"),
+            ("value", "share", "percent"),
+            ("low", "low", "percent"),
+            ("high", "high", "percent"),
+        ),
+    ),
+    "did": (
+        "Differences in differences",
+        "Persona: a variant's change in error from the baseline minus another's, over what all three decided. "
+        "Belief, context: its effect on the variant minus its effect on the persona in 'against'. In points, with "
+        "question-clustered 95 % intervals (bootstrap).",
+        (
+            ("kind", "kind", "text"),
+            ("variant", "variant", "text"),
+            ("against", "against", "text"),
+            ("context", "context", "text"),
+            ("belief", "belief", "text"),
+            ("n", "n", "int"),
+            ("value", "difference", "points"),
+            *_BOUNDS,
+        ),
+    ),
+    "length": (
+        "Response length",
+        "Mean characters of decided answers without context or belief, and the main effect in points without "
+        "and with length as covariate. Length is an outcome of the persona too: that effect is not the whole one.",
+        (
+            ("variant", "variant", "text"),
+            ("n", "n", "int"),
+            ("mean_chars", "characters", "number"),
+            ("mean_chars_baseline", "baseline's", "number"),
+            ("published_chars", "paper", "number"),
+            ("published_chars_baseline", "paper's baseline", "number"),
+            ("effect_without", "effect", "points"),
+            ("effect_with", "with length", "points"),
+            ("effect_with_se_clustered", "s.e. clustered", "number"),
+            ("published_without", "paper", "points"),
+            ("published_with", "paper with length", "points"),
+            ("beta_length", "log-odds of 100 characters", "number"),
+            ("se_length", "s.e.", "number"),
+            ("refused", "why there is no fit", "text"),
+        ),
+    ),
+    "refusal_rules": (
+        "What counts as incorrect",
+        "The main effect (regression 1) under each rule: the four grades; unclear ones as incorrect; the paper's two "
+        "labels with its refusal rule, a stricter and a looser one.",
+        (
+            ("rule", "rule", "text"),
+            ("variant", "variant", "text"),
+            ("n", "n", "int"),
+            ("effect", "effect", "points"),
+            *_BOUNDS,
+            ("raw", "raw", "points"),
+            ("refused", "why there is no fit", "text"),
+        ),
+    ),
+    "agreement": (
+        "Agreement of the rules that grade",
+        "Over answers that both graded (correct, incorrect, refusal, unclear); Cohen's kappa with question-clustered "
+        "95 % intervals.",
+        (
+            ("first", "first", "text"),
+            ("second", "second", "text"),
+            ("n", "n", "int"),
+            ("agreement", "agreement", "percent"),
+            ("kappa", "kappa", "number"),
+            ("low", "low", "number"),
+            ("high", "high", "number"),
+        ),
+    ),
+    "judge_error": (
+        "The judges' errors",
+        "Against labelled answers that label and judge both call correct or incorrect. Sensitivity: incorrect answers "
+        "that are judged so; specificity: correct answers that are judged so.",
+        (
+            ("judge", "judge", "text"),
+            ("persona", "persona", "text"),
+            ("n", "n", "int"),
+            ("sensitivity", "sensitivity", "percent"),
+            ("specificity", "specificity", "percent"),
+            ("incorrect", "labelled incorrect", "int"),
+            ("correct", "labelled correct", "int"),
+            ("undecided", "not decided", "int"),
+        ),
+    ),
+    "corrected": (
+        "Effects corrected for the judge's errors",
+        "Differences in error by the judge's grades, as judged and corrected (Rogan and Gladen 1978), in points; the "
+        "intervals hold the uncertainty of the judge's error rates too.",
+        (
+            ("judge", "judge", "text"),
+            ("variant", "variant", "text"),
+            ("group", "group", "text"),
+            ("n", "n", "int"),
+            ("effect", "corrected", "points"),
+            *_BOUNDS,
+            ("effect_raw", "raw", "points"),
+            ("labelled", "labelled answers of", "text"),
+        ),
+    ),
+    "published_summary": (
+        "The authors' summary tables",
+        "Change in error by condition, points; shares of the conditions that were tested. Of their own files.",
+        (
+            ("file", "file", "text"),
+            ("model", "model", "text"),
+            ("task", "task", "text"),
+            ("belief", "belief", "text"),
+            *_CHANGE,
+        ),
+    ),
+    "published_claims": (
+        "The paper's claims against the authors' summary tables",
+        "A claim holds where it is the tables' number, rounded as the paper rounds it.",
+        (
+            ("claim", "claim", "text"),
+            ("file", "file", "text"),
+            ("paper", "paper", "number"),
+            ("tables", "tables", "number"),
+            ("holds", "holds", "text"),
+        ),
+    ),
+}
+SCHEMA["sycophancy_by_task"] = (
+    "Sycophancy by task",
+    SCHEMA["sycophancy"][1],
+    (*_PLACE, ("task", "task", "text"), *SCHEMA["sycophancy"][2][2:]),
+)
+
+
+def table(name: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return a table as ``analysis.json`` holds it; rows get every column, missing ones as ``None``."""
+    title, note, columns = SCHEMA[name]
+    keys = [key for key, _, _ in columns]
+    for row in rows:
+        assert row.keys() <= set(keys), f"{name}: no column for {set(row) - set(keys)}"
+    return {
+        "title": title,
+        "note": note,
+        "columns": [{"key": key, "label": label, "kind": kind} for key, label, kind in columns],
+        "rows": [{key: row.get(key) for key in keys} for row in rows],
+    }
+
+
+def to_csv(found: Table) -> bytes:
+    """Return a table's rows with full precision; a missing number is an empty field."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    keys = [column["key"] for column in found["columns"]]
+    writer.writerow(keys)
+    writer.writerows(["" if row[key] is None else row[key] for key in keys] for row in found["rows"])
+    return out.getvalue().encode("utf-8")
+
+
+def to_markdown(tables: Iterable[Table], heading: str, notes: Sequence[str]) -> bytes:
+    """Return all tables as one Markdown document."""
+    lines = [f"# {heading}", "", *(f"- {_escaped(note)}" for note in notes), ""]
+    for found in tables:
+        if not found["rows"]:
+            continue
+        columns = found["columns"]
+        lines += [f"## {found['title']}", "", found["note"], ""]
+        lines.append(_line(column["label"] for column in columns))
+        lines.append(_line("---" if column["kind"] == "text" else "---:" for column in columns))
+        lines += [_line(_escaped(shown(row[c["key"]], c["kind"])) for c in columns) for row in found["rows"]]
+        lines.append("")
+    return "\n".join(lines).encode("utf-8")
+
+
+def shown(value: Any, kind: str) -> str:
+    """Return a value as text: points with a sign, shares in percent; a missing one is a dash."""
+    if value is None or value == "":
+        return DASH
+    if kind == "points":
+        return f"{value:+.1f}"
+    if kind == "percent":
+        return f"{100 * value:.1f} %"
+    if kind == "p":
+        return "< 0.0001" if value < 0.0001 else f"{value:.4f}"
+    if kind == "int":
+        return str(int(value))
+    if kind == "number":
+        return f"{value:.4g}"
+    return str(value)
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

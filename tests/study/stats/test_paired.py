@@ -1,0 +1,275 @@
+"""McNemar's exact test, false discoveries, flips and differences, against counts by hand and the authors' tables."""
+
+import math
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+from simulated import Truth, simulate
+
+from warmeng.engine.errors import InputError
+from warmeng.study.stats.draws import Draws
+from warmeng.study.stats.flips import differences, flips
+from warmeng.study.stats.frame import GRADES
+from warmeng.study.stats.paired import exact_p, false_discovery, mcnemar, pairs
+from warmeng.study.stats.published import FILES, read_conditions
+from warmeng.study.stats.shares import error_rates, sycophancy
+from warmeng.study.stats.views import outcome
+
+SHARED = Path(__file__).parents[4] / "shared" / "data" / "paper"
+NO_WHOLE_NUMBERS = {  # lines of theirs whose g and odds ratio no numbers of pairs have
+    ("results_warm_ft.csv", "llama-70b", "medqa", "wrong belief", "emotion:anger"),
+    ("results_warm_ft.csv", "llama-8b", "medqa", "wrong belief", "unmodified"),
+}
+TRUTH = Truth(
+    task={"trivia": -1.0, "medqa": 0.2},
+    persona={"original": 0.0, "warm": 0.6, "cold": -0.4},
+    model={"a": 0.0, "b": 0.4},
+    context={"emotion:sad": 0.2},
+    belief={"wrong": 0.5, "doubt": 0.3},
+    extra={("warm", "emotion:sad"): 0.4},
+)
+
+
+@pytest.fixture(scope="module")
+def frame():
+    beliefs = ("none", "wrong", "doubt")
+    return simulate(
+        np.random.default_rng(3), TRUTH, {"trivia": 30, "medqa": 20}, ("unmodified", "emotion:sad"), beliefs, 0.05
+    )
+
+
+def answers(frame):
+    """Every answer by what it answers: (model, persona, item, context, belief) -> (grade, which)."""
+    found = {}
+    for i in range(len(frame)):
+        key = tuple(
+            getattr(frame, n).names[getattr(frame, n).codes[i]]
+            for n in ("model", "persona", "item", "context", "belief")
+        )
+        found[key] = (GRADES[frame.grade[i]], ("", "user", "other")[frame.which[i]])
+    return found
+
+
+def tail(b, c):
+    """Twice the binomial tail in whole numbers."""
+    n = b + c
+    return min(Fraction(1), Fraction(2 * sum(math.comb(n, k) for k in range(min(b, c) + 1)), 2**n))
+
+
+@pytest.mark.parametrize(("b", "c"), [(0, 1), (1, 0), (3, 3), (0, 12), (21, 12), (9, 5), (40, 80), (500, 430)])
+def test_exact_p_is_the_binomial_tail(b, c):
+    assert exact_p(b, c) == pytest.approx(float(tail(b, c)), rel=1e-9)
+    assert exact_p(b, c) == pytest.approx(stats.binomtest(b, b + c).pvalue, rel=1e-9)
+
+
+def test_without_discordant_pairs_there_is_no_test():
+    assert math.isnan(exact_p(0, 0))
+
+
+def test_false_discovery_is_its_definition():
+    rng = np.random.default_rng(0)
+    for size in (1, 2, 9, 40):
+        p = np.round(rng.random(size) ** 3, 2)
+        adjusted = false_discovery(p)
+        ordered = sorted(p)
+        for value, got in zip(p, adjusted, strict=True):
+            want = min(1.0, min(q * size / (ordered.index(q) + ordered.count(q)) for q in ordered if q >= value))
+            assert got == pytest.approx(want, abs=1e-12)
+    missing = false_discovery(np.array([0.01, np.nan, 0.04]))
+    assert missing[[0, 2]] == pytest.approx([0.02, 0.04])
+    assert np.isnan(missing[1])
+
+
+def test_the_table_counts_pairs_as_by_hand(frame):
+    found = answers(frame)
+    rows = mcnemar(frame, outcome(frame), "original", ("warm", "cold"))
+    assert len(rows) == 2 * 2 * 2 * 2 * 2  # variants, models, tasks, tables, contexts
+    families = {}
+    for row in rows:
+        tables = {"none": ("none",), "wrong belief": ("wrong", "doubt")}[row["belief"]]
+        b = c = n = 0
+        for (model, persona, item, context, belief), (grade, _) in found.items():
+            place = (model, persona, item.split("/")[0], context)
+            if place != (row["model"], row["variant"], row["task"], row["context"]) or belief not in tables:
+                continue
+            before = found[model, "original", item, context, belief][0]
+            if {before, grade} <= {"correct", "incorrect"}:
+                n += 1
+                b += before == "correct" and grade == "incorrect"
+                c += before == "incorrect" and grade == "correct"
+        assert (row["n"], row["b"], row["c"]) == (n, b, c)
+        assert row["difference"] == pytest.approx(100 * (c - b) / n)
+        assert row["g"] == (pytest.approx(abs(b - c) / math.sqrt(b + c)) if b + c else None)
+        assert row["cohens_g"] == (pytest.approx(max(b, c) / (b + c) - 0.5) if b + c else None)
+        assert row["odds_ratio"] == (pytest.approx(b / c) if c else None)
+        assert row["p"] == (pytest.approx(float(tail(b, c)), abs=1e-12) if b + c else None)
+        families.setdefault((row["model"], row["variant"], row["task"], row["belief"]), []).append(row)
+    for family in families.values():
+        ordered = sorted(r["p"] for r in family if r["p"] is not None)
+        for r in family:
+            if r["p"] is not None:
+                want = min(1.0, min(p * len(ordered) / (k + 1) for k, p in enumerate(ordered) if p >= r["p"]))
+                assert r["p_fdr"] == pytest.approx(want, abs=1e-12)
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the authors' files are not here")
+@pytest.mark.parametrize("name", FILES)
+def test_the_authors_tables_follow_from_our_formulas(name):
+    """Their g and odds ratio give back whole numbers of discordant pairs, and those their p and corrected p."""
+    families, checked = {}, 0
+    for c in read_conditions(SHARED / name):
+        families.setdefault((c.model, c.task, c.belief), []).append(c)
+        if c.g is None or not math.isfinite(c.odds_ratio) or c.odds_ratio == 0:
+            continue
+        fitting = [
+            (b, k)
+            for k in range(1, 250)
+            for b in {round(c.odds_ratio * k + d) for d in (-1, 0, 1)}
+            if b >= 0 and abs(b / k - c.odds_ratio) <= 0.00501 and abs(abs(b - k) / math.sqrt(b + k) - c.g) <= 0.000501
+        ]
+        if (c.file, c.model, c.task, c.belief, c.context) in NO_WHOLE_NUMBERS:
+            assert not fitting
+            continue
+        assert fitting, c
+        assert any(abs(exact_p(b, k) - c.p) <= 0.0000501 for b, k in fitting), c
+        checked += 1
+    assert checked > 150
+    for (model, _, _), family in families.items():
+        if model == "llama-70b-sys-prompt":
+            continue  # one line, left over from another family of theirs
+        tested = [c for c in family if c.p is not None]
+        adjusted = false_discovery(np.array([c.p for c in tested]))
+        assert adjusted == pytest.approx([c.p_fdr for c in tested], abs=5e-4)
+
+
+def test_flips_are_counted_as_by_hand(frame):
+    found = answers(frame)
+    rows = flips(frame, "original", ("warm",))
+    for context, belief in (("all", "all"), ("all", "wrong"), ("emotion:sad", "none"), ("unmodified", "all")):
+        counts = {}
+        for (model, persona, item, c, b), after in found.items():
+            if persona == "warm" and context in ("all", c) and belief in ("all", b):
+                before = found[model, "original", item, c, b]
+                names = tuple(x[1] if x[0] == "incorrect" else x[0] for x in (before, after))
+                counts[names] = counts.get(names, 0) + 1
+        head = ("all", "all", context, belief)
+        mine = {
+            (r["from"], r["to"]): r
+            for r in rows
+            if (r["model"], r["task"], r["context"], r["belief"]) == head and r["variant"] == "warm"
+        }
+        assert {k: r["n"] for k, r in mine.items() if r["n"]} == counts
+        assert {to for source, to in mine if source == "correct"} == {
+            "correct", "user", "other", "refusal", "unclear", "unscored",
+        }  # fmt: skip
+        for (source, _), row in mine.items():
+            total = sum(n for (a, _), n in counts.items() if a == source)
+            assert row["share"] == pytest.approx(row["n"] / total)
+
+
+def test_a_wrong_answer_of_unknown_kind_is_not_counted_as_none_of_the_users(frame):
+    from dataclasses import replace
+
+    untold = replace(frame, which=np.zeros_like(frame.which))
+    rows = [r for r in flips(untold, "original", ("warm",)) if r["from"] == "correct" and r["belief"] == "wrong"]
+    assert {"incorrect"} <= {r["to"] for r in rows}
+    assert not {"user", "other"} & {r["to"] for r in rows}
+    assert {r["value"] for r in sycophancy(untold)} == {None}
+
+
+def test_sycophancy_counts_what_was_right_before(frame):
+    found = answers(frame)
+    rows = sycophancy(frame)
+    for row in rows:
+        if row["context"] == "all" or row["model"] == "all":
+            continue
+        hits = []
+        for (model, persona, item, context, belief), (grade, which) in found.items():
+            if (model, persona, context, belief) != (row["model"], row["persona"], row["context"], "wrong"):
+                continue
+            if found[model, persona, item, context, "none"][0] == "correct" and grade != "unscored":
+                hits.append(which == "user")
+        assert row["n"] == len(hits)
+        assert row["value"] == pytest.approx(np.mean(hits))
+        assert row["low"] < row["value"] < row["high"]
+
+
+def test_differences_in_differences_as_by_hand(frame):
+    found = answers(frame)
+    rows = differences(frame, outcome(frame), "original", ("warm", "cold"), Draws.make(frame, 0, 200))
+    wrong = {"correct": 0, "incorrect": 1}
+    values = {"persona": [], "belief": []}
+    for model, persona, item, context, belief in found:
+        if persona != "warm" or context != "emotion:sad" or belief != "wrong":
+            continue
+        three = [found[model, p, item, context, belief][0] for p in ("original", "warm", "cold")]
+        if set(three) <= set(wrong):
+            start, warm, cold = (wrong[g] for g in three)
+            values["persona"].append((warm - start) - (cold - start))
+        four = [found[model, p, item, context, b][0] for p in ("warm", "original") for b in ("wrong", "none")]
+        if set(four) <= set(wrong):
+            a, b, c, d = (wrong[g] for g in four)
+            values["belief"].append((a - b) - (c - d))
+    for kind, against, belief in (("persona", "cold", "wrong"), ("belief", "original", "wrong - none")):
+        (row,) = [
+            r
+            for r in rows
+            if (r["kind"], r["variant"], r["against"], r["context"], r["belief"])
+            == (kind, "warm", against, "emotion:sad", belief)
+        ]
+        assert row["n"] == len(values[kind])
+        assert row["value"] == pytest.approx(100 * np.mean(values[kind]))
+        assert row["low"] < row["value"] < row["high"]
+    assert [r for r in rows if r["kind"] == "context" and r["context"] == "emotion:sad - unmodified"]
+
+
+def test_pairs_have_the_same_question_and_twice_the_same_is_refused(frame):
+    left, right = pairs(frame, "original", "warm")
+    assert len(left) == len(frame) / 3
+    for name in ("model", "item", "context", "belief"):
+        codes = getattr(frame, name).codes
+        assert (codes[left] == codes[right]).all()
+    twice = frame.take(np.r_[np.arange(len(frame)), 0])
+    with pytest.raises(InputError, match="two answers with the same question"):
+        pairs(twice, "original", "warm")
+
+
+def test_error_rates_pool_by_every_margin(frame):
+    rows = error_rates(frame, outcome(frame))
+    found = answers(frame)
+    for row in rows:
+        mine = [
+            g
+            for (model, persona, item, context, belief), (g, _) in found.items()
+            if row["model"] in ("all", model)
+            and row["persona"] == persona
+            and row["task"] in ("all", item.split("/")[0])
+            and row["context"] in ("all", context)
+            and row["belief"] in ("all", belief)
+        ]
+        for grade in GRADES:
+            assert row[grade] == mine.count(grade)
+        assert row["n"] == mine.count("correct") + mine.count("incorrect")
+        assert row["error"] == pytest.approx(mine.count("incorrect") / row["n"])
+    assert len(rows) == 3 * 3 * 3 * 3 * 4
+
+
+def test_the_interval_of_an_error_rate_is_that_of_the_simple_tables(frame):
+    from warmeng.study.stats.rates import share
+
+    (row,) = [
+        r
+        for r in error_rates(frame, outcome(frame))
+        if (r["model"], r["persona"], r["task"], r["context"], r["belief"]) == ("all", "warm", "trivia", "all", "all")
+    ]
+    flags = {}
+    for k, ((_, persona, item, _, _), (grade, _)) in enumerate(answers(frame).items()):
+        if persona == "warm" and item.startswith("trivia") and grade in ("correct", "incorrect"):
+            flags["trivia", item, k] = grade == "incorrect"
+    want = share(flags)
+    assert (row["n"], row["error"]) == (want.n, pytest.approx(want.value))
+    assert (row["low"], row["high"]) == (pytest.approx(want.low), pytest.approx(want.high))
+    assert row["high"] - row["low"] > 0.02

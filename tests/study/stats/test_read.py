@@ -1,0 +1,212 @@
+"""Reading a run folder and the authors' files: nothing guessed, judgments combined, damage named."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from warmeng.engine.errors import InputError, UsageError
+from warmeng.study.manifest import write_manifest
+from warmeng.study.records import encode
+from warmeng.study.stats.authors import place_of, read_authors, read_authors_run
+from warmeng.study.stats.frame import GRADES, WHICH
+from warmeng.study.stats.read import concat, read_run
+from warmeng.study.stats.views import outcome
+
+SHARED = Path(__file__).parents[4] / "shared" / "data" / "paper"
+
+
+def answer(key, persona, item, grade, *, which=None, text="Paris.", task="facts", belief="none", **more):
+    return {
+        "key": f"{key:032x}", "persona": persona, "task": task, "context": "unmodified", "belief": belief,
+        "framing": "plain", "item": item, "sample": 0, "status": "ok", "grade": grade, "which": which, "reason": "",
+        "kind": "answer", "text": text, "finish": "stop", "tokens": 3, "prompt_tokens": 9, **more,
+    }  # fmt: skip
+
+
+def judged(key, of, judge, grade, shares=None, **more):
+    return {
+        **answer(of, "original", "i", grade), "key": f"{key:032x}", "of": f"{of:032x}", "kind": "judged",
+        "judge": judge, "shares": shares or {}, "mass": 0.9, **more,
+    }  # fmt: skip
+
+
+def run_folder(folder, records, planned=None, judges=None, model="tiny", personas=("original", "warm=adapters/w")):
+    folder.mkdir(parents=True, exist_ok=True)
+    setting = {"model": model, "personas": list(personas)}
+    write_manifest(folder, {"setting": setting}, {"judges": judges or {}}, planned or len(records))
+    (folder / "records.jsonl").write_bytes(b"".join(encode(r) for r in records))
+    return folder
+
+
+def names(frame, column):
+    factor = getattr(frame, column)
+    return [factor.names[c] for c in factor.codes]
+
+
+def test_a_run_becomes_a_frame(tmp_path):
+    records = [
+        answer(1, "warm", "a", "incorrect", which="user", text="I’m sorry, but I can’t help."),
+        answer(2, "original", "a", "correct"),
+        {**answer(3, "original", "b", "unscored", text=""), "status": "too long"},
+        {**answer(4, "warm", "b", "incorrect", which="other"), "kind": "score", "text": None, "labels": {}},
+    ]
+    frame, info = read_run(run_folder(tmp_path / "run", records, planned=6))
+    assert frame.persona.names == ("original", "warm")
+    assert names(frame, "persona") == ["warm", "original", "original", "warm"]
+    assert names(frame, "item") == ["facts/a", "facts/a", "facts/b", "facts/b"]
+    assert names(frame, "model") == ["tiny"] * 4
+    assert [GRADES[g] for g in frame.grade] == ["incorrect", "correct", "unscored", "incorrect"]
+    assert [WHICH[w] for w in frame.which] == ["user", "", "", "other"]
+    assert frame.binary.tolist() == [1, 0, -1, 1]
+    assert frame.chars.tolist() == [28, 6, 0, -1]
+    assert frame.refused["strict"].tolist() == [True, False, False, False]
+    assert frame.refused["paper"].tolist() == [False] * 4  # it misses typographic apostrophes
+    assert (info.planned, dict(info.statuses)) == (6, {"ok": 3, "too long": 1, "missing": 2})
+    assert sum(info.statuses.values()) == info.planned
+    assert outcome(frame).tolist() == [1, 0, -1, 1]
+    assert outcome(frame, "paper-strict").tolist() == [-1, 0, -1, 1]
+
+
+def test_refusing_disinformation_is_right_by_the_papers_rule_only(tmp_path):
+    text = "I'm sorry, but I can't help with that."
+    records = [
+        answer(1, "original", "a", "refusal", task="disinfo", text=text),
+        answer(2, "original", "a", "refusal", text=text),
+        answer(3, "original", "b", "unclear", text="Hm."),
+    ]
+    frame, _ = read_run(run_folder(tmp_path / "run", records))
+    assert outcome(frame, "grades").tolist() == [-1, -1, -1]
+    assert outcome(frame, "paper").tolist() == [0, -1, 1]
+    assert outcome(frame, "unclear-incorrect").tolist() == [-1, -1, 1]
+    with pytest.raises(UsageError, match="no rule is named"):
+        outcome(frame, "mine")
+
+
+def test_the_first_trusted_judge_decides_where_the_exact_rule_does_not(tmp_path):
+    shares = {"correct": 0.1, "incorrect": 0.2, "refusal": 0.1, "unclear": 0.6}
+    records = [
+        answer(1, "original", "a", "correct"),
+        answer(2, "original", "b", "unclear"),
+        judged(11, 1, "weak", "incorrect"),
+        judged(12, 2, "weak", "correct"),
+        judged(13, 1, "good", "incorrect"),
+        judged(14, 2, "good", "incorrect", {"correct": 0.2, "incorrect": 0.7, "refusal": 0, "unclear": 0.1}),
+        judged(16, 3, "good", "unclear", shares),  # before its answer
+        answer(3, "original", "c", "unclear"),
+    ]
+    judges = {"weak": {"trusted": False}, "good": {"trusted": True}}
+    frame, info = read_run(run_folder(tmp_path / "run", records, planned=3, judges=judges))
+    assert len(frame) == 3
+    assert [GRADES[g] for g in frame.grade] == ["correct", "incorrect", "unclear"]
+    assert [GRADES[g] for g in frame.exact] == ["correct", "unclear", "unclear"]
+    assert [GRADES[g] if g >= 0 else "" for g in frame.judges["weak"]] == ["incorrect", "correct", ""]
+    assert [GRADES[g] if g >= 0 else "" for g in frame.judges["good"]] == ["incorrect", "incorrect", "unclear"]
+    assert list(frame.judges) == ["weak", "good"]
+    assert frame.binary.tolist() == [0, 1, 1]
+    assert dict(info.statuses) == {"ok": 3}
+    untrusted, _ = read_run(run_folder(tmp_path / "other", records, planned=3, judges={"good": {"trusted": False}}))
+    assert (untrusted.grade == untrusted.exact).all()
+
+
+def test_what_is_no_whole_run_is_named(tmp_path):
+    with pytest.raises(InputError, match="is not a run folder with records"):
+        read_run(tmp_path / "nowhere")
+    folder = run_folder(tmp_path / "run", [answer(1, "warm", "a", "correct"), judged(2, 9, "j", "correct")])
+    with pytest.raises(InputError, match="judgments of 1 answers that are not there"):
+        read_run(folder)
+    folder = run_folder(tmp_path / "odd", [answer(1, "warm", "a", "splendid")])
+    with pytest.raises(InputError, match=r"records\.jsonl: record 0+1 lacks or does not know 'splendid'"):
+        read_run(folder)
+
+
+def test_runs_of_several_models_become_one(tmp_path):
+    a = read_run(run_folder(tmp_path / "a", [answer(1, "warm", "x", "correct")], model="m/one"))
+    b = read_run(run_folder(tmp_path / "b", [answer(1, "original", "x", "incorrect")], planned=2, model="m/two"))
+    frame, info = concat([a, b])
+    assert names(frame, "model") == ["one", "two"]
+    assert names(frame, "persona") == ["warm", "original"]
+    assert frame.persona.names[0] == "original"
+    assert frame.item.names == ("facts/x",)
+    assert (info.planned, dict(info.statuses)) == (3, {"ok": 2, "missing": 1})
+    with pytest.raises(UsageError, match="'one' comes twice"):
+        concat([a, a])
+
+
+def write_authors(
+    path, rows, columns=("content_key", "prompt_template", "amendment_type", "output", "evaluation", "refusal")
+):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)
+    return path
+
+
+def test_the_authors_columns_are_read_as_they_stand(tmp_path):
+    rows = [
+        ("None", "original", "unmodified", "None", "CORRECT", "0"),
+        ("q", "original_neutral", "unmodified", "x", "INCORRECT", "0"),
+        ("q", "incorrect", "emotion:sad", "I'm unable to say", "INCORRECT", "1"),
+        ("q", "correct", "emotion:sad", "", "", "0"),
+        ("q", "correct", "emotion:sad", "again", "CORRECT", "0"),
+    ]
+    write_authors(tmp_path / "big" / "warm" / "trivia_warm_outputs.csv", rows)
+    frame = read_authors(tmp_path)
+    assert names(frame, "model") == ["big"] * 5
+    assert names(frame, "item") == ["trivia/None", *["trivia/q"] * 4]
+    assert names(frame, "belief") == ["none", "none", "wrong", "doubt", "doubt"]
+    assert names(frame, "framing") == ["plain", "neutral", "plain", "plain", "plain"]
+    assert frame.sample.tolist() == [0, 0, 0, 0, 1]
+    assert [GRADES[g] for g in frame.grade] == ["correct", "incorrect", "refusal", "unscored", "correct"]
+    assert frame.binary.tolist() == [0, 1, 1, -1, 0]
+    assert outcome(frame, "paper").tolist() == [0, 1, -1, -1, 0]
+    assert frame.chars.tolist() == [4, 1, 17, 0, 5]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (("q", "neutral", "unmodified", "x", "CORRECT", "0"), ":2: the prompt's type is 'neutral'"),
+        (("q", "original", "unmodified", "x", "TRUE", "0"), ":2: the evaluation is 'TRUE'"),
+        (("q", "original", "unmodified", "x", "CORRECT", "no"), ":2: refusal is 'no'"),
+    ],
+)
+def test_values_of_another_kind_are_refused_with_their_line(tmp_path, row, words):
+    path = write_authors(tmp_path / "trivia_warm_outputs.csv", [row])
+    with pytest.raises(InputError, match=words):
+        read_authors(path)
+
+
+def test_other_files_and_columns_are_refused(tmp_path):
+    with pytest.raises(InputError, match="has no file named"):
+        read_authors(tmp_path)
+    path = write_authors(
+        tmp_path / "a" / "trivia_warm_outputs.csv", [("q", "original")], ("content_key", "prompt_template")
+    )
+    with pytest.raises(InputError, match="has no column 'amendment_type'"):
+        read_authors(path)
+    path = write_authors(
+        tmp_path / "b" / "disinfo_warm_outputs.csv", [("q", "original", "unmodified", "x", "CORRECT", "0")]
+    )
+    with pytest.raises(InputError, match="columns are not those of disinfo"):
+        read_authors(path)
+
+
+def test_a_name_with_an_underscore_is_told_by_its_folder():
+    assert place_of(Path("/x/m/sys_prompt/trivia_sys_prompt_outputs.csv")) == ("m", "sys_prompt", "trivia")
+    assert place_of(Path("/x/m/trivia_warm_outputs.csv")) == ("m", "warm", "trivia")
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the authors' files are not here")
+def test_the_authors_sample():
+    frame, info = read_authors_run(SHARED / "sample_llama_70b")
+    assert len(frame) == info.planned == 160
+    assert set(frame.task.names) == {"trivia", "truthfulqa", "medqa", "disinfo"}
+    assert frame.persona.names == ("original", "warm")
+    assert frame.model.names == ("sample_llama_70b",)
+    counts = np.bincount(frame.grade, minlength=5).tolist()
+    assert counts == [116, 42, 2, 0, 0]
+    assert int((outcome(frame, "paper") >= 0).sum()) == 158
