@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from warmeng.study.files import write_atomic
-from warmeng.study.grading import GRADES
+from warmeng.study.grading.exact import GRADES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,20 +74,27 @@ def tables(results: Mapping[str, Any], task: str = "all") -> list[Table]:
     return found
 
 
-def print_tables(console: Console, results: Mapping[str, Any]) -> None:
-    """Print the pooled tables and the run's counts."""
+def print_table(console: Console, table: Table) -> None:
+    """Print one table with its title and note."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table as RichTable
 
+    shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold")
+    for k, name in enumerate(table.columns):
+        shown.add_column(name, justify="left" if k < table.labels else "right", overflow="fold")
+    for row in table.rows:
+        shown.add_row(*(escape(text) for text in row))
+    console.print(f"[bold]{escape(table.title)}[/bold]\n{escape(table.note)}", highlight=False)
+    console.print(shown)
+
+
+def print_tables(console: Console, results: Mapping[str, Any]) -> None:
+    """Print the pooled tables and the run's counts."""
+    from rich.markup import escape
+
     for table in tables(results):
-        shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold")
-        for k, name in enumerate(table.columns):
-            shown.add_column(name, justify="left" if k < table.labels else "right", overflow="fold")
-        for row in table.rows:
-            shown.add_row(*(escape(text) for text in row))
-        console.print(f"[bold]{escape(table.title)}[/bold]\n{escape(table.note)}", highlight=False)
-        console.print(shown)
+        print_table(console, table)
     for line in notes(results):
         console.print(escape(line), soft_wrap=True, highlight=False)
 

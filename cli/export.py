@@ -1,0 +1,38 @@
+"""``warmeng export``: a run's answers for other tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+FORMATS = ("authors", "csv", "parquet", "lm-eval")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  warmeng export runs/3f9c2a10 --format csv
+  warmeng export runs/3f9c2a10 --format authors --out llama_70b     for scripts that read the authors' files
+  warmeng export runs/3f9c2a10 --format lm-eval
+  warmeng export runs/3f9c2a10 --format parquet --out answers.parquet
+"""
+)
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--format", "form", type=click.Choice(FORMATS), default="csv", show_default=True)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="A file (csv, parquet) or a folder (authors, lm-eval).  [default: RUN/exports/...]",
+)
+def export(run: Path, form: str, out: Path | None) -> int:
+    """Write the answers of RUN in another format.
+
+    authors: the columns of the paper's files, PERSONA/TASK_PERSONA_outputs.csv. csv and parquet: every answer with its
+    grades, one a row. lm-eval: results.json and samples_TASK.jsonl for each persona, as lm-evaluation-harness writes.
+    """
+    from warmeng.study.report.export import export_run
+
+    for line in export_run(run, form, out):
+        click.echo(line)
+    return 0

@@ -1,0 +1,36 @@
+"""``warmeng export``: a run in other people's formats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from warmeng.engine.errors import UsageError
+from warmeng.study.report.authors_csv import write_authors
+from warmeng.study.report.flat import Source, write_csv, write_parquet
+from warmeng.study.report.lm_eval import write_lm_eval
+
+FORMATS = ("authors", "csv", "parquet", "lm-eval")
+
+
+def export_run(folder: Path, form: str, out: Path | None = None) -> list[str]:
+    """Export a run and return what was written, in lines of text.
+
+    ``out`` is a file for ``csv`` and ``parquet``, a folder for the others; by default all lie in the run's ``exports``.
+    Raises ``InputError`` for a folder that is no run, ``UsageError`` for an unknown format, ``OSError`` of the disk.
+    """
+    if form not in FORMATS:
+        raise UsageError(f"no format is named {form!r}: use {', '.join(FORMATS)}")
+    source = Source.of(folder)
+    if form in ("csv", "parquet"):
+        path = out or folder / "exports" / f"answers.{form}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (write_csv if form == "csv" else write_parquet)(source, path)
+        return [f"{path}"]
+    target = out or folder / "exports" / form / source.model
+    if form == "lm-eval":
+        return [f"{path}" for path in write_lm_eval(source, target)]
+    written = write_authors(source, target)
+    lines = [f"{path}" for path in written.files]
+    if written.left_out:
+        lines.append(f"{written.left_out} answers to users who are right are left out: the authors' columns have none")
+    return lines

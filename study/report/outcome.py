@@ -1,0 +1,217 @@
+"""What came out of a run, in words: whether the gates held, the headline, the costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from warmeng.study.files import read_jsonl
+from warmeng.study.progress import duration
+from warmeng.study.report.asked import listed, persona_names, settings_of, several
+from warmeng.study.report.browser import Survey
+from warmeng.study.report.series import Effect, Rate, manipulation, number
+
+GRADES = ("correct", "incorrect", "refusal", "unclear", "unscored")
+SESSIONS = "sessions.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A condition for believing the run. ``state``: ``held``, ``failed``, or ``open`` (not applied)."""
+
+    state: str
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """A number that sums a persona up."""
+
+    persona: str
+    value: str
+    what: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """A quantity that the run took."""
+
+    name: str
+    value: str
+    detail: str = ""
+
+
+def gates(manifest: Mapping[str, Any], found: Survey) -> list[Gate]:
+    """Return every gate's outcome: adapters, judges, manipulation, and planned = sum of statuses."""
+    facts = manifest["facts"]
+    rows = [_balance(manifest, found)]
+    applied = facts.get("gates") or {}
+    specs = [str(p) for p in settings_of(manifest).get("personas") or ()]
+    adapted = [p.partition("=")[0] for p in specs if p.partition("=")[2].partition("@")[0]]
+    if not adapted:
+        rows.append(Gate("open", "Adapters", "No persona has an adapter: there was nothing to show."))
+    for name in adapted:
+        gate = applied.get(name) if isinstance(applied.get(name), Mapping) else None
+        moved = number(gate.get("probe")) if gate else None
+        if moved:
+            rows.append(Gate("held", f"Adapter of {name}", f"It moves the probe's logits by {moved:.3g}."))
+        else:
+            rows.append(Gate("failed", f"Adapter of {name}", "Nothing shows that it was applied."))
+    rows += _judges(facts, found, int(manifest.get("judgments") or 0))
+    rows.append(_manipulation(manifest))
+    if settings_of(manifest).get("fast"):
+        rows.append(Gate("open", "Determinism", "Given up for speed: the same run may give other answers."))
+    else:
+        rows.append(Gate("held", "Determinism", "The same bits in any batch; personas share their noise."))
+    return rows
+
+
+def _balance(manifest: Mapping[str, Any], found: Survey) -> Gate:
+    planned = int(manifest["planned"])
+    kinds = " + ".join(f"{n:,} {name}" for name, n in sorted(found.statuses.items(), key=lambda kv: (-kv[1], kv[0])))
+    grades = ", ".join(f"{found.grades.get(g, 0):,} {g}" for g in GRADES)
+    total = sum(found.statuses.values())
+    if total == planned:
+        return Gate("held", "Every answer is there", f"Planned {planned:,} = {kinds}. Grades: {grades}.")
+    short = f"{abs(planned - total):,} {'missing' if total < planned else 'too many'}"
+    return Gate(
+        "failed", "Every answer is there", f"Planned {planned:,}, found {kinds or 'none'}: {short}. Grades: {grades}."
+    )
+
+
+def _judges(facts: Mapping[str, Any], found: Survey, planned: int) -> list[Gate]:
+    judges = facts.get("judges") or {}
+    rows = []
+    done = sum(found.judged.values())
+    if planned:
+        told = f"Planned {planned:,}, found {done:,}."
+        rows.append(Gate("held" if done == planned else "failed", "Every judgment is there", told))
+    for name, outcome in judges.items():
+        words = [f"kappa {kappa:.2f}"] if (kappa := number(outcome.get("kappa"))) is not None else []
+        low, high, n = (number(outcome.get(key)) for key in ("low", "high", "n"))
+        if words and low is not None and high is not None:
+            words[0] += f" (95 % {low:.2f} to {high:.2f})"
+        words += [f"on {n:,.0f} labelled examples"] if n else []
+        words += [str(outcome["why"])] if outcome.get("why") else []
+        told = f"{' '.join(words)}; " if words else ""
+        graded = f"{found.judged.get(name, 0):,} answers judged"
+        if outcome.get("trusted"):
+            rows.append(Gate("held", f"Judge {name}", f"Trusted: {told}{graded}."))
+        else:
+            rows.append(
+                Gate(
+                    "failed", f"Judge {name}", f"Not trusted, its grades are shown but decide nothing: {told}{graded}."
+                )
+            )
+    for name, count in found.judged.items():
+        if name not in judges:
+            rows.append(
+                Gate("open", f"Judge {name}", f"Not calibrated in this run: {count:,} answers judged, none decided.")
+            )
+    return rows or [Gate("open", "Judges", "None was asked: exact rules decide, the rest stays undecided.")]
+
+
+def _manipulation(manifest: Mapping[str, Any]) -> Gate:
+    measured = manipulation(manifest)
+    if not measured:
+        return Gate("open", "Manipulation check", "Warmth was not measured: whether warm is warmer is not shown here.")
+    names = persona_names(settings_of(manifest))
+    base = "original" if "original" in measured else (names or list(measured))[0]
+    values = {p: v for p, r in measured.items() if (v := number(r.get("warmth", r.get("mean")))) is not None}
+    warm = [p for p in values if "warm" in p.lower() and p != base]
+    told = ", ".join(f"{p} {v:.4f}" for p, v in values.items())
+    if base not in values or not warm:
+        return Gate("open", "Manipulation check", f"SocioT warmth: {told}.")
+    held = all(values[p] > values[base] for p in warm)
+    return Gate("held" if held else "failed", "Manipulation check", f"SocioT warmth: {told}.")
+
+
+def points(value: float | None, digits: int = 1) -> str:
+    """Return points with their sign, a dash where there is nothing."""
+    return "–" if value is None else f"{value:+.{digits}f}".replace("-", "−")
+
+
+def between(low: float | None, high: float | None, digits: int = 1, signed: bool = True) -> str:
+    """Return an interval in words; nothing where it is not known."""
+    if low is None or high is None:
+        return ""
+    sign = "+" if signed else ""
+    return f"{low:{sign}.{digits}f} to {high:{sign}.{digits}f}".replace("-", "−")
+
+
+def headlines(effects: Sequence[Effect], rates: Sequence[Rate], baseline: str) -> list[Headline]:
+    """Return one number for each variant: the first regression's effect, or the difference of error rates."""
+    main = [e for e in effects if e.number == 1 and e.value is not None]
+    if main:
+        return [
+            Headline(
+                e.variant,
+                points(e.value),
+                f"points of error beside {baseline}, plain questions",
+                f"95 % interval {between(e.low, e.high)}, {e.n:,} answers"
+                + (f"; the paper: {points(e.published, 2)}" if e.published is not None else ""),
+            )
+            for e in main
+        ]
+    plain = {r.persona: r for r in rates if r.group == "unmodified"}
+    base = plain.get(baseline)
+    if base is None:
+        return []
+    return [
+        Headline(
+            r.persona,
+            points(r.value - base.value),
+            f"points of error beside {baseline}, plain questions",
+            f"{r.value:.1f} % of {r.n:,} against {base.value:.1f} % of {base.n:,}; no interval: the regression failed",
+        )
+        for r in plain.values()
+        if r.persona != baseline
+    ]
+
+
+def lead(found: Survey, baseline: str, personas: Sequence[str]) -> str:
+    """Return the page's first sentence."""
+    others = [p for p in personas if p != baseline]
+    asked = f"{several(sum(found.items.values()), 'question')}, {several(found.answers, 'answer')}"
+    who = f"{listed(others)} beside {baseline}" if others else f"{baseline} alone"
+    return f"{who[:1].upper()}{who[1:]}: {asked}."
+
+
+def read_sessions(folder: Path) -> list[dict[str, Any]]:
+    """Return the sessions that made a run; none where the folder does not tell."""
+    path = folder / SESSIONS
+    return [row for _, row in read_jsonl(path)] if path.exists() else []
+
+
+def costs(sessions: Sequence[Mapping[str, Any]], found: Survey) -> list[Cost]:
+    """Sum tokens, time and energy over the sessions; what no session tells is left out."""
+
+    def total(*keys: str) -> float | None:
+        values = [v for s in sessions for key in keys if (v := number(s.get(key))) is not None]
+        return sum(values) if values else None
+
+    rows = []
+    seconds = total("seconds")
+    if seconds is not None:
+        pace = f"{found.answers / seconds:.1f} answers a second" if seconds else ""
+        rows.append(Cost("Time", duration(seconds), f"in {several(len(sessions), 'session')}, {pace}"))
+    prompt, cached, output = total("prompt_tokens"), total("cached_tokens"), total("output_tokens")
+    if prompt is not None:
+        share = f"{100 * cached / prompt:.0f} % of them from the cache" if cached is not None and prompt else ""
+        rows.append(Cost("Prompt tokens", f"{prompt:,.0f}", share))
+    if output is not None:
+        each = f"{output / found.answers:.1f} an answer" if found.answers else ""
+        rows.append(Cost("Output tokens", f"{output:,.0f}", each))
+    joules = total("energy_j", "joules")
+    watt_hours = total("energy_wh")
+    if joules is not None or watt_hours is not None:
+        spent = (joules or 0.0) / 3600 + (watt_hours or 0.0)
+        each = f"{3600 * spent / found.answers:.3g} J an answer" if found.answers else ""
+        rows.append(Cost("Energy", f"{spent:,.3g} Wh", f"as the device tells, {each}"))
+    elif sessions:
+        rows.append(Cost("Energy", "not measured", "the device does not tell"))
+    return rows

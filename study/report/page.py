@@ -1,0 +1,175 @@
+"""``report.html``: one file that opens offline and tells a run whole. ``write_report`` makes it and the figures."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from warmeng.engine.errors import InputError
+from warmeng.study.files import read_bytes, write_atomic
+from warmeng.study.grading.combine import first_trusted
+from warmeng.study.report.answers import baseline_of, require_manifest
+from warmeng.study.report.asked import asked, deviations, persona_names, settings_of
+from warmeng.study.report.browser import MOST_BYTES, MOST_RECORDS, Survey, choose, columns, pack, survey
+from warmeng.study.report.cells import shown
+from warmeng.study.report.draw import Figure, figures, number_words
+from warmeng.study.report.items import read_items
+from warmeng.study.report.outcome import costs, gates, headlines, lead, read_sessions
+from warmeng.study.report.series import BELIEFS, CONTEXTS, effects, manipulation, ordered, rates, warmth
+
+FILE = "report.html"
+ANALYSIS = "analysis.json"
+MOST_SIZE = 24_000_000  # bytes of a page
+ASSETS = Path(__file__).parent / "assets"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a report is made from."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    analysis: Mapping[str, Any] | None
+    survey: Survey
+    trusted: str | None
+    baseline: str
+    personas: list[str]
+
+
+def load_run(folder: Path) -> Run:
+    """Read a run folder; raises ``InputError`` where it is none or a file in it is damaged."""
+    manifest = require_manifest(folder)
+    analysis = read_analysis(folder)
+    trusted = first_trusted(manifest["facts"])
+    found = survey(folder / "records.jsonl", trusted)
+    first = ordered([*(task for task, _ in read_items(folder)), *map(str, settings_of(manifest).get("tasks") or ())])
+    tasks = sorted(found.items, key=lambda name: first.index(name) if name in first else len(first))
+    found = replace(found, items={name: found.items[name] for name in tasks})
+    names = persona_names(settings_of(manifest)) or ordered(p for c in found.places.values() for p in c.grades)
+    baseline = str((analysis or {}).get("baseline") or baseline_of(names or ["original"]))
+    return Run(folder, manifest, analysis, found, trusted, baseline, names)
+
+
+def read_analysis(folder: Path) -> dict[str, Any] | None:
+    """Return a run's ``analysis.json``, nothing where it was not analysed."""
+    path = folder / ANALYSIS
+    if not path.exists():
+        return None
+    try:
+        found = orjson.loads(read_bytes(path))
+        if isinstance(found["tables"], dict):
+            return dict(found)
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise InputError(f"{path}: is not an analysis of this version: remove it and analyse the run again")
+
+
+def write_report(folder: Path) -> Path:
+    """Write ``report.html`` and ``figures/`` of a run folder and return the page's path.
+
+    A run that was not analysed yet is analysed first. The same folder gives the same bytes. Raises
+    ``InputError`` for a folder that is no run, ``OSError`` of the disk.
+    """
+    from warmeng.study.report.figures import write_figures
+
+    require_manifest(folder)
+    if not (folder / ANALYSIS).exists():
+        from warmeng.study.stats.analyze import analyze_run
+
+        analyze_run(folder)
+    run = load_run(folder)
+    path = folder / FILE
+    write_atomic(path, render(run).encode())
+    write_figures(folder, run.manifest, run.analysis, run.baseline, run.personas)
+    return path
+
+
+def render(run: Run, most: int = MOST_RECORDS, most_bytes: int = MOST_BYTES) -> str:
+    """Return the page. Where it gets larger than ``MOST_SIZE`` bytes it is made again with half the text."""
+    page = _render(run, most, most_bytes)
+    while len(page.encode()) > MOST_SIZE and most > 1000:
+        most, most_bytes = most // 2, most_bytes // 2
+        page = _render(run, most, most_bytes)
+    return page
+
+
+def _render(run: Run, most: int, most_bytes: int) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    found, analysis = run.survey, run.analysis
+    s = settings_of(run.manifest)
+    judges = ordered([*(run.manifest["facts"].get("judges") or {}), *found.judged])
+    seed = int(s.get("seed") or 0)
+    places = choose(found, run.baseline, seed, most, most_bytes)
+    orders = {
+        "persona": run.personas,
+        "task": list(found.items),
+        "context": [c for c in CONTEXTS if c in {p[2] for p in places}],
+        "belief": [b for b in BELIEFS if b in {p[3] for p in places}],
+    }
+    items = read_items(run.folder)
+    data = columns(run.folder / "records.jsonl", found, places, run.trusted, items, orders)
+    data["baseline"] = run.baseline
+    data["labels"] = {**CONTEXTS, **BELIEFS}
+    carried = len(data["rows"]["group"])
+    found_effects = effects(analysis)
+    heads = headlines(found_effects, rates(analysis, "context"), run.baseline)
+    measured = bool(manipulation(run.manifest) or warmth(run.manifest, analysis))
+    sessions = read_sessions(run.folder)
+    script, css = ((ASSETS / name).read_text(encoding="utf-8") for name in ("report.js", "report.css"))
+    environment = Environment(
+        loader=FileSystemLoader(ASSETS),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        policy=policy(script, css),
+        script=Markup(script),
+        css=Markup(css),
+        title=_title(run),
+        lead=lead(found, run.baseline, run.personas),
+        headlines=heads,
+        facts=asked(run.manifest, found.items, judges),
+        gates=gates(run.manifest, found),
+        refusals=ordered(f"{number_words(e)}, {e.variant}: {e.refused}" for e in found_effects if e.refused),
+        figures=figures(run.manifest, analysis, run.baseline, run.personas),
+        has_items=bool(items),
+        carried=carried,
+        total=found.answers,
+        seed=seed,
+        costs=costs(sessions, found),
+        deviations=deviations(run.manifest, found.items, judges, measured),
+        tables=[shown(name, table) for name, table in ((analysis or {}).get("tables") or {}).items()],
+        notes=[str(note) for note in (analysis or {}).get("notes") or ()],
+        analysed=analysis is not None,
+        data=Markup(pack(data)),
+    )
+
+
+def _title(run: Run) -> str:
+    model = str(settings_of(run.manifest).get("model") or "a model")
+    return f"Warmth and accuracy: {model.rstrip('/').rpartition('/')[2] or model}"
+
+
+def policy(script: str, css: str) -> str:
+    """Return the page's security policy: nothing may load, and only these texts may run or style."""
+
+    def digest(content: str) -> str:
+        return base64.b64encode(hashlib.sha256(content.encode()).digest()).decode("ascii")
+
+    return (
+        f"default-src 'none'; script-src 'sha256-{digest(script)}'; style-src 'sha256-{digest(css)}'; "
+        "img-src data:; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    )
+
+
+__all__ = ["Figure", "load_run", "read_analysis", "render", "write_report"]
