@@ -27,6 +27,10 @@ setup(
     package_dir={f"warmeng.{folder}": folder for folder in FOLDERS},
     package_data={
         "warmeng.study": ["data/**/*", "data/*"],
+        "warmeng.study.report": ["assets/*"],
+        "warmeng.study.warmth": ["*.html"],
+        "warmeng.finetune": ["data/*"],
+        "warmeng.finetune.prepare": ["data/*"],
         "warmeng.bench": ["data/*"],
     },
     install_requires=[
@@ -50,6 +54,7 @@ setup(
     extras_require={
         "gpu": ["triton>=3.6"],
         "hub": ["datasets>=3.0"],
+        "parquet": ["pyarrow>=15"],
         "dev": ["pytest>=8.0", "hypothesis>=6.100", "ruff>=0.9", "mypy>=1.14", "peft>=0.18", "types-PyYAML"],
     },
     entry_points={"console_scripts": ["warmeng=warmeng.cli.main:main"]},

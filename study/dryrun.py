@@ -1,73 +1,128 @@
-"""The plan without the run: what it would ask, and what that costs."""
+"""The plan without the run: what it would ask, and what that costs by a short probe of it."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from warmeng.study.backend import ConfigLike, TokenizerLike
-from warmeng.study.plan import Planner, Study, estimate
-from warmeng.study.progress import duration
-from warmeng.study.run import OUTPUT_RATE, PROMPT_RATE
+from warmeng.study.gates import apply_adapters, check_warmth
+from warmeng.study.judging import is_judged
+from warmeng.study.plan import Estimate, Planner, Study, estimate
+from warmeng.study.probe import run_probe
+from warmeng.study.progress import Silent, duration
+from warmeng.study.run import load_engine
 from warmeng.study.settings import StudySettings
-from warmeng.study.stats import DISCORDANT, smallest_effect
+from warmeng.study.stats.rates import DISCORDANT, smallest_effect
+from warmeng.study.tasks.wrong import borrowed, missing
 
+WARMTH = 3  # held-out prompts of the probe
 RUNTIME = 0.6 * 2**30  # bytes of libraries and of a step's workspace
+
+Lines = Iterator[tuple[str, Any]]
 
 
 def load_tokenizer(settings: StudySettings) -> tuple[TokenizerLike, ConfigLike, int]:
     """Return the model's tokenizer and facts without its weights, and about the bytes that it takes to run."""
+    from warmeng.engine.checkpoint import projection_shapes
     from warmeng.engine.config import read_config
     from warmeng.engine.engine import EngineSettings
     from warmeng.engine.registry import resolve_model
     from warmeng.engine.tokenizer import Tokenizer
 
     folder = resolve_model(settings.model, settings.revision).folder
-    c = read_config(folder)
-    heads = 2 * (c.num_heads + c.num_kv_heads) * c.head_dim
-    body = c.num_layers * c.hidden_size * (heads + 3 * c.intermediate_size)
-    weights = 4 * (2 * body + 3 * c.vocab_size * c.hidden_size)  # fp32, with the copies rearranged for speed
-    return cast(TokenizerLike, Tokenizer.load(folder)), c, int(weights + EngineSettings().kv_bytes + RUNTIME)
+    config = read_config(folder)
+    sizes = {name: rows * columns for name, (rows, columns) in projection_shapes(config).items()}
+    head = sizes.pop("head")
+    weights = 4 * (config.num_layers * sum(sizes.values()) + 2 * head)  # fp32; the embedding is as large as the head
+    return cast(TokenizerLike, Tokenizer.load(folder)), config, int(weights + EngineSettings().kv_bytes + RUNTIME)
 
 
-def dry_run(settings: StudySettings, folder: Path) -> list[str]:
-    """Return the plan as lines: requests by kind, tokens of the real tokenizer, memory, time, smallest effect.
+def dry_run(settings: StudySettings, folder: Path, probe: bool = True) -> Iterator[str]:
+    """Yield the plan as lines: requests by kind, tokens of the real tokenizer, memory, smallest effect; then, with
+    ``probe``, time and energy at the speeds of a sample that is run now.
 
     Raises ``UsageError`` and ``InputError`` as a run would.
     """
     study = Study.load(settings)
+    to_write = sum(len(missing(task)) for task in study.tasks if study.lacks_wrong(task))
+    lent = tuple(borrowed(task) if study.lacks_wrong(task) else task for task in study.tasks)
+    study = replace(study, tasks=lent)
     tokenizer, config, memory = load_tokenizer(settings)
     plan = estimate(Planner(study, tokenizer, config.stop_token_ids, {}, {}))
+    shown = [*_grid(study, folder, plan, to_write), *_costs(study, plan, memory, config.max_seq_len)]
+    yield from (f"{name:<16} {value}" for name, value in shown)
+    if tokenizer.default_system:
+        yield f"{'template adds':<16} {tokenizer.default_system!r} where a persona has no system prompt"
+    if probe:
+        yield from (f"{name:<16} {value}" for name, value in _probed(study, plan))
+
+
+def _grid(study: Study, folder: Path, plan: Estimate, to_write: int) -> Lines:
+    s = study.settings
+    yield "folder", folder
+    yield "model", s.model
+    yield "personas", ", ".join(p.name for p in study.personas)
+    yield "tasks", ", ".join(f"{t.name} ({len(t.items)} items, {t.grading})" for t in study.tasks)
+    yield "contexts", ", ".join(study.contexts)
+    yield "beliefs", ", ".join(s.beliefs)
+    yield "framings", ", ".join(s.framings)
+    yield "composition", f"{s.composition}, statements of {s.statements or 'this package'}"
+    yield "cells", f"{plan.cells}, {f'at most {s.cells}' if s.cells else 'all'} of a question and persona"
+    yield "requests", f"{study.size:,}: {plan.generations:,} answers to generate, {plan.scores:,} likelihoods"
+    if study.left_out:
+        yield "left out", f"{study.left_out:,} prompts of files whose place is not asked for"
+    if to_write:
+        yield "wrong answers", f"{to_write:,} are missing and will be written first"
+    if s.judges:
+        yield "judges", f"{', '.join(s.judges)}: grade every generated answer once more"
+
+
+def _costs(study: Study, plan: Estimate, memory: int, longest: int) -> Lines:
     items = sum(len(task.items) for task in study.tasks)
     effect = smallest_effect(items)
-    shown: list[tuple[str, Any]] = [
-        ("folder", folder),
-        ("model", settings.model),
-        ("personas", ", ".join(p.name for p in study.personas)),
-        ("tasks", ", ".join(f"{t.name} ({len(t.items)} items, {t.grading})" for t in study.tasks)),
-        ("contexts", ", ".join(study.contexts)),
-        ("beliefs", ", ".join(settings.beliefs)),
-        ("cells", plan.cells),
-        ("requests", f"{study.size:,}: {plan.generations:,} answers to generate, {plan.scores:,} likelihoods"),
-        ("prompt tokens", f"{plan.prompt_tokens:,}, of which {plan.new_prompt_tokens:,} are not shared"),
-        ("output tokens", f"at most {plan.output_tokens:,}"),
-        ("longest", f"{plan.longest} tokens with its answer; the model takes {config.max_seq_len}"),
-        ("memory", f"about {memory / 2**30:.1f} GiB on a CPU"),
-        (
-            "time",
-            f"at most about {duration(plan.seconds(PROMPT_RATE, OUTPUT_RATE))} at {PROMPT_RATE:.0f} prompt and "
-            f"{OUTPUT_RATE:.0f} output tokens/s (two cores, the built-in model)",
-        ),
-        (
-            "smallest effect",
-            f"{effect:.1f} points" if effect else "none: too few items",
-        ),
-    ]
-    lines = [f"{name:<16} {value}" for name, value in shown]
-    lines[-1] += (
-        f" between two personas in one context and belief ({items} items, two-sided 5 %, power 80 %, "
-        f"if {DISCORDANT:.0%} of the answers change)"
+    yield "prompt tokens", f"{plan.prompt_tokens:,}, of which {plan.new_prompt_tokens:,} are not shared"
+    yield "output tokens", f"at most {plan.output_tokens:,}"
+    yield "longest", f"{plan.longest} tokens with its answer; the model takes {longest}"
+    yield "memory", f"about {memory / 2**30:.1f} GiB on a CPU"
+    yield (
+        "smallest effect",
+        f"{f'{effect:.1f} points' if effect else 'none: too few items'} between two personas in one context and belief "
+        f"({items} items, two-sided 5 %, power 80 %, if {DISCORDANT:.0%} of the answers change)",
     )
-    if tokenizer.default_system:
-        lines.append(f"{'template adds':<16} {tokenizer.default_system!r} where a persona has no system prompt")
-    return lines
+
+
+def _probed(study: Study, plan: Estimate) -> Lines:
+    """Run the probe and say what the plan takes at its speeds."""
+    s = study.settings
+    engine = load_engine(s)
+    apply_adapters(engine, study.personas)
+    ours = "base" in s.judges
+    device = str(engine.describe()["device"])
+    probe = run_probe(engine, study, judge=ours, device=device)
+    judged = 0
+    if ours:
+        judged = sum(map(is_judged, Planner(study, engine.tokenizer, engine.config.stop_token_ids, {}, {})))
+    began = time.monotonic()
+    check_warmth(replace(study, settings=replace(s, warmth_prompts=min(WARMTH, s.warmth_prompts))), engine, Silent())
+    gate = (time.monotonic() - began) * s.warmth_prompts / WARMTH
+    seconds = probe.predict(plan, judged) + gate
+    rates = [
+        f"{probe.answer_rate:.1f} answers/s of {probe.output_tokens:.0f} tokens" if probe.answer_rate else "",
+        f"{probe.prompt_rate:.0f} unshared prompt tokens/s" if probe.prompt_rate else "",
+        f"{probe.judge_rate:.1f} judgments/s" if probe.judge_rate else "",
+    ]
+    yield (
+        "time",
+        f"about {duration(seconds)} ({seconds / 3600:.2f} h), of which {duration(gate)} for the manipulation check; "
+        "loading and report aside",
+    )
+    yield "probe", f"{probe.seconds:.0f} s of the plan on this machine: {', '.join(filter(None, rates))}"
+    joules = probe.energy(seconds)
+    yield "energy", f"about {joules / 3600:.1f} Wh" if joules is not None else "unknown: this machine does not count it"
+    others = [name for name in s.judges if name != "base"]
+    if others:
+        yield "not in it", f"the time of {', '.join(others)}: another model's speed is not probed"

@@ -1,0 +1,1 @@
+"""Warmth of texts: the metric, its course over checkpoints, and blinded ratings by people."""

@@ -1,0 +1,275 @@
+"""SocioT Warmth: how much likelier a text is from the mouth of somebody close than of somebody distant.
+
+Cheng et al. 2025 (arXiv 2502.13259). Two formulas, never mixed:
+
+``sociot``: as the released code computes it. The first 300 characters stand in double quotes after ``My friend said,``
+or ``The X said,``; each of the eight sentences is padded at its end to the longest; a sentence's score is its negative
+mean token loss over all positions, padding included; the warm side's log-sum-exp minus the cold side's. (The released
+code averages 100 passes with dropout on; here dropout is off.)
+
+``text_only``: the mean over warm speakers of the log-probability of the text's own tokens, minus the cold ones', for
+each token of the text. The speaker's own words don't count.
+
+Units depend on the model that scores. The published lift of about +.016 is GPT-2's: other scorers are named beside
+their figures and not compared with it.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from warmeng.engine.request import GenerateRequest, GenerateResult, Result, SamplingParams
+from warmeng.study.backend import EngineLike
+from warmeng.study.files import read_jsonl
+from warmeng.study.personas import Persona
+from warmeng.study.prompts import messages
+
+HELDOUT = Path(__file__).parents[1] / "data" / "heldout.jsonl"
+SPEAKERS = {
+    "friend": True, "lover": True, "mentor": True, "idol": True,
+    "stranger": False, "enemy": False, "examiner": False, "dictator": False,
+}  # fmt: skip
+CHARACTERS = 300
+RESPONSE_TOKENS = 80  # enough for 300 characters of English
+
+
+@dataclass(frozen=True, slots=True)
+class Warmth:
+    """One text's warmth by both formulas, in nats a token; ``tokens`` of the text alone."""
+
+    sociot: float
+    text_only: float
+    tokens: int
+
+
+class Scorer(Protocol):
+    """A language model that gives the log-probability of each token of a sequence."""
+
+    @property
+    def name(self) -> str:
+        """Its name, shown beside every figure."""
+
+    @property
+    def comparable(self) -> bool:
+        """Whether its units are those of the published figures (GPT-2)."""
+
+    @property
+    def pad(self) -> int:
+        """The token that sequences are padded with: the end of text."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text."""
+
+    def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Return for each sequence the log-probabilities of its tokens from the second on."""
+
+
+class EngineScorer:
+    """The study's own base, without adapter or system prompt."""
+
+    comparable = False
+
+    def __init__(self, engine: EngineLike, model: str) -> None:
+        self._engine = engine
+        self.name = f"{model} (the base itself)"
+        self.pad = min(engine.config.stop_token_ids)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text."""
+        return self._engine.tokenizer.encode(text)
+
+    def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Return for each sequence the log-probabilities of its tokens from the second on."""
+        one = SamplingParams(max_new_tokens=1)
+        requests = [
+            GenerateRequest(f"warmth-{i}", tuple(ids), one, prompt_logprobs=True) for i, ids in enumerate(sequences)
+        ]
+        return [list(r.prompt_logprobs) for r in answer(self._engine, requests)]
+
+
+class Gpt2Scorer:
+    """GPT-2, the published scorer, through ``transformers`` from safetensors."""
+
+    name = "GPT-2"
+    comparable = True
+
+    def __init__(self, model: str = "openai-community/gpt2") -> None:
+        """Raises ``OSError`` where it is neither cached nor to be fetched."""
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self._tokenizer = AutoTokenizer.from_pretrained(model)
+        self._model = AutoModelForCausalLM.from_pretrained(model, use_safetensors=True)
+        self._model.eval()
+        self.pad = int(self._tokenizer.eos_token_id)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+    def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Return for each sequence the log-probabilities of its tokens from the second on."""
+        import torch
+
+        found = []
+        with torch.inference_mode():
+            for ids in sequences:
+                row = torch.tensor([list(ids)])
+                logits = self._model(row).logits[0, :-1].log_softmax(-1)
+                found.append(logits.gather(1, row[0, 1:, None])[:, 0].tolist())
+        return found
+
+
+def find_scorer(engine: EngineLike, model: str, gpt2: str | None = None) -> Scorer:
+    """Return GPT-2 where a local folder or name of it is given, else the base itself."""
+    return Gpt2Scorer(gpt2) if gpt2 else EngineScorer(engine, model)
+
+
+def measure(scorer: Scorer, texts: Sequence[str]) -> list[Warmth | None]:
+    """Return each text's warmth; ``None`` for one that is blank: there is nothing to measure."""
+    kept = [text[:CHARACTERS].strip() for text in texts]
+    sequences: list[list[int]] = []
+    starts: list[list[int]] = []
+    for text in kept:
+        if not text:
+            continue
+        opened = [scorer.encode(f'{"My" if speaker == "friend" else "The"} {speaker} said, "') for speaker in SPEAKERS]
+        body = scorer.encode(text)
+        close = scorer.encode('"')
+        width = max(map(len, opened)) + len(body) + len(close)
+        for ids in opened:
+            row = [*ids, *body, *close]
+            sequences.append(row + [scorer.pad] * (width - len(row)))
+        starts.append([len(ids) for ids in opened] + [len(body)])
+    logprobs = iter(scorer.logprobs(sequences))
+    found: list[Warmth | None] = []
+    lengths = iter(starts)
+    for text in kept:
+        if not text:
+            found.append(None)
+            continue
+        *opened_at, size = next(lengths)
+        rows = [next(logprobs) for _ in SPEAKERS]
+        means = [math.fsum(row) / len(row) for row in rows]
+        alone = [math.fsum(row[at - 1 : at - 1 + size]) / size for row, at in zip(rows, opened_at, strict=True)]
+        found.append(Warmth(_contrast(means, _log_sum_exp), _contrast(alone, statistics.fmean), size))
+    return found
+
+
+def _contrast(values: Sequence[float], side: Any) -> float:
+    warm = [v for v, is_warm in zip(values, SPEAKERS.values(), strict=True) if is_warm]
+    cold = [v for v, is_warm in zip(values, SPEAKERS.values(), strict=True) if not is_warm]
+    return float(side(warm) - side(cold))
+
+
+def _log_sum_exp(values: Sequence[float]) -> float:
+    top = max(values)
+    return top + math.log(math.fsum(math.exp(v - top) for v in values))
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A mean over n responses with its standard error and 95 % interval (Student's t); ``None`` where n is too few."""
+
+    n: int
+    mean: float | None
+    se: float | None
+    low: float | None
+    high: float | None
+
+
+def summarise(values: Iterable[float]) -> Summary:
+    """Return mean, standard error and interval of the values."""
+    from scipy.stats import t
+
+    found = list(values)
+    n = len(found)
+    if n < 2:
+        return Summary(n, found[0] if found else None, None, None, None)
+    mean = math.fsum(found) / n
+    se = math.sqrt(math.fsum((v - mean) ** 2 for v in found) / (n - 1) / n)
+    half = float(t.ppf(0.975, n - 1)) * se
+    return Summary(n, mean, se, mean - half, mean + half)
+
+
+def load_prompts(path: Path = HELDOUT, limit: int = 0) -> list[tuple[str, str]]:
+    """Return (id, user message) of held-out prompts, the first ``limit`` (0: all). Raises ``InputError``."""
+    from warmeng.engine.errors import InputError
+
+    found = []
+    for number, row in read_jsonl(path):
+        prompt = row.get("prompt")
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise InputError(f"{path}:{number}: prompt is {prompt!r}, expected text that is not blank")
+        found.append((str(row.get("id", number)), prompt))
+        if limit and len(found) >= limit:
+            break
+    if not found:
+        raise InputError(f"{path}: has no prompts")
+    return found
+
+
+def respond(
+    engine: EngineLike, personas: Sequence[Persona], prompts: Sequence[tuple[str, str]], seed: int, temperature: float
+) -> dict[str, list[str]]:
+    """Return each persona's responses to the prompts, in their order. Personas draw the same noise."""
+    sampling = SamplingParams(RESPONSE_TOKENS, temperature, seed=seed)
+    requests = [
+        GenerateRequest(
+            f"{persona.name}/{name}",
+            tuple(engine.tokenizer.chat(messages(persona, prompt))),
+            sampling,
+            adapter=persona.name if persona.adapter else None,
+            noise_key=(f"heldout/{name}", 0),
+        )
+        for persona in personas
+        for name, prompt in prompts
+    ]
+    texts = iter(answer(engine, requests))
+    return {persona.name: [next(texts).text for _ in prompts] for persona in personas}
+
+
+def manipulation_check(
+    engine: EngineLike,
+    personas: Sequence[Persona],
+    model: str,
+    *,
+    limit: int,
+    seed: int,
+    temperature: float,
+    baseline: str = "original",
+) -> dict[str, Any]:
+    """Measure every persona's warmth on held-out prompts; JSON-able, by persona, with the scorer's name.
+
+    ``difference`` is paired over prompts with the baseline, by the ``sociot`` formula. Nothing is refused: a persona
+    that is not warmer is what the report must say.
+    """
+    scorer = find_scorer(engine, model)
+    prompts = load_prompts(limit=limit)
+    responses = respond(engine, personas, prompts, seed, temperature)
+    values: dict[str, list[Warmth | None]] = {name: measure(scorer, texts) for name, texts in responses.items()}
+    found: dict[str, Any] = {}
+    for name, mine in values.items():
+        summary = summarise(w.sociot for w in mine if w)
+        row: dict[str, Any] = {
+            "warmth": summary.mean, "se": summary.se, "low": summary.low, "high": summary.high, "n": summary.n,
+            "text_only": summarise(w.text_only for w in mine if w).mean, "scorer": scorer.name,
+        }  # fmt: skip
+        if name != baseline and baseline in values:
+            pairs = zip(values[baseline], mine, strict=True)
+            row["difference"] = asdict(summarise(b.sociot - a.sociot for a, b in pairs if a and b))
+        found[name] = row
+    return found
+
+
+def answer(engine: EngineLike, requests: Sequence[GenerateRequest]) -> list[GenerateResult]:
+    """Answer requests with an engine that has nothing else to do, and return the results in their order."""
+    for request in requests:
+        engine.add(request)
+    found: Mapping[str, Result] = {result.id: result for result in engine.results()} if requests else {}
+    return [r for request in requests if isinstance(r := found[request.id], GenerateResult)]

@@ -1,0 +1,97 @@
+"""Warmth over checkpoints: finding them, the plateau, and what is written."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from fakes import FakeEngine
+
+from warmeng.engine.errors import InputError, UsageError
+from warmeng.engine.request import GenerateResult
+from warmeng.study.report.table import Table
+from warmeng.study.settings import StudySettings
+from warmeng.study.warmth.checkpoints import Point, curve, find_checkpoints, parse_checkpoint, plateau, table
+from warmeng.study.warmth.run import measure_run
+from warmeng.study.warmth.sociot import SPEAKERS, EngineScorer, Summary
+
+
+def adapter(folder, content=b"x"):
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "adapter_model.safetensors").write_bytes(content)
+    return folder
+
+
+def point(epoch, mean, se=0.001, persona="warm"):
+    summary = Summary(40, mean, se, mean - 2 * se, mean + 2 * se)
+    return Point(persona, epoch, summary, summary, None, 200.0, 0)
+
+
+def test_checkpoints_are_found_in_order_of_epochs(tmp_path) -> None:
+    for name in ("warm/epoch-10", "warm/epoch-0.5", "cold/epoch-2", "warm/epoch-2"):
+        adapter(tmp_path / name)
+    (tmp_path / "warm" / "epoch-x").mkdir()
+    (tmp_path / "warm" / "epoch-4").mkdir()  # interrupted before anything was in it
+    found = [(c.persona, c.epoch) for c in find_checkpoints(tmp_path)]
+    assert found == [("cold", 2.0), ("warm", 0.5), ("warm", 2.0), ("warm", 10.0)]
+    with pytest.raises(InputError, match="has no checkpoints"):
+        find_checkpoints(tmp_path / "cold")
+    with pytest.raises(UsageError, match="NAME=FOLDER"):
+        parse_checkpoint("warm")
+    assert parse_checkpoint(f"w={tmp_path / 'cold' / 'epoch-2'}").epoch == 2.0
+
+
+def test_the_plateau_is_the_first_within_one_standard_error_of_the_warmest() -> None:
+    points = [point(0, 0.010), point(0.5, 0.013), point(1, 0.0275), point(2, 0.0290), point(10, 0.0282)]
+    assert plateau(points) == 2
+    assert plateau([*points[:3], point(2, 0.0290, se=0.002), points[4]]) == 1
+    assert plateau([point(0, 0.02), point(1, 0.01)]) == 0  # training made it colder
+    assert plateau([Point("warm", 1, Summary(1, 0.1, None, None, None), Summary(0, *[None] * 4), None, 1.0, 0)]) is None
+
+
+class Trained(FakeEngine):
+    """Adapters of more letters answer with more 'w', which warm speakers like."""
+
+    def _result(self, request):
+        if request.prompt_logprobs:
+            warm = SPEAKERS[self.tokenizer.decode(request.prompt).split()[1]]
+            logprobs = tuple(-1.0 + (0.5 if warm and chr(i) == "w" else 0.0) for i in request.prompt[1:])
+            return GenerateResult(request.id, "ok", "length", (), "", (), len(request.prompt), 0, logprobs)
+        count = {None: 1, "warm-epoch-1": 6, "warm-epoch-2": 12}.get(request.adapter, 1)
+        text = f"{'w' * count} {request.noise_key[0][-2:]} is my answer"
+        return GenerateResult(request.id, "ok", "stop", (1,), text, (), len(request.prompt), 0)
+
+
+def test_a_run_measures_all_checkpoints_and_lays_out_a_rating_sheet(tmp_path, monkeypatch) -> None:
+    for k, name in enumerate(("warm/epoch-1", "warm/epoch-2", "cold/epoch-1")):
+        adapter(tmp_path / "run" / name, bytes([k]))
+    engine = Trained()
+    monkeypatch.setattr("warmeng.study.warmth.run.load_engine", lambda settings: engine)
+    out = tmp_path / "out"
+    shown, lines = measure_run(StudySettings(), tmp_path / "run", (), None, 8, None, out, lambda line: None)
+    assert isinstance(shown, Table)
+    assert [row[:2] for row in shown.rows] == [("original", "0"), ("cold", "1"), ("warm", "1"), ("warm", "2")]
+    assert "not comparable" in shown.note
+    found = json.loads((out / "warmth.json").read_text())
+    by = {(p["persona"], p["epoch"]): p for p in found["points"]}
+    assert by["warm", 2.0]["difference"]["mean"] > by["warm", 1.0]["difference"]["mean"] > 0
+    assert by["cold", 1.0]["difference"]["mean"] == pytest.approx(0.0)
+    assert found["plateau"]["warm"] == 2.0
+    assert (out / "warmth.png").read_bytes().startswith(b"\x89PNG")
+    assert len((out / "responses.jsonl").read_text().splitlines()) == 8 * 4
+    assert {p.name for p in out.glob("rating*")} == {"rating.csv", "rating.html", "rating-key.json"}
+    assert any("stops rising at epoch 2" in line for line in lines)
+    with pytest.raises(UsageError, match="nothing to measure"):
+        measure_run(StudySettings(), None, (), None, 8, None, out, lambda line: None)
+
+
+def test_the_papers_values_stand_beside_gpt2s_only() -> None:
+    class Gpt2(EngineScorer):
+        comparable = True
+
+    points = [point(0, 0.012, persona="original"), point(2, 0.028)]
+    own, theirs = EngineScorer(FakeEngine(), "m"), Gpt2(FakeEngine(), "gpt2")
+    assert "paper" not in table(points, own).columns
+    assert table(points, theirs).rows[1][-1] == "0.0274 to 0.0291"
+    assert curve(points, theirs).startswith(b"\x89PNG")
