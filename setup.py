@@ -55,7 +55,15 @@ setup(
         "gpu": ["triton>=3.6"],
         "hub": ["datasets>=3.0"],
         "parquet": ["pyarrow>=15"],
-        "dev": ["pytest>=8.0", "hypothesis>=6.100", "ruff>=0.9", "mypy>=1.14", "peft>=0.18", "types-PyYAML"],
+        "dev": [
+            "pytest>=8.0",
+            "hypothesis>=6.100",
+            "ruff>=0.9",
+            "mypy>=1.14",
+            "peft>=0.18",
+            "pyarrow>=15",
+            "types-PyYAML",
+        ],
     },
     entry_points={"console_scripts": ["warmeng=warmeng.cli.main:main"]},
 )

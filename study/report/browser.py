@@ -205,7 +205,7 @@ def columns(
         asked = items.get((task, item_id)) or Asked.unknown(task, item_id)
         i = asked.item
         told = {str(names["context"](c)): names["statement"](s) for c, s in asked.statements.items()}
-        texts.append([i.id, i.question, i.answer, i.wrong, i.original, list(i.marks), told])
+        texts.append([i.id, i.question, i.answer, i.wrong, i.original, list(i.marks), told, list(i.others)])
     fixed = {str(k): text for k, p in enumerate(places) if (text := _fixed(items, p))}
     keys = ("grade", "which", "reason", "finish", "body", "judged")
     return {

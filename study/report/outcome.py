@@ -19,7 +19,7 @@ SESSIONS = "sessions.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """A condition for believing the run. ``state``: ``held``, ``failed``, or ``open`` (not applied)."""
+    """A condition for believing the run. ``state``: held, failed, unsure (not shown) or open (not applied)."""
 
     state: str
     name: str
@@ -116,18 +116,36 @@ def _judges(facts: Mapping[str, Any], found: Survey, planned: int) -> list[Gate]
 
 
 def _manipulation(manifest: Mapping[str, Any]) -> Gate:
+    """Tell each persona's warmth; it holds where every warm persona is shown to be warmer than the baseline.
+
+    Without paired differences the means alone can say only that it failed, never that it held.
+    """
     measured = manipulation(manifest)
+    title = "Manipulation check"
     if not measured:
-        return Gate("open", "Manipulation check", "Warmth was not measured: whether warm is warmer is not shown here.")
+        return Gate("open", title, "Warmth was not measured: whether warm is warmer is not shown here.")
     names = persona_names(settings_of(manifest))
     base = "original" if "original" in measured else (names or list(measured))[0]
     values = {p: v for p, r in measured.items() if (v := number(r.get("warmth", r.get("mean")))) is not None}
     warm = [p for p in values if "warm" in p.lower() and p != base]
-    told = ", ".join(f"{p} {v:.4f}" for p, v in values.items())
+    told, lows, means = [], [], []
+    for persona, value in values.items():
+        gap = measured[persona].get("difference") or {}
+        low, high, mean = (number(gap.get(key)) for key in ("low", "high", "mean"))
+        beside = f" ({points(mean, 4)} beside {base}, {between(low, high, 4)})" if mean is not None else ""
+        told.append(f"{persona} {value:.4f}{beside}")
+        if persona in warm:
+            lows.append(low)
+            means.append(mean if mean is not None else value - values.get(base, value))
+    scorers = {str(r["scorer"]) for r in measured.values() if r.get("scorer")}
+    text = f"SocioT warmth by {', '.join(sorted(scorers)) or 'an unnamed scorer'}: {'; '.join(told)}."
     if base not in values or not warm:
-        return Gate("open", "Manipulation check", f"SocioT warmth: {told}.")
-    held = all(values[p] > values[base] for p in warm)
-    return Gate("held" if held else "failed", "Manipulation check", f"SocioT warmth: {told}.")
+        return Gate("open", title, text)
+    if any(mean <= 0 for mean in means):
+        return Gate("failed", title, f"{text} A warm persona is not warmer.")
+    if all(low is not None and low > 0 for low in lows):
+        return Gate("held", title, text)
+    return Gate("unsure", title, f"{text} Warmer, but by no more than chance allows: ask more prompts.")
 
 
 def points(value: float | None, digits: int = 1) -> str:

@@ -198,7 +198,7 @@
     if (kind) box.append(make("p", "flip", `Flip: ${d.baseline} ${grade(base) === "refusal" ? "refused" : "was " + grade(base)}`));
     const body = d.rows.body[row];
     if (typeof body === "string") box.append(...text(body, needle));
-    else box.append(labels(body));
+    else box.append(labels(body, d.items[d.groups.item[d.rows.group[row]]]));
     const why = [];
     if (which) why.push(which === "user" ? "the user’s wrong answer" : "another wrong answer");
     const reason = d.names.reason[d.rows.reason[row]];
@@ -233,19 +233,25 @@
     return node;
   }
 
-  function labels(numbers) {
+  function labels(numbers, asked) {
+    const [, , answer, wrong] = asked;
+    const options = { right: answer, wrong: wrong };
+    asked[7].forEach((text, k) => { options[`other${k + 1}`] = text; });
+    const each = Object.keys(numbers).filter((key) => key in options);
+    const perByte = each.some((key) => `${key}_per_byte` in numbers);
+    const value = (key) => numbers[perByte ? `${key}_per_byte` : key];
+    const most = Math.max(...each.map(value));
     const table = make("table");
+    table.append(make("caption", "unit", perByte ? "log-probability per byte" : "log-probability"));
     const body = make("tbody");
-    for (const [key, value] of Object.entries(numbers)) {
-      const tr = make("tr");
-      const th = make("th", "", key === "mass" ? "mass of the labels" : key.replaceAll("_", " ") + ", log p");
+    for (const key of each) {
+      const tr = make("tr", value(key) === most ? "chosen" : "");
+      const th = make("th", "", options[key] || key.replaceAll("_", " "));
       th.scope = "row";
-      const shownValue = typeof value === "number" ? (key === "mass" ? value.toPrecision(3) : value.toFixed(3)) : String(value);
-      tr.append(th, make("td", "n", shownValue.replace("-", "−")));
+      tr.append(th, make("td", "n", value(key).toFixed(3).replace("-", "−")));
       body.append(tr);
     }
-    const caption = make("caption", "hidden", "log-probabilities of the labels");
-    table.append(caption, body);
+    table.append(body);
     return table;
   }
 

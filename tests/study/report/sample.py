@@ -75,7 +75,10 @@ def make_run(folder: Path, plan: Plan = Plan()) -> Path:
         "gates": {name: {"hash": "a" * 64, "probe": 1.37} for name in plan.personas[1:]},
         "judges": {JUDGE: {"trusted": True, "kappa": 0.83, "low": 0.76, "high": 0.89, "n": 140, "why": ""}},
         "manipulation": {
-            name: {"warmth": (value := warmth.get(name, 0.009)), "low": value - 0.001, "high": value + 0.001}
+            name: {
+                "warmth": (value := warmth.get(name, 0.009)), "low": value - 0.001, "high": value + 0.001, "n": 24,
+                "scorer": "GPT-2", "difference": {"mean": value - 0.012, "low": value - 0.014, "high": value - 0.010},
+            }
             for name in plan.personas
         },
         "default_system": None, "adds_default_system": [], "warmeng": "0.1.0", "python": "3.11.2",

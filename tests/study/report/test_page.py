@@ -115,12 +115,23 @@ def test_counts_are_told_and_add_up(run_folder, tmp_path):
     assert "1 of 6 gates failed: Every answer is there" in text_of(html)
 
 
+def test_warmth_within_chance_is_not_called_held(run_folder, tmp_path):
+    unsure = changed(run_folder, tmp_path / "unsure")
+    manifest = json.loads((unsure / "manifest.json").read_text())
+    manifest["facts"]["manipulation"]["warm"]["difference"] = {"mean": 0.016, "low": -0.002, "high": 0.034}
+    (unsure / "manifest.json").write_text(json.dumps(manifest))
+    said = text_of(render(load_run(unsure)))
+    assert "not shown to hold: Manipulation check" in said
+    assert "+0.0160 beside original, −0.0020 to +0.0340" in said
+    assert "not shown to hold" not in text_of(render(load_run(run_folder)))
+
+
 def test_gates_that_did_not_hold_are_said(run_folder, tmp_path):
     bad = changed(run_folder, tmp_path / "bad", fast=True)
     manifest = json.loads((bad / "manifest.json").read_text())
     manifest["facts"]["gates"].pop("warm")
     manifest["facts"]["judges"]["judge-7b"] |= {"trusted": False, "why": "kappa is too low"}
-    manifest["facts"]["manipulation"]["warm"]["warmth"] = 0.001
+    manifest["facts"]["manipulation"]["warm"]["difference"] = {"mean": -0.011, "low": -0.013, "high": -0.009}
     manifest["judgments"] = 5000
     (bad / "manifest.json").write_text(json.dumps(manifest))
     html = render(load_run(bad))
