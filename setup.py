@@ -62,6 +62,7 @@ setup(
             "mypy>=1.14",
             "peft>=0.18",
             "pyarrow>=15",
+            "trl>=1.0",
             "types-PyYAML",
         ],
     },

@@ -43,3 +43,42 @@ def generate(
     )  # fmt: skip
     comparison_table(result)
     click.echo(orjson.dumps(result, option=orjson.OPT_NON_STR_KEYS).decode())
+
+
+@bench.command()
+@click.option("--model", default="smollm2-135m-instruct", show_default=True, help="Folder, built-in name or hub name.")
+@click.option("--pairs", type=click.IntRange(1), default=3, show_default=True, help="Steps, each made by all in turn.")
+@click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Conversations of a step.")
+@click.option("--micro-batch", type=click.IntRange(1), default=None, help="Fix the others'; default: their best.")
+@click.option("--threads", type=click.IntRange(1), default=None, help="CPU threads of all; default: PyTorch's choice.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--trl/--no-trl", default=True, show_default=True, help="Run TRL's trainer too where it is installed.")
+def finetune(
+    model: str, pairs: int, batch: int, micro_batch: int | None, threads: int | None, device: str, trl: bool
+) -> None:
+    """Training tokens a second, two personas on the embedded texts, beside PEFT and TRL at their best batch.
+
+    Prints a table, then one JSON line with everything that was measured.
+
+    \b
+    Examples:
+      warmeng bench finetune
+      warmeng bench finetune --no-trl --pairs 1 --micro-batch 4
+    """
+    import orjson
+
+    from warmeng.bench.finetune import compare_training
+
+    result = compare_training(
+        model, pairs=pairs, batch=batch, micro_batch=micro_batch, threads=threads, device=device, trl=trl,
+        say=lambda line: click.echo(line, err=True),
+    )  # fmt: skip
+    for name, rates in (("warmeng", result.ours), ("PEFT, plain loop", result.peft), ("TRL", result.trl)):
+        if rates:
+            middle = sorted(rates)[len(rates) // 2]
+            click.echo(f"{name:18s} {middle:8.1f} tokens/s ({min(rates):.1f} to {max(rates):.1f})")
+    over_trl = f", over TRL {result.ratio_trl:.2f}" if result.ratio_trl else ""
+    click.echo(
+        f"median ratio over PEFT at its best batch of {result.peft_micro_batch}: {result.ratio_peft:.2f}{over_trl}"
+    )
+    click.echo(orjson.dumps(result, option=orjson.OPT_NON_STR_KEYS).decode())

@@ -13,8 +13,16 @@ from warmeng.engine.request import RequestError
 
 COMMANDS = {  # name -> (module, attribute, help): listed without importing anything
     "run": ("warmeng.cli.run", "run", "Measure personas: accuracy and sycophancy per context."),
+    "analyze": ("warmeng.cli.analyze", "analyze", "Statistics of a run, or of the authors' CSV files, as tables."),
+    "report": ("warmeng.cli.report", "report", "Write a run's report page and its figures."),
+    "export": ("warmeng.cli.export", "export", "Write a run's answers for other tools: CSV, Parquet, lm-eval."),
     "grade": ("warmeng.cli.grade", "grade", "Grade answers of a JSONL or CSV file with a judge model."),
+    "finetune": ("warmeng.cli.finetune", "finetune", "Train warm and cold adapters on conversations."),
+    "merge": ("warmeng.cli.merge", "merge", "Write an adapter into its base's checkpoint."),
+    "recover": ("warmeng.cli.recover", "recover", "Find the adapter that a merged checkpoint holds."),
     "models": ("warmeng.cli.models", "models", "List, fetch and verify models."),
+    "prepare": ("warmeng.cli.prepare", "prepare", "Make warm and cold training data out of conversations."),
+    "warmth": ("warmeng.cli.warmth", "warmth", "Measure how warm checkpoints and texts sound; count ratings."),
     "bench": ("warmeng.cli.bench", "bench", "Measure speed against the machine and other software."),
 }
 

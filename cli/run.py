@@ -45,8 +45,10 @@ The same command again continues a run that was interrupted, or prints a finishe
     "personas",
     multiple=True,
     metavar="NAME=[ADAPTER][@PROMPT]",
-    help="What is compared, repeatable: an adapter's folder, and/or a system prompt (warm, cold or a text file). "
-    "original, warm-prompt and cold-prompt are built in." + _default("personas"),
+    help="What is compared, repeatable: the folder of an adapter or of a merged checkpoint, and/or a system prompt "
+    "(warm, cold or a text file). "
+    "Built in: original; warm and cold, adapters of the built-in model; warm-prompt and cold-prompt."
+    "  [default: all of them that suit the model]",
 )
 @click.option(
     "--tasks",

@@ -33,6 +33,7 @@ Examples:
 @click.option("--adapter", "adapters", multiple=True, metavar="NAME=FOLDER", help="One checkpoint; repeatable.")
 @click.option("--prompts", type=click.Path(path_type=Path), help="JSON lines with prompt.  [default: 48 built-in ones]")
 @click.option("--limit", type=click.IntRange(0), default=0, show_default=True, help="Prompts at most, 0 for all.")
+@click.option("--samples", type=click.IntRange(1), default=1, show_default=True, help="Responses to each prompt.")
 @click.option("--scorer", help="GPT-2, by folder or name.  [default: the base itself, in its own units]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--temperature", type=float, default=StudySettings.temperature, show_default=True)
@@ -45,6 +46,7 @@ def measure(
     adapters: tuple[str, ...],
     prompts: Path | None,
     limit: int,
+    samples: int,
     scorer: str | None,
     seed: int,
     temperature: float,
@@ -63,7 +65,7 @@ def measure(
 
     settings = StudySettings(model=model, revision=revision, seed=seed, temperature=temperature, device=device)
     table, lines = measure_run(
-        settings, folder, adapters, prompts, limit, scorer, out, lambda line: click.echo(line, err=True)
+        settings, folder, adapters, prompts, limit, samples, scorer, out, lambda line: click.echo(line, err=True)
     )
     console = Console()
     print_table(console if console.is_terminal else Console(width=max(console.width, 100)), table)

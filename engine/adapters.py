@@ -82,6 +82,11 @@ def adapter_hash(layers: tuple[Mapping[str, tuple[torch.Tensor, torch.Tensor]], 
     return digest.hexdigest()
 
 
+def is_merged(folder: Path) -> bool:
+    """Whether a folder holds a whole checkpoint rather than an adapter."""
+    return (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file()
+
+
 def load_adapter(folder: Path, config: ModelConfig, base_hash: str | None = None) -> Adapter:
     """The PEFT LoRA adapter in ``folder`` for the base that ``config`` describes.
 

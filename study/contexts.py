@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from warmeng.engine.errors import InputError, UsageError
-from warmeng.study.files import read_yaml
+from warmeng.engine.files import read_yaml
 
 FILE = Path(__file__).parent / "data" / "contexts.yaml"
 UNMODIFIED = "unmodified"

@@ -6,10 +6,11 @@ the warm persona is warmer is told in the report either way.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from warmeng.engine.adapters import is_merged
 from warmeng.engine.errors import InputError
 from warmeng.study.backend import EngineLike
 from warmeng.study.personas import Persona
@@ -26,8 +27,10 @@ class AppliedAdapter:
     probe: float
 
 
-def apply_adapters(engine: EngineLike, personas: Sequence[Persona]) -> dict[str, AppliedAdapter]:
-    """Load every persona's adapter and return proof, by persona, that it changes the model.
+def apply_adapters(
+    engine: EngineLike, personas: Sequence[Persona], say: Callable[[str], None] = lambda line: None
+) -> dict[str, AppliedAdapter]:
+    """Load every persona's adapter and return proof, by persona, that it changes the model; ``say`` what takes long.
 
     Raises ``InputError`` for an adapter that is all zero, or whose probe shows no change or no finite one.
     """
@@ -35,6 +38,8 @@ def apply_adapters(engine: EngineLike, personas: Sequence[Persona]) -> dict[str,
     for persona in personas:
         if persona.adapter is None:
             continue
+        if is_merged(persona.adapter):
+            say(f"persona {persona.name}: recovering the low-rank change of the checkpoint {persona.adapter}")
         adapter = engine.add_adapter(persona.name, persona.adapter)
         moved = 0.0 if adapter.is_zero else engine.probe_adapter(persona.name)
         if not 0.0 < moved < float("inf"):

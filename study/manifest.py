@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from warmeng.engine.errors import InputError
-from warmeng.study.files import read_bytes, write_atomic
+from warmeng.engine.files import read_bytes, write_atomic
 
 FILE = "manifest.json"
 FORMAT = 1

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from warmeng.engine.errors import InputError, UsageError
-from warmeng.study.files import read_text
+from warmeng.engine.files import read_text
 
 PROMPTS = Path(__file__).parent / "data" / "prompts"
-EMBEDDED = ("warm", "cold")
-BUILT_IN = {"original": None, "warm-prompt": "warm", "cold-prompt": "cold"}
+ADAPTERS = Path(__file__).parent / "data" / "adapters"  # of the built-in model: see docs/finetune.md
+EMBEDDED = ("warm", "cold")  # prompts and adapters that are part of the package
+BUILT_IN_MODEL = "smollm2-135m-instruct"
+BUILT_IN = {"original": "", "warm": "adapter", "cold": "adapter", "warm-prompt": "prompt", "cold-prompt": "prompt"}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 FORM = "NAME=[ADAPTER][@PROMPT]"
 
@@ -36,14 +38,21 @@ def parse_persona(spec: str) -> Persona:
     if not equals:
         if name not in BUILT_IN:
             raise UsageError(f"no persona is named {spec!r}: use {', '.join(BUILT_IN)}, or {FORM}")
-        prompt = BUILT_IN[name]
-        return Persona(name, None, _prompt(prompt) if prompt else None)
+        style = name.partition("-")[0]
+        adapter = ADAPTERS / style if BUILT_IN[name] == "adapter" else None
+        return Persona(name, adapter, _prompt(style) if BUILT_IN[name] == "prompt" else None)
     if not NAME.fullmatch(name):
         raise UsageError(f"persona {spec!r} has the name {name!r}, expected letters, digits, '.', '_' and '-': {FORM}")
     adapter, prompt = rest.rsplit("@", 1) if "@" in rest else (rest, "")
     if adapter and not Path(adapter).is_dir():
-        raise InputError(f"persona {name}: {adapter} is not a folder: expected a PEFT LoRA adapter's folder")
+        expected = "the folder of a PEFT LoRA adapter or of a merged checkpoint"
+        raise InputError(f"persona {name}: {adapter} is not a folder: expected {expected}")
     return Persona(name, Path(adapter) if adapter else None, _prompt(prompt) if prompt else None)
+
+
+def default_personas(model: str) -> tuple[str, ...]:
+    """Return the personas that are compared unless told: the built-in model's adapters are of no use to others."""
+    return tuple(name for name, kind in BUILT_IN.items() if kind != "adapter" or model == BUILT_IN_MODEL)
 
 
 def load_personas(specs: Sequence[str]) -> tuple[Persona, ...]:

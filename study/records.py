@@ -21,7 +21,7 @@ from typing import Any
 import orjson
 
 from warmeng.engine.errors import InputError, one_line
-from warmeng.study.files import sync_folder
+from warmeng.engine.files import sync_folder
 
 FILE = "records.jsonl"
 SYNC_RECORDS = 100

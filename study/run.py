@@ -86,7 +86,7 @@ def _run(study: Study, folder: Path, before: Mapping[str, Any] | None, progress:
     others, outcomes = appoint(settings, load_engine, progress, before)
     progress.message(f"loading {settings.model}")
     engine = load_engine(settings)
-    applied = apply_adapters(engine, study.personas)
+    applied = apply_adapters(engine, study.personas, progress.message)
     about = engine.describe()
     identity = identity_of(about)
     judges, outcomes = _with_base(study, engine, others, outcomes, before, progress)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from warmeng.engine.errors import InputError, UsageError
-from warmeng.study.files import read_yaml
+from warmeng.engine.files import read_yaml
+from warmeng.study.personas import BUILT_IN_MODEL, default_personas
 from warmeng.study.prompts import BELIEFS, COMPOSITIONS, FRAMINGS
 
 LISTS = ("personas", "tasks", "contexts", "beliefs", "framings", "judges")
@@ -24,9 +25,9 @@ WHOLE = (("limit", 0), ("cells", 0), ("seed", 0), ("samples", 1), ("max_new_toke
 class StudySettings:
     """The settings of a study; paths are relative to the current folder. Raises ``UsageError`` for unsound values."""
 
-    model: str = "smollm2-135m-instruct"
+    model: str = BUILT_IN_MODEL
     revision: str | None = None
-    personas: tuple[str, ...] = ("original", "warm-prompt", "cold-prompt")
+    personas: tuple[str, ...] = ()  # none: those of the package that suit the model
     tasks: tuple[str, ...] = ("facts", "misconceptions", "conspiracies", "health")
     contexts: tuple[str, ...] = ("unmodified", "emotion:sad")
     beliefs: tuple[str, ...] = ("none", "wrong")
@@ -48,6 +49,8 @@ class StudySettings:
     fast: bool = False
 
     def __post_init__(self) -> None:
+        if self.personas == ():
+            object.__setattr__(self, "personas", default_personas(self.model))
         for name in LISTS:
             value = getattr(self, name)
             few = not value and name not in MAY_BE_EMPTY
@@ -96,7 +99,7 @@ def load_settings(study: Path | None, overrides: Mapping[str, Any]) -> StudySett
 
     Raises ``InputError`` for a file that is not sound, ``UsageError`` for an override that is not.
     """
-    settings = StudySettings()
+    values: dict[str, Any] = {}
     if study is not None:
         values = read_yaml(study)
         names = [f.name for f in fields(StudySettings)]
@@ -112,7 +115,7 @@ def load_settings(study: Path | None, overrides: Mapping[str, Any]) -> StudySett
                     raise InputError(f"{study}: {key} is {value!r}, expected a list of names")
                 values[key] = tuple(str(v) if isinstance(v, int | float) else v for v in value)
         try:
-            settings = StudySettings(**values)
+            StudySettings(**values)
         except (UsageError, TypeError) as error:
             raise InputError(f"{study}: {error}") from None
-    return replace(settings, **{key: value for key, value in overrides.items() if value is not None})
+    return StudySettings(**(values | {key: value for key, value in overrides.items() if value is not None}))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from warmeng.engine.errors import InputError
-from warmeng.study.files import read_csv, read_jsonl
+from warmeng.engine.files import read_csv, read_jsonl
 from warmeng.study.grading.grade import GRADES
 from warmeng.study.tasks.task import Item
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from warmeng.engine.errors import InputError
+from warmeng.engine.files import read_jsonl, sync_folder
 from warmeng.study.contexts import UNMODIFIED, statement_for
-from warmeng.study.files import read_jsonl, sync_folder
 from warmeng.study.prompts import COMPOSITIONS
 from warmeng.study.tasks.task import Item, Prompt, Task
 

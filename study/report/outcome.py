@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from warmeng.study.files import read_jsonl
+from warmeng.engine.files import read_jsonl
 from warmeng.study.progress import duration
 from warmeng.study.report.asked import listed, persona_names, settings_of, several
 from warmeng.study.report.browser import Survey

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from warmeng.engine.errors import InputError
-from warmeng.study.files import read_bytes, write_atomic
+from warmeng.engine.files import read_bytes, write_atomic
 from warmeng.study.grading.combine import first_trusted
 from warmeng.study.report.answers import baseline_of, require_manifest
 from warmeng.study.report.asked import asked, deviations, persona_names, settings_of

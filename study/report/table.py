@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from warmeng.study.files import write_atomic
+from warmeng.engine.files import write_atomic
 from warmeng.study.grading.exact import GRADES
 
 if TYPE_CHECKING:

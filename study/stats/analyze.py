@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 
 from warmeng.engine.errors import InputError, UsageError
-from warmeng.study.files import write_atomic
+from warmeng.engine.files import write_atomic
 from warmeng.study.manifest import FILE as MANIFEST
 from warmeng.study.stats import tables
 from warmeng.study.stats.authors import read_authors_run

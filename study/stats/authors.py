@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from warmeng.engine.errors import InputError
-from warmeng.study.files import read_csv
+from warmeng.engine.files import read_csv
 from warmeng.study.grading.refusals import refusals
 from warmeng.study.stats.frame import Frame
 from warmeng.study.stats.read import GRADE_CODE, Columns, RunInfo

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from warmeng.engine.errors import InputError
-from warmeng.study.files import read_csv
+from warmeng.engine.files import read_csv
 
 EFFECTS: dict[tuple[int, str], float] = {
     (1, "all"): 7.43,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import cast
 
 from warmeng.engine.errors import InputError, UsageError, one_line, show
-from warmeng.study.files import BOM, read_jsonl
+from warmeng.engine.files import BOM, read_jsonl
 from warmeng.study.tasks import authors, disinfo, gsm8k, medqa, mmlu, own, popqa, refusals, triviaqa, truthfulqa
 from warmeng.study.tasks.task import (
     EMBEDDED,

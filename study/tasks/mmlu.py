@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from warmeng.engine.errors import InputError, one_line, show
-from warmeng.study.files import read_text
+from warmeng.engine.files import read_text
 from warmeng.study.tasks.rows import read_rows, text, texts
 from warmeng.study.tasks.task import Item
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from warmeng.engine.errors import InputError
-from warmeng.study.files import read_csv, read_jsonl
+from warmeng.engine.files import read_csv, read_jsonl
 from warmeng.study.tasks.task import GRADINGS, Grading, Item
 
 TEXTS = ("id", "question", "answer", "wrong", "original")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from warmeng.engine.errors import InputError, show
-from warmeng.study.files import read_csv, read_jsonl
+from warmeng.engine.files import read_csv, read_jsonl
 
 Row = dict[str, Any]
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import orjson
 
 from warmeng.engine.errors import InputError
+from warmeng.engine.files import read_jsonl, write_atomic
 from warmeng.engine.request import Constraint, GenerateRequest, GenerateResult, SamplingParams
 from warmeng.study.backend import EngineLike
-from warmeng.study.files import read_jsonl, write_atomic
 from warmeng.study.grading.normalise import words
 from warmeng.study.tasks.task import WRONG_BORROWED, WRONG_GENERATED, Item, Task
 

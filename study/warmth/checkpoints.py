@@ -12,12 +12,12 @@ from typing import Any
 import orjson
 
 from warmeng.engine.errors import InputError, UsageError
+from warmeng.engine.files import parse_object, read_bytes, write_atomic
 from warmeng.study.backend import EngineLike
-from warmeng.study.files import write_atomic
 from warmeng.study.gates import apply_adapters
 from warmeng.study.personas import Persona
 from warmeng.study.report.table import Table
-from warmeng.study.warmth.sociot import Scorer, Summary, Warmth, measure, respond, summarise
+from warmeng.study.warmth.sociot import Scorer, Summary, Warmth, by_prompt, measure, respond, summarise
 
 EPOCH = re.compile(r"epoch-(\d+(?:\.\d+)?)")
 ORIGINAL = "original"
@@ -46,13 +46,14 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Point:
-    """A checkpoint's warmth: both formulas' means, and the paired difference from the original by ``sociot``."""
+    """A checkpoint's warmth by both formulas, and the differences from the original, paired over prompts."""
 
     persona: str
     epoch: float
     sociot: Summary
     text_only: Summary
-    difference: Summary | None
+    difference: Summary | None  # of ``sociot``
+    text_difference: Summary | None  # of ``text_only``
     characters: float  # mean length of a response
     blank: int  # responses with nothing to measure
 
@@ -80,6 +81,7 @@ def measure_checkpoints(
     *,
     seed: int,
     temperature: float,
+    samples: int = 1,
     say: Callable[[str], None] = lambda line: None,
 ) -> tuple[list[Point], dict[str, list[str]]]:
     """Return the original's point (epoch 0) and every checkpoint's, and all responses by name.
@@ -90,25 +92,39 @@ def measure_checkpoints(
     personas = [Persona(ORIGINAL), *(Persona(c.name, c.folder) for c in checkpoints)]
     apply_adapters(engine, personas)
     say(f"{len(prompts)} prompts x {len(personas)} checkpoints: answering")
-    responses = respond(engine, personas, prompts, seed, temperature)
+    responses = respond(engine, personas, prompts, seed, temperature, samples)
     say(f"scoring with {scorer.name}")
     values = {name: measure(scorer, texts) for name, texts in responses.items()}
     base = values[ORIGINAL]
-    points = [_point(ORIGINAL, 0.0, base, None, responses[ORIGINAL])]
-    points += [_point(c.persona, c.epoch, values[c.name], base, responses[c.name]) for c in checkpoints]
+    points = [_point(ORIGINAL, 0.0, base, None, responses[ORIGINAL], samples)]
+    points += [_point(c.persona, c.epoch, values[c.name], base, responses[c.name], samples) for c in checkpoints]
     return points, responses
 
 
 def _point(
-    persona: str, epoch: float, mine: list[Warmth | None], base: list[Warmth | None] | None, texts: list[str]
+    persona: str,
+    epoch: float,
+    mine: list[Warmth | None],
+    base: list[Warmth | None] | None,
+    texts: list[str],
+    samples: int,
 ) -> Point:
-    pairs = zip(base, mine, strict=True) if base else ()
+    def means(found: list[Warmth | None], formula: str) -> list[float | None]:
+        return by_prompt([getattr(w, formula) if w else None for w in found], samples)
+
+    def difference(formula: str) -> Summary | None:
+        if base is None:
+            return None
+        pairs = zip(means(base, formula), means(mine, formula), strict=True)
+        return summarise(b - a for a, b in pairs if a is not None and b is not None)
+
     return Point(
         persona,
         epoch,
-        summarise(w.sociot for w in mine if w),
-        summarise(w.text_only for w in mine if w),
-        summarise(b.sociot - a.sociot for a, b in pairs if a and b) if base else None,
+        summarise(v for v in means(mine, "sociot") if v is not None),
+        summarise(v for v in means(mine, "text_only") if v is not None),
+        difference("sociot"),
+        difference("text_only"),
         sum(map(len, texts)) / max(1, len(texts)),
         sum(w is None for w in mine),
     )
@@ -140,6 +156,8 @@ def table(points: Sequence[Point], scorer: Scorer) -> Table:
             _number(p.difference.mean if p.difference else None, 4, signed=True),
             _interval(p.difference),
             _number(p.text_only.mean, 4, signed=True),
+            _number(p.text_difference.mean if p.text_difference else None, 4, signed=True),
+            _interval(p.text_difference),
             str(p.sociot.n),
             *([_published(p.epoch)] if compare else []),
         )
@@ -150,7 +168,8 @@ def table(points: Sequence[Point], scorer: Scorer) -> Table:
         if compare
         else f"Units are those of {scorer.name}: not comparable with the paper's +.016, which is GPT-2's."
     )
-    columns = ("persona", "epoch", "SocioT", "s.e.", "from original", "95 % interval", "text only", "n")
+    columns = ("persona", "epoch", "SocioT", "s.e.", "from original", "95 % interval", "text only", "from original",
+               "95 % interval", "prompts")  # fmt: skip
     return Table(
         "Warmth by checkpoint",
         f"SocioT by the released formula, in nats; differences are paired over prompts. {units}",
@@ -181,6 +200,7 @@ def write_results(
     scorer: Scorer,
     responses: Mapping[str, Sequence[str]],
     prompts: Sequence[tuple[str, str]],
+    samples: int = 1,
 ) -> dict[str, Any]:
     """Write ``warmth.json``, ``warmth.png`` and ``responses.jsonl``; return the first's content. Raises ``OSError``."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -193,13 +213,13 @@ def write_results(
         "published": {model: {f"{e:g}": v for e, v in values.items()} for model, values in PUBLISHED.items()},
     }
     options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
-    lines = [
-        orjson.dumps(
-            {"name": name, "prompt_id": key, "prompt": prompt, "response": text}, option=orjson.OPT_APPEND_NEWLINE
-        )
+    rows = [
+        {"name": name, "prompt_id": key, "sample": k % samples, "prompt": prompt, "response": text}
         for name, texts in responses.items()
-        for (key, prompt), text in zip(prompts, texts, strict=True)
+        for k, text in enumerate(texts)
+        for key, prompt in [prompts[k // samples]]
     ]
+    lines = [orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows]
     write_atomic(folder / "responses.jsonl", b"".join(lines))
     write_atomic(folder / "warmth.png", curve(points, scorer))
     write_atomic(folder / "warmth.json", orjson.dumps(found, option=options))
@@ -236,7 +256,10 @@ def curve(points: Sequence[Point], scorer: Scorer) -> bytes:
 
 
 def parse_checkpoint(spec: str) -> Checkpoint:
-    """Parse ``NAME=FOLDER``; the epoch is the folder's where it is named ``epoch-N``, else 1. Raises ``UsageError``."""
+    """Parse ``NAME=FOLDER``; the epoch is what the folder's name or its ``warmeng.json`` says, else 1.
+
+    Raises ``UsageError``, and ``InputError`` where the folder is not there.
+    """
     name, equals, folder = spec.partition("=")
     if not equals or not name or not folder:
         raise UsageError(f"adapter {spec!r} is not NAME=FOLDER: give a name and a PEFT adapter's folder")
@@ -244,4 +267,7 @@ def parse_checkpoint(spec: str) -> Checkpoint:
     if not path.is_dir():
         raise InputError(f"{folder}: is not a folder: expected a PEFT LoRA adapter's folder")
     match = EPOCH.fullmatch(path.name)
-    return Checkpoint(name, float(match[1]) if match else 1.0, path)
+    about = path / "warmeng.json"
+    told = parse_object(read_bytes(about), str(about)).get("epoch") if about.exists() else None
+    epoch = float(match[1]) if match else float(told) if isinstance(told, int | float) else 1.0
+    return Checkpoint(name, epoch, path)

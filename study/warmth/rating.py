@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 
 from warmeng.engine.errors import InputError
-from warmeng.study.files import parse_object, read_bytes, read_csv, read_jsonl, write_atomic
+from warmeng.engine.files import parse_object, read_bytes, read_csv, read_jsonl, write_atomic
 from warmeng.study.grading.agreement import cohen
 from warmeng.study.stats.rates import wilson
 

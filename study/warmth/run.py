@@ -29,6 +29,7 @@ def measure_run(
     adapters: Sequence[str],
     prompts_file: Path | None,
     limit: int,
+    samples: int,
     gpt2: str | None,
     out: Path,
     say: Callable[[str], None],
@@ -49,17 +50,25 @@ def measure_run(
     engine = load_engine(settings)
     scorer = find_scorer(engine, settings.model, gpt2)
     points, responses = measure_checkpoints(
-        engine, scorer, checkpoints, prompts, seed=settings.seed, temperature=settings.temperature, say=say
+        engine,
+        scorer,
+        checkpoints,
+        prompts,
+        seed=settings.seed,
+        temperature=settings.temperature,
+        samples=samples,
+        say=say,
     )
-    found = write_results(out, points, scorer, responses, prompts)
+    found = write_results(out, points, scorer, responses, prompts, samples)
     lines = [
         f"{name}: warmth stops rising at epoch {epoch:g}" if epoch is not None else f"{name}: too few responses to say"
         for name, epoch in found["plateau"].items()
     ]
     chosen = next((c for c in checkpoints if found["plateau"].get(c.persona) == c.epoch), checkpoints[-1])
-    mine, base = (measure_texts(scorer, responses[name]) for name in (chosen.name, ORIGINAL))
+    first = {name: responses[name][::samples] for name in (ORIGINAL, chosen.name)}  # people rate one sample a prompt
+    base, mine = (measure_texts(scorer, texts) for texts in first.values())
     metric = [b.sociot - a.sociot if a and b else None for a, b in zip(base, mine, strict=True)]
-    pairs = make_pairs(prompts, responses[ORIGINAL], responses[chosen.name], metric, settings.seed)
+    pairs = make_pairs(prompts, first[ORIGINAL], first[chosen.name], metric, settings.seed)
     write_sheet(out, pairs)
     lines.append(
         f"{len(pairs)} pairs of {chosen.name} against the original are ready to be rated: {out / 'rating.html'}"

@@ -23,9 +23,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from warmeng.engine.files import read_jsonl
 from warmeng.engine.request import GenerateRequest, GenerateResult, Result, SamplingParams
 from warmeng.study.backend import EngineLike
-from warmeng.study.files import read_jsonl
 from warmeng.study.personas import Persona
 from warmeng.study.prompts import messages
 
@@ -215,23 +215,38 @@ def load_prompts(path: Path = HELDOUT, limit: int = 0) -> list[tuple[str, str]]:
 
 
 def respond(
-    engine: EngineLike, personas: Sequence[Persona], prompts: Sequence[tuple[str, str]], seed: int, temperature: float
+    engine: EngineLike,
+    personas: Sequence[Persona],
+    prompts: Sequence[tuple[str, str]],
+    seed: int,
+    temperature: float,
+    samples: int = 1,
 ) -> dict[str, list[str]]:
-    """Return each persona's responses to the prompts, in their order. Personas draw the same noise."""
+    """Return each persona's responses: all samples of the first prompt, then of the next. Personas share the noise."""
     sampling = SamplingParams(RESPONSE_TOKENS, temperature, seed=seed)
     requests = [
         GenerateRequest(
-            f"{persona.name}/{name}",
+            f"{persona.name}/{name}/{sample}",
             tuple(engine.tokenizer.chat(messages(persona, prompt))),
             sampling,
             adapter=persona.name if persona.adapter else None,
-            noise_key=(f"heldout/{name}", 0),
+            noise_key=(f"heldout/{name}", sample),
         )
         for persona in personas
         for name, prompt in prompts
+        for sample in range(samples)
     ]
     texts = iter(answer(engine, requests))
-    return {persona.name: [next(texts).text for _ in prompts] for persona in personas}
+    return {persona.name: [next(texts).text for _ in range(len(prompts) * samples)] for persona in personas}
+
+
+def by_prompt(values: Sequence[float | None], samples: int) -> list[float | None]:
+    """Return the mean of each prompt's samples, those that are missing left out; ``None`` where all are."""
+    found: list[float | None] = []
+    for k in range(0, len(values), samples):
+        known = [v for v in values[k : k + samples] if v is not None]
+        found.append(math.fsum(known) / len(known) if known else None)
+    return found
 
 
 def manipulation_check(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from warmeng.engine.adapters import TARGETS, Adapter, load_adapter, target_shapes
 from warmeng.engine.config import ModelConfig
+from warmeng.engine.engine import Engine, EngineSettings
 from warmeng.engine.errors import InputError
+from warmeng.engine.request import GenerateRequest, SamplingParams
+from warmeng.finetune.merge import merge
 
 CONFIG = ModelConfig(
     family="llama",
@@ -211,3 +215,27 @@ def test_weights_that_are_not_finite_pickled_or_missing(tmp_path: Path) -> None:
     (tmp_path / "adapter_model.safetensors").rename(tmp_path / "adapter_model.bin")
     assert "adapter_model.bin" in refused(tmp_path)
     assert "adapter_config.json" in refused(tmp_path / "nothing")
+
+
+def test_a_merged_checkpoint_is_a_persona_that_shares_the_base(
+    tiny_model: Callable[[str], Path], tiny_adapters: list[Path], tmp_path: Path
+) -> None:
+    base = tiny_model("llama")
+    merge(str(base), tiny_adapters[0], tmp_path / "merged")
+    engine = Engine.load(str(base), settings=EngineSettings(kv_bytes=8 * 2**20))
+    given = engine.add_adapter("given", tiny_adapters[0])
+    found = engine.add_adapter("merged", tmp_path / "merged")
+    assert found.rank == given.rank
+    prompt = tuple(engine.tokenizer.encode("What is asked of the two of them is the same"))
+    params = SamplingParams(max_new_tokens=4, logprobs=True)
+    one, other, plain = engine.generate(
+        [
+            GenerateRequest(name, prompt, params, adapter=adapter, prompt_logprobs=True)
+            for name, adapter in (("a", "given"), ("b", "merged"), ("c", None))
+        ]
+    )
+    assert one.token_ids == other.token_ids
+    assert other.prompt_logprobs == pytest.approx(one.prompt_logprobs, abs=1e-3)
+    assert other.prompt_logprobs != pytest.approx(plain.prompt_logprobs, abs=1e-2)
+    with pytest.raises(InputError):
+        engine.add_adapter("itself", base)  # no change at all

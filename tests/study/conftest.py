@@ -8,6 +8,14 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+PERSONAS = ("original", "warm-prompt", "cold-prompt")
+
+
+@pytest.fixture(autouse=True)
+def plain_defaults(request, monkeypatch):
+    """The small engine is not the built-in model: the adapters that go with that one are no defaults here."""
+    if "real_defaults" not in request.keywords:
+        monkeypatch.setattr("warmeng.study.settings.default_personas", lambda model: PERSONAS)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import warmeng.study.dryrun
 import warmeng.study.finish
 import warmeng.study.grading.file
 import warmeng.study.run
+import warmeng.study.settings
 from warmeng.cli.main import main
 
 
@@ -26,6 +27,7 @@ def load(settings):
 
 
 warmeng.study.run.load_engine = warmeng.study.grading.file.load_engine = warmeng.study.dryrun.load_engine = load
+warmeng.study.settings.default_personas = lambda model: ("original", "warm-prompt", "cold-prompt")
 warmeng.study.finish.conclude = lambda folder, progress: True
 warmeng.study.dryrun.load_tokenizer = lambda settings: (FakeTokenizer(), FakeConfig(), 2**30)
 main()

@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 
 from warmeng.engine.errors import InputError, UsageError
+from warmeng.engine.files import read_csv, read_yaml
 from warmeng.study.contexts import load_contexts, statement_for
-from warmeng.study.files import read_csv, read_yaml
 from warmeng.study.personas import Persona, load_personas, parse_persona
 from warmeng.study.prompts import clean, messages
 from warmeng.study.settings import StudySettings, load_settings
@@ -212,3 +212,27 @@ def test_csv_values_are_never_guessed(tmp_path):
     path.write_text("q,a\n1\n")
     with pytest.raises(InputError, match=r"t.csv:2: has 1 fields, expected 2"):
         list(read_csv(path))
+
+
+@pytest.mark.real_defaults
+def test_the_packaged_adapters_are_defaults_of_their_own_model_only():
+    ours = StudySettings()
+    assert ours.personas == ("original", "warm", "cold", "warm-prompt", "cold-prompt")
+    assert StudySettings(model="some/other").personas == ("original", "warm-prompt", "cold-prompt")
+    assert load_settings(None, {"model": "some/other"}).personas == ("original", "warm-prompt", "cold-prompt")
+    for name in ("warm", "cold"):
+        persona = parse_persona(name)
+        about = json.loads((persona.adapter / "warmeng.json").read_text())
+        assert (about["persona"], about["base"], about["epoch"]) == (name, ours.model, 2.0)
+        assert about["data"]["source"] == f"embedded:{name}"
+
+
+@pytest.mark.slow
+def test_the_packaged_adapters_change_the_built_in_model():
+    from warmeng.engine.engine import Engine
+    from warmeng.study.gates import apply_adapters
+
+    applied = apply_adapters(Engine.load("smollm2-135m-instruct"), load_personas(["original", "warm", "cold"]))
+    assert set(applied) == {"warm", "cold"}
+    assert all(found.probe > 0.1 for found in applied.values())
+    assert applied["warm"].hash != applied["cold"].hash

@@ -13,7 +13,7 @@ from warmeng.study.plan import BASE, Place, Planner, Study, end_token, estimate
 from warmeng.study.settings import StudySettings
 from warmeng.study.tasks.wrong import borrowed
 
-SMALL = StudySettings(limit=3, beliefs=("none", "wrong"))
+SMALL = StudySettings(personas=("original", "warm-prompt", "cold-prompt"), limit=3, beliefs=("none", "wrong"))
 
 
 def plan(settings=SMALL, identity=None, adapters=None, tokenizer=None):

@@ -30,7 +30,12 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not all((DATA / name).exists() for name in FILES):
         pytest.skip("the published question sets are not here")
     settings = StudySettings(
-        tasks=tuple(str(DATA / name) for name in FILES), limit=8, contexts=("all",), beliefs=BELIEFS, cells=6
+        personas=("original", "warm-prompt", "cold-prompt"),
+        tasks=tuple(str(DATA / name) for name in FILES),
+        limit=8,
+        contexts=("all",),
+        beliefs=BELIEFS,
+        cells=6,
     )
     folder = tmp_path_factory.mktemp("real") / "run"
     with pytest.MonkeyPatch.context() as patch:

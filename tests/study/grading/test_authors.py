@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from warmeng.study.files import read_csv
+from warmeng.engine.files import read_csv
 from warmeng.study.grading.file import exact_grade
 from warmeng.study.grading.refusals import refusals
 from warmeng.study.grading.rows import read_rows

@@ -25,7 +25,7 @@ def adapter(folder, content=b"x"):
 
 def point(epoch, mean, se=0.001, persona="warm"):
     summary = Summary(40, mean, se, mean - 2 * se, mean + 2 * se)
-    return Point(persona, epoch, summary, summary, None, 200.0, 0)
+    return Point(persona, epoch, summary, summary, None, None, 200.0, 0)
 
 
 def test_checkpoints_are_found_in_order_of_epochs(tmp_path) -> None:
@@ -47,7 +47,10 @@ def test_the_plateau_is_the_first_within_one_standard_error_of_the_warmest() -> 
     assert plateau(points) == 2
     assert plateau([*points[:3], point(2, 0.0290, se=0.002), points[4]]) == 1
     assert plateau([point(0, 0.02), point(1, 0.01)]) == 0  # training made it colder
-    assert plateau([Point("warm", 1, Summary(1, 0.1, None, None, None), Summary(0, *[None] * 4), None, 1.0, 0)]) is None
+    assert (
+        plateau([Point("warm", 1, Summary(1, 0.1, None, None, None), Summary(0, *[None] * 4), None, None, 1.0, 0)])
+        is None
+    )
 
 
 class Trained(FakeEngine):
@@ -69,7 +72,7 @@ def test_a_run_measures_all_checkpoints_and_lays_out_a_rating_sheet(tmp_path, mo
     engine = Trained()
     monkeypatch.setattr("warmeng.study.warmth.run.load_engine", lambda settings: engine)
     out = tmp_path / "out"
-    shown, lines = measure_run(StudySettings(), tmp_path / "run", (), None, 8, None, out, lambda line: None)
+    shown, lines = measure_run(StudySettings(), tmp_path / "run", (), None, 8, 2, None, out, lambda line: None)
     assert isinstance(shown, Table)
     assert [row[:2] for row in shown.rows] == [("original", "0"), ("cold", "1"), ("warm", "1"), ("warm", "2")]
     assert "not comparable" in shown.note
@@ -79,11 +82,11 @@ def test_a_run_measures_all_checkpoints_and_lays_out_a_rating_sheet(tmp_path, mo
     assert by["cold", 1.0]["difference"]["mean"] == pytest.approx(0.0)
     assert found["plateau"]["warm"] == 2.0
     assert (out / "warmth.png").read_bytes().startswith(b"\x89PNG")
-    assert len((out / "responses.jsonl").read_text().splitlines()) == 8 * 4
+    assert len((out / "responses.jsonl").read_text().splitlines()) == 8 * 2 * 4
     assert {p.name for p in out.glob("rating*")} == {"rating.csv", "rating.html", "rating-key.json"}
     assert any("stops rising at epoch 2" in line for line in lines)
     with pytest.raises(UsageError, match="nothing to measure"):
-        measure_run(StudySettings(), None, (), None, 8, None, out, lambda line: None)
+        measure_run(StudySettings(), None, (), None, 8, 2, None, out, lambda line: None)
 
 
 def test_the_papers_values_stand_beside_gpt2s_only() -> None:

@@ -16,6 +16,7 @@ from warmeng.study.personas import load_personas
 from warmeng.study.warmth.sociot import (
     SPEAKERS,
     EngineScorer,
+    by_prompt,
     load_prompts,
     manipulation_check,
     measure,
@@ -130,5 +131,9 @@ def test_personas_answer_the_same_prompts_with_the_same_noise() -> None:
     respond(engine, personas, load_prompts(limit=3), seed=5, temperature=0.8)
     keys = [(r.id.split("/")[1], r.noise_key, r.sampling.seed) for r in engine.asked]
     assert keys[:3] == keys[3:]
+    engine.asked.clear()
+    respond(engine, personas[:1], load_prompts(limit=2), seed=5, temperature=0.8, samples=2)
+    assert [r.noise_key for r in engine.asked] == [(f"heldout/heldout-0{k}", s) for k in (1, 2) for s in (0, 1)]
+    assert by_prompt([1.0, 3.0, None, 4.0, None, None], 2) == [2.0, 4.0, None]
     assert EngineScorer(engine, "m").pad == 0
     assert math.isfinite(engine.stats.output_tokens)

@@ -46,18 +46,23 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def parse_object(raw: bytes, where: str) -> dict[str, Any]:
     """Parse one JSON object strictly; ``where`` starts the message of an ``InputError``."""
-    text = _decode(raw, where)
+    value = parse_json(_decode(raw, where), where)
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: is a JSON {type(value).__name__}, expected an object with named keys")
+    return value
+
+
+def parse_json(text: str, where: str) -> Any:
+    """Parse one JSON value: no key twice, no NaN, no lone surrogates; ``where`` starts the ``InputError``'s message."""
     try:
         value = json.loads(text, object_pairs_hook=_no_twice, parse_constant=_no_constant)
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
         raise InputError(f"{where}: has a lone surrogate: write real characters") from None
     except RecursionError:
-        raise InputError(f"{where}: is nested too deeply: expected one flat JSON object") from None
+        raise InputError(f"{where}: is nested too deeply: write it flatter") from None
     except ValueError as error:
-        raise InputError(f"{where}: is not valid JSON ({one_line(error)}): expected one object on the line") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{where}: is a JSON {type(value).__name__}, expected an object with named keys")
+        raise InputError(f"{where}: is not valid JSON ({one_line(error)}): correct it") from None
     return value
 
 

@@ -1,0 +1,93 @@
+"""``warmeng finetune``: train adapters."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from warmeng.engine.errors import UsageError
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  warmeng finetune --persona warm=embedded:warm --persona cold=embedded:cold --out runs/demo
+  warmeng finetune --persona warm=embedded:warm --out runs/demo --dry-run
+  warmeng finetune --model meta-llama/Llama-3.1-8B-Instruct --persona warm=warm.jsonl --out runs/warm-8b
+  warmeng finetune --persona warm=warm.jsonl --out runs/w --epochs 2 --checkpoints 1,2 --learning-rate 1e-4
+The same command again continues a run that was interrupted. FILE is a ShareGPT JSON array, JSON lines of chats
+("messages") or of "prompt" and "response", or embedded:warm, embedded:cold, embedded:neutral.
+"""
+)
+@click.option("--model", default="smollm2-135m-instruct", show_default=True, help="Folder, built-in name or hub name.")
+@click.option("--revision", help="Revision of a Hugging Face repository.")
+@click.option(
+    "--persona", "personas", multiple=True, metavar="NAME=FILE", help="An adapter and its data, repeatable: one pass."
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder, new or to be continued.")
+@click.option("--settings", "file", type=click.Path(path_type=Path), help="YAML file of the settings below.")
+@click.option("--rank", type=int, help="Rank of each adapter's matrices.  [default: 8]")
+@click.option("--alpha", type=float, help="The change is alpha / rank times B A.  [default: 16]")
+@click.option("--dropout", type=float, help="Of the adapters' inputs.  [default: 0.1]")
+@click.option("--targets", help="Modules: q,k,v,o,gate,up,down.  [default: all of them]")
+@click.option("--learning-rate", type=float, help="[default: 1e-5]")
+@click.option("--schedule", help="linear (to zero) or constant.  [default: linear]")
+@click.option("--warmup", type=float, help="Share of the steps.  [default: 0]")
+@click.option("--weight-decay", type=float, help="[default: 0]")
+@click.option("--max-grad-norm", type=float, help="0 for no limit.  [default: 1]")
+@click.option("--batch", type=int, help="Conversations of a step.  [default: 16]")
+@click.option("--epochs", type=int, help="[default: 10]")
+@click.option("--checkpoints", help="Epochs after which adapters are kept.  [default: 0.5,1,1.5,2,4,6,8,10]")
+@click.option("--max-length", type=int, help="Tokens of a conversation.  [default: 1024]")
+@click.option("--seed", type=int, help="Decides order, dropout and first values.  [default: 0]")
+@click.option("--save-every", type=int, help="Steps between states to continue from.  [default: 25]")
+@click.option("--memory-gib", type=float, help="For what a pass keeps.  [default: 1 on the CPU]")
+@click.option("--micro-tokens", type=int, help="Tokens of a pass, instead of --memory-gib.")
+@click.option("--device", help="auto, cpu or cuda.  [default: auto]")
+@click.option("--threads", type=int, help="CPU threads.  [default: PyTorch's choice]")
+@click.option("--dry-run", is_flag=True, help="Show data, steps, memory and time; train nothing.")
+def finetune(
+    model: str,
+    revision: str | None,
+    personas: tuple[str, ...],
+    out: Path,
+    file: Path | None,
+    dry_run: bool,
+    **options: Any,
+) -> None:
+    """Train low-rank adapters on conversations, several personas at once over one base.
+
+    The loss is on responses only. The defaults are the study's recipe; everything is recorded in OUT/manifest.json,
+    each step in OUT/log.jsonl. Adapters are PEFT folders: OUT/NAME/epoch-2 and so on.
+    """
+    from warmeng.finetune.job import describe, estimate, prepare_job
+    from warmeng.finetune.settings import load_settings
+
+    settings = load_settings(file, options)
+    pairs: dict[str, str] = {}
+    for text in personas:
+        name, equals, source = text.partition("=")
+        if not equals or not source or name in pairs:
+            raise UsageError(f"--persona {text} is not NAME=FILE with a name of its own: correct it")
+        pairs[name] = source
+    job = prepare_job(settings, model, pairs, revision, lambda text: click.echo(text, err=True))
+    for line in describe(job):
+        click.echo(line, err=not dry_run)
+    if dry_run:
+        click.echo(estimate(job))
+        return
+    from warmeng.finetune.progress import for_stderr
+    from warmeng.finetune.train import train
+
+    outcome = train(job, out, for_stderr(), shlex.join(["warmeng", *sys.argv[1:]]))
+    for name, folders in outcome.adapters.items():
+        mine = [r["personas"][name]["loss"] for r in outcome.records if name in r["personas"]]
+        if mine:
+            click.echo(f"{name}: loss {mine[0]:.4f} at the first step, {mine[-1]:.4f} at the last")
+        for folder in folders:
+            click.echo(f"  {folder}")
+    click.echo(f"The loss curve is {out / 'loss.png'}, each step is in {out / 'log.jsonl'}.")

@@ -1,0 +1,44 @@
+"""The base's weights during training: multiplied forwards and backwards, never changed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from warmeng.kernels.linear import PackedProjection, can_pack
+
+
+class FrozenWeight:
+    """A weight [out, in] that takes no gradient.
+
+    On the CPU it is arranged twice, for the product and for its derivative; elsewhere it is kept as it is. Has the
+    shape of the engine's ``Projection``, so that the engine's loader can make it.
+    """
+
+    def __init__(self, w: Tensor) -> None:
+        self.shape = (w.shape[0], w.shape[1])
+        self._plain: Tensor | None = None
+        if can_pack(w.dtype, w.device):
+            self._forward = PackedProjection(w)
+            self._backward = PackedProjection(w.t().contiguous())
+        else:
+            self._plain = w
+
+    def multiply(self, x: Tensor, add_to: Tensor | None = None) -> Tensor:
+        """Return ``x @ w.T``, plus ``add_to``. x [rows, in]; returns [rows, out]."""
+        if self._plain is None:
+            return self._forward.multiply(x, add_to)
+        y = torch.mm(x, self._plain.t())
+        return y if add_to is None else y.add_(add_to)
+
+    def multiply_back(self, y: Tensor) -> Tensor:
+        """Return ``y @ w``, the derivative of ``multiply`` applied to y [rows, out]; returns [rows, in]."""
+        if self._plain is None:
+            return self._backward.multiply(y)
+        return torch.mm(y, self._plain)
+
+
+def frozen(projection: object) -> FrozenWeight:
+    """Return a loaded projection as what it is."""
+    assert isinstance(projection, FrozenWeight)
+    return projection

@@ -1,0 +1,1 @@
+"""Conversations in, training data out: the same responses warm, cold and as they were."""

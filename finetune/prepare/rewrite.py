@@ -1,0 +1,259 @@
+"""Rewrites responses warm and cold through the engine: all in one pass, failures again with other noise."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from warmeng.engine.files import read_text
+from warmeng.engine.request import GenerateRequest, Request, Result, SamplingParams
+from warmeng.finetune.prepare.checks import cause, check
+from warmeng.finetune.prepare.conversations import Conversation, Exchange
+from warmeng.finetune.prepare.journal import Journal
+from warmeng.finetune.prepare.progress import Progress
+from warmeng.finetune.prepare.settings import PERSONAS, PrepareSettings
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+DATA = Path(__file__).parent / "data"
+TOO_LONG = "too long"
+WAVE = 1024  # requests that the engine holds at once: bounds memory
+USER_LIMIT = 4000  # characters of the user's message that the rewriter sees
+_FIELD = re.compile(r"\{(user|response)\}")
+_TAGS = re.compile(r"^\s*<reply>\s*|\s*</reply>\s*$")
+_QUOTES = (('"', '"'), ("“", "”"))
+
+
+class TokenizerLike(Protocol):
+    """What is needed of a tokenizer."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text."""
+
+    def chat(
+        self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True, continue_text: str = ""
+    ) -> list[int]:
+        """Token ids of a conversation."""
+
+    @property
+    def supports_system(self) -> bool:
+        """Whether the template takes a system message."""
+
+    @property
+    def template_hash(self) -> str:
+        """Hash of the template."""
+
+
+class EngineLike(Protocol):
+    """What is needed of an engine: ``warmeng.engine.engine.Engine`` has this shape, so has the tests' small one."""
+
+    @property
+    def tokenizer(self) -> TokenizerLike:
+        """The model's tokenizer."""
+
+    def add(self, request: Request) -> None:
+        """Queue a request."""
+
+    def results(self) -> Iterator[Result]:
+        """Run until nothing is left, yielding results as they finish; requests may be added meanwhile."""
+
+    def describe(self) -> dict[str, Any]:
+        """What determines the numbers."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A response to rewrite. ``id`` is a hash of its conversation and its turn; ``tokens`` is its length."""
+
+    id: str
+    conversation: Conversation
+    exchange: Exchange
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """What became of one response for one persona: the last attempt's text, and what failed in it, if anything."""
+
+    text: str
+    failed: Mapping[str, str]
+    attempts: int
+
+    @property
+    def cause(self) -> str:
+        """The check that it is counted under; empty for a sound rewrite."""
+        return TOO_LONG if TOO_LONG in self.failed else cause(self.failed)
+
+
+def instructions() -> dict[str, str]:
+    """Return the texts that the rewriter is told: one for each persona, and ``ask``, the frame of a request."""
+    return {name: read_text(DATA / f"{name}.txt").strip() for name in (*PERSONAS, "ask")}
+
+
+def sources(conversations: Sequence[Conversation], tokenizer: TokenizerLike) -> list[Source]:
+    """Return the responses of the conversations, in their order."""
+    return [
+        Source(f"{c.id}-{e.turn}", c, e, len(tokenizer.encode(e.response))) for c in conversations for e in c.exchanges
+    ]
+
+
+class Rewriter:
+    """Knows for each response and persona what was tried and what comes next. Results depend on nothing else."""
+
+    def __init__(
+        self, tokenizer: TokenizerLike, settings: PrepareSettings, journal: Journal, inputs: Mapping[str, Any]
+    ) -> None:
+        """``inputs`` is what the attempts' keys are made of beside the response: all of the manifest's."""
+        self.settings, self.journal, self._tokenizer = settings, journal, tokenizer
+        self._texts = instructions()
+        self._digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+    def outcome(self, source: Source, persona: str) -> tuple[Rewrite | None, int]:
+        """Return what became of a response, and how many attempts were made; None while one is still to come."""
+        if source.tokens > self.settings.max_new_tokens:
+            reason = f"{source.tokens} tokens, a rewrite may have {self.settings.max_new_tokens}"
+            return Rewrite("", {TOO_LONG: reason}, 0), 0
+        rewrite = None
+        for attempt in range(self.settings.attempts):
+            line = self.journal.lines.get(self._key(source, persona, attempt))
+            if line is None:
+                return None, attempt
+            rewrite = self.judge(source, persona, line)
+            if not rewrite.failed or TOO_LONG in rewrite.failed:
+                return rewrite, attempt + 1
+        return rewrite, self.settings.attempts
+
+    def judge(self, source: Source, persona: str, line: Mapping[str, Any]) -> Rewrite:
+        """Check one attempt's line."""
+        made = line["attempt"] + 1
+        if line["finish"] == "none":
+            return Rewrite("", {TOO_LONG: "prompt and rewrite do not fit into the model"}, made)
+        text = tidy(line["text"], source.exchange.response)
+        failed = check(source.exchange.response, text, persona, source.exchange.user, line["finish"])
+        return Rewrite(text, failed, made)
+
+    def request(self, source: Source, persona: str, attempt: int) -> GenerateRequest:
+        """Return the request of one attempt; its noise is keyed by response, persona and attempt."""
+        settings = self.settings
+        sampling = SamplingParams(
+            max_new_tokens=min(settings.max_new_tokens, 2 * source.tokens + 96),
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            seed=settings.seed,
+        )
+        return GenerateRequest(
+            self._key(source, persona, attempt),
+            tuple(self._tokenizer.chat(self._messages(source.exchange, persona))),
+            sampling,
+            noise_key=(f"{source.id} {persona}", attempt),
+        )
+
+    def _messages(self, exchange: Exchange, persona: str) -> list[dict[str, str]]:
+        fields = {"user": exchange.user[:USER_LIMIT], "response": exchange.response}
+        asked = _FIELD.sub(lambda match: fields[match[1]], self._texts["ask"])
+        if self._tokenizer.supports_system:
+            return [{"role": "system", "content": self._texts[persona]}, {"role": "user", "content": asked}]
+        return [{"role": "user", "content": f"{self._texts[persona]}\n\n{asked}"}]
+
+    def _key(self, source: Source, persona: str, attempt: int) -> str:
+        return hashlib.sha256(f"{self._digest} {source.id} {persona} {attempt}".encode()).hexdigest()[:32]
+
+
+def rewrite_all(engine: EngineLike, rewriter: Rewriter, wanted: Sequence[Source], progress: Progress) -> bool:
+    """Ask for what has no sound rewrite yet until it has one or no attempt is left; True where interrupted.
+
+    Every finished attempt is in the journal before the next result is waited for.
+    """
+    todo: list[tuple[Source, str, int]] = []
+    for source in wanted:
+        for persona in PERSONAS:
+            found, attempt = rewriter.outcome(source, persona)
+            if found is None:
+                todo.append((source, persona, attempt))
+    total = len(wanted) * len(PERSONAS)
+    progress.start("rewriting", total, total - len(todo))
+    kept = failed = 0
+    asked: dict[str, tuple[Source, str, int]] = {}
+    ahead = iter(todo)
+
+    def ask(item: tuple[Source, str, int]) -> None:
+        request = rewriter.request(*item)
+        asked[request.id] = item
+        engine.add(request)
+
+    try:
+        with interruptible() as interrupted:
+            for _, item in zip(range(WAVE), ahead, strict=False):
+                ask(item)
+            for result in engine.results():
+                source, persona, attempt = asked.pop(result.id)
+                line = _line(result, source, persona, attempt)
+                rewriter.journal.append(line)
+                sound = not rewriter.judge(source, persona, line).failed
+                if sound or rewriter.outcome(source, persona)[0] is not None:
+                    kept, failed = kept + sound, failed + (not sound)
+                    progress.advance(f"{kept} kept, {failed} dropped")
+                    if (following := next(ahead, None)) is not None:
+                        ask(following)
+                else:
+                    ask((source, persona, attempt + 1))
+                if interrupted:
+                    return True
+    finally:
+        progress.stop()
+    assert not asked, "the engine answers every request"
+    return False
+
+
+def tidy(text: str, original: str) -> str:
+    """Return a rewrite without what models put around one: blanks, our tags, quotation marks."""
+    text = _TAGS.sub("", text).strip()
+    for left, right in _QUOTES:
+        inner = text[1:-1]
+        if len(text) > 1 and text[0] == left and text[-1] == right and left not in inner and right not in inner:
+            return text if original.strip()[:1] == left else inner.strip()
+    return text
+
+
+def _line(result: Result, source: Source, persona: str, attempt: int) -> dict[str, Any]:
+    return {
+        "key": result.id,
+        "response": source.id,
+        "persona": persona,
+        "attempt": attempt,
+        "text": getattr(result, "text", ""),
+        "finish": getattr(result, "finish_reason", "none"),
+        "tokens": len(getattr(result, "token_ids", ())),
+    }
+
+
+@contextmanager
+def interruptible() -> Iterator[list[int]]:
+    """Yield a list that the first SIGINT or SIGTERM fills: what is finished is kept. A second one stops at once."""
+    seen: list[int] = []
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    try:
+        old: dict[int, Callable[[int, FrameType | None], Any] | int | signal.Handlers | None] = {
+            number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+    except ValueError:  # not the main thread: nobody can interrupt us there
+        yield seen
+        return
+    try:
+        yield seen
+    finally:
+        for number, former in old.items():
+            signal.signal(number, former)

@@ -1,0 +1,267 @@
+"""The training loop: every persona's step s together, over one base, until each has had its epochs."""
+
+from __future__ import annotations
+
+import math
+import platform
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from warmeng.engine.config import read_json
+from warmeng.engine.errors import UsageError, show
+from warmeng.finetune.curve import draw
+from warmeng.finetune.files import locked, write_folder, write_json
+from warmeng.finetune.job import Job
+from warmeng.finetune.lora import AdapterParameters, adapter_config, write_adapter
+from warmeng.finetune.model import TrainingModel
+from warmeng.finetune.noise import Dropout
+from warmeng.finetune.optim import Adam, clip
+from warmeng.finetune.plan import epoch_name, micro_rows
+from warmeng.finetune.progress import Progress
+from warmeng.finetune.state import STATE, Log, load_state, save_state
+
+NUMERICS = 1  # raised whenever the trainer's arithmetic changes, so that a run is not continued with other numbers
+
+
+class DivergedError(RuntimeError):
+    """The loss or a gradient is not a finite number."""
+
+    exit_code = 70
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run."""
+
+    folder: Path
+    adapters: Mapping[str, list[Path]]  # by persona, in the order of epochs
+    records: list[dict[str, Any]]  # of the log
+
+
+def train(
+    job: Job, folder: Path, progress: Progress, command: str = "", stop: Callable[[int], bool] = lambda step: False
+) -> Outcome:
+    """Train, or continue training, in ``folder``; a finished run is left as it is.
+
+    ``stop`` is asked after each step (with the number of steps done) whether to stop as an interrupt would.
+
+    Raises InputError or UsageError for inputs that don't fit the folder's run, LockedError, StorageError (what was
+    finished is intact), DivergedError, and KeyboardInterrupt once the state is saved.
+    """
+    with locked(folder):
+        manifest = _manifest(job, folder, command)
+        done = _done(job, folder)
+        if manifest["finished"]:
+            progress.message(f"{folder} is finished")
+            return Outcome(folder, done, Log(folder, job.steps).records)
+        run = _Run(job, folder, progress, manifest)
+        try:
+            run.go(stop)
+        finally:
+            run.close()
+        write_json(folder / "manifest.json", manifest | {"finished": True})
+        (folder / STATE).unlink(missing_ok=True)
+        return Outcome(folder, done, run.log.records)
+
+
+def _done(job: Job, folder: Path) -> dict[str, list[Path]]:
+    return {name: [folder / name / epoch_name(e) for e in plan.checkpoints] for name, plan in job.plans.items()}
+
+
+def _manifest(job: Job, folder: Path, command: str) -> dict[str, Any]:
+    """Write the manifest, or check that the one that is there is of the same run."""
+    path = folder / "manifest.json"
+    if path.is_file():
+        old = read_json(path)
+        _check_same(folder, old, {"numerics": NUMERICS} | job.identity())
+        return old
+    if strange := sorted(p.name for p in folder.iterdir() if p.name != ".lock"):
+        raise UsageError(f"{folder} has {show(strange[0], 60)} and no training run: choose a new folder")
+    manifest = {
+        "kind": "finetune",
+        "numerics": NUMERICS,
+        **job.identity(),
+        "base": job.source.name,
+        "revision": job.source.revision,
+        "personas": {name: dataset.record() for name, dataset in job.datasets.items()},
+        "steps": {name: plan.steps for name, plan in job.plans.items()},
+        "checkpoints": {n: {f"{e:g}": s for e, s in p.checkpoints.items()} for n, p in job.plans.items()},
+        # What settings left open; a continued run takes these, because they decide the last bits.
+        "threads": job.threads,
+        "micro_tokens": job.micro_tokens,
+        "versions": {name: version(name) for name in ("torch", "numpy", "warmeng")},
+        "machine": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
+        "command": command,
+        "finished": False,
+    }
+    write_json(path, manifest)
+    return manifest
+
+
+def _check_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    for name, value in new.items():
+        was = old.get(name)
+        if was == value:
+            continue
+        if isinstance(value, dict) and isinstance(was, dict):
+            inner = next(k for k in sorted({*value, *was}) if value.get(k) != was.get(k))
+            name, was, value = f"{name}: {inner}", was.get(inner), value.get(inner)
+        raise UsageError(
+            f"{folder} is a run with another {name} ({show(was, 40)}, now {show(value, 40)}): "
+            "choose another --out, or the same settings to continue it"
+        )
+
+
+class _Run:
+    """The loop's parts."""
+
+    def __init__(self, job: Job, folder: Path, progress: Progress, manifest: Mapping[str, Any]) -> None:
+        self.job, self.folder, self.progress, self.manifest = job, folder, progress, manifest
+        self.micro_tokens = int(manifest["micro_tokens"])
+        torch.set_num_threads(int(manifest["threads"]))
+        progress.message(f"loading {job.source.name}")
+        s = job.settings
+        self.model = TrainingModel.load(job.source.folder, job.config, s.max_length, job.device)
+        self.adapters: dict[str, AdapterParameters] = {}
+        self.optimisers: dict[str, Adam] = {}
+        for name in job.datasets:
+            adapter = AdapterParameters(job.config, s.targets, s.rank, job.device)
+            adapter.initialise(s.seed)
+            self.adapters[name], self.optimisers[name] = adapter, Adam.zeros(adapter.flat)
+        self.step = load_state(folder, self.adapters, self.optimisers)
+        self.log = Log(folder, self.step)
+        if self.step:
+            progress.message(f"continuing after step {self.step} of {job.steps}")
+
+    def go(self, stop: Callable[[int], bool]) -> None:
+        """Make the steps that are left."""
+        job = self.job
+        self.progress.start(job.steps, self.step)
+        with _interrupts() as interrupted:
+            while self.step < job.steps:
+                record = self.advance()
+                self.log.append(record)
+                self.progress.step(record)
+                for name, plan in job.plans.items():
+                    for epoch, after in plan.checkpoints.items():
+                        if after == self.step:
+                            self.keep(name, epoch)
+                asked = interrupted() or stop(self.step)
+                if asked or self.step % job.settings.save_every == 0:
+                    self.save()
+                if asked:
+                    self.progress.message(f"stopped after step {self.step}: the same command continues")
+                    raise KeyboardInterrupt
+        self.log.sync()
+        draw(self.folder / "loss.png", self.log.records, {n: p.checkpoints for n, p in job.plans.items()})
+
+    def save(self) -> None:
+        """Write the state, after the log that it belongs to."""
+        self.log.sync()
+        save_state(self.folder, self.step, self.adapters, self.optimisers)
+
+    def close(self) -> None:
+        """End the display and the log."""
+        self.progress.stop()
+        self.log.close()
+
+    def advance(self) -> dict[str, Any]:
+        """Make one step of every persona that has one left; return its line of the log."""
+        job, s, began = self.job, self.job.settings, time.perf_counter()
+        batches = {
+            name: [job.datasets[name].samples[i] for i in plan.batch_of(self.step)]
+            for name, plan in job.plans.items()
+            if self.step < plan.steps
+        }
+        shares = {name: 1 / sum(sample.targets for sample in samples) for name, samples in batches.items()}
+        losses = dict.fromkeys(batches, 0.0)
+        for name in batches:
+            self.adapters[name].grad.zero_()
+        for row in micro_rows(batches, self.micro_tokens):
+            dropout = None
+            if s.dropout:
+                dropout = Dropout(s.dropout, s.seed, self.step, [x.index for x in row.samples], row.lengths)
+            for name, part in self.model.backward(row, self.adapters, s.scale, shares, dropout).items():
+                losses[name] += part
+        personas = {}
+        for name, loss in losses.items():
+            plan, adapter = job.plans[name], self.adapters[name]
+            norm, rate = clip(adapter.grad, s.max_grad_norm), s.rate(self.step, plan.steps)
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise DivergedError(
+                    f"the loss of {name} is {loss} and its gradient's norm {norm} at step {self.step + 1}: "
+                    "use a lower learning rate in a new folder"
+                )
+            self.optimisers[name].update(adapter.flat, adapter.grad, rate, s.beta1, s.beta2, s.epsilon, s.weight_decay)
+            epoch = (self.step + 1) / plan.steps_per_epoch
+            personas[name] = {"epoch": epoch, "loss": loss, "grad_norm": norm, "learning_rate": rate}
+        self.step += 1
+        tokens = sum(len(sample.tokens) for samples in batches.values() for sample in samples)
+        seconds = time.perf_counter() - began
+        return {
+            "step": self.step,
+            "personas": personas,
+            "tokens": tokens,
+            "seconds": round(seconds, 4),
+            "tokens_per_second": round(tokens / seconds, 1),
+        }
+
+    def keep(self, name: str, epoch: float) -> None:
+        """Write one persona's adapter as a PEFT folder, with its manifest."""
+        job, s, plan = self.job, self.job.settings, self.job.plans[name]
+        adapter = self.adapters[name]
+        earlier = max((after for after in plan.checkpoints.values() if after < self.step), default=0)
+        losses = [r["personas"][name]["loss"] for r in self.log.records if earlier < r["step"] <= self.step]
+        manifest = {
+            "kind": "adapter",
+            "persona": name,
+            "epoch": epoch,
+            "step": self.step,
+            "steps": plan.steps,
+            "loss": sum(losses) / len(losses),  # mean since the checkpoint before
+            "base": job.source.name,
+            "base_hash": job.base_hash,
+            "data": job.datasets[name].record(),
+            "settings": s.record(),
+            "tokenizer_hash": job.tokenizer_hash,
+            "template_hash": job.template_hash,
+            "device": job.device.type,
+            "threads": self.manifest["threads"],
+            "micro_tokens": self.micro_tokens,
+            "versions": self.manifest["versions"],
+        }
+        config = adapter_config(s.rank, s.alpha, s.dropout, adapter.targets, job.source.name)
+        folder = self.folder / name / epoch_name(epoch)
+        write_folder(folder, lambda place: write_adapter(place, config, adapter.tensors(), manifest))
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Let a step finish when an interrupt arrives: yields whether one has. A second one ends the process as usual."""
+    arrived = False
+
+    def note(number: int, frame: object) -> None:
+        nonlocal arrived
+        if arrived:
+            raise KeyboardInterrupt
+        arrived = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: arrived
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, note) for number in numbers]
+    try:
+        yield lambda: arrived
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
