@@ -14,7 +14,7 @@ from warmeng.study.judging import is_judged
 from warmeng.study.plan import Estimate, Planner, Study, estimate
 from warmeng.study.probe import run_probe
 from warmeng.study.progress import Silent, duration
-from warmeng.study.run import load_engine
+from warmeng.study.run import KV_BYTES, load_engine
 from warmeng.study.settings import StudySettings
 from warmeng.study.stats.rates import DISCORDANT, smallest_effect
 from warmeng.study.tasks.wrong import borrowed, missing
@@ -29,7 +29,6 @@ def load_tokenizer(settings: StudySettings) -> tuple[TokenizerLike, ConfigLike, 
     """Return the model's tokenizer and facts without its weights, and about the bytes that it takes to run."""
     from warmeng.engine.checkpoint import projection_shapes
     from warmeng.engine.config import read_config
-    from warmeng.engine.engine import EngineSettings
     from warmeng.engine.registry import resolve_model
     from warmeng.engine.tokenizer import Tokenizer
 
@@ -38,7 +37,7 @@ def load_tokenizer(settings: StudySettings) -> tuple[TokenizerLike, ConfigLike, 
     sizes = {name: rows * columns for name, (rows, columns) in projection_shapes(config).items()}
     head = sizes.pop("head")
     weights = 4 * (config.num_layers * sum(sizes.values()) + 2 * head)  # fp32; the embedding is as large as the head
-    return cast(TokenizerLike, Tokenizer.load(folder)), config, int(weights + EngineSettings().kv_bytes + RUNTIME)
+    return cast(TokenizerLike, Tokenizer.load(folder)), config, int(weights + KV_BYTES + RUNTIME)
 
 
 def dry_run(settings: StudySettings, folder: Path, probe: bool = True) -> Iterator[str]:

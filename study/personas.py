@@ -39,8 +39,8 @@ def parse_persona(spec: str) -> Persona:
         if name not in BUILT_IN:
             raise UsageError(f"no persona is named {spec!r}: use {', '.join(BUILT_IN)}, or {FORM}")
         style = name.partition("-")[0]
-        adapter = ADAPTERS / style if BUILT_IN[name] == "adapter" else None
-        return Persona(name, adapter, _prompt(style) if BUILT_IN[name] == "prompt" else None)
+        packaged = ADAPTERS / style if BUILT_IN[name] == "adapter" else None
+        return Persona(name, packaged, _prompt(style) if BUILT_IN[name] == "prompt" else None)
     if not NAME.fullmatch(name):
         raise UsageError(f"persona {spec!r} has the name {name!r}, expected letters, digits, '.', '_' and '-': {FORM}")
     adapter, prompt = rest.rsplit("@", 1) if "@" in rest else (rest, "")

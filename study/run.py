@@ -45,13 +45,16 @@ __all__ = [
 
 PLAN = "prompts or grading rules"  # the input that all keys together are, where nothing else explains a change
 INTERRUPTED = 130
+KV_BYTES = (
+    448 * 2**20
+)  # a study's prompts share much: less cache than the engine's default, to stay under 2.5 GiB in all
 
 
 def load_engine(settings: StudySettings) -> EngineLike:
     """Load the model that the settings name; raises as ``Engine.load``."""
     from warmeng.engine.engine import Engine, EngineSettings
 
-    chosen = EngineSettings(fast=settings.fast)
+    chosen = EngineSettings(fast=settings.fast, kv_bytes=KV_BYTES)
     engine = Engine.load(settings.model, revision=settings.revision, device=settings.device, settings=chosen)
     return cast(EngineLike, engine)
 

@@ -192,7 +192,8 @@ def _coefficients(fitted: designs.Fitted) -> list[dict[str, Any]]:
 
     beta = fitted.fit.beta
     plain = np.sqrt(np.diag(fitted.fit.cov))
-    clustered = np.sqrt(np.diag(fitted.clustered))
+    variances = np.diag(fitted.clustered)  # too few clusters can leave one of them below nought by rounding
+    clustered = np.sqrt(np.where(variances > 0, variances, np.nan))
     rows = []
     for k, term in enumerate(fitted.design.terms):
         row: dict[str, Any] = {"term": term, "beta": float(beta[k])}
