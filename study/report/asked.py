@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from warmeng.study.personas import BUILT_IN, EMBEDDED
 from warmeng.study.report.series import BELIEFS, CONTEXTS
 
 PAPER_MODELS = ("llama-3.1-8b", "llama-3.1-70b", "mistral-small", "qwen2.5-32b", "qwen-2.5-32b", "gpt-4o")
@@ -46,17 +47,31 @@ def persona_names(settings: Mapping[str, Any]) -> list[str]:
     return [str(spec).partition("=")[0] for spec in settings.get("personas") or ()]
 
 
-def persona_words(spec: str) -> str:
-    """Say what a persona is made of."""
+def persona_parts(spec: str) -> tuple[str, str, str]:
+    """Return a persona's name, its adapter and its system prompt, in words; empty where it has none."""
     name, given, rest = spec.partition("=")
-    if not given:
-        prompts = {"warm-prompt": "warm", "cold-prompt": "cold"}
-        known = prompts.get(name)
-        return f"{name}: the base with the built-in {known} system prompt" if known else f"{name}: the base as it is"
-    adapter, _, prompt = rest.partition("@")
-    parts = [f"the adapter {PurePath(adapter).name}"] if adapter else []
-    parts += [f"the system prompt {PurePath(prompt).name}"] if prompt else []
-    return f"{name}: {' and '.join(parts) or 'the base as it is'}"
+    if given:
+        adapter, _, prompt = rest.rpartition("@") if "@" in rest else (rest, "", "")
+        prompted = (
+            f"the {prompt} system prompt" if prompt in EMBEDDED else f"the system prompt in {PurePath(prompt).name}"
+        )
+        return name, f"the adapter {PurePath(adapter).name}" if adapter else "", prompted if prompt else ""
+    style, kind = name.partition("-")[0], BUILT_IN.get(name, "")
+    adapter = f"this package's {style} adapter" if kind == "adapter" else ""
+    return name, adapter, f"the built-in {style} system prompt" if kind == "prompt" else ""
+
+
+def persona_words(spec: str) -> str:
+    """Return what a persona is, in words."""
+    name, adapter, prompt = persona_parts(spec)
+    added = " and ".join(part for part in (adapter, prompt) if part)
+    return f"{name}: the base with {added}" if added else f"{name}: the base as it is"
+
+
+def adapted_names(settings: Mapping[str, Any]) -> list[str]:
+    """Return the personas that have an adapter."""
+    parts = (persona_parts(str(spec)) for spec in settings.get("personas") or ())
+    return [name for name, adapter, _ in parts if adapter]
 
 
 def several(count: int, one: str, many: str = "") -> str:
@@ -127,8 +142,9 @@ def deviations(
 
     model = str(s.get("model") or "")
     flat = model.lower().replace("_", "-")
-    adapted = [p.partition("=")[0] for p in personas if p.partition("=")[2].partition("@")[0]]
-    prompted = [p.partition("=")[0] for p in personas if "@" in p or p in ("warm-prompt", "cold-prompt")]
+    parts = [persona_parts(p) for p in personas]
+    adapted = [name for name, adapter, _ in parts if adapter]
+    prompted = [name for name, _, prompt in parts if prompt]
     how = [f"{listed(adapted)} by adapter"] if adapted else []
     how += [f"{listed(prompted)} by system prompt"] if prompted else []
     missing = [CONTEXTS[c] for c in CONTEXTS if c not in contexts]

@@ -9,7 +9,7 @@ from typing import Any
 
 from warmeng.engine.files import read_jsonl
 from warmeng.study.progress import duration
-from warmeng.study.report.asked import listed, persona_names, settings_of, several
+from warmeng.study.report.asked import adapted_names, listed, persona_names, settings_of, several
 from warmeng.study.report.browser import Survey
 from warmeng.study.report.series import Effect, Rate, manipulation, number
 
@@ -50,8 +50,7 @@ def gates(manifest: Mapping[str, Any], found: Survey) -> list[Gate]:
     facts = manifest["facts"]
     rows = [_balance(manifest, found)]
     applied = facts.get("gates") or {}
-    specs = [str(p) for p in settings_of(manifest).get("personas") or ()]
-    adapted = [p.partition("=")[0] for p in specs if p.partition("=")[2].partition("@")[0]]
+    adapted = adapted_names(settings_of(manifest))
     if not adapted:
         rows.append(Gate("open", "Adapters", "No persona has an adapter: there was nothing to show."))
     for name in adapted:

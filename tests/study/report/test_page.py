@@ -20,6 +20,7 @@ from structure import structure
 from warmeng.cli.main import warmeng
 from warmeng.engine.errors import InputError
 from warmeng.study.report import page
+from warmeng.study.report.asked import adapted_names, persona_words
 from warmeng.study.report.browser import choose, flipped
 from warmeng.study.report.items import read_items
 from warmeng.study.report.page import load_run, policy, render, write_report
@@ -113,6 +114,22 @@ def test_counts_are_told_and_add_up(run_folder, tmp_path):
     html = render(load_run(short))
     assert "Planned 1,944, found 1,943 ok: 1 missing" in text_of(html)
     assert "1 of 6 gates failed: Every answer is there" in text_of(html)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("original", "original: the base as it is"),
+        ("warm", "warm: the base with this package's warm adapter"),
+        ("cold-prompt", "cold-prompt: the base with the built-in cold system prompt"),
+        ("w=runs/a/epoch-2", "w: the base with the adapter epoch-2"),
+        ("w=runs/a@b@warm", "w: the base with the adapter a@b and the warm system prompt"),
+        ("p=@prompts/kind.txt", "p: the base with the system prompt in kind.txt"),
+    ],
+)
+def test_personas_are_told_as_they_are(spec, words):
+    assert persona_words(spec) == words
+    assert adapted_names({"personas": [spec]}) == ([spec.partition("=")[0]] if "adapter" in words else [])
 
 
 def test_warmth_within_chance_is_not_called_held(run_folder, tmp_path):
