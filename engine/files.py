@@ -125,13 +125,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
                     seen.add(key.value)
             return super().construct_mapping(node, deep)
 
+    text = read_text(path)
     try:
-        value = yaml.load(read_text(path), Loader=Loader)
+        value = yaml.load(text, Loader=Loader)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise InputError(f"{path}{line}: is not valid YAML ({one_line(error.problem or error)})") from None
     except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
         raise InputError(f"{path}: is not valid YAML ({one_line(error)})") from None
+    if value is None:
+        raise InputError(f"{path}: is empty, expected 'name: value' lines")
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise InputError(f"{path}:1: expected 'name: value' lines, got {type(value).__name__}")
     return value

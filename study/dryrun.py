@@ -20,7 +20,7 @@ from warmeng.study.stats.rates import DISCORDANT, smallest_effect
 from warmeng.study.tasks.wrong import borrowed, missing
 
 WARMTH = 3  # held-out prompts of the probe
-RUNTIME = 0.6 * 2**30  # bytes of libraries and of a step's workspace
+RUNTIME = 1.4 * 2**30  # bytes of libraries, a step's workspace, analysis and report: what the default study took
 
 Lines = Iterator[tuple[str, Any]]
 
@@ -107,7 +107,7 @@ def _probed(study: Study, plan: Estimate) -> Lines:
         judged = sum(map(is_judged, Planner(study, engine.tokenizer, engine.config.stop_token_ids, {}, {})))
     began = time.monotonic()
     check_warmth(replace(study, settings=replace(s, warmth_prompts=min(WARMTH, s.warmth_prompts))), engine, Silent())
-    gate = (time.monotonic() - began) * s.warmth_prompts / WARMTH
+    gate = (time.monotonic() - began) * s.warmth_prompts / max(1, min(WARMTH, s.warmth_prompts))
     seconds = probe.predict(plan, judged) + gate
     rates = [
         f"{probe.answer_rate:.1f} answers/s of {probe.output_tokens:.0f} tokens" if probe.answer_rate else "",

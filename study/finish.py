@@ -14,7 +14,6 @@ from warmeng.study.grading.combine import combine, first_trusted
 from warmeng.study.plan import Study
 from warmeng.study.progress import Progress
 from warmeng.study.records import FILE, StorageFailed, read_records
-from warmeng.study.report.items import write_items
 from warmeng.study.report.table import write_results
 from warmeng.study.stats.rates import Answers, summarise
 
@@ -85,7 +84,6 @@ def finish(study: Study, folder: Path, manifest: Mapping[str, Any], progress: Pr
         **{key: facts.get(key) for key in ("default_system", "adds_default_system", "gates", "judges")},
     }
     try:
-        write_items(folder, study)
         write_results(folder, results)
     except OSError as error:
         raise StorageFailed(f"{folder}: the results can't be written ({error.strerror})") from None

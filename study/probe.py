@@ -20,7 +20,8 @@ from warmeng.study.plan import Estimate, Planner, Study
 
 ANSWERS = 240  # generated answers of the sample: the engine runs about a hundred at once
 SCORES = 160  # likelihoods of the sample
-SECONDS = 45.0  # after which each half of the probe is cut short
+WAVES = (8, 32)  # requests asked first: a slow machine gets no further than these
+SECONDS = 45.0  # that a further wave of requests must not be expected to exceed
 
 
 @dataclass(frozen=True)
@@ -70,49 +71,62 @@ def sample(study: Study, answers: int = ANSWERS, scores: int = SCORES) -> Study:
 def run_probe(
     engine: EngineLike, study: Study, *, judge: bool = False, device: str = "cpu", seconds: float = SECONDS
 ) -> Probe:
-    """Answer a sample of a study, judge it where asked to, and return the speeds.
-
-    An engine whose probe was cut short has requests left in it: it is of no further use.
-    """
+    """Answer a sample of a study, judge it where asked to, and return the speeds. The engine ends with nothing left."""
     meter = EnergyMeter(device)
     began = time.monotonic()
     small = list(Planner(sample(study), engine.tokenizer, engine.config.stop_token_ids, {}, {}))
-    before = _new_tokens(engine)
-    times, _ = _answer(engine, [p.request for p in small if isinstance(p.request, ScoreRequest)], seconds)
-    rate = (_new_tokens(engine) - before) / times[-1] if times else None
+    scored = _answer(engine, [p.request for p in small if isinstance(p.request, ScoreRequest)], seconds)
     generated = {p.key: p for p in small if isinstance(p.request, GenerateRequest)}
-    answer_times, results = _answer(engine, [p.request for p in generated.values()], seconds)
-    answers = [r for r in results if isinstance(r, GenerateResult)]
-    judge_times: list[float] = []
-    if judge and len(answers) == len(generated):
+    answered = _answer(engine, [p.request for p in generated.values()], seconds)
+    answers = [r for r in answered.results if isinstance(r, GenerateResult)]
+    judged = _Wave()
+    if judge and answers:
         judges = Judge(engine.tokenizer)
         rows = [row_of(r.id, generated[r.id].item, r.text, generated[r.id].cell.belief) for r in answers]
-        judge_times, _ = _answer(engine, [judges.request(f"judge-{row.where}", row) for row in rows], seconds)
+        judged = _answer(engine, [judges.request(f"judge-{row.where}", row) for row in rows], seconds)
     return Probe(
         seconds=time.monotonic() - began,
         answers=len(answers),
-        answer_seconds=answer_times[-1] if answer_times else 0.0,
-        answer_rate=_steady(answer_times),
+        answer_seconds=answered.times[-1] if answered.times else 0.0,
+        answer_rate=_steady(answered.times),
         output_tokens=sum(len(r.token_ids) for r in answers) / len(answers) if answers else 0.0,
-        prompt_rate=rate,
-        judge_rate=len(judge_times) / judge_times[-1] if judge_times else None,
+        prompt_rate=scored.new_tokens / scored.times[-1] if scored.times else None,
+        judge_rate=len(judged.times) / judged.times[-1] if judged.times else None,
         joules=meter.joules(),
     )
 
 
-def _answer(engine: EngineLike, requests: Sequence[Request], seconds: float) -> tuple[list[float], list[Result]]:
-    """Return when each result came, in seconds from the start, and the results."""
-    began = time.monotonic()
-    for request in requests:
-        engine.add(request)
-    times: list[float] = []
-    results: list[Result] = []
-    for result in engine.results() if requests else ():
-        times.append(time.monotonic() - began)
-        results.append(result)
-        if times[-1] > seconds:
+@dataclass(frozen=True)
+class _Wave:
+    """Results of requests that were asked together, when each came in seconds, and their unshared prompt tokens."""
+
+    times: Sequence[float] = ()
+    results: Sequence[Result] = ()
+    new_tokens: int = 0
+
+
+def _answer(engine: EngineLike, requests: Sequence[Request], seconds: float) -> _Wave:
+    """Ask the requests in growing waves, each to its end, for as long as a wave promises to take no more than
+    ``seconds``; return the last one, which is the largest.
+    """
+    last = _Wave()
+    start = 0
+    for size in (*WAVES, len(requests)):
+        wave = requests[start : start + size]
+        expected = last.times[-1] / len(last.times) * len(wave) if last.times else 0.0
+        if not wave or expected > seconds:
             break
-    return times, results
+        start += len(wave)
+        began, before = time.monotonic(), _new_tokens(engine)
+        for request in wave:
+            engine.add(request)
+        times: list[float] = []
+        results: list[Result] = []
+        for result in engine.results():
+            times.append(time.monotonic() - began)
+            results.append(result)
+        last = _Wave(times, results, _new_tokens(engine) - before)
+    return last
 
 
 def _steady(times: Sequence[float]) -> float | None:

@@ -35,6 +35,8 @@ from warmeng.study.manifest import read_manifest, refuse_changes, write_manifest
 from warmeng.study.plan import Planned, Planner, Study
 from warmeng.study.progress import JUDGE, Progress
 from warmeng.study.records import FILE, RecordWriter, RunLock, StorageFailed, read_records
+from warmeng.study.report.items import FILE as ITEMS
+from warmeng.study.report.items import write_items
 from warmeng.study.settings import StudySettings
 from warmeng.study.tasks import wrong
 
@@ -112,11 +114,14 @@ def _run(study: Study, folder: Path, before: Mapping[str, Any] | None, progress:
         manifest: Mapping[str, Any] = {"inputs": inputs, "facts": facts, "planned": study.size, "judgments": judgments}
         try:
             write_manifest(folder, inputs, facts, study.size, judgments)
+            write_items(folder, study)  # here, where the wrong answers that the source lacks are filled in
         except OSError as error:
             raise StorageFailed(f"{folder}: {error.strerror}: make room, then continue with: {command}") from None
     else:
         refuse_changes(folder, before["inputs"], inputs)
         manifest = before
+        if not (folder / ITEMS).exists():
+            write_items(folder, study)
     records = RecordWriter(path, command)
     total = study.size + judgments
     try:
@@ -134,11 +139,13 @@ def _run(study: Study, folder: Path, before: Mapping[str, Any] | None, progress:
         shown = [p.name for p in study.personas] + ([JUDGE + BASE] if base else [])
         left += judging_work() * (planned_[JUDGE + BASE] - done[JUDGE + BASE]) if base else 0.0
         stopped = False
-        if left:
-            progress.start({name: planned_[name] for name in shown}, done, left)
-            stopped = ask(engine, plan, base, study, records, progress, meter, before is not None)
-            progress.stop()
-        _log_session(folder, engine, time.monotonic() - started, len(records.done), meter)
+        try:
+            if left:
+                progress.start({name: planned_[name] for name in shown}, done, left)
+                stopped = ask(engine, plan, base, study, records, progress, meter, before is not None)
+                progress.stop()
+        finally:  # whatever ended it: its time and tokens were spent
+            _log_session(folder, engine, time.monotonic() - started, len(records.done), meter)
         del engine, planner, plan  # the first model is freed before another one is loaded
         gc.collect()
         for appointed in others.values():

@@ -8,6 +8,7 @@ from pathlib import PurePath
 from typing import Any
 
 from warmeng.study.personas import BUILT_IN, EMBEDDED
+from warmeng.study.plan import STEPS_TOKENS
 from warmeng.study.report.series import BELIEFS, CONTEXTS
 
 PAPER_MODELS = ("llama-3.1-8b", "llama-3.1-70b", "mistral-small", "qwen2.5-32b", "qwen-2.5-32b", "gpt-4o")
@@ -96,6 +97,11 @@ def asked(manifest: Mapping[str, Any], items: Mapping[str, int], judges: Sequenc
     beliefs = [BELIEFS.get(b, b) for b in s.get("beliefs") or ()]
     tasks = [f"{name} ({several(count, 'question')})" for name, count in items.items()]
     places = int(s.get("cells") or 0)
+    worked = (
+        f"; worked-out numbers at temperature {s['number_temperature']:g} with room for {STEPS_TOKENS} tokens"
+        if any(name.startswith("gsm8k") for name in items) and s.get("number_temperature") is not None
+        else ""
+    )
     framed = "; also in a neutral frame" if "neutral" in (s.get("framings") or ()) else ""
     found = [
         Fact("Model", str(s.get("model")) + (f", revision {s['revision']}" if s.get("revision") else "")),
@@ -110,7 +116,7 @@ def asked(manifest: Mapping[str, Any], items: Mapping[str, int], judges: Sequenc
         Fact(
             "Answering",
             f"{sampled}, at most {several(int(s.get('max_new_tokens') or 0), 'new token')}, "
-            f"{several(int(s.get('samples') or 1), 'answer')} to each generated prompt",
+            f"{several(int(s.get('samples') or 1), 'answer')} to each generated prompt{worked}",
         ),
         Fact("Grading", f"exact rules{', then the judge ' + listed(list(judges)) if judges else ' alone, no judge'}"),
         Fact("Seed", f"{s.get('seed')}: it draws the questions and the noise, which all personas share"),

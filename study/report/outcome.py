@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from warmeng.engine.files import read_jsonl
+from warmeng.engine.errors import InputError
+from warmeng.engine.files import parse_object
 from warmeng.study.progress import duration
 from warmeng.study.report.asked import adapted_names, listed, persona_names, settings_of, several
 from warmeng.study.report.browser import Survey
@@ -199,9 +201,13 @@ def lead(found: Survey, baseline: str, personas: Sequence[str]) -> str:
 
 
 def read_sessions(folder: Path) -> list[dict[str, Any]]:
-    """Return the sessions that made a run; none where the folder does not tell."""
+    """Return the sessions that made a run; none where the folder does not tell. A line torn by a crash is left out."""
     path = folder / SESSIONS
-    return [row for _, row in read_jsonl(path)] if path.exists() else []
+    found = []
+    for line in path.read_bytes().split(b"\n") if path.exists() else []:
+        with contextlib.suppress(InputError):
+            found += [parse_object(line, str(path))] if line.strip() else []
+    return found
 
 
 def costs(sessions: Sequence[Mapping[str, Any]], found: Survey) -> list[Cost]:

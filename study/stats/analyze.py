@@ -22,10 +22,11 @@ from warmeng.study.stats.judges import agreement, corrected, judge_error
 from warmeng.study.stats.length import length
 from warmeng.study.stats.paired import mcnemar
 from warmeng.study.stats.published import summarise_published
+from warmeng.study.stats.rates import is_general
 from warmeng.study.stats.read import RunInfo, concat, read_run
 from warmeng.study.stats.regression import MODELS, regression, regressions
 from warmeng.study.stats.shares import error_rates, sycophancy
-from warmeng.study.stats.views import RULES, baseline_of, is_general, named, outcome
+from warmeng.study.stats.views import RULES, baseline_of, named, outcome
 
 FILE = "analysis.json"
 FOLDER = "tables"

@@ -13,8 +13,9 @@ from warmeng.study.grading.calibrate import detection_of
 from warmeng.study.grading.correction import corrected_difference
 from warmeng.study.stats.draws import Draws, Floats, interval
 from warmeng.study.stats.frame import GRADES, Flags, Frame
+from warmeng.study.stats.rates import is_general
 from warmeng.study.stats.regression import BELIEF, NONE, UNMODIFIED
-from warmeng.study.stats.views import MISTAKEN, is_general, named
+from warmeng.study.stats.views import MISTAKEN, named
 
 ALL = "all"
 KINDS = 4  # grades that say something: all but unscored

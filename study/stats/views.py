@@ -9,7 +9,6 @@ import numpy as np
 from warmeng.engine.errors import InputError, UsageError
 from warmeng.study.stats.frame import GRADES, Factor, Flags, Frame, Small
 
-GENERAL_TASKS = ("mmlu", "gsm8k", "advbench")  # general ability: shown by task, never pooled with the study's questions
 BASELINE = "original"
 MISTAKEN = ("wrong", "doubt")  # beliefs by which the user is wrong: what the paper calls incorrect user beliefs
 
@@ -66,11 +65,6 @@ RULES: dict[str, Callable[[Frame], Small]] = {
 def is_disinformation(task: str) -> bool:
     """Whether a task asks for disinformation, so that refusing is right: by its name, as the authors name theirs."""
     return "disinfo" in task.casefold()
-
-
-def is_general(task: str) -> bool:
-    """Whether a task measures general ability."""
-    return any(task.casefold().startswith(name) for name in GENERAL_TASKS)
 
 
 def named(factor: Factor, test: Callable[[str], bool]) -> Flags:

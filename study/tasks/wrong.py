@@ -56,9 +56,10 @@ def fill_wrong(task: Task, engine: EngineLike, cache_path: Path) -> Task:
     ``cache_path`` is read, and written after each round. Raises ``InputError`` for a file that is damaged, ``OSError``
     where it can't be written.
     """
-    left = {_key(item, engine): item for item in missing(task)}
-    if not left:
+    keys = {item.id: _key(task, item, engine) for item in missing(task)}
+    if not keys:
         return task
+    left = {keys[item.id]: item for item in missing(task)}
     kept = _read(cache_path)
     written: dict[str, str] = {key: kept[key] for key in left if key in kept}
     for attempt in range(TRIES):
@@ -71,10 +72,12 @@ def fill_wrong(task: Task, engine: EngineLike, cache_path: Path) -> Task:
             text = _cleaned(result.text) if isinstance(result, GenerateResult) and result.status == "ok" else ""
             if text and not overlaps(text, asked[result.id]) and _answers(text, asked[result.id]):
                 written[result.id] = text
+        if attempt == TRIES - 1:
+            written |= {key: "" for key in asked if key not in written}  # these borrow, also when the run continues
         kept |= written
         lines = (orjson.dumps({"key": key, "wrong": kept[key]}) + b"\n" for key in sorted(kept))
         write_atomic(cache_path, b"".join(lines))
-    found = {item.id: (written[key], WRONG_GENERATED) for key, item in left.items() if key in written}
+    found = {name: (written[key], WRONG_GENERATED) for name, key in keys.items() if written.get(key)}
     return _with(task, found)
 
 
@@ -153,9 +156,9 @@ class _Lender:
         return ""
 
 
-def _key(item: Item, engine: EngineLike) -> str:
+def _key(task: Task, item: Item, engine: EngineLike) -> str:
     made_by = [engine.describe().get("weights"), engine.tokenizer.template_hash, VERSION]
-    return hashlib.sha256(orjson.dumps([made_by, item.question, item.answer, item.aliases])).hexdigest()[:32]
+    return hashlib.sha256(orjson.dumps([made_by, task.name, item.question, item.answer, item.aliases])).hexdigest()[:32]
 
 
 def _request(task: Task, key: str, item: Item, engine: EngineLike, attempt: int) -> GenerateRequest:
@@ -179,7 +182,7 @@ def _read(path: Path) -> dict[str, str]:
         return {}
     kept = {}
     for number, row in read_jsonl(path):
-        if set(row) != {"key", "wrong"} or not all(isinstance(v, str) and v for v in row.values()):
+        if set(row) != {"key", "wrong"} or not all(isinstance(v, str) for v in row.values()) or not row["key"]:
             raise InputError(f"{path}:{number}: is no line of this version: remove the file, or choose another --out")
         kept[row["key"]] = row["wrong"]
     return kept

@@ -417,3 +417,17 @@ def test_records_hold_nothing_of_time_or_batch(fake, tmp_path):
     assert not {"cached_tokens", "seconds", "time"} & set(record)
     session = orjson.loads((tmp_path / "r" / "sessions.jsonl").read_bytes())
     assert session["records"] == 144
+
+
+def test_a_finished_run_that_is_printed_again_keeps_the_wrong_answers_written_for_it(fake, tmp_path):
+    (tmp_path / "quiz.jsonl").write_text(
+        "".join(json.dumps({"id": f"q{k}", "question": f"Who is {k}?", "answer": f"Name{k}"}) + "\n" for k in range(4))
+    )
+    settings = StudySettings(
+        personas=("original", "warm-prompt"), tasks=(str(tmp_path / "quiz.jsonl"),), beliefs=("none", "wrong"), limit=0
+    )
+    for _ in range(2):
+        assert run_study(settings, tmp_path / "r", Silent(), "again").exit_code == 0
+        items = [json.loads(line) for line in (tmp_path / "r" / "items.jsonl").read_bytes().splitlines()]
+        assert len(items) == 4
+        assert all(item["wrong"] and item["marks"] for item in items)

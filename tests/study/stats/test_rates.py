@@ -143,3 +143,17 @@ def test_differences_are_from_original_whatever_the_order():
 def test_what_is_missing_stays_missing():
     results = summarise(Answers([]), ["original", "warm"], ["unmodified"], ["none", "wrong"], ["t"])
     assert all(r["n"] == 0 and r["value"] is None for name in ("accuracy", "sycophancy") for r in results[name])
+
+
+def test_general_ability_is_shown_but_not_pooled():
+    def record(task, item, grade):
+        place = {"persona": "original", "context": "unmodified", "belief": "none"}
+        return {**place, "task": task, "item": item, "sample": 0, "grade": grade, "which": None, "reason": ""}
+
+    rows = [record("facts", f"f{k}", "incorrect") for k in range(10)]
+    rows += [record("refusals", f"r{k}", "correct") for k in range(90)]
+    found = summarise(Answers(rows), ["original"], ["unmodified"], ["none"], ["facts", "refusals"])
+    by_task = {row["task"]: (row["value"], row["n"]) for row in found["accuracy"]}
+    assert by_task == {"all": (0.0, 10), "facts": (0.0, 10), "refusals": (1.0, 90)}
+    only = summarise(Answers(rows[10:]), ["original"], ["unmodified"], ["none"], ["refusals"])
+    assert only["accuracy"][0]["n"] == 90

@@ -54,6 +54,21 @@ def test_a_right_answer_is_asked_again_with_another_seed_and_then_borrowed(tmp_p
     assert len(engine.asked) == 4 + 2 + 2
     asked = [r for r in engine.asked if r.id == engine.asked[0].id]
     assert [r.sampling.seed for r in asked] == list(range(TRIES))
+    # What could not be written stays so: a continued run has the same items, whoever is asked now.
+    other = FakeEngine(answer=lambda prompt, request: " Something")
+    assert fill_wrong(TASK, other, tmp_path / "w.jsonl") == done
+    assert not other.asked
+
+
+def test_tasks_and_copies_of_a_question_do_not_lend_each_other_answers(tmp_path):
+    engine = FakeEngine(answer=lambda prompt, request: " Rugby" if "/two/" in request.noise_key[0] else " tennis")
+    items = (Item("a", "Which sport?", "Tennis", ""), Item("a-2", "Which sport?", "Tennis", ""))
+    items += (Item("b", "Which other sport?", "Golf", ""),)
+    one = fill_wrong(Task("one", "alias", items), engine, tmp_path / "w.jsonl")
+    two = fill_wrong(Task("two", "alias", items), engine, tmp_path / "w.jsonl")
+    assert [i.wrong for i in two.items] == ["Rugby"] * 3  # the copy too
+    assert [i.marks for i in two.items] == [(WRONG_GENERATED,)] * 3
+    assert fill_wrong(Task("one", "alias", items), FakeEngine(), tmp_path / "w.jsonl") == one
 
 
 def test_borrowed_answers_are_of_the_same_kind():
@@ -107,6 +122,6 @@ def test_the_constraint_is_one_short_line():
 
 def test_a_damaged_file_is_refused_with_its_line(tmp_path):
     path = tmp_path / "w.jsonl"
-    path.write_text('{"key": "k", "wrong": ""}\n')
+    path.write_text('{"key": "k", "wrong": 3}\n')
     with pytest.raises(InputError, match=r"w.jsonl:1: "):
         fill_wrong(TASK, FakeEngine(), path)
