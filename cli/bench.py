@@ -7,7 +7,13 @@ import click
 
 @click.group()
 def bench() -> None:
-    """Measure the engine against other software and against this machine's own ceilings."""
+    """Measure the engine and the trainer against other software and against this machine's own ceilings.
+
+    \b
+    Examples:
+      warmeng bench generate
+      warmeng bench finetune
+    """
 
 
 @bench.command()

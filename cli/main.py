@@ -63,6 +63,12 @@ def warmeng() -> None:
     """Measure how warm and cold personas change a language model's accuracy and its agreement with wrong users.
 
     `warmeng run` alone measures a small built-in model on an embedded study, without a GPU.
+
+    \b
+    Examples:
+      warmeng run --dry-run
+      warmeng run
+      warmeng COMMAND --help
     """
 
 
