@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 WAVE = 16384  # requests that the engine is given at once: what bounds memory, and each ends with a short tail
-PROMPT_RATE, OUTPUT_RATE = 900.0, 300.0  # tokens a second on two cores with the built-in model: the plan's estimate
+PROMPT_RATE, OUTPUT_RATE = 900.0, 300.0  # tokens a second: only their proportion counts, for the time left
 JUDGE_TOKENS = 200  # of an ordinary judgment's prompt, without the rubric that all share
 
 POLL = 256  # records between readings of the energy counters, which wrap around within the hour

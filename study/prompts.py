@@ -180,11 +180,6 @@ def right_place(item: Item) -> int:
     return ordered(item).index(item.answer.strip())
 
 
-def right_first(item: Item) -> bool:
-    """Whether the right answer is option A."""
-    return right_place(item) == 0
-
-
 def messages(persona: Persona, user: str) -> list[dict[str, str]]:
     """Return the conversation: the persona's system prompt, where it has one, and the user's message."""
     system = [{"role": "system", "content": persona.system}] if persona.system else []

@@ -14,7 +14,7 @@ from typing import Any, cast
 import orjson
 
 from warmeng.engine.errors import InputError, UsageError
-from warmeng.study.asking import OUTPUT_RATE, PROMPT_RATE, WAVE, ask, count_done, judge, judging_work, make_record
+from warmeng.study.asking import WAVE, ask, count_done, judge, judging_work, make_record
 from warmeng.study.backend import EngineLike
 from warmeng.study.energy import EnergyMeter
 from warmeng.study.finish import FAILED, UNBALANCED, Outcome, finish
@@ -41,7 +41,7 @@ from warmeng.study.settings import StudySettings
 from warmeng.study.tasks import wrong
 
 __all__ = [
-    "FAILED", "INTERRUPTED", "OUTPUT_RATE", "PROMPT_RATE", "UNBALANCED", "Outcome", "load_engine", "make_record",
+    "FAILED", "INTERRUPTED", "UNBALANCED", "Outcome", "load_engine", "make_record",
     "run_study",
 ]  # fmt: skip
 

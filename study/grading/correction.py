@@ -69,22 +69,6 @@ def correct_rate(p: float, sens: float, spec: float) -> float | None:
     return min(1.0, max(0.0, (p + spec - 1.0) / youden))
 
 
-def corrected_rate(
-    wrong: Counts, decided: Counts, detection: Detection, *, draws: int = DRAWS, seed: int = 0
-) -> Corrected:
-    """Return one persona's error rate (0..1), corrected. ``wrong`` and ``decided`` are counts by question: ``[items]``.
-
-    The interval is the bootstrap's percentile one: questions are drawn with all their answers, and sensitivity and
-    specificity from Jeffreys' distributions given the labelled counts (a plain bootstrap of a judge that made no
-    error on a few labelled answers would say that it never makes one).
-    """
-    rng = np.random.default_rng(seed)
-    rates = _rates(wrong, decided, _weights(rng, len(decided), draws))
-    found = _draw(rng, rates, detection)
-    raw, value = _point(wrong, decided, detection)
-    return _interval(raw, value, found)
-
-
 def corrected_difference(
     wrong: tuple[Counts, Counts],
     decided: tuple[Counts, Counts],
@@ -94,6 +78,10 @@ def corrected_difference(
     seed: int = 0,
 ) -> Corrected:
     """Return the second persona's error rate minus the first's in percentage points, each corrected by its own errors.
+
+    The interval is the bootstrap's percentile one: questions are drawn with all their answers, and sensitivity and
+    specificity from Jeffreys' distributions given the labelled counts (a plain bootstrap of a judge that made no
+    error on a few labelled answers would say that it never makes one).
 
     ``wrong`` and ``decided`` are counts by question ``[items]``, of the same questions in the same order for both:
     a draw takes the same questions for both. Where both personas have the very same labelled answers (equal

@@ -21,7 +21,7 @@ from warmeng.study.grading.calibrate import (
     measure,
     style_of,
 )
-from warmeng.study.grading.correction import Detection, correct_rate, corrected_difference, corrected_rate
+from warmeng.study.grading.correction import Detection, correct_rate, corrected_difference
 from warmeng.study.grading.grade import GRADES
 from warmeng.study.grading.judge import LABELS, Judged
 from warmeng.study.grading.normalise import words
@@ -168,16 +168,18 @@ def test_corrected_intervals_cover_the_truth():
     assert 0.91 <= hits / total <= 0.99
 
 
-def test_correction_of_one_rate_and_where_there_is_none():
+def test_a_blind_judge_and_empty_counts_leave_nothing_to_correct():
     wrong, decided = np.array([1, 0, 2, 1]), np.array([2, 2, 2, 2])
-    found = corrected_rate(wrong, decided, Detection(40, 40, 40, 40), draws=500)
-    assert found.raw == found.value == 0.5
-    assert found.low < 0.5 < found.high
-    assert corrected_rate(wrong, decided, Detection(40, 40, 40, 40), draws=500) == found
-    blind = corrected_rate(wrong, decided, Detection(20, 40, 20, 40))
-    assert (blind.raw, blind.value, blind.low) == (0.5, None, None)
-    none = corrected_rate(np.array([0]), np.array([0]), Detection(0, 0, 0, 0))
-    assert (none.raw, none.value) == (None, None)
+    sure, blind = Detection(40, 40, 40, 40), Detection(20, 40, 20, 40)
+    found = corrected_difference((wrong, wrong * 0), (decided, decided), (sure, sure), draws=500)
+    assert found.raw == found.value == -50.0
+    assert found.low < -50.0 < found.high
+    assert corrected_difference((wrong, wrong * 0), (decided, decided), (sure, sure), draws=500) == found
+    told = corrected_difference((wrong, wrong * 0), (decided, decided), (blind, sure))
+    assert (told.raw, told.value, told.low) == (-50.0, None, None)
+    none = np.array([0])
+    empty = corrected_difference((none, none), (none, none), (sure, sure))
+    assert (empty.raw, empty.value) == (None, None)
     with pytest.raises(ValueError, match="same questions"):
         corrected_difference((wrong, wrong[:2]), (decided, decided), (Detection(4, 4, 4, 4),) * 2)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from warmeng.engine.request import GenerateResult, ScoreResult
 from warmeng.study.grading.exact import MIN_MASS, grade_answer, grade_scores, label_texts
 from warmeng.study.grading.normalise import normalise
-from warmeng.study.prompts import ordered, right_first
+from warmeng.study.prompts import ordered, right_place
 from warmeng.study.tasks.task import Item
 
 FRANCE = Item("f", "Which city is the capital of France?", "Paris", "Lyon", (), ("Lyons",))
@@ -211,7 +211,7 @@ def test_a_small_mass_does_not_matter_for_sentences_but_does_for_letters():
 
 def test_letters_are_counterbalanced_over_items():
     items = [Item(f"i{k}", "Q?", "right", "wrong") for k in range(400)]
-    first = sum(right_first(i) for i in items)
+    first = sum(right_place(i) == 0 for i in items)
     assert 150 < first < 250
     for item in items[:20]:
         letter = ordered(item).index("right")
