@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import signal
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from warmeng.engine.interrupts import interruptible
 from warmeng.engine.request import GenerateRequest, GenerateResult, Result
 from warmeng.study.backend import EngineLike
 from warmeng.study.energy import EnergyMeter
@@ -19,15 +18,11 @@ from warmeng.study.plan import Planned, Study
 from warmeng.study.progress import JUDGE, Progress
 from warmeng.study.records import RecordWriter
 
-if TYPE_CHECKING:
-    from types import FrameType
-
 WAVE = 16384  # requests that the engine is given at once: what bounds memory, and each ends with a short tail
 PROMPT_RATE, OUTPUT_RATE = 900.0, 300.0  # tokens a second: only their proportion counts, for the time left
 JUDGE_TOKENS = 200  # of an ordinary judgment's prompt, without the rubric that all share
 
 POLL = 256  # records between readings of the energy counters, which wrap around within the hour
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def count_done(
@@ -187,25 +182,3 @@ def work(planned: Planned) -> float:
 def judging_work() -> float:
     """Seconds that a judgment takes at the plan's rates."""
     return JUDGE_TOKENS / PROMPT_RATE
-
-
-@contextmanager
-def interruptible() -> Iterator[list[int]]:
-    """Yield a list that the first SIGINT or SIGTERM fills: what is finished is kept. A second one stops at once."""
-    seen: list[int] = []
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-    try:
-        old = {number: signal.signal(number, handler) for number in SIGNALS}
-    except ValueError:  # not the main thread: nobody can interrupt us there
-        yield seen
-        return
-    try:
-        yield seen
-    finally:
-        for number, former in old.items():
-            signal.signal(number, former)

@@ -5,23 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from warmeng.engine.files import read_text
+from warmeng.engine.interrupts import interruptible
 from warmeng.engine.request import GenerateRequest, Request, Result, SamplingParams
 from warmeng.finetune.prepare.checks import cause, check
 from warmeng.finetune.prepare.conversations import Conversation, Exchange
 from warmeng.finetune.prepare.journal import Journal
 from warmeng.finetune.prepare.progress import Progress
 from warmeng.finetune.prepare.settings import PERSONAS, PrepareSettings
-
-if TYPE_CHECKING:
-    from types import FrameType
 
 DATA = Path(__file__).parent / "data"
 TOO_LONG = "too long"
@@ -233,27 +229,3 @@ def _line(result: Result, source: Source, persona: str, attempt: int) -> dict[st
         "finish": getattr(result, "finish_reason", "none"),
         "tokens": len(getattr(result, "token_ids", ())),
     }
-
-
-@contextmanager
-def interruptible() -> Iterator[list[int]]:
-    """Yield a list that the first SIGINT or SIGTERM fills: what is finished is kept. A second one stops at once."""
-    seen: list[int] = []
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-    try:
-        old: dict[int, Callable[[int, FrameType | None], Any] | int | signal.Handlers | None] = {
-            number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)
-        }
-    except ValueError:  # not the main thread: nobody can interrupt us there
-        yield seen
-        return
-    try:
-        yield seen
-    finally:
-        for number, former in old.items():
-            signal.signal(number, former)

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from warmeng.engine.errors import InputError, UsageError
 from warmeng.engine.files import parse_json, read_text
+from warmeng.engine.interrupts import interruptible
 from warmeng.finetune.files import locked
 from warmeng.finetune.prepare import checks
 from warmeng.finetune.prepare.conversations import Conversation, Read, read_conversations
@@ -27,7 +28,7 @@ from warmeng.finetune.prepare.results import (
     summarise,
     write_results,
 )
-from warmeng.finetune.prepare.rewrite import EngineLike, Rewriter, instructions, interruptible, rewrite_all, sources
+from warmeng.finetune.prepare.rewrite import EngineLike, Rewriter, instructions, rewrite_all, sources
 from warmeng.finetune.prepare.settings import PERSONAS, PrepareSettings
 from warmeng.finetune.prepare.toxicity import Filter, load_filter
 
