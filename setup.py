@@ -63,6 +63,7 @@ setup(
             "peft>=0.18",
             "pyarrow>=15",
             "trl>=1.0",
+            "triton>=3.6",
             "types-PyYAML",
         ],
     },

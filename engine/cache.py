@@ -86,6 +86,10 @@ class BlockPool:
             self._block_of[name] = block
             self._name_of[block] = name
 
+    def unpublish(self, block: int) -> None:
+        """Make a block no longer findable: it doesn't hold what its name says. Its users keep it."""
+        self._forget(block)
+
     def release(self, block: int) -> None:
         """Take one user away. A block without users is kept while it holds a prefix, else it is free."""
         assert self._users[block] > 0, f"block {block} has no user"

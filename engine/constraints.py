@@ -52,13 +52,13 @@ class ConstraintCompiler:
         return Matcher(state)
 
     def masks(self, matchers: Sequence[Matcher]) -> Tensor:
-        """Return which tokens may come next, bool [len(matchers), vocab]."""
+        """Return which tokens may come next: int32 [len(matchers), ceil(vocab / 32)], lowest bit first."""
         import llguidance.torch
 
-        bits = llguidance.torch.allocate_token_bitmask(len(matchers), self.vocab_size)
+        bits: Tensor = llguidance.torch.allocate_token_bitmask(len(matchers), self.vocab_size)
         rows = [(matcher.state, row) for row, matcher in enumerate(matchers)]
         llguidance.torch.fill_next_token_bitmask_par(self._executor, rows, bits)
-        return unpack(bits)[:, : self.vocab_size]
+        return bits
 
 
 @lru_cache(maxsize=256)

@@ -9,17 +9,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 
 from warmeng.engine.adapters import Adapter, is_merged, load_adapter
+from warmeng.engine.backend import Flight, Runner
 from warmeng.engine.cache import BlockPool
-from warmeng.engine.checkpoint import load_weights, projection_shapes
 from warmeng.engine.config import ModelConfig, read_config
 from warmeng.engine.constraints import ConstraintCompiler, Matcher
 from warmeng.engine.errors import UsageError
-from warmeng.engine.lora import lay_out
+from warmeng.engine.load import choose_device, load_runner
+from warmeng.engine.random import NoTokenizer, random_adapter
 from warmeng.engine.recover import recover
 from warmeng.engine.registry import ModelSource, resolve_model
 from warmeng.engine.request import (
@@ -31,35 +32,16 @@ from warmeng.engine.request import (
     ScoreRequest,
     ScoreResult,
 )
-from warmeng.engine.runner import Runner
 from warmeng.engine.scheduler import Scheduler, Work
-from warmeng.engine.sequence import Sequence
+from warmeng.engine.sequence import PENDING, Sequence
+from warmeng.engine.settings import EngineSettings, Limits, limits
 from warmeng.engine.tensors import content_hash
 from warmeng.engine.tokenizer import Tokenizer
-from warmeng.kernels.linear import arrange
+
+__all__ = ["NUMERICS", "Engine", "EngineSettings", "EngineStats", "Model"]
 
 NUMERICS = 2  # raised whenever the engine's arithmetic changes, so that a run is not continued with other numbers
 _PROBE_TEXT = "The quick answer to a simple question is"
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """How the engine runs; none of it changes results, except ``fast``."""
-
-    fast: bool = False  # lets a row's last bits depend on the batch, for speed
-    max_num_seqs: int = 96  # sequences that run at once
-    max_batched_tokens: int = 768  # of one step
-    block_size: int = 16  # tokens of one cache block
-    kv_bytes: int = 640 * 2**20  # of the key-value cache
-    max_seq_len: int = 8192  # prompt and answer together, where the model allows more
-    threads: int | None = None  # of the CPU backend; None leaves PyTorch's own choice
-
-    def __post_init__(self) -> None:
-        for name in ("max_num_seqs", "max_batched_tokens", "block_size", "kv_bytes", "max_seq_len"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}, expected at least 1")
-        if self.block_size % 16:
-            raise UsageError(f"block_size is {self.block_size}, expected a multiple of 16")
 
 
 @dataclass
@@ -71,6 +53,16 @@ class EngineStats:
     cached_tokens: int = 0
     steps: int = 0
     preemptions: int = 0
+    retreats: int = 0  # steps that ran out of memory and were made smaller
+
+
+@dataclass(frozen=True)
+class Started:
+    """A step under way: its work, and which place in its tokens each sequence's choice takes."""
+
+    work: list[Work]
+    places: dict[int, int]  # by the sequence's arrival
+    flight: Flight
 
 
 @dataclass(frozen=True)
@@ -92,23 +84,22 @@ class Engine:
     >>> engine.generate([GenerateRequest("a", prompt)])[0].text
     """
 
-    def __init__(self, model: Model, runner: Runner, settings: EngineSettings, num_blocks: int) -> None:
+    def __init__(self, model: Model, runner: Runner, settings: EngineSettings, within: Limits) -> None:
         self.model = model
         self.config = model.config
         self.tokenizer = model.tokenizer
         self.settings = settings
         self.stats = EngineStats()
         self._runner = runner
-        self._num_blocks = num_blocks
-        self._pool = BlockPool(num_blocks, max_idle=max(64, num_blocks // 4))
-        limit = min(model.config.max_seq_len, settings.max_seq_len)
+        self._pool = BlockPool(runner.num_blocks, max_idle=max(64, runner.num_blocks // 4))
         self._scheduler = Scheduler(
-            self._pool, settings.block_size, settings.max_num_seqs, settings.max_batched_tokens, limit
+            self._pool, settings.block_size, within.max_num_seqs, within.max_batched_tokens, within.max_seq_len
         )
         self._compiler: ConstraintCompiler | None = None
-        self._ready: list[Result] = []  # finished before they ran: too long
+        self._ready: list[Result] = []  # finished, and not read yet
         self._ids: set[str] = set()
         self._running = False
+        self._started: Started | None = None
 
     @classmethod
     def load(
@@ -121,38 +112,40 @@ class Engine:
     ) -> Engine:
         """Load a base by name: a local folder, a built-in model or a hub repository.
 
-        Raises InputError where the model can't be found or read, UsageError where the device is unknown.
+        ``device``: "cpu", "cuda", or "auto" for a GPU where there is one. Raises InputError where the model can't be
+        found or read, UsageError where the device is unknown or isn't there.
         """
         settings = settings or EngineSettings()
-        if device not in ("auto", "cpu"):
-            raise UsageError(f"device is {device!r}; this version has a CPU backend: use 'cpu' or 'auto'")
+        chosen = choose_device(device)
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         source = resolve_model(model, revision)
         config = read_config(source.folder)
         with ThreadPoolExecutor(1) as pool:  # hashing reads the same files as loading, and lets other threads run
             hashed = pool.submit(content_hash, source.folder)
-            return cls._load(source, config, settings, hashed)
+            return cls._load(source, config, settings, chosen, hashed)
 
     @classmethod
-    def _load(cls, source: ModelSource, config: ModelConfig, settings: EngineSettings, hashed: Future[str]) -> Engine:
+    def _load(
+        cls, source: ModelSource, config: ModelConfig, settings: EngineSettings, device: str, hashed: Future[str]
+    ) -> Engine:
         tokenizer = Tokenizer.load(source.folder)
-        dtype, where = torch.float32, torch.device("cpu")  # bf16 products are up to ten times slower on CPUs
-        arrangement = arrange(list(projection_shapes(config).values()), dtype, where, settings.fast)
-        weights = load_weights(source.folder, config, dtype, where, arrangement.project)
-        slot = 2 * config.num_layers * config.num_kv_heads * config.head_dim * weights.embed.element_size()
-        num_blocks = max(2, settings.kv_bytes // (slot * settings.block_size)) + 1
-        runner = Runner(
-            config,
-            weights,
-            arrangement,
-            num_blocks,
-            settings.block_size,
-            min(config.max_seq_len, settings.max_seq_len),
-            tokenizer.vocab_size,
-        )
-        loaded = Model(source, config, tokenizer, hashed.result())
-        return cls(loaded, runner, settings, num_blocks)
+        within = limits(settings, device, config.max_seq_len)
+        runner = load_runner(source, config, tokenizer.vocab_size, settings, device, within)
+        return cls(Model(source, config, tokenizer, hashed.result()), runner, settings, within)
+
+    @classmethod
+    def random(
+        cls, config: ModelConfig, *, device: str = "auto", settings: EngineSettings | None = None, seed: int = 0
+    ) -> Engine:
+        """Make an engine with random weights and without a tokenizer, for benchmarks: results have no text."""
+        settings = settings or EngineSettings()
+        chosen = choose_device(device)
+        within = limits(settings, chosen, config.max_seq_len)
+        runner = load_runner(seed, config, config.vocab_size, settings, chosen, within)
+        source = ModelSource(f"random-{seed}", Path(f"random-{seed}"), "local", None, None)
+        model = Model(source, config, cast(Tokenizer, NoTokenizer(config.vocab_size)), f"random-{seed}")
+        return cls(model, runner, settings, within)
 
     def add_adapter(self, name: str, folder: str | Path) -> Adapter:
         """Load an adapter under a name: a PEFT LoRA folder, or a merged checkpoint of this base.
@@ -168,10 +161,14 @@ class Engine:
             adapter = recover(self.model.source.folder, path).adapter
         else:
             adapter = load_adapter(path, self.config, self.model.hash)
-        if adapter.hash not in self._runner.adapters:
-            dtype = self._runner.decoder.weights.embed.dtype
-            project = self._runner.arrangement.project
-            self._runner.adapters[adapter.hash] = lay_out(adapter, self.config, dtype, project)
+        self._runner.add_adapter(adapter)
+        self.model.adapters[name] = adapter
+        return adapter
+
+    def add_random_adapter(self, name: str, rank: int, seed: int) -> Adapter:
+        """Make an adapter of all linear layers of random numbers, for benchmarks."""
+        adapter = random_adapter(self.config, rank, seed)
+        self._runner.add_adapter(adapter)
         self.model.adapters[name] = adapter
         return adapter
 
@@ -199,7 +196,7 @@ class Engine:
         self._ids.add(request.id)
         reason = self._scheduler.why_too_long(request)
         if reason:
-            self._ready.append(_refusal(request, reason))
+            self._ready.append(_refusal(request, "too_long", reason))
             return
         sequence = self._scheduler.add(request, self._adapter_hash(request.adapter), urgent=self._running)
         sequence.matcher = matcher
@@ -213,7 +210,7 @@ class Engine:
                     result = self._ready.pop(0)
                     self._ids.discard(result.id)
                     yield result
-                if not self._scheduler.busy:
+                if not self._scheduler.busy and self._started is None:
                     return
                 self._step()
         finally:
@@ -233,28 +230,23 @@ class Engine:
 
     def describe(self) -> dict[str, Any]:
         """Return what determines the numbers, for a manifest: JSON types only."""
-        decoder = self._runner.decoder
         return {
             "model": self.model.source.name,
             "origin": self.model.source.origin,
             "revision": self.model.source.revision,
             "weights": self.model.hash,
             "family": self.config.family,
-            "dtype": str(decoder.weights.embed.dtype).removeprefix("torch."),
-            "device": "cpu",
             "machine": platform.machine(),
-            "threads": torch.get_num_threads(),
             "deterministic": not self.settings.fast,
             "numerics": NUMERICS,
-            "products": self._runner.arrangement.project.__name__,
-            "row_tiles": list(self._runner.arrangement.tiles.sizes),
             "settings": asdict(self.settings),
-            "cache_slots": (self._num_blocks - 1) * self.settings.block_size,
+            "cache_slots": (self._runner.num_blocks - 1) * self.settings.block_size,
             "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "llguidance")},
+            **self._runner.describe(),
         }
 
     def _answer(self, requests: list[Request] | list[GenerateRequest] | list[ScoreRequest]) -> list[Result]:
-        if self._scheduler.busy or self._ready:
+        if self._scheduler.busy or self._ready or self._started is not None:
             raise RuntimeError("results of earlier requests are still to be read: exhaust results() first")
         ids = [request.id for request in requests]
         if len(set(ids)) < len(ids):
@@ -266,27 +258,80 @@ class Engine:
         return [found[request.id] for request in requests]
 
     def _step(self) -> None:
+        """Start the next step, then read the outcome of the one before it, which ran meanwhile.
+
+        Tokens that aren't known yet stand as ``PENDING``; the device knows them. A sequence that turns out to have
+        ended was then computed once too often, which costs a row and changes nothing.
+        """
         work = self._scheduler.schedule()
-        assert work, "nothing can be scheduled although requests wait"
-        sampled, targets = self._runner.step(work, self._compiler)
+        started = self._start(work) if work else None
+        if self._runner.overlap == 0 and started is not None:
+            self._settle(started)
+            return
+        before, self._started = self._started, started
+        if before is not None:
+            self._settle(before)
+
+    def _start(self, work: list[Work]) -> Started | None:
+        """Start a step, or make the next ones smaller where memory lacks."""
+        try:
+            flight = self._runner.start(work, self._compiler)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            lacking = str(error).partition("\n")[0]
+        else:
+            return self._note(work, flight)
+        # Outside the except block: the error's traceback holds the tensors of the step that failed.
+        self._retreat(work, lacking)
+        return None
+
+    def _note(self, work: list[Work], flight: Flight) -> Started:
         self.stats.steps += 1
         self.stats.preemptions = self._scheduler.preemptions
+        places = {}
         for item in work:
-            item.sequence.computed = item.stop
-        for target, value in targets:
-            kind, first, second = target.place
-            if kind == "prompt":
-                target.sequence.prompt_logprobs.append(value)
-            else:
-                target.sequence.label_logprobs[first, second] = value
-        for choice in sampled:
-            self._take(choice.sequence, choice.token, choice.logprob)
-        for item in work:
-            if isinstance(item.sequence.request, ScoreRequest) and item.sequence.remaining == 0:
-                self._finish(item.sequence, _score_result(item.sequence, item.sequence.request))
+            sequence = item.sequence
+            sequence.computed = item.stop
+            if isinstance(sequence.request, GenerateRequest) and item.stop == len(sequence.tokens):
+                places[sequence.arrival] = len(sequence.tokens)
+                sequence.tokens.append(PENDING)
+        return Started(work, places, flight)
 
-    def _take(self, sequence: Sequence, token: int, logprob: float) -> None:
-        """Append a chosen token, or finish the sequence where it stops."""
+    def _retreat(self, work: list[Work], lacking: str) -> None:
+        if self._started is not None:  # its memory is free once it is done
+            before, self._started = self._started, None
+            self._settle(before)
+        self._runner.release_memory()
+        self.stats.retreats += 1
+        if self._scheduler.retreat(work):
+            return
+        for item in work:
+            if not item.sequence.finished:
+                detail = f"one token alone found no memory ({lacking}): choose a smaller model or free memory"
+                self._finish(item.sequence, _refusal(item.sequence.request, "out_of_memory", detail))
+
+    def _settle(self, started: Started) -> None:
+        """Take the outcome of a step: log-probabilities, chosen tokens, and what is finished by them."""
+        outcome = started.flight.wait()
+        for target, value in outcome.targets:
+            kind, first, second = target.place
+            if kind == "label":
+                target.sequence.label_logprobs[first, second] = value
+            elif first == len(target.sequence.prompt_logprobs) + 1:  # else it is known already
+                target.sequence.prompt_logprobs.append(value)
+        for choice in outcome.sampled:
+            if not choice.sequence.finished:
+                place = started.places[choice.sequence.arrival]
+                self._take(choice.sequence, place, choice.token, choice.logprob)
+        for item in started.work:
+            request = item.sequence.request
+            ends = item.stop == len(item.sequence.tokens) and not item.sequence.finished
+            if isinstance(request, ScoreRequest) and ends:
+                self._finish(item.sequence, _score_result(item.sequence, request))
+
+    def _take(self, sequence: Sequence, place: int, token: int, logprob: float) -> None:
+        """Put a chosen token in its place, or finish the sequence where it stops."""
         request = sequence.request
         assert isinstance(request, GenerateRequest)
         params = request.sampling
@@ -294,21 +339,26 @@ class Engine:
             sequence.logprobs.append(logprob)
         ends = token in params.stop_token_ids or (not params.ignore_eos and token in self.config.stop_token_ids)
         if ends:
+            del sequence.tokens[place:]
             self._finish(sequence, self._generation(sequence, request, "stop"))
             return
-        sequence.tokens.append(token)
+        assert sequence.tokens[place] == PENDING
+        sequence.tokens[place] = token
         if sequence.matcher is not None:
             sequence.matcher.advance(token)
-        generated = len(sequence.tokens) - sequence.prompt_len
-        if self._hits_stop_string(sequence, params.stop) or (sequence.matcher and sequence.matcher.complete):
+        generated = place + 1 - sequence.prompt_len
+        stopped = self._hits_stop_string(sequence, place + 1, params.stop)
+        if stopped or (sequence.matcher and sequence.matcher.complete):
+            del sequence.tokens[place + 1 :]
             self._finish(sequence, self._generation(sequence, request, "stop"))
         elif generated >= self._scheduler.longest_answer(sequence):
             self._finish(sequence, self._generation(sequence, request, "length"))
 
-    def _hits_stop_string(self, sequence: Sequence, stops: tuple[str, ...]) -> bool:
+    def _hits_stop_string(self, sequence: Sequence, end: int, stops: tuple[str, ...]) -> bool:
         if not stops:
             return False
-        recent = sequence.generated[-(max(map(len, stops)) + 8) :]  # a token adds at least one byte
+        first = max(sequence.prompt_len, end - max(map(len, stops)) - 8)  # a token adds at least one byte
+        recent = sequence.tokens[first:end]
         text = self.tokenizer.decode(recent)
         return any(stop in text for stop in stops)
 
@@ -328,6 +378,7 @@ class Engine:
         )
 
     def _finish(self, sequence: Sequence, result: Result) -> None:
+        sequence.finished = True
         self._scheduler.finish(sequence)
         self.stats.prompt_tokens += sequence.prompt_len
         self.stats.cached_tokens += sequence.cached
@@ -396,8 +447,13 @@ def _score_result(sequence: Sequence, request: ScoreRequest) -> ScoreResult:
     )
 
 
-def _refusal(request: Request, reason: str) -> Result:
+def _refusal(request: Request, status: Literal["too_long", "out_of_memory"], reason: str) -> Result:
     count = len(request.prompt)
     if isinstance(request, ScoreRequest):
-        return ScoreResult(request.id, "too_long", (), (), 0.0, count, 0, reason)
-    return GenerateResult(request.id, "too_long", "none", (), "", (), count, 0, (), reason)
+        return ScoreResult(request.id, status, (), (), 0.0, count, 0, reason)
+    return GenerateResult(request.id, status, "none", (), "", (), count, 0, (), reason)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Tell lack of memory from other errors: PyTorch's CPU allocator raises a plain RuntimeError."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,31 +1,55 @@
-"""The decoder: one transformer whose families differ by configuration."""
+"""The decoder: one transformer whose families differ by configuration and whose operations are a backend's."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from warmeng.engine.batch import Batch
 from warmeng.engine.checkpoint import Weights
 from warmeng.engine.config import ModelConfig
-from warmeng.engine.lora import AdapterLayer, AdapterWeights
-from warmeng.kernels.activation import silu_mul
-from warmeng.kernels.attention import attention
-from warmeng.kernels.linear import LowRank, Projection, RowTiles, add_low_rank, matmul
-from warmeng.kernels.norm import add_rms_norm, rms_norm
-from warmeng.kernels.rope import rotate, write_cache
+
+Fused = Literal["qkv", "o", "gate_up", "down"]  # the products of a layer
+B = TypeVar("B", contravariant=True)  # a backend's batch
+P = TypeVar("P")  # a backend's product, to which adapters' changes may still have to be added
 
 
-@dataclass(frozen=True)
-class LayerCache:
-    """Keys and values of one layer."""
+class Ops(Protocol[B, P]):
+    """What a backend does to the rows of a step. Hidden states are [rows, hidden]."""
 
-    k: Tensor  # [blocks, kv_heads, head_dim, block_size]
-    v: Tensor  # [blocks, kv_heads, block_size, head_dim]
+    def embed(self, batch: B) -> Tensor:
+        """Return the embeddings of the batch's tokens: the residual stream, which the operations below change."""
+
+    def add_norm(self, product: P | None, residual: Tensor, weight: Tensor) -> Tensor:
+        """Add a product to ``residual`` in place and return the normalised sum."""
+
+    def project(self, x: Tensor, layer: int, name: Fused, batch: B) -> P:
+        """Multiply with a layer's weight and the changes of the rows' adapters."""
+
+    def attend(self, qkv: P, layer: int, batch: B) -> Tensor:
+        """Rotate queries and keys, write keys and values to the cache, attend; returns [rows, heads * head_dim]."""
+
+    def silu_mul(self, gate_up: P) -> Tensor:
+        """Return silu(gate) * up, [rows, intermediate]."""
+
+    def add(self, product: P, residual: Tensor) -> Tensor:
+        """Return the residual with the last product."""
+
+
+def forward(weights: Weights, ops: Ops[B, P], batch: B) -> Tensor:
+    """Return the hidden states before the final norm, [rows, hidden], writing keys and values on the way."""
+    residual = ops.embed(batch)
+    product: P | None = None
+    for index, layer in enumerate(weights.layers):
+        x = ops.add_norm(product, residual, layer.attn_norm)
+        x = ops.attend(ops.project(x, index, "qkv", batch), index, batch)
+        x = ops.add_norm(ops.project(x, index, "o", batch), residual, layer.mlp_norm)
+        x = ops.silu_mul(ops.project(x, index, "gate_up", batch))
+        product = ops.project(x, index, "down", batch)
+    assert product is not None, "a decoder has at least one layer"
+    return ops.add(product, residual)
 
 
 def rope_frequencies(config: ModelConfig) -> Tensor:
@@ -48,76 +72,7 @@ def rope_frequencies(config: ModelConfig) -> Tensor:
     return frequency * smooth + frequency / scaling.factor * (1 - smooth)
 
 
-class Decoder:
-    """Turns a batch into hidden states, writing keys and values on the way."""
-
-    def __init__(self, config: ModelConfig, weights: Weights, tiles: RowTiles, max_seq_len: int) -> None:
-        """``tiles`` are the row counts that products may take."""
-        self.config = config
-        self.weights = weights
-        self.tiles = tiles
-        angles = torch.arange(max_seq_len).float()[:, None] * rope_frequencies(config)
-        self._cos = angles.cos().to(weights.embed.dtype)
-        self._sin = angles.sin().to(weights.embed.dtype)
-
-    def forward(self, batch: Batch, cache: list[LayerCache], adapters: Mapping[str, AdapterWeights]) -> Tensor:
-        """Return the hidden states before the final norm, [rows, hidden]. ``adapters`` by content hash."""
-        cos = self._cos.index_select(0, batch.positions)[:, None]
-        sin = self._sin.index_select(0, batch.positions)[:, None]
-        residual = self.weights.embed.index_select(0, batch.token_ids)
-        active = [(mask, adapters[name]) for name, mask in batch.adapters]
-        x = torch.zeros_like(residual)
-        for index, (layer, slots) in enumerate(zip(self.weights.layers, cache, strict=True)):
-            changes = [(mask, adapter.layers[index]) for mask, adapter in active]
-            normed = add_rms_norm(x, residual, layer.attn_norm, self._eps)
-            x = self._attend(normed, index, slots, batch, (cos, sin), changes)
-            normed = add_rms_norm(x, residual, layer.mlp_norm, self._eps)
-            x = self._feed_forward(normed, index, changes)
-        return residual.add_(x)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Return the logits of chosen rows. hidden [n, hidden], before the final norm; returns [n, vocab]."""
-        count = hidden.shape[0]
-        padded = torch.nn.functional.pad(hidden, (0, 0, 0, self.tiles.padded(count) - count))
-        normed = rms_norm(padded, self.weights.final_norm, self._eps)
-        return matmul(normed, self.weights.head, self.tiles)[:count]
-
-    @property
-    def _eps(self) -> float:
-        return self.config.rms_norm_eps
-
-    def _attend(
-        self,
-        x: Tensor,
-        index: int,
-        slots: LayerCache,
-        batch: Batch,
-        rotation: tuple[Tensor, Tensor],
-        changes: list[tuple[Tensor, AdapterLayer]],
-    ) -> Tensor:
-        c, layer = self.config, self.weights.layers[index]
-        cos, sin = rotation
-        qkv = self._linear(x, layer.qkv, [(m, a.qkv) for m, a in changes])
-        if layer.qkv_bias is not None:
-            qkv += layer.qkv_bias
-        heads = qkv.view(-1, c.num_heads + 2 * c.num_kv_heads, c.head_dim)
-        q, k, v = torch.split(heads, [c.num_heads, c.num_kv_heads, c.num_kv_heads], dim=1)
-        if layer.q_norm is not None and layer.k_norm is not None:
-            q = rms_norm(q, layer.q_norm, self._eps)
-            k = rms_norm(k, layer.k_norm, self._eps)
-            rotated_q, rotated_k = rotate(q, cos, sin), rotate(k, cos, sin)
-        else:
-            rotated = rotate(heads[:, : c.num_heads + c.num_kv_heads], cos, sin)
-            rotated_q, rotated_k = rotated[:, : c.num_heads], rotated[:, c.num_heads :]
-        write_cache(rotated_k, v, slots.k, slots.v, batch.blocks, batch.offsets)
-        out = attention(rotated_q, slots.k, slots.v, batch.attention, c.head_dim**-0.5)
-        return self._linear(out, layer.o, [(m, a.o) for m, a in changes])
-
-    def _feed_forward(self, x: Tensor, index: int, changes: list[tuple[Tensor, AdapterLayer]]) -> Tensor:
-        layer = self.weights.layers[index]
-        gate_up = self._linear(x, layer.gate_up, [(m, a.gate_up) for m, a in changes])
-        return self._linear(silu_mul(gate_up), layer.down, [(m, a.down) for m, a in changes])
-
-    def _linear(self, x: Tensor, w: Projection, changes: list[tuple[Tensor, LowRank | None]]) -> Tensor:
-        y = matmul(x, w, self.tiles)
-        return add_low_rank(y, x, [(mask, change) for mask, change in changes if change is not None], self.tiles)
+def rotation(config: ModelConfig, max_seq_len: int) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines of each position's angles, float32 [max_seq_len, head_dim / 2]."""
+    angles = torch.arange(max_seq_len).float()[:, None] * rope_frequencies(config)
+    return angles.cos(), angles.sin()

@@ -87,13 +87,14 @@ Request = GenerateRequest | ScoreRequest
 class GenerateResult:
     """A finished generation.
 
-    ``status``: ``"ok"``, or ``"too_long"`` when prompt and answer can never fit (then nothing was generated).
+    ``status``: ``"ok"``; ``"too_long"`` when prompt and answer can never fit; ``"out_of_memory"`` when not even one
+    token's step found memory. Nothing was generated where it is not ok.
     ``finish_reason``: ``"stop"`` (end token, stop token, stop string, or a constraint that is complete) or
     ``"length"``; ``"none"`` where status is not ok.
     """
 
     id: str
-    status: Literal["ok", "too_long"]
+    status: Literal["ok", "too_long", "out_of_memory"]
     finish_reason: Literal["stop", "length", "none"]
     token_ids: tuple[int, ...]  # without the end token that stopped it
     text: str  # decoded token_ids without special tokens, cut before the stop string
@@ -114,7 +115,7 @@ class ScoreResult:
     """
 
     id: str
-    status: Literal["ok", "too_long"]
+    status: Literal["ok", "too_long", "out_of_memory"]
     logprobs: tuple[float, ...]  # one a label, in the order given; empty where status is not ok
     token_logprobs: tuple[tuple[float, ...], ...]  # of each label's tokens
     mass: float

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from warmeng.engine.cache import BlockPool, block_hashes
 from warmeng.engine.request import GenerateRequest, Request, ScoreRequest
-from warmeng.engine.sequence import Sequence
+from warmeng.engine.sequence import PENDING, Sequence
 
 _URGENT = -1  # the group of requests that were added while the engine runs: gradings, taken at once
 
@@ -89,15 +89,18 @@ class Scheduler:
         return self._longest_answer(sequence.request)
 
     def schedule(self) -> list[Work]:
-        """Choose the next step's work and give it blocks. Empty only where nothing is left to do."""
+        """Choose the next step's work and give it blocks.
+
+        Empty where nothing is left to do, or where all that is left waits for the outcome of a started step.
+        """
         work: list[Work] = []
         budget = self.max_batched_tokens
         scheduled: set[int] = set()
         for sequence in list(self.running):  # decoding first: one token each
-            if sequence.remaining == 1 and budget > 0 and sequence in self.running:
+            if sequence.remaining == 1 and budget > 0 and sequence in self.running and not self._waits(sequence):
                 budget -= self._take(sequence, 1, work, scheduled)
         for sequence in list(self.running):  # then prompts that are under way
-            if sequence.remaining > 1 and budget > 0 and sequence in self.running:
+            if sequence.remaining > 1 and budget > 0 and sequence in self.running and not self._waits(sequence):
                 budget -= self._take(sequence, min(budget, sequence.remaining), work, scheduled)
         while budget > 0 and len(self.running) < self.max_num_seqs:
             admitted = self._admit()
@@ -108,8 +111,37 @@ class Scheduler:
 
     def finish(self, sequence: Sequence) -> None:
         """Take a sequence out and release its blocks."""
-        self.running.remove(sequence)
+        if sequence in self.running:
+            self.running.remove(sequence)
+        else:  # it gave its blocks back while the step that ended it was under way
+            self._preempted.remove(sequence)
         self._release(sequence)
+
+    def retreat(self, work: list[Work]) -> bool:
+        """Take back a step that could not run for lack of memory, and make the next ones smaller.
+
+        Its sequences are computed again from their beginning. Returns False where the step was as small as can be: one
+        token of one sequence.
+        """
+        rows = sum(item.stop - item.start for item in work)
+        for item in reversed(work):
+            for index in range(item.start // self.block_size, len(item.sequence.blocks)):
+                self.pool.unpublish(item.sequence.blocks[index])  # what it was to hold was not computed
+        for item in reversed(work):
+            if item.sequence in self.running:
+                self._preempt(item.sequence)
+        if rows == 1:
+            return False
+        self.max_batched_tokens = max(1, rows // 2)
+        self.max_num_seqs = max(1, min(self.max_num_seqs, self.max_batched_tokens))
+        return True
+
+    def _waits(self, sequence: Sequence) -> bool:
+        """Tell whether a sequence can't go on before its pending token is known."""
+        if sequence.tokens[-1] != PENDING:
+            return False
+        generated = len(sequence.tokens) - sequence.prompt_len
+        return sequence.matcher is not None or generated >= self._longest_answer(sequence.request)
 
     def _take(self, sequence: Sequence, count: int, work: list[Work], scheduled: set[int]) -> int:
         """Schedule ``count`` tokens; preempt younger sequences where blocks lack. Returns the tokens scheduled."""
@@ -155,6 +187,8 @@ class Scheduler:
         """Take the next waiting sequence in, with the cached part of its prompt, where it fits."""
         if self._preempted:
             sequence = self._preempted[0]
+            if self._waits(sequence):
+                return None
         elif self._waiting:
             sequence = self._waiting[0][-1]
         else:

@@ -10,6 +10,8 @@ import numpy as np
 from warmeng.engine.constraints import Matcher
 from warmeng.engine.request import GenerateRequest, ScoreRequest
 
+PENDING = -1  # stands for a token that a step has been started for and whose outcome isn't read yet
+
 
 @dataclass(eq=False)  # one equals itself alone; comparing by value is slow
 class Sequence:
@@ -17,6 +19,7 @@ class Sequence:
 
     ``tokens`` is what must be computed, in order: the prompt and what was generated; or the prompt and, for a
     score request, each label but its last token, one label after the other. ``computed`` of them are in the cache.
+    The last one may be ``PENDING``.
     """
 
     request: GenerateRequest | ScoreRequest
@@ -33,7 +36,8 @@ class Sequence:
     prompt_logprobs: list[float] = field(default_factory=list)
     label_logprobs: dict[tuple[int, int], float] = field(default_factory=dict)  # (label, token index) -> value
     matcher: Matcher | None = None
-    stopped: bool = False  # a stop token was chosen; it isn't in ``tokens``
+    pending_row: int = 0  # of a pending token: its place among the samples of the step that chooses it
+    finished: bool = False  # its result is made; a step that was started with it counts for nothing
 
     @property
     def prompt_len(self) -> int:

@@ -1,20 +1,25 @@
-"""Runs steps: forward pass, log-probabilities that were asked for, and the choice of the next tokens."""
+"""Runs steps on the CPU: forward pass, log-probabilities that were asked for, and the choice of the next tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from warmeng.engine.batch import Batch, Target, Wanted, build_batch
+from warmeng.engine.adapters import Adapter
+from warmeng.engine.backend import Outcome, Sampled
 from warmeng.engine.checkpoint import Weights
 from warmeng.engine.config import ModelConfig
-from warmeng.engine.constraints import ConstraintCompiler
-from warmeng.engine.lora import AdapterWeights
-from warmeng.engine.model import Decoder, LayerCache
+from warmeng.engine.constraints import ConstraintCompiler, unpack
+from warmeng.engine.cpu.batch import Batch, build_batch
+from warmeng.engine.cpu.lora import lay_out as lay_out_adapter
+from warmeng.engine.cpu.ops import CpuOps, LayerCache
+from warmeng.engine.layout import Layout, Target, Wanted, lay_out
+from warmeng.engine.model import forward, rotation
 from warmeng.engine.request import GenerateRequest, SamplingParams
 from warmeng.engine.scheduler import Work
 from warmeng.engine.sequence import Sequence
@@ -26,16 +31,20 @@ _LOGIT_ROWS = 96  # at once: bounds the logits in memory
 
 
 @dataclass(frozen=True)
-class Sampled:
-    """One chosen token. ``logprob``: full vocabulary, temperature 1, before constraints; NaN unless asked."""
+class Done:
+    """A step that ran while it was started."""
 
-    sequence: Sequence
-    token: int
-    logprob: float
+    outcome: Outcome
+
+    def wait(self) -> Outcome:
+        """Return what the step found."""
+        return self.outcome
 
 
-class Runner:
-    """The decoder with its cache on one device."""
+class CpuRunner:
+    """The decoder with its cache on the CPU."""
+
+    overlap = 0
 
     def __init__(
         self,
@@ -50,49 +59,68 @@ class Runner:
         """``arrangement``: how the weights are laid out; ``vocab_size``: token ids of the tokenizer, others masked."""
         self.config = config
         self.block_size = block_size
+        self.num_blocks = num_blocks
         self.vocab_size = min(vocab_size, config.vocab_size)
-        self.adapters: dict[str, AdapterWeights] = {}
         self.arrangement = arrangement
+        self.dtype = weights.embed.dtype
         group = config.num_heads // config.num_kv_heads
         self._owners = least_owners(group, config.head_dim, block_size, arrangement.fast)
-        self.decoder = Decoder(config, weights, arrangement.tiles, max_seq_len)
+        cos, sin = rotation(config, max_seq_len)
+        self._rotation = cos.to(self.dtype), sin.to(self.dtype)
         shape = (num_blocks, config.num_kv_heads)
-        dtype = weights.embed.dtype
         # Zeros, not empty: a masked slot is multiplied by a probability of zero, and zero times NaN is NaN.
-        self.cache = [
+        cache = [
             LayerCache(
-                _lazy_zeros((*shape, config.head_dim, block_size), dtype),
-                _lazy_zeros((*shape, block_size, config.head_dim), dtype),
+                _lazy_zeros((*shape, config.head_dim, block_size), self.dtype),
+                _lazy_zeros((*shape, block_size, config.head_dim), self.dtype),
             )
             for _ in range(config.num_layers)
         ]
+        self.ops = CpuOps(config, weights, arrangement.tiles, cache)
 
     @torch.inference_mode()
-    def step(
-        self, work: list[Work], compiler: ConstraintCompiler | None
-    ) -> tuple[list[Sampled], list[tuple[Target, float]]]:
-        """Run one step and return the chosen tokens and the log-probabilities that it was asked for."""
-        batch, wanted = self._batch(work)
-        hidden = self.decoder.forward(batch, self.cache, self.adapters)
-        return self._sample(hidden, wanted, compiler), self._read_targets(hidden, wanted.targets)
+    def start(self, work: list[Work], compiler: ConstraintCompiler | None) -> Done:
+        """Run one step."""
+        layout = lay_out(work, self.block_size)
+        hidden = forward(self.ops.weights, self.ops, self._batch(layout))
+        return Done(Outcome(self._sample(hidden, layout.wanted, compiler), self._read(hidden, layout.wanted.targets)))
 
     @torch.inference_mode()
     def last_logits(self, work: Work) -> Tensor:
         """Return the logits after one sequence's last scheduled token, [vocab]: for probes."""
-        batch, _ = self._batch([work])
-        hidden = self.decoder.forward(batch, self.cache, self.adapters)
+        batch = self._batch(lay_out([work], self.block_size))
+        hidden = forward(self.ops.weights, self.ops, batch)
         return self._logits(hidden, [batch.num_tokens - 1])[0]
 
-    def _batch(self, work: list[Work]) -> tuple[Batch, Wanted]:
-        dtype = self.decoder.weights.embed.dtype
-        return build_batch(work, self.config, self.arrangement.tiles, self.block_size, self._owners, dtype)
+    def add_adapter(self, adapter: Adapter) -> None:
+        """Lay an adapter out, unless one of its content is there."""
+        if adapter.hash not in self.ops.adapters:
+            laid_out = lay_out_adapter(adapter, self.config, self.dtype, self.arrangement.project)
+            self.ops.adapters[adapter.hash] = laid_out
+
+    def describe(self) -> dict[str, Any]:
+        """Return what determines the numbers on this device."""
+        return {
+            "device": "cpu",
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+            "products": self.arrangement.project.__name__,
+            "row_tiles": list(self.arrangement.tiles.sizes),
+        }
+
+    def release_memory(self) -> None:
+        """Nothing is held for later."""
+
+    def _batch(self, layout: Layout) -> Batch:
+        tiles = self.arrangement.tiles
+        return build_batch(layout, self.config, tiles, self.block_size, self._owners, self._rotation)
 
     def _logits(self, hidden: Tensor, rows: Seq[int]) -> Tensor:
-        logits = self.decoder.logits(hidden.index_select(0, torch.tensor(rows)))
+        logits = self.ops.logits(hidden.index_select(0, torch.tensor(rows)))
         logits[:, self.vocab_size :] = -torch.inf
         return logits
 
-    def _read_targets(self, hidden: Tensor, targets: tuple[Target, ...]) -> list[tuple[Target, float]]:
+    def _read(self, hidden: Tensor, targets: tuple[Target, ...]) -> list[tuple[Target, float]]:
         rows = sorted({target.row for target in targets})
         found: list[tuple[Target, float]] = []
         by_row: dict[int, list[Target]] = {}
@@ -126,9 +154,10 @@ class Runner:
         constrained = [i for i, s in enumerate(sequences) if s.matcher is not None]
         if constrained:
             assert compiler is not None
-            masks = compiler.masks([m for s in sequences if (m := s.matcher) is not None])
+            bits = compiler.masks([m for s in sequences if (m := s.matcher) is not None])
             logits = logits.clone()
-            logits[constrained] = logits[constrained].masked_fill(~masks, -torch.inf)
+            allowed = unpack(bits)[:, : self.config.vocab_size]
+            logits[constrained] = logits[constrained].masked_fill(~allowed, -torch.inf)
         drawn = [i for i, s in enumerate(sequences) if _params(s).temperature > 0]
         if not drawn:
             return argmax(logits)

@@ -1,41 +1,22 @@
-"""Every tensor of one step, and how it is laid out from the scheduler's work."""
+"""A step's work laid out on the host: what every backend makes its batch of, and what is to be read from the logits."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from warmeng.engine.cache import NULL_BLOCK
-from warmeng.engine.config import ModelConfig
 from warmeng.engine.request import GenerateRequest
 from warmeng.engine.scheduler import Work
-from warmeng.engine.sequence import Sequence
-from warmeng.kernels.attention import PairPlan, Segment, plan_pairs
-from warmeng.kernels.linear import RowTiles
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One forward pass. ``rows`` counts the padding that the row tiles ask for; padding lies at the end."""
-
-    token_ids: Tensor  # int64 [rows]
-    positions: Tensor  # int64 [rows]
-    blocks: Tensor  # int64 [rows] cache block of each token's slot; the null block for padding
-    offsets: Tensor  # int64 [rows] place of the slot in its block
-    attention: tuple[PairPlan, ...]
-    adapters: tuple[tuple[str, Tensor], ...]  # (content hash, mask fp32 [rows, 1]); rows without adapter are in none
-    num_tokens: int  # rows that are not padding
+from warmeng.engine.sequence import PENDING, Sequence
+from warmeng.kernels.attention import Segment
 
 
 @dataclass(frozen=True)
 class Target:
-    """A log-probability to read: of ``token`` after batch row ``row``.
+    """A log-probability to read: of ``token`` after row ``row``.
 
-    ``place`` says whose: ("prompt", index of the prompt token) or ("label", label, index of the label's token).
+    ``place`` says whose: ("prompt", index of the prompt token, 0) or ("label", label, index of the label's token).
     """
 
     row: int
@@ -48,55 +29,48 @@ class Target:
 class Wanted:
     """What the step must read from the logits."""
 
-    samples: tuple[tuple[int, Sequence], ...]  # (batch row, sequence that draws its next token from it)
+    samples: tuple[tuple[int, Sequence], ...]  # (row, sequence that draws its next token from it)
     targets: tuple[Target, ...]
 
 
-def build_batch(
-    work: list[Work], config: ModelConfig, tiles: RowTiles, block_size: int, owners: int, dtype: torch.dtype
-) -> tuple[Batch, Wanted]:
-    """Lay out a step. ``owners``: see ``least_owners``. Runs the host only; tensors are made on the CPU."""
+@dataclass(frozen=True)
+class Layout:
+    """One row for each token that the step computes."""
+
+    tokens: list[int]  # where the token isn't known yet: -1 - its place among the previous step's samples
+    positions: list[int]
+    slots: list[int]  # block * block_size + offset
+    adapters: list[str]  # content hash, "" for none
+    segments: list[Segment]  # cover the rows in order
+    wanted: Wanted
+
+
+def lay_out(work: list[Work], block_size: int) -> Layout:
+    """Lay out a step, sequence by sequence in the order of ``work``."""
     tokens: list[int] = []
     positions: list[int] = []
     slots: list[int] = []
+    adapters: list[str] = []
     segments: list[Segment] = []
     samples: list[tuple[int, Sequence]] = []
     targets: list[Target] = []
-    rows_of: dict[str, list[int]] = {}
     for item in work:
         sequence = item.sequence
         first = len(tokens)
-        _lay_out(item, block_size, positions, slots, segments)
-        tokens.extend(sequence.tokens[item.start : item.stop])
-        rows = range(first, len(tokens))
-        if sequence.adapter_hash:
-            rows_of.setdefault(sequence.adapter_hash, []).extend(rows)
+        _place(item, block_size, positions, slots, segments)
+        chosen = sequence.tokens[item.start : item.stop]
+        tokens.extend(-1 - sequence.pending_row if token == PENDING else token for token in chosen)
+        adapters.extend([sequence.adapter_hash] * len(chosen))
         if isinstance(sequence.request, GenerateRequest):
             if item.stop == len(sequence.tokens):
-                samples.append((rows[-1], sequence))
+                samples.append((len(tokens) - 1, sequence))
             targets.extend(_prompt_targets(item, first))
         else:
             targets.extend(_label_targets(item, first))
-    group = config.num_heads // config.num_kv_heads
-    count = len(tokens)
-    padding = tiles.padded(count) - count
-    slot = np.asarray(slots + [NULL_BLOCK * block_size] * padding, dtype=np.int64)
-    masks: Mapping[str, Tensor] = {name: torch.zeros(count + padding, 1, dtype=dtype) for name in sorted(rows_of)}
-    for name, mask in masks.items():
-        mask[rows_of[name]] = 1
-    batch = Batch(
-        token_ids=torch.tensor(tokens + [0] * padding),
-        positions=torch.tensor(positions + [0] * padding),
-        blocks=torch.from_numpy(slot // block_size),
-        offsets=torch.from_numpy(slot % block_size),
-        attention=plan_pairs(segments, config.num_kv_heads, group, block_size, owners),
-        adapters=tuple(masks.items()),
-        num_tokens=count,
-    )
-    return batch, Wanted(tuple(samples), tuple(targets))
+    return Layout(tokens, positions, slots, adapters, segments, Wanted(tuple(samples), tuple(targets)))
 
 
-def _lay_out(work: Work, block_size: int, positions: list[int], slots: list[int], segments: list[Segment]) -> None:
+def _place(work: Work, block_size: int, positions: list[int], slots: list[int], segments: list[Segment]) -> None:
     """Append the positions, slots and attention segments of one sequence's work: its main line, then its labels'."""
     sequence = work.sequence
     branches = sequence.branches()

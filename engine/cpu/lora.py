@@ -1,4 +1,4 @@
-"""Adapters laid out for the decoder's fused projections."""
+"""Adapters laid out for the CPU's fused projections."""
 
 from __future__ import annotations
 

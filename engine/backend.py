@@ -1,0 +1,69 @@
+"""What the engine asks of a device: to run steps, to hold adapters, and to say what it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from warmeng.engine.adapters import Adapter
+from warmeng.engine.constraints import ConstraintCompiler
+from warmeng.engine.layout import Target
+from warmeng.engine.scheduler import Work
+from warmeng.engine.sequence import Sequence
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One chosen token. ``logprob``: full vocabulary, temperature 1, before constraints; NaN unless asked."""
+
+    sequence: Sequence
+    token: int
+    logprob: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one step found."""
+
+    sampled: list[Sampled]
+    targets: list[tuple[Target, float]]
+
+
+class Flight(Protocol):
+    """A step that was started."""
+
+    def wait(self) -> Outcome:
+        """Return what the step found, when the device has."""
+
+
+class Runner(Protocol):
+    """The decoder with its cache on one device."""
+
+    @property
+    def overlap(self) -> int:
+        """Steps that may be started before the outcome of an earlier one is read: 0 or 1."""
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of the cache, the null block included."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids that the tokenizer has; others are never chosen."""
+
+    def start(self, work: list[Work], compiler: ConstraintCompiler | None) -> Flight:
+        """Start a step. Raises one of ``OUT_OF_MEMORY`` where the device hasn't the memory."""
+
+    def last_logits(self, work: Work) -> Tensor:
+        """Return the logits after one sequence's last token, on the host, [vocab]: for probes."""
+
+    def add_adapter(self, adapter: Adapter) -> None:
+        """Lay an adapter out on the device, unless one of its content is there."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return what determines the numbers on this device, for a manifest: JSON types only."""
+
+    def release_memory(self) -> None:
+        """Give back memory that is held for later, after a step ran out of it."""

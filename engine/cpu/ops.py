@@ -1,0 +1,87 @@
+"""The decoder's operations on the CPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from warmeng.engine.checkpoint import Weights
+from warmeng.engine.config import ModelConfig
+from warmeng.engine.cpu.batch import Batch
+from warmeng.engine.cpu.lora import AdapterWeights
+from warmeng.engine.model import Fused
+from warmeng.kernels.activation import silu_mul
+from warmeng.kernels.attention import attention
+from warmeng.kernels.linear import Projection, RowTiles, add_low_rank, matmul
+from warmeng.kernels.norm import add_rms_norm, rms_norm
+from warmeng.kernels.rope import rotate, write_cache
+
+
+@dataclass(frozen=True)
+class LayerCache:
+    """Keys and values of one layer."""
+
+    k: Tensor  # [blocks, kv_heads, head_dim, block_size]
+    v: Tensor  # [blocks, kv_heads, block_size, head_dim]
+
+
+class CpuOps:
+    """See ``Ops``; a product is complete as it is made, its adapters' changes included."""
+
+    def __init__(self, config: ModelConfig, weights: Weights, tiles: RowTiles, cache: list[LayerCache]) -> None:
+        """``tiles`` are the row counts that products may take."""
+        self.config = config
+        self.weights = weights
+        self.tiles = tiles
+        self.cache = cache
+        self.adapters: dict[str, AdapterWeights] = {}
+
+    def embed(self, batch: Batch) -> Tensor:
+        """Return the embeddings of the batch's tokens."""
+        return self.weights.embed.index_select(0, batch.token_ids)
+
+    def add_norm(self, product: Tensor | None, residual: Tensor, weight: Tensor) -> Tensor:
+        """Add a product to ``residual`` in place and return the normalised sum."""
+        if product is None:
+            return rms_norm(residual, weight, self.config.rms_norm_eps)
+        return add_rms_norm(product, residual, weight, self.config.rms_norm_eps)
+
+    def project(self, x: Tensor, layer: int, name: Fused, batch: Batch) -> Tensor:
+        """Multiply with a layer's weight and add the changes of the rows' adapters."""
+        w: Projection = getattr(self.weights.layers[layer], name)
+        changes = [(mask, getattr(self.adapters[key].layers[layer], name)) for key, mask in batch.adapters]
+        present = [(mask, change) for mask, change in changes if change is not None]
+        return add_low_rank(matmul(x, w, self.tiles), x, present, self.tiles)
+
+    def attend(self, qkv: Tensor, layer: int, batch: Batch) -> Tensor:
+        """Rotate queries and keys, write keys and values to the cache, attend."""
+        c, w, slots = self.config, self.weights.layers[layer], self.cache[layer]
+        if w.qkv_bias is not None:
+            qkv += w.qkv_bias
+        heads = qkv.view(-1, c.num_heads + 2 * c.num_kv_heads, c.head_dim)
+        q, k, v = torch.split(heads, [c.num_heads, c.num_kv_heads, c.num_kv_heads], dim=1)
+        if w.q_norm is not None and w.k_norm is not None:
+            rotated_q = rotate(rms_norm(q, w.q_norm, c.rms_norm_eps), batch.cos, batch.sin)
+            rotated_k = rotate(rms_norm(k, w.k_norm, c.rms_norm_eps), batch.cos, batch.sin)
+        else:
+            rotated = rotate(heads[:, : c.num_heads + c.num_kv_heads], batch.cos, batch.sin)
+            rotated_q, rotated_k = rotated[:, : c.num_heads], rotated[:, c.num_heads :]
+        write_cache(rotated_k, v, slots.k, slots.v, batch.blocks, batch.offsets)
+        return attention(rotated_q, slots.k, slots.v, batch.attention, c.head_dim**-0.5)
+
+    def silu_mul(self, gate_up: Tensor) -> Tensor:
+        """Return silu(gate) * up."""
+        return silu_mul(gate_up)
+
+    def add(self, product: Tensor, residual: Tensor) -> Tensor:
+        """Return the residual with the last product."""
+        return residual.add_(product)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return the logits of chosen rows. hidden [n, hidden], before the final norm; returns [n, vocab]."""
+        count = hidden.shape[0]
+        padded = torch.nn.functional.pad(hidden, (0, 0, 0, self.tiles.padded(count) - count))
+        normed = rms_norm(padded, self.weights.final_norm, self.config.rms_norm_eps)
+        return matmul(normed, self.weights.head, self.tiles)[:count]

@@ -1,0 +1,93 @@
+"""CUDA graphs of decoding steps: one for each number of rows on a ladder, with and without adapters.
+
+A graph replays the launches of a whole step with the addresses they were captured with, so its inputs are one buffer
+that is filled anew each step. Graphs are captured when they are first needed; they share one memory pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from warmeng.engine.gpu.batch import HostBatch, Ints, pack, unpack
+
+SIZES = (1, 2, 4, 8, *range(16, 128, 16), *range(128, 512, 32), *range(512, 1025, 64))
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A graph, its input buffer with its parts, and its output."""
+
+    graph: torch.cuda.CUDAGraph
+    flat: Tensor
+    views: dict[str, Tensor]
+    logits: Tensor  # [rows, vocab] fp32
+
+
+class DecodeGraphs:
+    """The graphs of one runner."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._pool = torch.cuda.graph_pool_handle()
+        self._graphs: dict[tuple[int, int, bool], Captured] = {}
+
+    def clear(self) -> None:
+        """Forget all graphs: the adapters' matrices lie elsewhere now."""
+        self._graphs.clear()
+
+    @staticmethod
+    def rows_for(count: int) -> int | None:
+        """Return the rows of the smallest graph that holds ``count``, None where none does."""
+        return next((size for size in SIZES if size >= count), None)
+
+    def run(
+        self,
+        host: HostBatch,
+        forward: Callable[[dict[str, Tensor]], Tensor],
+        ready: Callable[[dict[str, Tensor]], None],
+    ) -> Tensor:
+        """Fill the inputs and replay; returns the logits, which the next replay overwrites.
+
+        ``forward`` computes logits from the input's parts and is what is captured; ``ready`` completes the inputs and
+        runs before each replay.
+        """
+        flat, places = pack(host.arrays)
+        key = (host.arrays["token_ids"].size, host.chunks, host.has_adapters)
+        found = self._graphs.get(key)
+        if found is None:
+            found = self._graphs[key] = self._capture(flat, places, forward)
+        found.flat.copy_(_pinned(flat), non_blocking=True)
+        ready(found.views)
+        found.graph.replay()
+        return found.logits
+
+    def _capture(
+        self,
+        flat: Ints,
+        places: dict[str, tuple[int, tuple[int, ...]]],
+        forward: Callable[[dict[str, Tensor]], Tensor],
+    ) -> Captured:
+        buffer = torch.from_numpy(flat).to(self.device)
+        views = unpack(buffer, places)
+        views["token_ids"].clamp_(min=0)
+        views["slots"].zero_()  # the null block: what is computed to warm up must not reach the cache
+        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # kernels are compiled and libraries set up before capturing
+            forward(views)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            logits = forward(views)
+        return Captured(graph, buffer, views, logits)
+
+
+def _pinned(flat: Ints) -> Tensor:
+    """Return a copy in page-locked memory, which the device reads without waiting for the host."""
+    staged = torch.empty(len(flat), dtype=torch.int32, pin_memory=True)
+    staged.copy_(torch.from_numpy(flat))
+    return staged

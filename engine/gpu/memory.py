@@ -1,0 +1,79 @@
+"""How the device's memory is divided: weights, workspace of the largest step, and the rest for the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+
+from warmeng.engine.errors import UsageError
+from warmeng.engine.gpu.ops import GpuOps
+from warmeng.engine.layout import Layout, Wanted
+from warmeng.engine.settings import Limits
+from warmeng.kernels.attention import Segment
+
+_SHARE = 0.94  # of what is free: the driver, libraries and graphs take some later
+_ADAPTERS = 512 * 2**20  # bytes left for adapters that are loaded afterwards
+_SEGMENT = 64  # tokens of each prompt in the rehearsal
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Bytes of each use, and the cache's blocks with the null block."""
+
+    weights: int
+    workspace: int
+    cache: int
+    num_blocks: int
+
+    def as_dict(self) -> dict[str, int]:
+        """Return the bytes by use."""
+        return {name: value for name, value in asdict(self).items() if name != "num_blocks"}
+
+
+def block_bytes(ops: GpuOps, block_size: int) -> int:
+    """Return the bytes of one block over all layers."""
+    c = ops.config
+    return 2 * c.num_layers * c.num_kv_heads * c.head_dim * block_size * ops.weights.embed.element_size()
+
+
+def plan_cache(ops: GpuOps, within: Limits, block_size: int, rehearse: Callable[[Layout, int], None]) -> Budget:
+    """Return how much cache fits beside the weights and the largest step, which is run once to see what it takes.
+
+    ``rehearse(layout, logit_rows)`` runs a step with a cache of one block. Raises UsageError where no cache fits.
+    """
+    size = block_bytes(ops, block_size)
+    device = ops.weights.embed.device
+    if device.type != "cuda":
+        assert within.kv_bytes is not None
+        blocks = max(2, within.kv_bytes // size) + 1
+        return Budget(0, 0, blocks * size, blocks)
+    weights = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    rehearse(_largest(within), within.max_num_seqs)
+    torch.cuda.synchronize(device)
+    workspace = torch.cuda.max_memory_allocated(device) - weights
+    ops.cache = []
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info(device)
+    cache = within.kv_bytes or int(free * _SHARE) - workspace - _ADAPTERS
+    blocks = cache // size
+    if blocks < 2 or cache > free:
+        raise UsageError(
+            f"the weights take {weights / 2**30:.1f} GiB and the largest step {workspace / 2**30:.1f} GiB; "
+            f"{free / 2**30:.1f} GiB are free, too little for a key-value cache of {max(cache, 2 * size) / 2**30:.1f} "
+            "GiB: choose a smaller model, or set max_batched_tokens or kv_bytes lower"
+        )
+    return Budget(weights, workspace, blocks * size, blocks)
+
+
+def _largest(within: Limits) -> Layout:
+    """A step of as many tokens as a step may have, in short prompts that all lie in the null block."""
+    count = within.max_batched_tokens
+    table = np.zeros(-(-_SEGMENT // 16), dtype=np.int64)
+    lengths = [min(_SEGMENT, count - first) for first in range(0, count, _SEGMENT)]
+    positions = [position for length in lengths for position in range(length)]
+    segments = [Segment(table, length, length) for length in lengths]
+    return Layout([0] * count, positions, [0] * count, [""] * count, segments, Wanted((), ()))

@@ -1,0 +1,96 @@
+"""The decoder's operations on a CUDA device, or in Triton's interpreter."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from warmeng.engine.checkpoint import Weights
+from warmeng.engine.config import ModelConfig
+from warmeng.engine.gpu.batch import Batch
+from warmeng.engine.gpu.lora import AdapterBank
+from warmeng.engine.gpu.weight import DeviceWeight
+from warmeng.engine.model import Fused, rotation
+from warmeng.kernels.gpu.activation import silu_mul
+from warmeng.kernels.gpu.attention import Tiling, attention
+from warmeng.kernels.gpu.change import Product
+from warmeng.kernels.gpu.matmul import Tile, project
+from warmeng.kernels.gpu.norm import add_changed, add_rms_norm
+from warmeng.kernels.gpu.rope import Heads, rotate_and_write
+
+
+class GpuOps:
+    """See ``Ops``. A product carries its adapters' part, which the kernel that reads the product adds."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Weights,
+        bank: AdapterBank,
+        cache: list[tuple[Tensor, Tensor]],
+        tiles: tuple[Tile, ...],
+        tiling: Tiling,
+        max_seq_len: int,
+        fast: bool,
+    ) -> None:
+        """``cache``: keys and values of each layer, [blocks, kv_heads, block_size, head_dim]; ``fast``: the base's
+        products are the library's, which chooses another order of summation for other row counts.
+        """
+        self.config = config
+        self.weights = weights
+        self.bank = bank
+        self.cache = cache
+        self.tiles = tiles
+        self.tiling = tiling
+        self.fast = fast
+        self.heads = Heads(config.num_heads, config.num_kv_heads, config.head_dim)
+        self._rotation = tuple(table.to(weights.embed.device) for table in rotation(config, max_seq_len))
+
+    def embed(self, batch: Batch) -> Tensor:
+        """Return the embeddings of the batch's tokens."""
+        return torch.nn.functional.embedding(batch.token_ids, self.weights.embed)
+
+    def add_norm(self, product: Product | None, residual: Tensor, weight: Tensor) -> Tensor:
+        """Add a product to ``residual`` in place and return the normalised sum."""
+        return add_rms_norm(product, residual, weight, self.config.rms_norm_eps)
+
+    def project(self, x: Tensor, layer: int, name: Fused, batch: Batch) -> Product:
+        """Multiply with a layer's weight; with adapters in the batch, their A side is multiplied in the same launch."""
+        weight: DeviceWeight = getattr(self.weights.layers[layer], name)
+        change = self.bank.layers[layer][name] if batch.adapters is not None else None
+        if not self.fast:
+            return project(x, weight.w, change, batch.adapters, tiles=self.tiles)
+        y = weight.multiply(x)
+        if change is None:
+            return Product(y)
+        low = project(x, weight.w, change, batch.adapters, base=False, tiles=self.tiles)
+        return Product(y, low.low, change, batch.adapters)
+
+    def attend(self, qkv: Product, layer: int, batch: Batch) -> Tensor:
+        """Rotate queries and keys, write keys and values to the cache, attend."""
+        w, (k_cache, v_cache) = self.weights.layers[layer], self.cache[layer]
+        norms = (w.q_norm, w.k_norm) if w.q_norm is not None and w.k_norm is not None else None
+        q = rotate_and_write(
+            qkv, self.heads, w.qkv_bias, norms, self.config.rms_norm_eps, (self._rotation[0], self._rotation[1]),
+            batch.positions, batch.slots, k_cache, v_cache,
+        )  # fmt: skip
+        scale = self.config.head_dim**-0.5
+        return attention(q, k_cache, v_cache, batch.plan, batch.lengths, scale, self.tiling)
+
+    def silu_mul(self, gate_up: Product) -> Tensor:
+        """Return silu(gate) * up."""
+        return silu_mul(gate_up)
+
+    def add(self, product: Product, residual: Tensor) -> Tensor:
+        """Return the residual with the last product."""
+        if product.low is None:
+            return residual.add_(product.y)
+        add_changed(product, residual)
+        return residual
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return the logits of chosen rows in single precision. hidden [n, hidden], before the final norm."""
+        head = self.weights.head
+        assert isinstance(head, DeviceWeight)
+        normed = add_rms_norm(None, hidden, self.weights.final_norm, self.config.rms_norm_eps)
+        return project(normed, head.w, out_dtype=torch.float32, tiles=self.tiles).y

@@ -1,0 +1,81 @@
+"""From a model's name to a runner on a device: which backend, in which precision, with how much cache."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+
+import torch
+
+from warmeng.engine.backend import Runner
+from warmeng.engine.checkpoint import Weights, load_weights, projection_shapes
+from warmeng.engine.config import ModelConfig
+from warmeng.engine.cpu.runner import CpuRunner
+from warmeng.engine.errors import UsageError
+from warmeng.engine.random import random_weights
+from warmeng.engine.registry import ModelSource
+from warmeng.engine.settings import EngineSettings, Limits
+from warmeng.kernels.linear import arrange
+
+DEVICES = ("auto", "cpu", "cuda", "interpret")
+_INSTALL = "install the gpu extra: pip install warmeng[gpu]"
+
+
+def choose_device(device: str) -> str:
+    """Return "cpu", "cuda" or "interpret" (the CUDA backend's kernels in Triton's interpreter, for tests).
+
+    Raises UsageError where the device is unknown or isn't there.
+    """
+    if device not in DEVICES:
+        raise UsageError(f"device is {device!r}, expected one of {', '.join(DEVICES)}")
+    there, triton = torch.cuda.is_available(), find_spec("triton") is not None
+    if device == "auto":
+        return "cuda" if there and triton else "cpu"
+    if device == "cuda" and not there:
+        raise UsageError(
+            "device is 'cuda' and PyTorch sees no CUDA device: use --device cpu, or a CUDA build of PyTorch"
+        )
+    if device in ("cuda", "interpret") and not triton:
+        raise UsageError(f"device is {device!r} and triton is not installed: {_INSTALL}")
+    if device == "interpret" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise UsageError("device is 'interpret': set TRITON_INTERPRET=1 before starting")
+    return device
+
+
+def load_runner(
+    source: ModelSource | int,
+    config: ModelConfig,
+    vocab_size: int,
+    settings: EngineSettings,
+    device: str,
+    within: Limits,
+) -> Runner:
+    """Load a checkpoint, or make random weights from a seed, for a chosen device."""
+    if device == "cpu":
+        return _on_cpu(source, config, vocab_size, settings, within)
+    from warmeng.engine.gpu.runner import GpuRunner
+    from warmeng.engine.gpu.weight import DeviceWeight
+
+    where = torch.device("cuda" if device == "cuda" else "cpu")
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    if isinstance(source, int):
+        weights = random_weights(config, source, dtype, where, DeviceWeight)
+    else:
+        weights = load_weights(source.folder, config, dtype, where, DeviceWeight)
+    return GpuRunner(config, weights, settings, within, vocab_size)
+
+
+def _on_cpu(
+    source: ModelSource | int, config: ModelConfig, vocab_size: int, settings: EngineSettings, within: Limits
+) -> CpuRunner:
+    dtype, where = torch.float32, torch.device("cpu")  # bf16 products are up to ten times slower on CPUs
+    arrangement = arrange(list(projection_shapes(config).values()), dtype, where, settings.fast)
+    weights: Weights
+    if isinstance(source, int):
+        weights = random_weights(config, source, dtype, where, arrangement.project)
+    else:
+        weights = load_weights(source.folder, config, dtype, where, arrangement.project)
+    assert within.kv_bytes is not None
+    slot = 2 * config.num_layers * config.num_kv_heads * config.head_dim * weights.embed.element_size()
+    num_blocks = max(2, within.kv_bytes // (slot * settings.block_size)) + 1
+    return CpuRunner(config, weights, arrangement, num_blocks, settings.block_size, within.max_seq_len, vocab_size)

@@ -1,0 +1,81 @@
+"""Models and adapters of random numbers, for benchmarks: speed depends on shapes, not on what was learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from warmeng.engine.adapters import Adapter, adapter_hash, target_shapes
+from warmeng.engine.checkpoint import LayerWeights, Weights, projection_shapes
+from warmeng.engine.config import ModelConfig
+from warmeng.kernels.linear import Projection
+
+_STD = 0.02  # as such models are initialised
+
+
+class NoTokenizer:
+    """Stands in for a tokenizer where there is no text: decodes to nothing."""
+
+    template_hash = hash = ""
+
+    def __init__(self, vocab_size: int) -> None:
+        self.vocab_size = vocab_size
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return an empty text."""
+        return ""
+
+
+def random_weights(
+    config: ModelConfig,
+    seed: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    project: Callable[[Tensor], Projection],
+) -> Weights:
+    """Return normal weights with deviation 0.02, norms of one and biases of zero, made on ``device``."""
+    generator = torch.Generator(device=device).manual_seed(seed)
+
+    def normal(shape: tuple[int, int]) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=device).normal_(0, _STD, generator=generator)
+
+    def ones(size: int) -> Tensor:
+        return torch.ones(size, dtype=dtype, device=device)
+
+    shapes = projection_shapes(config)
+    embed = normal((config.vocab_size, config.hidden_size))
+    layers = tuple(
+        LayerWeights(
+            attn_norm=ones(config.hidden_size),
+            qkv=project(normal(shapes["qkv"])),
+            qkv_bias=torch.zeros(shapes["qkv"][0], dtype=dtype, device=device) if config.qkv_bias else None,
+            q_norm=ones(config.head_dim) if config.qk_norm else None,
+            k_norm=ones(config.head_dim) if config.qk_norm else None,
+            o=project(normal(shapes["o"])),
+            mlp_norm=ones(config.hidden_size),
+            gate_up=project(normal(shapes["gate_up"])),
+            down=project(normal(shapes["down"])),
+        )
+        for _ in range(config.num_layers)
+    )
+    head = project(embed if config.tie_word_embeddings else normal(shapes["head"]))
+    return Weights(embed, layers, ones(config.hidden_size), head)
+
+
+def random_adapter(config: ModelConfig, rank: int, seed: int) -> Adapter:
+    """Return an adapter of all linear layers, of normal numbers small enough that outputs stay in range."""
+    generator = torch.Generator().manual_seed(seed)
+    layers = tuple(
+        {
+            target: (
+                torch.randn(rank, width, generator=generator) * width**-0.5,
+                torch.randn(height, rank, generator=generator) * _STD,
+            )
+            for target, (width, height) in target_shapes(config).items()
+        }
+        for _ in range(config.num_layers)
+    )
+    return Adapter(adapter_hash(layers, 1.0), rank, 1.0, layers, Path(f"random-{seed}"), None, is_zero=False)

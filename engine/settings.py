@@ -1,0 +1,55 @@
+"""How the engine runs: nothing here changes results, except ``fast``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from warmeng.engine.errors import UsageError
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What a caller may choose; None takes what suits the device."""
+
+    fast: bool = False  # lets a row's last bits depend on the batch, for speed
+    max_num_seqs: int | None = None  # sequences that run at once
+    max_batched_tokens: int | None = None  # of one step
+    block_size: int = 16  # tokens of one cache block
+    kv_bytes: int | None = None  # of the key-value cache; None on a GPU: what is free
+    max_seq_len: int = 8192  # prompt and answer together, where the model allows more
+    threads: int | None = None  # of the CPU backend; None leaves PyTorch's own choice
+
+    def __post_init__(self) -> None:
+        for name in ("max_num_seqs", "max_batched_tokens", "block_size", "kv_bytes", "max_seq_len"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} is {value}, expected at least 1")
+        if self.block_size % 16:
+            raise UsageError(f"block_size is {self.block_size}, expected a multiple of 16")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The bounds of steps and cache on one device."""
+
+    max_num_seqs: int
+    max_batched_tokens: int
+    kv_bytes: int | None  # None: what is free
+    max_seq_len: int  # the model's own limit included
+
+
+_CPU = Limits(96, 768, 640 * 2**20, 0)
+_GPU = Limits(
+    1024, 4096, None, 0
+)  # 1,024 rows are past the ridge, where a step's weights cost less than its arithmetic
+
+
+def limits(settings: EngineSettings, device: str, max_seq_len: int) -> Limits:
+    """Return the bounds for ``device`` ("cpu", "interpret" or "cuda") and a model of ``max_seq_len``."""
+    default = _GPU if device == "cuda" else _CPU
+    return Limits(
+        settings.max_num_seqs or default.max_num_seqs,
+        settings.max_batched_tokens or default.max_batched_tokens,
+        settings.kv_bytes or default.kv_bytes,
+        min(max_seq_len, settings.max_seq_len),
+    )

@@ -1,0 +1,64 @@
+"""The gated activation of the feed-forward layer, with the adapters' changes of gate and up.
+
+Bytes of a row: 3 intermediate item sizes (gate and up read, the result written).
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from warmeng.kernels.gpu.change import RANK_TILE, ROW_TILE, Product, change_plain, low_rank_tile
+
+
+@triton.jit(do_not_specialize=["rows"])
+def _silu_mul(
+    gate_up, low, b, span_table, out, rows, width, low_stride, rank,
+    HAS_CHANGE: tl.constexpr, BLOCK_N: tl.constexpr, ROW_TILE: tl.constexpr, RANK_TILE: tl.constexpr,
+):  # fmt: skip
+    tile = tl.program_id(0)
+    m = tile * ROW_TILE + tl.arange(0, ROW_TILE)
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    m_in, n_in = m < rows, n < width
+    mask = m_in[:, None] & n_in[None, :]
+    at = m[:, None].to(tl.int64) * (2 * width) + n[None, :]
+    gate = tl.load(gate_up + at, mask=mask, other=0.0)
+    up = tl.load(gate_up + at + width, mask=mask, other=0.0)
+    if HAS_CHANGE:
+        first, stop = tl.load(span_table + tile * 2), tl.load(span_table + tile * 2 + 1)
+        more = low_rank_tile(
+            low, b, m, n, m_in, n_in, first, stop, 0, low_stride, rank, ROW_TILE, BLOCK_N, RANK_TILE
+        )  # fmt: skip
+        gate = (gate.to(tl.float32) + more).to(gate.dtype)
+        more = low_rank_tile(
+            low, b, m, n + width, m_in, n_in, first, stop, rank, low_stride, rank, ROW_TILE, BLOCK_N, RANK_TILE
+        )  # fmt: skip
+        up = (up.to(tl.float32) + more).to(up.dtype)
+    x = gate.to(tl.float32)
+    y = x / (1.0 + tl.exp(-x)) * up.to(tl.float32)
+    tl.store(out + m[:, None].to(tl.int64) * width + n[None, :], y.to(out.dtype.element_ty), mask=mask)
+
+
+def silu_mul(product: Product) -> Tensor:
+    """Return ``silu(gate) * up`` of a product [rows, 2 n], gate first, with its adapters' changes; [rows, n]."""
+    rows, width = product.y.shape[0], product.y.shape[1] // 2
+    out = torch.empty(rows, width, dtype=product.y.dtype, device=product.y.device)
+    low = b = span_table = product.y
+    low_stride, rank = 0, RANK_TILE
+    if product.low is not None and product.change is not None and product.rows is not None:
+        low, b, span_table = product.low, product.change.b, product.rows.spans
+        low_stride, rank = low.shape[1], product.change.rank
+    block = min(128, max(16, triton.next_power_of_2(width)))
+    _silu_mul[(-(-rows // ROW_TILE), -(-width // block))](
+        product.y, low, b, span_table, out, rows, width, low_stride, rank,
+        HAS_CHANGE=product.low is not None, BLOCK_N=block, ROW_TILE=ROW_TILE, RANK_TILE=RANK_TILE, num_warps=4,
+    )  # fmt: skip
+    return out
+
+
+def silu_mul_plain(product: Product) -> Tensor:
+    """Return what ``silu_mul`` does, in float64: the twin."""
+    gate, up = (product.y.double() + change_plain(product)).chunk(2, -1)
+    return torch.nn.functional.silu(gate) * up

@@ -1,0 +1,227 @@
+"""What the tests of the Triton kernels share: where they run, fresh random numbers, poisoned outputs, tolerances.
+
+Without a GPU the kernels run in Triton's interpreter on CPU tensors. With one they are compiled and run there, in bf16
+alone: single precision is no product path on a GPU, and its tiles would not fit.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+# Read when triton is imported, which other tests may do first: the root's conftest.py has the same line.
+os.environ.setdefault("TRITON_INTERPRET", "0" if Path("/dev/nvidiactl").exists() else "1")
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+INTERPRETED = os.environ["TRITON_INTERPRET"] == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
+
+# Of ||out - reference|| / ||reference||; the reference is computed in float64 from the same inputs.
+TOLERANCE = {
+    torch.float32: 2e-6,  # sums of up to a few hundred products of 2^-24 each, which mostly cancel, and exponentials
+    torch.bfloat16: 4e-3,  # up to three roundings on the way (product, change, result) of 2^-9 at most each
+}
+WORST = 8  # times the tolerance: of one element's error against |reference| + the root mean square of all
+POISON = -7_777_777  # what integers hold that nobody wrote
+
+
+class _WithoutTriton(pytest.Module):
+    def collect(self) -> list[pytest.Item]:
+        pytest.skip("triton is not installed: the kernels for GPUs need it", allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    """Skip this folder's modules with a reason where they could not even be imported."""
+    return None if find_spec("triton") else _WithoutTriton.from_parent(parent, path=module_path)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that takes ``dtype`` in each dtype of the device."""
+    if "dtype" in metafunc.fixturenames:
+        dtypes = [torch.float32, torch.bfloat16] if INTERPRETED else [torch.bfloat16]
+        metafunc.parametrize("dtype", dtypes, ids=[str(d).removeprefix("torch.") for d in dtypes])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interpreted_bf16() -> None:
+    """Let the interpreter compute with bf16 as devices do: it multiplies the bits as integers and cuts in casts."""
+    if not INTERPRETED:
+        return
+    import triton.language as tl
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    dot, cast = InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl
+
+    def widened(x: Any) -> Any:
+        if x.dtype.scalar != tl.bfloat16:
+            return x
+        return TensorHandle((np.asarray(x.data, np.uint32) << 16).view(np.float32), tl.float32)
+
+    def create_dot(self: Any, a: Any, b: Any, *others: Any) -> Any:
+        return dot(self, widened(a), widened(b), *others)
+
+    def cast_impl(self: Any, x: Any, to: Any) -> Any:
+        if x.dtype.scalar == tl.float32 and to.scalar == tl.bfloat16:
+            rounded = torch.tensor(np.asarray(x.data), device="cpu").bfloat16().view(torch.uint16)
+            return TensorHandle(rounded.numpy(), to.scalar)
+        if x.dtype.scalar == tl.bfloat16 and to.scalar == tl.float32:
+            return widened(x)
+        return cast(self, x, to)
+
+    InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl = create_dot, cast_impl
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_interpreter() -> None:
+    """Let the interpreter replace the language's functions once a launch, not at each call between kernels: a third."""
+    if not INTERPRETED:
+        return
+    from triton.runtime import interpreter
+
+    # Nor does it need to check every sum of integers for overflow: compiled kernels don't either.
+    object.__setattr__(interpreter.interpreter_builder.options, "sanitize_overflow", False)
+    replace, launch = interpreter._patch_lang, interpreter.GridExecutor.__call__
+    replaced: set[int] = set()
+
+    def replace_once(fn: Any) -> Any:
+        if id(fn.__globals__) in replaced:
+            return None
+        replaced.add(id(fn.__globals__))
+        return replace(fn)
+
+    def launch_anew(self: Any, *args: Any, **kwargs: Any) -> None:
+        replaced.clear()
+        launch(self, *args, **kwargs)
+
+    interpreter._patch_lang, interpreter.GridExecutor.__call__ = replace_once, launch_anew
+
+
+@pytest.fixture(autouse=True)
+def seed() -> int:
+    """Seed everything anew in each run; a failing test shows the number, ``WARMENG_TEST_SEED`` repeats it."""
+    value = int(os.environ.get("WARMENG_TEST_SEED", int.from_bytes(os.urandom(4), "little")))
+    print(f"WARMENG_TEST_SEED={value}")
+    torch.manual_seed(value)
+    return value
+
+
+@pytest.fixture
+def rng(seed: int) -> np.random.Generator:
+    """Return numpy's generator of this test's seed."""
+    return np.random.default_rng(seed)
+
+
+@pytest.fixture(autouse=True)
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Make tensors on the device, and let ``empty`` ones hold NaN: what a kernel does not write is seen."""
+
+    def poisonous(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def fill(*args: object, **kwargs: object) -> Tensor:
+            out = make(*args, **kwargs)
+            return out.fill_(torch.nan if out.is_floating_point() else POISON)
+
+        return fill
+
+    monkeypatch.setattr(torch, "empty", poisonous(torch.empty))
+    monkeypatch.setattr(torch, "empty_like", poisonous(torch.empty_like))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the tensors are small
+    with torch.device(DEVICE), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        yield
+    torch.set_num_threads(threads)
+
+
+def assert_near(out: Tensor, reference: Tensor, dtype: torch.dtype) -> None:
+    """Hold an output to its float64 reference by the table of tolerances. NaN is never near."""
+    assert out.shape == reference.shape
+    assert out.isfinite().all(), f"{int((~out.isfinite()).sum())} of {out.numel()} are not finite"
+    error, limit = out.double() - reference, TOLERANCE[dtype]
+    norm = reference.norm()
+    assert error.norm() <= limit * norm, f"error {float(error.norm() / norm):.2e}, limit {limit:.0e}"
+    scale = reference.abs() + norm / reference.numel() ** 0.5
+    worst = (error.abs() / scale.clamp(min=1e-30)).max() if error.numel() else torch.zeros(())
+    assert worst <= WORST * limit, f"worst element off by {float(worst):.2e}, limit {WORST * limit:.0e}"
+
+
+@pytest.fixture
+def near() -> Callable[[Tensor, Tensor, torch.dtype], None]:
+    """Return ``assert_near``."""
+    return assert_near
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """Random adapters: ``ranks`` columns each, stacked; ``ids`` the adapter of each row or -1."""
+
+    ranks: tuple[int, ...]
+    ids: np.ndarray
+
+    @property
+    def columns(self) -> list[tuple[int, int]]:
+        """(first, stop) of each adapter's columns."""
+        stops = np.cumsum(self.ranks).tolist()
+        return [(stop - rank, stop) for rank, stop in zip(self.ranks, stops, strict=True)]
+
+    @property
+    def rows(self):  # noqa: ANN201 - the module may not be imported before the folder is known to be testable
+        """Return the ``AdapterRows`` of these rows."""
+        from warmeng.kernels.gpu.change import AdapterRows, spans
+
+        owner = np.repeat(np.arange(len(self.ranks)), self.ranks).astype(np.int32)
+        return AdapterRows(torch.tensor(self.ids), torch.tensor(owner), torch.tensor(spans(self.ids, self.columns)))
+
+    def change(self, widths: tuple[int, ...], depth: int, dtype: torch.dtype):  # noqa: ANN201
+        """Return random matrices for a product of these widths, whose changes are about as large as the product."""
+        from warmeng.kernels.gpu.change import Change
+
+        total = sum(self.ranks)
+        a = torch.randn(len(widths) * total, depth) * depth**-0.5
+        b = torch.randn(sum(widths), total) * max(self.ranks) ** -0.5
+        return Change(a.to(dtype), b.to(dtype), widths)
+
+    def product(self, y: Tensor, widths: tuple[int, ...]):  # noqa: ANN201
+        """Return a product as ``project`` leaves it: columns of ``low`` outside a tile's span hold NaN."""
+        from warmeng.kernels.gpu.change import ROW_TILE, Product, own_columns
+
+        rows = self.rows
+        own = own_columns(rows, len(widths))
+        low = torch.where(own, torch.randn(own.shape), 0.0).to(y.dtype)
+        for tile, (first, stop) in enumerate(rows.spans.tolist()):
+            part = low[tile * ROW_TILE : (tile + 1) * ROW_TILE].view(-1, len(widths), sum(self.ranks))
+            part[:, :, :first] = torch.nan
+            part[:, :, stop:] = torch.nan
+        return Product(y, low, self.change(widths, 16, y.dtype), rows)
+
+
+def adapters_of(pattern: str, count: int, rng: np.random.Generator) -> Adapters:
+    """Return adapters for this many rows.
+
+    ``idle``: loaded, but no row has one; ``one``; ``mixed``: three of different ranks in any order, and a tile without;
+    ``many``: 20, rows sorted by adapter, so that spans are short.
+    """
+    ranks = {"idle": (16,), "one": (32,), "mixed": (16, 48, 32), "many": (16,) * 12 + (48, 32, 16, 16, 32, 16, 16, 16)}
+    high = len(ranks[pattern])
+    ids = rng.integers(-1, high, count)
+    if pattern == "idle":
+        ids[:] = -1
+    if pattern == "one":
+        ids[:] = 0
+    if pattern == "mixed":
+        ids[16:32] = -1
+    if pattern == "many":
+        ids.sort()
+    return Adapters(ranks[pattern], ids.astype(np.int32))
+
+
+@pytest.fixture
+def make_adapters(rng: np.random.Generator) -> Callable[[str, int], Adapters]:
+    """Return a function from a pattern and a number of rows to random adapters."""
+    return lambda pattern, count: adapters_of(pattern, count, rng)

@@ -1,0 +1,143 @@
+"""The whole engine on the CUDA backend's kernels, interpreted: the CPU backend's tokens, whatever the batches."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from warmeng.engine.engine import Engine, EngineSettings
+from warmeng.engine.request import (
+    Constraint,
+    GenerateRequest,
+    GenerateResult,
+    Request,
+    Result,
+    SamplingParams,
+    ScoreRequest,
+)
+
+pytest.importorskip("triton")
+
+SETTINGS = EngineSettings(kv_bytes=2 * 2**20, max_num_seqs=12, max_batched_tokens=64)
+TEXT = "You are asked something by somebody who is sad today. What is the answer to the question? "
+CLOSE = 2e-4  # of log-probabilities: single precision over three layers, in two orders of summation
+
+
+def make_requests(engine: Engine, adapters: list[str | None]) -> list[Request]:
+    """Requests of every kind, few because an interpreted step takes a second: greedy, sampled, constrained, scores."""
+    rng = random.Random(4)
+    found: list[Request] = []
+    for i in range(10):
+        prompt = tuple(engine.tokenizer.encode(TEXT[: rng.randint(1, 40)] + str(i)))
+        params = SamplingParams(
+            max_new_tokens=rng.randint(1, 6), temperature=0.7 * (i % 2), top_k=5 * (i == 3),
+            top_p=0.9 if i == 5 else 1.0, seed=7, logprobs=True, ignore_eos=i % 4 == 0,
+        )  # fmt: skip
+        constraint = Constraint("regex", "[a-f]{3,6}") if i % 5 == 2 else None
+        found.append(
+            GenerateRequest(
+                f"g{i}", prompt, params, adapters[i % len(adapters)], (f"item-{i // 2}", i % 2), constraint, i % 3 == 0
+            )
+        )
+    for i in range(3):
+        prompt = tuple(engine.tokenizer.encode(TEXT[: 5 + 20 * i]))
+        labels = tuple(tuple(engine.tokenizer.encode(text)) for text in ("yes", "no", "n", "perhaps not"))
+        found.append(ScoreRequest(f"s{i}", prompt, labels, adapters[i % len(adapters)]))
+    return found
+
+
+def answer(engine: Engine, requests: list[Request]) -> dict[str, Result]:
+    """Answer all requests, whatever their kind."""
+    for request in requests:
+        engine.add(request)
+    return {result.id: result for result in engine.results()}
+
+
+def numbers(result: Result) -> list[float]:
+    """Every log-probability of a result."""
+    if isinstance(result, GenerateResult):
+        return [*result.logprobs, *result.prompt_logprobs]
+    return [value for label in result.token_logprobs for value in label]
+
+
+def assert_same(found: dict[str, Result], expected: dict[str, Result]) -> None:
+    """Equal tokens and reasons; log-probabilities within rounding."""
+    assert found.keys() == expected.keys()
+    for key, result in found.items():
+        other = expected[key]
+        if isinstance(result, GenerateResult):
+            assert isinstance(other, GenerateResult)
+            assert (result.token_ids, result.finish_reason) == (other.token_ids, other.finish_reason), key
+        assert numbers(result) == pytest.approx(numbers(other), abs=CLOSE), key
+
+
+def both(folder: Path, adapters: list[Path], settings: EngineSettings) -> tuple[Engine, Engine, list[str | None]]:
+    """The same model on both backends, with adapters p0, p1, ..."""
+    engines = [Engine.load(str(folder), device=device, settings=settings) for device in ("interpret", "cpu")]
+    for engine in engines:
+        for i, adapter in enumerate(adapters):
+            engine.add_adapter(f"p{i}", adapter)
+    return engines[0], engines[1], [None, *(f"p{i}" for i in range(len(adapters)))]
+
+
+@pytest.mark.parametrize(
+    "family", ["llama-3.1-rope", "llama-tied", "llama-mha", "mistral-head-dim", "qwen2-bias", "qwen3-norm"]
+)
+def test_every_family_gives_the_tokens_of_the_cpu(family: str, tiny_model: Callable[[str], Path]) -> None:
+    kernels, plain, names = both(tiny_model(family), [], SETTINGS)
+    requests = make_requests(plain, names)[::2]
+    assert_same(answer(kernels, requests), answer(plain, requests))
+
+
+def test_personas_in_one_batch(tiny_model: Callable[[str], Path], tiny_adapters: list[Path]) -> None:
+    kernels, plain, names = both(tiny_model("llama"), tiny_adapters, SETTINGS)
+    requests = make_requests(plain, names)
+    found = answer(kernels, requests)
+    assert_same(found, answer(plain, requests))
+    assert kernels.stats.steps < 25  # they did share steps
+    assert kernels.probe_adapter("p1") == pytest.approx(plain.probe_adapter("p1"), abs=1e-3)
+    assert kernels.probe_adapter("p1") > 0
+
+
+def test_preemption_and_small_steps_change_nothing(
+    tiny_model: Callable[[str], Path], tiny_adapters: list[Path]
+) -> None:
+    """Answers of unforeseen length in few blocks: some sequences give theirs back while a step is under way."""
+    tight = replace(SETTINGS, kv_bytes=5 * 6144, max_batched_tokens=20)
+    kernels, plain, names = both(tiny_model("llama"), tiny_adapters[:2], tight)
+    requests: list[Request] = [
+        GenerateRequest(
+            f"r{i}", tuple(plain.tokenizer.encode(TEXT[: 8 + i])),
+            SamplingParams(max_new_tokens=30, temperature=0.7 * (i % 2), logprobs=True, ignore_eos=True),
+            names[i % 3], (f"item-{i}", 0),
+        )
+        for i in range(3)
+    ]  # fmt: skip
+    found = answer(kernels, requests)
+    assert kernels.stats.preemptions > 0
+    assert_same(found, answer(plain, requests))
+
+
+def test_fast_mode(tiny_model: Callable[[str], Path], tiny_adapters: list[Path]) -> None:
+    kernels, plain, names = both(tiny_model("qwen3-norm"), [], replace(SETTINGS, fast=True))
+    requests = make_requests(plain, names)[1::2]
+    assert_same(answer(kernels, requests), answer(plain, requests))
+
+
+def test_contexts_of_several_chunks(tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks so short that contexts have several: the same numbers, put together from their parts."""
+    from warmeng.engine.gpu import runner as module
+
+    whole = module.tiling
+    monkeypatch.setattr(module, "tiling", lambda *args: replace(whole(*args), chunk=64))
+    kernels, plain, _ = both(tiny_model("llama"), [], SETTINGS)
+    assert kernels.describe()["attention_chunk"] == 64
+    params = SamplingParams(max_new_tokens=4, logprobs=True)
+    requests = [
+        GenerateRequest(f"r{i}", tuple(plain.tokenizer.encode((TEXT * 3)[: 50 + 60 * i])), params) for i in range(3)
+    ]
+    assert_same(answer(kernels, list(requests)), answer(plain, list(requests)))

@@ -1,0 +1,122 @@
+"""The tiled product and the adapters' A product that rides in its launch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from warmeng.kernels.gpu.change import ROW_TILE, AdapterRows, own_columns
+from warmeng.kernels.gpu.matmul import TILES, Tile, choose, project, project_plain
+
+# rows, the parts' widths, depth: no multiples of the tiles, and one that fits all of them
+SHAPES = [(1, (3, 5), 64), (2, (64,), 70), (15, (60, 70), 48), (16, (128, 128), 128), (17, (33,), 100),
+          (37, (250, 31, 19), 200), (130, (129, 128), 130)]  # fmt: skip
+PATTERNS = ["idle", "one", "mixed", "many"]
+
+
+def inputs(count: int, outs: int, depth: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(count, depth).to(dtype), torch.randn(outs, depth).to(dtype)
+
+
+def check_low(low: torch.Tensor, reference: torch.Tensor, rows: AdapterRows, parts: int, near, dtype) -> None:
+    """The row's own columns hold the product, others in the tile's span zero; beyond it nothing is asked for."""
+    own = own_columns(rows, parts)
+    column = torch.arange(low.shape[1]) % len(rows.owner)
+    tile = torch.arange(len(low)) // ROW_TILE
+    first, stop = rows.spans[tile].unbind(1)
+    inside = (column >= first[:, None]) & (column < stop[:, None])
+    assert inside[own].all()
+    assert (low[inside & ~own] == 0).all()
+    assert (low[~inside].isnan() | (low[~inside] == 0)).all()
+    near(torch.where(own, low, 0), reference, dtype)
+
+
+@pytest.mark.parametrize("tile", TILES, ids=lambda t: f"{t.block_m}x{t.block_n}")
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_equals_the_twin(tile: Tile, shape, dtype: torch.dtype, near, make_adapters, rng) -> None:
+    count, widths, depth = shape
+    x, w = inputs(count, sum(widths), depth, dtype)
+    near(project(x, w, tiles=(tile,)).y, project_plain(x, w).y, dtype)
+    adapters = make_adapters(str(rng.choice(PATTERNS)), count)
+    change, rows = adapters.change(widths, depth, dtype), adapters.rows
+    out, reference = project(x, w, change, rows, tiles=(tile,)), project_plain(x, w, change, rows)
+    near(out.y, reference.y, dtype)
+    check_low(out.low, reference.low, rows, len(widths), near, dtype)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_every_mix_of_adapters(pattern: str, dtype: torch.dtype, near, make_adapters) -> None:
+    count, widths, depth = 70, (40, 24, 24), 96
+    x, w = inputs(count, sum(widths), depth, dtype)
+    adapters = make_adapters(pattern, count)
+    change, rows = adapters.change(widths, depth, dtype), adapters.rows
+    reference = project_plain(x, w, change, rows)
+    for out in (project(x, w, change, rows), project(x, w, change, rows, base=False)):
+        check_low(out.low, reference.low, rows, 3, near, dtype)
+    assert out.y.shape == (count, 0)
+    near(project(x, w, change, rows).y, reference.y, dtype)
+
+
+def test_tiles_that_need_no_columns_are_passed_over(make_adapters) -> None:
+    x, w = inputs(70, 32, 64, torch.bfloat16)
+    adapters = make_adapters("idle", 70)
+    out = project(x, w, adapters.change((32,), 64, x.dtype), adapters.rows)
+    assert out.low.isnan().all()
+    assert not out.y.isnan().any()
+
+
+def test_single_precision_results_of_bf16(near) -> None:
+    x, w = inputs(37, 300, 130, torch.bfloat16)
+    out = project(x, w, out_dtype=torch.float32).y
+    assert out.dtype == torch.float32
+    near(out, project_plain(x, w).y, torch.float32)
+
+
+def test_a_row_does_not_see_the_others(make_adapters, dtype: torch.dtype) -> None:
+    """Other adapters on the other rows, and other numbers in them: this row's bits stay."""
+    x, w = inputs(37, 48, 70, dtype)
+    adapters = make_adapters("mixed", 37)
+    change = adapters.change((48,), 70, dtype)
+    before = project(x, w, change, adapters.rows)
+    mine = np.arange(37) % 5 == 0
+    ids = np.where(mine, adapters.ids, np.roll(adapters.ids, 7)).astype(np.int32)
+    other = type(adapters)(adapters.ranks, ids).rows
+    y = torch.where(torch.tensor(mine)[:, None], x, torch.randn(x.shape).to(dtype))
+    after = project(y, w, change, other)
+    own = own_columns(other, 1)[mine]
+    assert torch.equal(before.y[mine], after.y[mine])
+    assert torch.equal(before.low[mine][own], after.low[mine][own])
+
+
+def test_order_of_rows_does_not_matter(make_adapters, dtype: torch.dtype, near) -> None:
+    x, w = inputs(130, 48, 70, dtype)
+    adapters = make_adapters("mixed", 130)
+    change, order = adapters.change((48,), 70, dtype), torch.randperm(130)
+    moved = type(adapters)(adapters.ranks, adapters.ids[order.cpu().numpy()])
+    before, after = project(x, w, change, adapters.rows), project(x[order], w, change, moved.rows)
+    near(after.y, before.y[order].double(), dtype)
+    own = own_columns(moved.rows, 1)
+    near(after.low[own], before.low[order][own].double(), dtype)
+
+
+def test_chosen_tiles_are_sensible(rng) -> None:
+    """The largest tile that gives each processor work; where none does, one that reads the weight the fewest times."""
+
+    def programs(tile: Tile, rows: int, outs: int) -> int:
+        return -(-rows // tile.block_m) * -(-outs // tile.block_n)
+
+    for _ in range(3000):
+        rows, outs = int(2 ** rng.uniform(0, 13)), int(2 ** rng.uniform(4, 17))
+        processors = int(rng.choice([1, 60, 108, 132, 148]))
+        tile = choose(rows, outs, processors=processors)
+        assert tile in TILES
+        assert tile.block_m < 2 * max(rows, 64)
+        if programs(tile, rows, outs) >= processors:
+            larger = [t for t in TILES[TILES.index(tile) + 1 :] if t.block_m < 2 * max(rows, 64)]
+            assert all(programs(t, rows, outs) < processors for t in larger)
+        else:
+            assert -(-rows // tile.block_m) == min(-(-rows // t.block_m) for t in TILES)
+            assert all(programs(t, rows, outs) < processors for t in TILES if t.block_m < 2 * max(rows, 64))
+    for rows in (1, 16, 64):
+        assert choose(rows, 6144).block_m == 64
