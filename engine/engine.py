@@ -41,6 +41,7 @@ from warmeng.engine.tokenizer import Tokenizer
 __all__ = ["NUMERICS", "Engine", "EngineSettings", "EngineStats", "Model"]
 
 NUMERICS = 2  # raised whenever the engine's arithmetic changes, so that a run is not continued with other numbers
+_TRIES = 3  # of one token alone that finds no memory: other processes may give some back
 _PROBE_TEXT = "The quick answer to a simple question is"
 
 
@@ -93,13 +94,19 @@ class Engine:
         self._runner = runner
         self._pool = BlockPool(runner.num_blocks, max_idle=max(64, runner.num_blocks // 4))
         self._scheduler = Scheduler(
-            self._pool, settings.block_size, within.max_num_seqs, within.max_batched_tokens, within.max_seq_len
+            self._pool,
+            settings.block_size,
+            within.max_num_seqs,
+            within.max_batched_tokens,
+            within.max_seq_len,
+            within.admit_together,
         )
         self._compiler: ConstraintCompiler | None = None
         self._ready: list[Result] = []  # finished, and not read yet
         self._ids: set[str] = set()
         self._running = False
         self._started: Started | None = None
+        self._lacked = 0  # steps of one token that ran out of memory, one after the other
 
     @classmethod
     def load(
@@ -287,6 +294,8 @@ class Engine:
         return None
 
     def _note(self, work: list[Work], flight: Flight) -> Started:
+        self._lacked = 0
+        self._scheduler.ran()
         self.stats.steps += 1
         self.stats.preemptions = self._scheduler.preemptions
         places = {}
@@ -306,6 +315,10 @@ class Engine:
         self.stats.retreats += 1
         if self._scheduler.retreat(work):
             return
+        self._lacked += 1
+        if self._lacked < _TRIES:
+            return
+        self._lacked = 0
         for item in work:
             if not item.sequence.finished:
                 detail = f"one token alone found no memory ({lacking}): choose a smaller model or free memory"

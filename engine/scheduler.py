@@ -10,6 +10,7 @@ from warmeng.engine.cache import BlockPool, block_hashes
 from warmeng.engine.request import GenerateRequest, Request, ScoreRequest
 from warmeng.engine.sequence import PENDING, Sequence
 
+_EASE = 64  # steps after which limits that lack of memory has halved are doubled
 _URGENT = -1  # the group of requests that were added while the engine runs: gradings, taken at once
 
 
@@ -34,14 +35,28 @@ class Scheduler:
     """
 
     def __init__(
-        self, pool: BlockPool, block_size: int, max_num_seqs: int, max_batched_tokens: int, max_seq_len: int
+        self,
+        pool: BlockPool,
+        block_size: int,
+        max_num_seqs: int,
+        max_batched_tokens: int,
+        max_seq_len: int,
+        admit_together: int = 1,
     ) -> None:
+        """``admit_together``: places that must be free before waiting sequences are let in, while others decode.
+
+        Steps that only decode are cheaper to start than mixed ones; letting sequences in one by one would mix nearly
+        all.
+        """
         self.pool = pool
         self.block_size = block_size
         self.max_num_seqs = max_num_seqs
         self.max_batched_tokens = max_batched_tokens
         self.max_seq_len = max_seq_len
-        self.running: list[Sequence] = []
+        self._whole = max_num_seqs, max_batched_tokens  # the limits while memory suffices
+        self._steps_since_retreat = 0
+        self._admit_together = admit_together
+        self.running: dict[int, Sequence] = {}  # by arrival, in the order of admission
         self.preemptions = 0
         self._waiting: list[tuple[int, int, int, Sequence]] = []
         self._preempted: deque[Sequence] = deque()
@@ -96,25 +111,20 @@ class Scheduler:
         work: list[Work] = []
         budget = self.max_batched_tokens
         scheduled: set[int] = set()
-        for sequence in list(self.running):  # decoding first: one token each
-            if sequence.remaining == 1 and budget > 0 and sequence in self.running and not self._waits(sequence):
-                budget -= self._take(sequence, 1, work, scheduled)
-        for sequence in list(self.running):  # then prompts that are under way
-            if sequence.remaining > 1 and budget > 0 and sequence in self.running and not self._waits(sequence):
+        ready = [sequence for sequence in self.running.values() if not self._waits(sequence)]
+        decoding = [sequence for sequence in ready if sequence.remaining == 1]
+        prompts = [sequence for sequence in ready if sequence.remaining > 1]
+        for sequence in decoding + prompts:  # a sequence taken earlier may have preempted one that comes later
+            if budget > 0 and sequence.arrival in self.running:
                 budget -= self._take(sequence, min(budget, sequence.remaining), work, scheduled)
-        while budget > 0 and len(self.running) < self.max_num_seqs:
-            admitted = self._admit()
-            if admitted is None:
-                break
-            budget -= self._take(admitted, min(budget, admitted.remaining), work, scheduled)
+        if budget > 0 and not (decoding and not prompts and self._holds_back()):
+            self._let_in(budget, work, scheduled)
         return work
 
     def finish(self, sequence: Sequence) -> None:
         """Take a sequence out and release its blocks."""
-        if sequence in self.running:
-            self.running.remove(sequence)
-        else:  # it gave its blocks back while the step that ended it was under way
-            self._preempted.remove(sequence)
+        if self.running.pop(sequence.arrival, None) is None:
+            self._preempted.remove(sequence)  # it gave its blocks back while the step that ended it was under way
         self._release(sequence)
 
     def retreat(self, work: list[Work]) -> bool:
@@ -123,18 +133,32 @@ class Scheduler:
         Its sequences are computed again from their beginning. Returns False where the step was as small as can be: one
         token of one sequence.
         """
+        self._steps_since_retreat = 0
         rows = sum(item.stop - item.start for item in work)
         for item in reversed(work):
             for index in range(item.start // self.block_size, len(item.sequence.blocks)):
                 self.pool.unpublish(item.sequence.blocks[index])  # what it was to hold was not computed
         for item in reversed(work):
-            if item.sequence in self.running:
+            if item.sequence.arrival in self.running:
                 self._preempt(item.sequence)
         if rows == 1:
             return False
         self.max_batched_tokens = max(1, rows // 2)
         self.max_num_seqs = max(1, min(self.max_num_seqs, self.max_batched_tokens))
         return True
+
+    def _holds_back(self) -> bool:
+        """Tell whether waiting sequences should wait until more of them can start together."""
+        free = self.max_num_seqs - len(self.running)
+        return not self._preempted and free < min(self._admit_together, self.max_num_seqs // 8, len(self._waiting))
+
+    def ran(self) -> None:
+        """Note that a step found the memory it needed; after some of them the limits of a retreat are eased."""
+        self._steps_since_retreat += 1
+        if (self.max_num_seqs, self.max_batched_tokens) != self._whole and self._steps_since_retreat % _EASE == 0:
+            seqs, tokens = self._whole
+            self.max_num_seqs = min(seqs, 2 * self.max_num_seqs)
+            self.max_batched_tokens = min(tokens, 2 * self.max_batched_tokens)
 
     def _waits(self, sequence: Sequence) -> bool:
         """Tell whether a sequence can't go on before its pending token is known."""
@@ -162,13 +186,13 @@ class Scheduler:
 
     def _victim(self, scheduled: set[int], needy: Sequence) -> Sequence:
         """Return the youngest running sequence that has no work in this step, or the needy one itself."""
-        for sequence in reversed(self.running):
+        for sequence in reversed(self.running.values()):
             if sequence.arrival not in scheduled:
                 return sequence
         return needy
 
     def _preempt(self, sequence: Sequence) -> None:
-        self.running.remove(sequence)
+        del self.running[sequence.arrival]
         self._release(sequence)
         sequence.computed = 0
         self._preempted.appendleft(sequence)
@@ -183,8 +207,22 @@ class Scheduler:
         sequence.blocks.clear()
         sequence.branch_blocks.clear()
 
-    def _admit(self) -> Sequence | None:
-        """Take the next waiting sequence in, with the cached part of its prompt, where it fits."""
+    def _let_in(self, budget: int, work: list[Work], scheduled: set[int]) -> None:
+        """Admit sequences while there are places, tokens and blocks for them."""
+        owed = sum(self._owed(sequence) for sequence in self.running.values())
+        while budget > 0 and len(self.running) < self.max_num_seqs:
+            admitted = self._admit(owed)
+            if admitted is None:
+                return
+            budget -= self._take(admitted, min(budget, admitted.remaining), work, scheduled)
+            owed += self._owed(admitted)
+
+    def _owed(self, sequence: Sequence) -> int:
+        """Return the blocks that a running sequence is still expected to take."""
+        return max(0, self._expected_blocks(sequence) - _held(sequence))
+
+    def _admit(self, owed: int) -> Sequence | None:
+        """Take the next waiting sequence in, with the cached part of its prompt, where it fits beside ``owed``."""
         if self._preempted:
             sequence = self._preempted[0]
             if self._waits(sequence):
@@ -199,7 +237,6 @@ class Scheduler:
             found += 1
         idle = sum(self.pool.is_idle(name) for name in names[:found])
         needed = self._expected_blocks(sequence) - found
-        owed = sum(max(0, self._expected_blocks(s) - _held(s)) for s in self.running)
         if self.running and needed + idle + owed > self.pool.available:
             return None
         if self._preempted:
@@ -216,7 +253,7 @@ class Scheduler:
             sequence.admitted_once = True
         for start, stop in sequence.branches():
             sequence.branch_blocks.append([self.pool.allocate() for _ in range(-(-(stop - start) // self.block_size))])
-        self.running.append(sequence)
+        self.running[sequence.arrival] = sequence
         return sequence
 
     def _usable_names(self, sequence: Sequence) -> list[bytes]:

@@ -36,12 +36,12 @@ class Limits:
     max_batched_tokens: int
     kv_bytes: int | None  # None: what is free
     max_seq_len: int  # the model's own limit included
+    admit_together: int = 1  # free places before waiting sequences start beside decoding ones
 
 
 _CPU = Limits(96, 768, 640 * 2**20, 0)
-_GPU = Limits(
-    1024, 4096, None, 0
-)  # 1,024 rows are past the ridge, where a step's weights cost less than its arithmetic
+# 1,024 rows are past the ridge, where a step's weights cost less than its arithmetic.
+_GPU = Limits(1024, 4096, None, 0, admit_together=32)
 
 
 def limits(settings: EngineSettings, device: str, max_seq_len: int) -> Limits:
@@ -52,4 +52,5 @@ def limits(settings: EngineSettings, device: str, max_seq_len: int) -> Limits:
         settings.max_batched_tokens or default.max_batched_tokens,
         settings.kv_bytes or default.kv_bytes,
         min(max_seq_len, settings.max_seq_len),
+        default.admit_together,
     )

@@ -85,7 +85,7 @@ class AdapterBank:
         )
         a = torch.zeros(len(widths), padded, depth, dtype=self.dtype, device=self.device)
         b = torch.zeros(sum(widths), padded, dtype=self.dtype, device=self.device)
-        for part, (target, rows) in enumerate(zip(PARTS[name], torch.split(b, widths), strict=True)):
+        for part, (target, rows) in enumerate(zip(PARTS[name], torch.split(b, list(widths)), strict=True)):
             if target in targets:
                 down, up = targets[target]
                 a[part, : len(down)] = down.to(self.dtype)

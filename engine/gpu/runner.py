@@ -40,7 +40,7 @@ from warmeng.engine.request import GenerateRequest
 from warmeng.engine.scheduler import Work
 from warmeng.engine.sequence import Sequence
 from warmeng.engine.settings import EngineSettings, Limits
-from warmeng.kernels.gpu.agree import agreeing_tiles
+from warmeng.kernels.gpu.agree import agreeing_tiles, agreeing_tiling, check_norm, fitting_tiles
 from warmeng.kernels.gpu.attention import tiling
 from warmeng.kernels.gpu.matmul import TILES, Tile
 from warmeng.kernels.gpu.sampling import choose, log_normaliser
@@ -89,14 +89,15 @@ class GpuRunner:
         self._group = config.num_heads // config.num_kv_heads
         self._cuda = self.device.type == "cuda"
         major, minor = torch.cuda.get_device_capability(self.device) if self._cuda else (9, 0)
-        tiles: tuple[Tile, ...] = TILES
+        tiles: tuple[Tile, ...] = fitting_tiles(self.dtype, self.device) if self._cuda else TILES
+        cuts = tiling(config.head_dim, self.fast, 10 * major + minor)
         if self._cuda and not self.fast:
-            tiles = agreeing_tiles(list(projection_shapes(config).values()), self.dtype, self.device)
+            tiles = agreeing_tiles(list(projection_shapes(config).values()), self.dtype, self.device, tiles)
+            sizes = (config.num_heads, config.num_kv_heads, config.head_dim, self.block_size)
+            cuts = agreeing_tiling(cuts, *sizes, self.dtype, self.device)
+            check_norm(config.hidden_size, self.dtype, self.device)
         self.bank = AdapterBank(config, self.dtype, self.device)
-        self.ops = GpuOps(
-            config, weights, self.bank, [], tiles, tiling(config.head_dim, self.fast, 10 * major + minor),
-            within.max_seq_len, self.fast,
-        )  # fmt: skip
+        self.ops = GpuOps(config, weights, self.bank, [], tiles, cuts, within.max_seq_len, self.fast)
         self._graphs: DecodeGraphs | None = None
         self._previous = torch.zeros(1, dtype=torch.int32, device=self.device)  # tokens that the last step chose
         self.memory: Budget = plan_cache(self.ops, within, self.block_size, self._rehearse)

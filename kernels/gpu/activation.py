@@ -50,7 +50,7 @@ def silu_mul(product: Product) -> Tensor:
     if product.low is not None and product.change is not None and product.rows is not None:
         low, b, span_table = product.low, product.change.b, product.rows.spans
         low_stride, rank = low.shape[1], product.change.rank
-    block = min(128, max(16, triton.next_power_of_2(width)))
+    block = min(64, max(16, triton.next_power_of_2(width)))
     _silu_mul[(-(-rows // ROW_TILE), -(-width // block))](
         product.y, low, b, span_table, out, rows, width, low_stride, rank,
         HAS_CHANGE=product.low is not None, BLOCK_N=block, ROW_TILE=ROW_TILE, RANK_TILE=RANK_TILE, num_warps=4,

@@ -1,15 +1,39 @@
-"""Which tiles give the same bits on this device: tried on random numbers, because no one promises it."""
+"""Which configurations give the same bits on this device: tried on random numbers, because no one promises it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+import numpy as np
 import torch
+from torch import Tensor
+from triton.runtime.errors import OutOfResources
 
+from warmeng.kernels.gpu.attention import FIELDS, PagedPlan, Tiling, attention, cut
+from warmeng.kernels.gpu.change import AdapterRows, Change, Product, spans
 from warmeng.kernels.gpu.matmul import TILES, Tile, project
+from warmeng.kernels.gpu.norm import add_rms_norm
 
 _OUTS = 2048  # of a trial: more outputs are more of the same
 _ROWS = (1, 17, 64, 200, 512)
+_CONTEXT = 300  # tokens of the attention's trial: several tiles of keys, the last one partly filled
+
+
+@torch.inference_mode()
+def fitting_tiles(dtype: torch.dtype, device: torch.device, tiles: tuple[Tile, ...] = TILES) -> tuple[Tile, ...]:
+    """Return the tiles that this device has the shared memory for; the first one must fit."""
+    x = torch.randn(64, 128, dtype=dtype, device=device)
+    kept: list[Tile] = []
+    for tile in tiles:
+        try:
+            project(x, x, tiles=(tile,))
+        except OutOfResources:
+            if not kept:
+                raise
+        else:
+            kept.append(tile)
+    return tuple(kept)
 
 
 @torch.inference_mode()
@@ -39,3 +63,66 @@ def agreeing_tiles(
                 "results can't be batch-invariant here: run with --fast"
             )
     return tuple(kept)
+
+
+@torch.inference_mode()
+def agreeing_tiling(
+    tiles: Tiling, heads: int, kv_heads: int, size: int, block_size: int, dtype: torch.dtype, device: torch.device
+) -> Tiling:
+    """Return ``tiles``, prefilling as decoding does where a prefilled token would else have other bits.
+
+    Raises RuntimeError where a decoded token and the same one prefilled differ even so.
+    """
+    for tried in (tiles, replace(tiles, prefill=tiles.decode)):
+        whole = _attend(tried, [_CONTEXT], heads, kv_heads, size, block_size, dtype, device)
+        parts = _attend(tried, [_CONTEXT - 130, 1, 64, 1, 64], heads, kv_heads, size, block_size, dtype, device)
+        if torch.equal(whole, parts):
+            return tried
+    raise RuntimeError(
+        f"attention of {heads} heads of {size} gives other bits to tokens that are decoded than to the same ones "
+        "prefilled on this device, so results can't be batch-invariant here: run with --fast"
+    )
+
+
+def _attend(
+    tiles: Tiling, steps: list[int], heads: int, kv_heads: int, size: int, block_size: int, dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:  # fmt: skip
+    """Attend to one random sequence whose tokens are given in runs of these lengths, each a segment of its own."""
+    generator = torch.Generator(device=device).manual_seed(heads * 31 + size)
+    blocks = -(-_CONTEXT // block_size)
+    shape = (blocks, kv_heads, block_size, size)
+    k, v = (torch.randn(shape, dtype=dtype, device=device, generator=generator) for _ in range(2))
+    q = torch.randn(_CONTEXT, heads, size, dtype=dtype, device=device, generator=generator)
+    ends = np.cumsum(steps)
+    none = np.iinfo(np.int32).max
+    about = [(end - count, count, end, none, none, 0) for count, end in zip(steps, ends, strict=True)]
+    arrays = (np.asarray(about).reshape(-1, FIELDS), np.arange(blocks)[None], *cut(steps, heads // kv_heads, tiles))
+    segments, tables, decode, prefill = (torch.from_numpy(a.astype(np.int32)).to(device) for a in arrays)
+    lengths = torch.arange(1, _CONTEXT + 1, dtype=torch.int32, device=device)
+    plan = PagedPlan(segments, tables, decode, prefill, -(-_CONTEXT // tiles.chunk))
+    return attention(q, k, v, plan, lengths, size**-0.5, tiles)
+
+
+@torch.inference_mode()
+def check_norm(width: int, dtype: torch.dtype, device: torch.device) -> None:
+    """Raise RuntimeError where a row without adapter has other bits in a step with adapters than in one without."""
+    generator = torch.Generator(device=device).manual_seed(width)
+    rows, rank = 37, 16
+    y, residual = (torch.randn(rows, width, dtype=dtype, device=device, generator=generator) for _ in range(2))
+    weight = torch.randn(width, dtype=dtype, device=device, generator=generator)
+    ids = np.asarray([i % 2 - 1 for i in range(rows)], dtype=np.int32)  # every other row has the adapter
+    b = torch.randn(width, rank, dtype=dtype, device=device, generator=generator)
+    low = torch.randn(rows, rank, dtype=dtype, device=device, generator=generator)
+    low[torch.from_numpy(ids).to(device) < 0] = 0
+    there = AdapterRows(
+        *(torch.from_numpy(a).to(device) for a in (ids, np.zeros(rank, np.int32), spans(ids, [(0, rank)])))
+    )
+    changed = Product(y, low, Change(b[:rank].t().contiguous(), b, (width,)), there)
+    with_adapters, without = residual.clone(), residual.clone()
+    found = add_rms_norm(changed, with_adapters, weight, 1e-5)[ids < 0]
+    if not torch.equal(found, add_rms_norm(Product(y), without, weight, 1e-5)[ids < 0]):
+        raise RuntimeError(
+            f"the norm of {width} numbers gives rows other bits in steps with adapters than in steps without on this "
+            "device, so results can't be batch-invariant here: run with --fast"
+        )

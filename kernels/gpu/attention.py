@@ -6,8 +6,8 @@ tiles of ``BLOCK_N`` from the start of the context, in chunks of ``chunk`` slots
 put together from its chunks' partial softmaxes (Milakov and Gimelshein 2018) in ascending order. Where the chunks
 lie depends on the position alone, so a token's bits depend neither on the batch nor on how its prompt was cut.
 
-Decoding reads 2 context kv_heads size item bytes a sequence, and that is its floor. Prefill does 4 queries context heads
-size operations, half of them where the mask is triangular.
+Decoding reads 2 context kv_heads size item bytes a sequence, and that is its floor. Prefill does 4 queries context
+heads size operations, half of them where the mask is triangular.
 """
 
 from __future__ import annotations

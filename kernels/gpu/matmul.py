@@ -39,13 +39,13 @@ TILES = (Tile(64, 64, 64, 4, 4), Tile(128, 64, 64, 4, 4), Tile(128, 128, 64, 8, 
 
 
 def choose(rows: int, outs: int, tiles: tuple[Tile, ...] = TILES, processors: int = 132) -> Tile:
-    """Return the largest tile that still fills the multiprocessors; for few programs the smallest that covers the rows.
+    """Return the largest tile that still fills nine in ten multiprocessors; for few programs the smallest.
 
     Tiles differ in speed alone where they agree bit for bit, which the engine tries at load.
     """
     fitting = [t for t in tiles if t.block_m <= max(64, triton.next_power_of_2(rows))] or list(tiles[:1])
     for tile in reversed(fitting):
-        if -(-rows // tile.block_m) * -(-outs // tile.block_n) >= processors:
+        if -(-rows // tile.block_m) * -(-outs // tile.block_n) >= processors * 9 // 10:
             return tile
     return max(fitting, key=lambda t: (t.block_m, -t.block_n))
 

@@ -79,7 +79,7 @@ def add_changed(product: Product, residual: Tensor) -> None:
     assert product.change is not None
     assert product.rows is not None
     rows, width = residual.shape
-    block = min(128, max(16, triton.next_power_of_2(width)))
+    block = min(64, max(16, triton.next_power_of_2(width)))
     _add_changed[(-(-rows // ROW_TILE), -(-width // block))](
         product.y, product.low, product.change.b, product.rows.spans, residual, rows, width, product.low.shape[1],
         product.change.rank, BLOCK_N=block, ROW_TILE=ROW_TILE, RANK_TILE=RANK_TILE, num_warps=4,
