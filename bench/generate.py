@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from warmeng.bench.ceiling import ceilings, floor_seconds
+from warmeng.bench.environment import processor
 from warmeng.bench.prompts import chat_prompts
 from warmeng.engine.engine import Engine, EngineSettings
 from warmeng.engine.request import GenerateRequest, SamplingParams
@@ -56,16 +55,6 @@ class Comparison:
     ceilings: list[dict[str, Any]]
     versions: dict[str, str]
     machine: str
-
-
-def processor() -> str:
-    """Return the processor's name where the system tells it, else its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 class HfBaseline:
@@ -128,7 +117,7 @@ def compare(
 
     ``hf_batch`` fixes the baseline's batch; None tries 16, 32, 64 and 96 first and takes the fastest.
     """
-    engine = Engine.load(model, settings=EngineSettings(fast=fast, threads=threads))
+    engine = Engine.load(model, device="cpu", settings=EngineSettings(fast=fast, threads=threads))
     prompts = [engine.tokenizer.chat([{"role": "user", "content": text}]) for text in chat_prompts()]
     stops = engine.config.stop_token_ids
     say("warming up the engine")

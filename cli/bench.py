@@ -1,18 +1,72 @@
-"""``warmeng bench``: speed, as ratios from one run."""
+"""``warmeng bench``: speed, as shares of the machine's ceilings and as ratios from one run."""
 
 from __future__ import annotations
 
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
 import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+_SAVE_HERE = "bench/results"
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _device_option(default: str = "auto") -> Callable[[F], F]:
+    choices = click.Choice(["auto", "cpu", "cuda"])
+    return click.option("--device", type=choices, default=default, show_default=True)
+
+
+def _save_option() -> Callable[[F], F]:
+    return click.option(
+        "--save", is_flag=False, flag_value=_SAVE_HERE, default=None, type=click.Path(file_okay=False, path_type=Path),
+        help=f"Add the JSON line to a file of the device in this folder; {_SAVE_HERE} where none is named.",
+    )  # fmt: skip
+
+
+def _shape_option() -> Callable[[F], F]:
+    from warmeng.engine.shapes import SHAPES
+
+    return click.option(
+        "--shape", default="llama-3.1-8b", show_default=True,
+        help=f"Folder with a config.json, or one of {', '.join(SHAPES)}.",
+    )  # fmt: skip
+
+
+def _finish(bench: str, device: Any, lines: Sequence[str], fields: Mapping[str, Any], save: Path | None) -> None:
+    """Print a table and the JSON line, and keep the line where that is asked for."""
+    from warmeng.bench import environment
+
+    where = environment.environment(device)
+    text = environment.line(bench, where, fields)
+    for line in lines:
+        click.echo(line)
+    click.echo(text)
+    if save is not None:
+        _say(f"saved in {environment.save(bench, where, text, save)}")
 
 
 @click.group()
 def bench() -> None:
     """Measure the engine and the trainer against other software and against this machine's own ceilings.
 
+    Every measurement prints a table, then one JSON line with everything that was measured, the device, the versions and
+    the commit; --save keeps it.
+
     \b
     Examples:
       warmeng bench generate
       warmeng bench finetune
+      warmeng bench roofline
+      warmeng bench kernels --device cuda --save
+      warmeng bench generate --shape llama-3.1-8b --random-weights --device cuda --save
     """
 
 
@@ -26,18 +80,51 @@ def bench() -> None:
 @click.option("--hf-batch", type=click.IntRange(1), default=None, help="Fix the baseline's batch; default: its best.")
 @click.option("--threads", type=click.IntRange(1), default=None, help="CPU threads of both; default: PyTorch's choice.")
 @click.option("--fast", is_flag=True, help="Give up batch invariance in the engine.")
+@click.option("--shape", default=None, help="Random weights of this shape instead of a model: see the second example.")
+@click.option("--random-weights", is_flag=True, help="Says that --shape has no trained weights.")
+@click.option("--both", is_flag=True, help="With --shape: measure the deterministic mode, then the fast one.")
+@click.option("--personas", type=click.IntRange(1, 8), default=3, show_default=True, help="The base and adapters.")
+@click.option("--rank", type=click.IntRange(1, 256), default=8, show_default=True, help="Of the adapters.")
+@click.option("--requests", type=click.IntRange(1), default=2048, show_default=True, help="With --shape.")
+@click.option("--repeats", type=click.IntRange(1), default=2, show_default=True, help="With --shape: of each mix.")
+@click.option("--curve", default="", help="With --shape: batch sizes to measure the base at, as 32,64,128.")
+@click.option("--max-num-seqs", type=click.IntRange(1), default=None, help="With --shape; default: the engine's.")
+@click.option("--max-batched-tokens", type=click.IntRange(1), default=None, help="With --shape; default: the engine's.")
+@click.option("--seconds", type=click.IntRange(1), default=540, show_default=True,
+              help="With --shape: begin no measurement after this time.")  # fmt: skip
+@_device_option("cpu")
+@_save_option()
+@click.pass_context
 def generate(
-    model: str, baseline: str, pairs: int, max_new_tokens: int, hf_batch: int | None, threads: int | None, fast: bool
-) -> None:
-    """Output tokens a second on 96 chat prompts, beside transformers' generate at its best batch.
+    context: click.Context, /, model: str,baseline: str, pairs: int, max_new_tokens: int, hf_batch: int | None,
+    threads: int | None, fast: bool, shape: str | None, random_weights: bool, **workload: Any,
+) -> None:  # fmt: skip
+    """Output tokens a second beside transformers' generate at its best batch.
 
-    Prints a table, then one JSON line with everything that was measured.
+    Without --shape: 96 chat prompts on the CPU. With --shape: random weights and this project's workload (prompts of 60
+    to 400 tokens, answers of 150 to 300), all personas in one batch, the base alone, and transformers in static batches
+    and with its continuous batching.
 
     \b
     Examples:
       warmeng bench generate
+      warmeng bench generate --shape llama-3.1-8b --random-weights --device cuda --both --curve 32,128,512
       warmeng bench generate --baseline none --pairs 3
+      warmeng bench generate --shape smollm2-135m --random-weights --requests 48 --repeats 1 --baseline none
     """
+    from warmeng.engine.errors import UsageError
+
+    if (shape is None) == random_weights:
+        raise UsageError(
+            "--shape and --random-weights belong together: give both, or neither for a model's own weights"
+        )
+    if shape is not None:
+        _workload(shape, baseline == "hf", fast, threads, **workload)
+        return
+    for name in ("device", "save", "both", "personas", "rank", "requests", "repeats", "curve", "max_num_seqs",
+                 "max_batched_tokens", "seconds"):  # fmt: skip
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE and workload[name] != "cpu":
+            raise UsageError(f"--{name.replace('_', '-')} goes with --shape and --random-weights: leave it out")
     import orjson
 
     from warmeng.bench.generate import compare
@@ -45,10 +132,199 @@ def generate(
 
     result = compare(
         model, baseline=baseline == "hf", max_new=max_new_tokens, pairs=pairs, hf_batch=hf_batch, fast=fast,
-        threads=threads, say=lambda line: click.echo(line, err=True),
+        threads=threads, say=_say,
     )  # fmt: skip
     comparison_table(result)
     click.echo(orjson.dumps(result, option=orjson.OPT_NON_STR_KEYS).decode())
+
+
+def _workload(
+    shape: str, baseline: bool, fast: bool, threads: int | None, *, both: bool, personas: int, rank: int, requests: int,
+    repeats: int, curve: str, max_num_seqs: int | None, max_batched_tokens: int | None, seconds: int, device: str,
+    save: Path | None,
+) -> None:  # fmt: skip
+    import torch
+
+    from warmeng.bench.environment import pick_device
+    from warmeng.bench.tables import workload_lines
+    from warmeng.bench.workload import Options, measure_workload
+    from warmeng.engine.errors import UsageError
+    from warmeng.engine.settings import EngineSettings
+
+    where = pick_device(device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        sizes = tuple(int(size) for size in curve.split(",") if size)
+    except ValueError:
+        raise UsageError(f"--curve is {curve!r}, expected batch sizes as 32,64,128") from None
+    modes = ("deterministic", "fast") if both else ("fast",) if fast else ("deterministic",)
+    settings = EngineSettings(max_num_seqs=max_num_seqs, max_batched_tokens=max_batched_tokens, threads=threads)
+    options = Options(
+        shape, where.type, personas, rank, requests, repeats, modes, sizes, baseline, settings=settings
+    )  # fmt: skip
+    found = measure_workload(options, say=_say, left=_until(seconds))
+    _finish("generate", where, workload_lines(found), vars(found), save)
+
+
+def _until(seconds: float) -> Callable[[], float]:
+    end = time.monotonic() + seconds
+    return lambda: end - time.monotonic()
+
+
+@bench.command()
+@_device_option()
+@_save_option()
+def roofline(device: str, save: Path | None) -> None:
+    """The two ceilings of this machine: a large copy in memory, and a large matrix product.
+
+    On a CUDA device in bfloat16, on a CPU in single precision. Every other measurement is a share of these.
+
+    \b
+    Examples:
+      warmeng bench roofline
+      warmeng bench roofline --device cuda --save
+    """
+    from warmeng.bench.environment import pick_device
+    from warmeng.bench.roofline import measure_roofline
+    from warmeng.bench.tables import roofline_lines
+
+    where = pick_device(device)
+    found = measure_roofline(where, say=_say)
+    _finish("roofline", where, roofline_lines(found), vars(found), save)
+
+
+@bench.command()
+@_shape_option()
+@click.option("--only", multiple=True, help="Kernels or shapes that contain this text; may be given again.")
+@click.option("--budget", type=click.FloatRange(0.01), default=0.25, show_default=True, help="Seconds of each timing.")
+@click.option("--seconds", type=click.IntRange(1), default=540, show_default=True, help="Begin no kernel after this.")
+@click.option("--interpret", is_flag=True, help="Check results at tiny shapes in Triton's interpreter; times nothing.")
+@_device_option()
+@_save_option()
+def kernels(
+    shape: str, only: tuple[str, ...], budget: float, seconds: int, interpret: bool, device: str, save: Path | None
+) -> None:
+    """Every Triton kernel: right, at which share of its roofline, beside what one would call instead.
+
+    Each is compared with its twin in double precision first, with outputs that were filled with NaN; a wrong one is not
+    timed. Inputs are rotated so that none comes from the cache.
+
+    \b
+    Examples:
+      warmeng bench kernels --device cuda --save
+      warmeng bench kernels --only "decode attention" --only silu_mul
+      warmeng bench kernels --interpret
+    """
+    from warmeng.engine.errors import UsageError
+
+    if interpret:
+        if save is not None or device == "cuda":
+            raise UsageError("--interpret runs on the CPU and times nothing: leave out --save and --device cuda")
+        _interpreted(shape, only)
+        return
+    import torch
+
+    if device == "cpu" or not torch.cuda.is_available():
+        raise UsageError(
+            "the kernels are timed on a CUDA device, and none was asked for or found: --interpret checks their results "
+            "here, and 'warmeng bench roofline' and 'warmeng bench generate' measure a CPU"
+        )
+    from warmeng.bench.cases.case import workload
+    from warmeng.bench.kernels import run_all
+    from warmeng.bench.roofline import measure_roofline
+    from warmeng.bench.tables import kernel_lines, left_out_lines
+
+    where = torch.device("cuda")
+    ceilings = measure_roofline(where, say=_say)
+    sizes = workload(shape, where)
+    found, left_out = run_all(sizes, ceilings, only=only, budget=budget, say=_say, left=_until(seconds))
+    fields = {"shape": shape, "roofline": ceilings, "results": found, "left_out": left_out}
+    _finish("kernels", where, [*kernel_lines(found), *left_out_lines(left_out)], fields, save)
+    _fail_where_wrong(found)
+
+
+def _interpreted(shape: str, only: tuple[str, ...]) -> None:
+    """Check all kernels at sizes of a few dozen."""
+    from warmeng.engine.errors import UsageError
+
+    if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
+        raise UsageError("triton was imported before --interpret could choose its interpreter: set TRITON_INTERPRET=1")
+    os.environ["TRITON_INTERPRET"] = "1"
+    import torch
+
+    from warmeng.bench.cases.case import tiny
+    from warmeng.bench.kernels import run_all
+    from warmeng.bench.tables import kernel_lines
+
+    found, _ = run_all(tiny(shape, torch.float32), None, only=only, say=_say)
+    fields = {"shape": shape, "interpreted": True, "results": found}
+    _finish("kernels", torch.device("cpu"), kernel_lines(found), fields, None)
+    _fail_where_wrong(found)
+
+
+def _fail_where_wrong(found: Sequence[Any]) -> None:
+    wrong = [f"{f.kernel}, {f.shape}" for f in found if not f.correct]
+    if wrong:
+        raise click.ClickException(f"wrong results: {'; '.join(wrong)}")
+
+
+@bench.command()
+@_shape_option()
+@click.option("--requests", type=click.IntRange(1), default=512, show_default=True, help="Grades of a repetition.")
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--prefix", type=click.IntRange(1), default=800, show_default=True, help="Shared tokens.")
+@click.option("--new", type=click.IntRange(1), default=480, show_default=True, help="Tokens of each request's own.")
+@click.option("--fast", is_flag=True, help="Give up batch invariance.")
+@_device_option()
+@_save_option()
+def grade(
+    shape: str, requests: int, repeats: int, prefix: int, new: int, fast: bool, device: str, save: Path | None
+) -> None:
+    """Exact label grades a second, with a shared prefix from the cache, on random weights of a shape.
+
+    \b
+    Examples:
+      warmeng bench grade --device cuda --save
+      warmeng bench grade --shape smollm2-135m --requests 8 --repeats 1 --device cpu
+    """
+    from warmeng.bench.environment import pick_device
+    from warmeng.bench.grade import measure_grades
+    from warmeng.bench.tables import grade_lines
+    from warmeng.engine.settings import EngineSettings
+
+    where = pick_device(device)
+    found = measure_grades(
+        shape, device=where.type, count=requests, repeats=repeats, prefix=prefix, new=new,
+        settings=EngineSettings(fast=fast), say=_say,
+    )  # fmt: skip
+    _finish("grade", where, grade_lines(found), vars(found), save)
+
+
+@bench.command()
+@click.option(
+    "--results", default=_SAVE_HERE, show_default=True, type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of saved lines; the pictures go there too.",
+)  # fmt: skip
+def plot(results: Path) -> None:
+    """Pictures of saved measurements: output tokens a second over batch size, kernels' shares of their rooflines.
+
+    \b
+    Examples:
+      warmeng bench plot
+      warmeng bench plot --results measured
+    """
+    from warmeng.bench.plot import draw_all
+    from warmeng.engine.errors import UsageError
+
+    pictures = draw_all(results)
+    if not pictures:
+        raise UsageError(
+            f"{results} has no saved kernels, and no generation with a curve: "
+            "run 'warmeng bench kernels --save' or 'warmeng bench generate --shape ... --curve ... --save' first"
+        )
+    for path in pictures:
+        click.echo(path)
 
 
 @bench.command()

@@ -7,7 +7,7 @@ as arithmetic or as harmless is refused by name: a field silently ignored is a m
 from __future__ import annotations
 
 import json
-import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 from warmeng.engine.errors import InputError, name_some, one_line, show
 
-MAX_JSON_BYTES = 32 * 2**20
+MAX_JSON_BYTES = 8 * 2**20  # parsed, the most hostile text takes about 30 times as much
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def _words(text: str) -> frozenset[str]:
@@ -123,13 +124,35 @@ def parse_object(raw: bytes, source: str) -> dict[str, Any]:
 
     try:
         value = json.loads(raw.decode("utf-8"), object_pairs_hook=pairs, parse_constant=constant)
+        if _SURROGATE.search(raw):
+            json.dumps(value, ensure_ascii=False).encode()
     except InputError:
         raise
+    except UnicodeEncodeError:
+        raise InputError(f"{source} has a lone surrogate, expected valid Unicode: fetch it again") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{source} is malformed JSON ({one_line(error, 120)}): fetch it again") from None
     if not isinstance(value, dict):
         raise InputError(f"{source} holds a {type(value).__name__}, expected a JSON object: fetch it again")
     return value
+
+
+def inside(folder: Path, name: str) -> Path:
+    """``folder/name``, there or not; InputError where it is a link that leads elsewhere.
+
+    The hub's cache keeps the files of ``snapshots`` in ``blobs`` beside them: that is allowed.
+    """
+    path = folder / name
+    try:
+        target, home = path.resolve(), folder.resolve()
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{path} can't be followed ({one_line(error, 80)}): replace it with the file itself") from None
+    allowed = [home]
+    if home.parent.name == "snapshots":
+        allowed.append(home.parent.parent / "blobs")
+    if not any(target.is_relative_to(place) for place in allowed):
+        raise InputError(f"{path} is a link that leaves its folder: replace it with the file itself")
+    return path
 
 
 def is_inert(value: object) -> bool:
@@ -146,23 +169,32 @@ def read_config(folder: Path) -> ModelConfig:
     Raises:
         InputError: no such file, a family, field or value that isn't supported, or one that is missing.
     """
-    path = folder / "config.json"
+    path = inside(folder, "config.json")
     if not path.is_file():
         raise InputError(f"{folder} has no config.json: expected the folder of a Hugging Face checkpoint")
-    return _Reader(path, read_json(path)).config(folder / "generation_config.json")
+    return _Reader(path, read_json(path)).config(inside(folder, "generation_config.json"))
+
+
+def parse_config(data: Mapping[str, Any], source: str) -> ModelConfig:
+    """The configuration in the contents of a ``config.json``; ``source`` names them in messages.
+
+    Raises:
+        InputError: as ``read_config``.
+    """
+    return _Reader(source, data).config(None)
 
 
 class _Reader:
-    def __init__(self, path: Path, data: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path | str, data: Mapping[str, Any]) -> None:
         self.path = path
         self.data = data
 
     def fail(self, what: str) -> InputError:
         return InputError(f"{self.path}: {what}")
 
-    def config(self, generation: Path) -> ModelConfig:
+    def config(self, generation: Path | None) -> ModelConfig:
         family = self.data.get("model_type")
-        if family not in _FAMILIES:
+        if family not in ("llama", "mistral", "qwen2", "qwen3"):
             raise self.fail(f"model_type is {show(family, 60)}, expected one of {', '.join(_FAMILIES)}")
         self.check_keys(family)
         hidden = self.integer("hidden_size", high=2**17)
@@ -184,7 +216,7 @@ class _Reader:
         theta, scaling = self.rope()
         vocab = self.integer("vocab_size", high=2**22)
         stops = self.token_ids(self.data, "eos_token_id", vocab)
-        if generation.is_file():
+        if generation is not None and generation.is_file():
             stops |= self.token_ids(read_json(generation), "eos_token_id", vocab)
         return ModelConfig(
             family=family,
@@ -294,8 +326,8 @@ class _Reader:
     def number(self, data: Mapping[str, Any], key: str, default: float | None = None) -> float:
         value = data.get(key)
         value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-            raise self.fail(f"{key} is {show(value, 60)}, expected a number above 0")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
+            raise self.fail(f"{key} is {show(value, 60)}, expected a number above 0, and below 1e30")
         return float(value)
 
     def flag(self, key: str) -> bool:

@@ -1,0 +1,108 @@
+"""What a decoder must move and compute, and the least time that this takes at given ceilings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from warmeng.bench.lengths import Lengths
+from warmeng.bench.roofline import Roofline
+from warmeng.engine.checkpoint import projection_shapes
+from warmeng.engine.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Bytes and operations of a model, ``item`` bytes a number."""
+
+    layer_weights: int  # numbers in all layers' products; norms and biases are left out
+    head_weights: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    item: int
+
+    @property
+    def weight_bytes(self) -> int:
+        """Read by every step, whatever its size; of the embedding only the tokens' rows are, which don't count."""
+        return (self.layer_weights + self.head_weights) * self.item
+
+    @property
+    def body_operations(self) -> int:
+        """Of one token through the layers' products."""
+        return 2 * self.layer_weights
+
+    @property
+    def token_operations(self) -> int:
+        """Of one token whose logits are needed."""
+        return 2 * (self.layer_weights + self.head_weights)
+
+    @property
+    def kv_bytes(self) -> int:
+        """Keys and values of one position."""
+        return 2 * self.layers * self.kv_heads * self.head_size * self.item
+
+    @property
+    def pair_operations(self) -> int:
+        """Of attention: one query token with one position."""
+        return 4 * self.layers * self.heads * self.head_size
+
+
+def decoder(config: ModelConfig, item: int = 2) -> Decoder:
+    """Return what a model of this configuration must do."""
+    shapes = projection_shapes(config)
+    sizes = {name: out * width for name, (out, width) in shapes.items()}
+    head = sizes.pop("head")
+    return Decoder(
+        config.num_layers * sum(sizes.values()), head, config.num_layers, config.num_heads, config.num_kv_heads,
+        config.head_dim, item,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The least seconds of a run: the products, then attention, each at the ceiling that binds it."""
+
+    products: float
+    attention: float
+    steps: int  # the least number
+
+    @property
+    def seconds(self) -> float:
+        """Both: they don't overlap, a layer's attention stands between its products."""
+        return self.products + self.attention
+
+
+def generation_floor(model: Decoder, lengths: Sequence[Lengths], batch: int, roofline: Roofline) -> Floor:
+    """Return the floor of generating all answers with at most ``batch`` sequences at once, no prefix shared.
+
+    Prompts' tokens go through the layers only, their last ones through the head too: that one gives the first token
+    of the answer, so an answer of n tokens takes n - 1 steps more. Keys and values are read once for each later token.
+    """
+    outputs = sum(x.answer for x in lengths)
+    prompts = sum(x.prompt for x in lengths)
+    longest = max(x.answer for x in lengths)
+    steps = max(math.ceil(outputs / batch), longest)
+    body = prompts + outputs - len(lengths)
+    operations = body * model.body_operations + outputs * 2 * model.head_weights
+    products = roofline.seconds(steps * model.weight_bytes, operations)
+    seen = sum((x.answer - 1) * x.prompt + (x.answer - 1) * x.answer // 2 for x in lengths)
+    triangles = sum(x.prompt * (x.prompt + 1) // 2 for x in lengths)
+    decode = roofline.seconds(seen * model.kv_bytes, seen * model.pair_operations)
+    prefill = roofline.seconds(prompts * model.kv_bytes, triangles * model.pair_operations)
+    return Floor(products, decode + prefill, steps)
+
+
+def grading_floor(model: Decoder, prefix: int, new: int, labels: int, count: int, roofline: Roofline) -> Floor:
+    """Return the floor of scoring ``count`` requests of ``new`` tokens each after one shared, cached prefix.
+
+    ``labels``: positions whose logits are read, for each request. The weights are read once a request at most, which
+    the operations of a few hundred tokens outweigh.
+    """
+    tokens = count * new
+    operations = tokens * model.body_operations + count * labels * 2 * model.head_weights
+    pairs = count * (new * prefix + new * (new + 1) // 2)
+    attention = roofline.seconds(0.0, pairs * model.pair_operations)
+    return Floor(roofline.seconds(model.weight_bytes, operations), attention, 1)

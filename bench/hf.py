@@ -1,0 +1,133 @@
+"""``transformers`` on random weights of a shape: ``generate`` in static batches, and its continuous batching."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from warmeng.bench.lengths import Lengths
+from warmeng.engine.shapes import SHAPES
+
+BATCHES = (32, 64, 128, 256, 512)
+
+
+@dataclass(frozen=True)
+class HfRate:
+    """What one way of running reached."""
+
+    tokens: int  # useful ones: a static batch goes on to its longest answer, the rest counts for nothing
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Useful output tokens a second."""
+        return self.tokens / self.seconds
+
+
+class RandomHf:
+    """A model made on the device from the same configuration: bfloat16 on a card, single precision on a CPU, SDPA."""
+
+    def __init__(self, shape: str, device: torch.device) -> None:
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        self.device = device
+        if shape in SHAPES:
+            config: Any = AutoConfig.for_model(**SHAPES[shape])
+        else:
+            config = AutoConfig.from_pretrained(str(Path(shape)))
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        with torch.device(device):
+            self.model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+        self.model.eval()
+        self.model.generation_config.eos_token_id = None  # every answer has its given length
+        self.model.generation_config.pad_token_id = 0
+
+    def static(
+        self, prompts: Sequence[Sequence[int]], lengths: Sequence[Lengths], batch: int, rounds: int = 2
+    ) -> HfRate | None:
+        """Run ``rounds`` static batches, spread evenly over all requests in order of prompt length.
+
+        Returns None where the device's memory is not enough.
+        """
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        groups = [order[at : at + batch] for at in range(0, len(order), batch)]
+        picked = [groups[(2 * i + 1) * len(groups) // (2 * rounds)] for i in range(min(rounds, len(groups)))]
+        tokens, seconds = 0, 0.0
+        for rows in picked:
+            taken = self._one([prompts[i] for i in rows], max(lengths[i].answer for i in rows))
+            if taken is None:
+                self._forget()
+                return None
+            tokens += sum(lengths[i].answer for i in rows)
+            seconds += taken
+        return HfRate(tokens, seconds)
+
+    def _one(self, prompts: Sequence[Sequence[int]], longest: int) -> float | None:
+        width = max(map(len, prompts))
+        pads = [width - len(p) for p in prompts]
+        ids = torch.tensor([[0] * pad + list(p) for p, pad in zip(prompts, pads, strict=True)], device=self.device)
+        mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in pads], device=self.device)
+        self._wait()
+        began = time.perf_counter()
+        try:
+            with torch.inference_mode():
+                out = self.model.generate(
+                    input_ids=ids, attention_mask=mask, max_new_tokens=longest, do_sample=False, use_cache=True
+                )
+        except torch.OutOfMemoryError:
+            return None
+        self._wait()
+        assert out.shape[1] == width + longest, "generate stopped early, and its rate would mean nothing"
+        return time.perf_counter() - began
+
+    def continuous(self, prompts: Sequence[Sequence[int]], lengths: Sequence[Lengths], patience: float) -> HfRate | str:
+        """Run all requests through continuous batching, each with its own length, for ``patience`` seconds at most; or
+        say why that fails.
+        """
+        from transformers import GenerationConfig
+
+        most = max(x.answer for x in lengths)
+        settings = GenerationConfig(max_new_tokens=most, do_sample=False, eos_token_id=-1, pad_token_id=0)
+        try:
+            return self._continuous(prompts, lengths, settings, patience)
+        except Exception as problem:  # a young part of other software: its reason is the result
+            return f"{type(problem).__name__}: {(str(problem).strip().splitlines() or [''])[0][:200]}"
+
+    def _continuous(
+        self, prompts: Sequence[Sequence[int]], lengths: Sequence[Lengths], settings: Any, patience: float
+    ) -> HfRate | str:
+        with self.model.continuous_batching_context_manager(generation_config=settings, timeout=30) as manager:
+            self._wait()
+            began = last = time.perf_counter()
+            for prompt, length in zip(prompts, lengths, strict=True):
+                manager.add_request(list(prompt), max_new_tokens=length.answer, eos_token_id=-1)
+            tokens = finished = 0
+            while finished < len(prompts):
+                if time.perf_counter() - began > patience:
+                    return f"only {finished} of {len(prompts)} requests were finished after {patience:.0f} s"
+                result = manager.get_result(timeout=1)
+                if result is not None and result.is_finished():
+                    if result.error is not None:
+                        return f"a request failed: {str(result.error).strip()[:200]}"
+                    finished += 1
+                    tokens += len(result.generated_tokens)
+                    last = time.perf_counter()
+                elif result is None and not manager.is_running():
+                    return f"it stopped after {finished} of {len(prompts)} requests"
+        wanted = sum(x.answer for x in lengths)
+        return HfRate(tokens, last - began) if tokens == wanted else f"{tokens} tokens came, {wanted} were asked for"
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _forget(self) -> None:
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()

@@ -1,0 +1,82 @@
+"""The two ceilings of a device, measured: bytes a second of a large copy, operations a second of a large product."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from warmeng.bench.timing import measure
+from warmeng.kernels.linear import PackedProjection, can_pack
+
+# Bytes of one copy, and sides of square products.
+_COPIES = {"cuda": (2**30, 4 * 2**30), "cpu": (2**26, 2**28)}
+_SIDES = {"cuda": (4096, 8192, 16384), "cpu": (1024, 2048, 3072)}
+_DTYPES = {"cuda": torch.bfloat16, "cpu": torch.float32}
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """What a device reaches on the two things that everything else consists of."""
+
+    bytes_per_second: float  # bytes read plus bytes written, the best size
+    operations_per_second: float  # of products, the best size
+    dtype: str  # of the products
+    by_bytes: dict[int, float]
+    by_side: dict[int, float]
+
+    def seconds(self, moved: float, operations: float = 0.0) -> float:
+        """Return the least time for moving these bytes and doing these operations at once."""
+        return max(moved / self.bytes_per_second, operations / self.operations_per_second)
+
+    def bound(self, moved: float, operations: float = 0.0) -> str:
+        """Say which of the two that is."""
+        by_bytes = moved / self.bytes_per_second >= operations / self.operations_per_second
+        return "bytes" if by_bytes else "operations"
+
+
+NOMINAL_H100 = Roofline(3.35e12, 800e12, "bfloat16", {}, {})  # the data sheet's bandwidth, and a product's usual rate
+
+
+@torch.inference_mode()
+def measure_roofline(
+    device: torch.device,
+    *,
+    sizes: tuple[int, ...] | None = None,
+    sides: tuple[int, ...] | None = None,
+    seconds: float = 1.0,
+    say: Callable[[str], None] = lambda line: None,
+) -> Roofline:
+    """Measure both ceilings on random numbers (zeros were seen to be 13 % faster), each size for ``seconds``.
+
+    On a CPU: copies in memory and oneDNN's products in single precision.
+    """
+    kind = device.type
+    dtype = _DTYPES[kind]
+    by_bytes: dict[int, float] = {}
+    for size in sizes or _COPIES[kind]:
+        source = torch.randint(0, 255, (size,), dtype=torch.uint8, device=device)
+        target = torch.empty_like(source)
+        found = measure([lambda s=source, t=target: t.copy_(s)], device, seconds)  # type: ignore[misc]
+        by_bytes[size] = 2 * size / found.seconds
+        say(f"copy of {size / 2**20:,.0f} MiB: {by_bytes[size] / 1e9:,.1f} GB/s, read plus written")
+        del source, target
+    by_side: dict[int, float] = {}
+    for side in sides or _SIDES[kind]:
+        a, b = (torch.randn(side, side, dtype=torch.float32, device=device).to(dtype) for _ in range(2))
+        found = measure([_product(a, b)], device, seconds)
+        by_side[side] = 2 * side**3 / found.seconds
+        say(f"product of {side:,} x {side:,}: {by_side[side] / 1e12:,.2f} TFLOP/s in {str(dtype)[6:]}")
+        del a, b
+    return Roofline(max(by_bytes.values()), max(by_side.values()), str(dtype)[6:], by_bytes, by_side)
+
+
+def _product(a: Tensor, b: Tensor) -> Callable[[], Tensor]:
+    """Return the fastest product here: cuBLAS's, or oneDNN's on a weight that is arranged once."""
+    if can_pack(a.dtype, a.device):
+        return partial(PackedProjection(b).multiply, a)
+    out = torch.empty_like(a)
+    return partial(torch.mm, a, b, out=out)

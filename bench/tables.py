@@ -1,0 +1,102 @@
+"""Measurements of kernels and of random weights as lines for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # kernels need triton, which isn't everywhere
+    from warmeng.bench.grade import GradeResult
+    from warmeng.bench.kernels import Found
+    from warmeng.bench.roofline import Roofline
+    from warmeng.bench.workload import WorkloadResult
+
+
+def roofline_lines(found: Roofline) -> list[str]:
+    """Return the two ceilings."""
+    return [
+        f"copy       {found.bytes_per_second / 1e9:10,.1f} GB/s, bytes read plus written",
+        f"product    {found.operations_per_second / 1e12:10,.2f} TFLOP/s, {found.dtype}",
+        f"ridge      {found.operations_per_second / found.bytes_per_second:10,.0f} operations a byte",
+    ]
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows as aligned lines: the first two columns to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+
+
+def kernel_lines(found: Sequence[Found]) -> list[str]:
+    """Return each kernel with what stands beside it; times in microseconds."""
+    timed = any(f.floor_seconds is not None for f in found)
+    head = ["kernel", "shape", "error"]
+    rows = [head + (["bound", "floor", "measured", "share"] if timed else [])]
+    for f in found:
+        error = f"{f.error:.1e}" + ("" if f.correct else " WRONG")
+        row = [f.kernel, f.shape, error]
+        if timed:
+            share = f"{f.share:.0%}" if f.share is not None else "-"
+            row += [f.bound or "-", _us(f.floor_seconds), _us(f.seconds), share]
+        rows.append(row)
+        for name, beside in [*((f"ours, {n}", b) for n, b in f.variants.items()), *f.others.items()]:
+            if beside.seconds is not None:
+                share = f"{f.floor_seconds / beside.seconds:.0%}" if f.floor_seconds else "-"
+                error = "" if beside.error is None else f"{beside.error:.1e}"
+                rows.append(["", f"  {name}", error, "", "", _us(beside.seconds), share])
+    lines = _columns([row + [""] * (len(rows[0]) - len(row)) for row in rows])
+    for f in found:
+        failed = [(n, b.failed) for n, b in [*f.variants.items(), *f.others.items()]]
+        lines += [f"not run: {n} ({f.kernel}, {f.shape}): {why}" for n, why in [("ours", f.failed), *failed] if why]
+    return lines
+
+
+def _us(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1e6:,.1f} us"
+
+
+def workload_lines(found: WorkloadResult) -> list[str]:
+    """Return output tokens a second of every way of running."""
+    rows = [["", "", "output tokens/s", "share of floor"]]
+    for run in [*found.runs, *found.curve]:
+        mix = f"{found.personas} personas" if run.mix == "personas" else "base alone"
+        rows.append([f"warmeng, {run.mode}", f"{mix}, {run.requests} requests", f"{run.rate:,.1f}", f"{run.share:.0%}"])
+    for batch, rate in found.hf_by_batch.items():
+        said = f"{rate:,.1f}" if isinstance(rate, float) else rate
+        rows.append(["transformers generate", f"batch {batch}", said, ""])
+    reached = found.hf_continuous
+    if isinstance(reached, float):
+        rows.append(["transformers", "continuous batching", f"{reached:,.1f}", ""])
+    lines = _columns(rows)
+    lines.append(
+        f"{found.shape}, random weights: {found.weight_bytes / 1e9:.1f} GB a step, "
+        f"{found.token_operations / 1e9:.1f} GFLOP a token, {found.kv_bytes:,} B of keys and values a token, "
+        f"mean context {found.mean_context:.0f}"
+    )
+    lines.append(f"predicted from the two ceilings: {found.predicted_rate:,.0f} output tokens/s")
+    if found.ratio is not None:
+        lines.append(f"{found.personas} personas over the best of transformers: {found.ratio:.2f}")
+    if isinstance(reached, str):
+        lines.append(f"not run: transformers, continuous batching: {reached}")
+    return lines + left_out_lines(found.left_out)
+
+
+def grade_lines(found: GradeResult) -> list[str]:
+    """Return grades a second."""
+    middle = sorted(found.rates)[len(found.rates) // 2]
+    return [
+        f"{found.shape}, {found.mode}: {middle:,.1f} grades a second "
+        f"({min(found.rates):,.1f} to {max(found.rates):,.1f}), {found.share:.0%} of the floor",
+        f"{found.prefix} tokens of prefix ({found.cached_share:.0%} from the cache), {found.new} new, "
+        f"{found.labels} labels of two tokens",
+    ]
+
+
+def left_out_lines(names: Sequence[str]) -> list[str]:
+    """Return what was not measured, and why."""
+    return [f"left out: {name}" for name in names]
