@@ -44,7 +44,6 @@ class HostBatch:
     arrays: Mapping[str, Ints]
     chunks: int
     has_adapters: bool
-    is_decode: bool  # one query token a segment
     has_pending: bool  # some token is the previous step's choice
 
 
@@ -66,7 +65,6 @@ def host_batch(
     total = rows or -(-count // ROW_TILE) * ROW_TILE
     padding = total - count
     queries = [s.num_queries for s in segments]
-    is_decode = max(queries) == 1
     longest = max(s.context_len for s in segments)
     least_width = -(-max(len(s.table) for s in segments) // _TABLE_STEP) * _TABLE_STEP
     num_segments = total if rows else len(segments)
@@ -98,7 +96,7 @@ def host_batch(
         ids = _int32([bank.numbers[name] if name else -1 for name in layout.adapters], padding, -1)
         arrays |= {"ids": ids, "spans": spans(ids, bank.columns)}
     chunks = -(-longest // tiling.chunk)
-    return HostBatch(arrays, chunks, has_adapters, is_decode, min(layout.tokens) < 0)
+    return HostBatch(arrays, chunks, has_adapters, min(layout.tokens) < 0)
 
 
 def _int32(values: list[int], padding: int, fill: int = 0) -> Ints:

@@ -20,7 +20,6 @@ from warmeng.engine.checkpoint import Weights, projection_shapes
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.constraints import ConstraintCompiler
 from warmeng.engine.gpu.batch import (
-    Batch,
     HostBatch,
     Ints,
     device_batch,
@@ -181,22 +180,20 @@ class GpuRunner:
     def _logits(self, layout: Layout, extra: dict[str, Ints]) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Run the forward pass; returns the logits of the rows asked for, in parts, and the arrays on the device."""
         count = len(layout.tokens)
-        rows = DecodeGraphs.rows_for(count) if self._graphs is not None else None
-        chosen = extra["logit_rows"]
-        if rows is not None and np.array_equal(chosen, np.arange(count)):  # every row decodes
+        rows = DecodeGraphs.rows_for(count)
+        # One token of each sequence, all of them read, in the order of the rows.
+        decodes = len(layout.segments) == count and np.array_equal(extra["logit_rows"], np.arange(count))
+        if self._graphs is not None and rows is not None and decodes:
             width = self.ops.tiling.chunk // self.block_size
             longest = max(len(s.table) for s in layout.segments)
             host = self._host(layout, rows=rows, table_width=-(-longest // width) * width)
             views = self._upload(extra)
-            assert self._graphs is not None
-            if host.is_decode:
-                logits = self._graphs.run(host, lambda v: self._decode(v, host), lambda v: self._fill_in(v, host))
-                return [logits[:count]], views
+            hidden = self._graphs.run(host, lambda v: self._forward(v, host), lambda v: self._fill_in(v, host))
+            return [self.ops.logits(hidden[:count])], views
         host = self._host(layout)
         views = self._upload(dict(host.arrays) | extra)
         self._fill_in(views, host)
-        hidden = forward(self.weights, self.ops, self._batch(views, host))
-        hidden = hidden.index_select(0, views["logit_rows"])
+        hidden = self._forward(views, host).index_select(0, views["logit_rows"])
         return [self.ops.logits(part) for part in torch.split(hidden, _LOGIT_ROWS)], views
 
     def _host(self, layout: Layout, rows: int | None = None, table_width: int | None = None) -> HostBatch:
@@ -204,11 +201,8 @@ class GpuRunner:
             layout, self.bank, self._group, self.ops.tiling, self.block_size, rows=rows, table_width=table_width
         )
 
-    def _batch(self, views: dict[str, Tensor], host: HostBatch) -> Batch:
-        return device_batch(views, host, self.bank)
-
-    def _decode(self, views: dict[str, Tensor], host: HostBatch) -> Tensor:
-        return self.ops.logits(forward(self.weights, self.ops, self._batch(views, host)))
+    def _forward(self, views: dict[str, Tensor], host: HostBatch) -> Tensor:
+        return forward(self.weights, self.ops, device_batch(views, host, self.bank))
 
     def _fill_in(self, views: dict[str, Tensor], host: HostBatch) -> None:
         """Put the previous step's tokens where the host did not know them."""
