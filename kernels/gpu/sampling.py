@@ -65,7 +65,7 @@ def _scaled(logits, masks, mask_row, words, n, vocab, temperature):
 def _key(x):
     """Unsigned integers in the order of the floats; both zeros are one."""
     bits = (x + 0.0).to(tl.uint32, bitcast=True)
-    return tl.where(bits >> 31 != 0, ~bits, bits | 0x80000000)
+    return tl.where(bits >> 31 != 0, bits ^ 0xFFFFFFFF, bits | 0x80000000)
 
 
 @triton.jit

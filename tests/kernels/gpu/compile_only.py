@@ -3,7 +3,9 @@
 The driver below answers Triton's questions as a device of the target would and launches nothing, so the
 kernels are compiled in exactly the configurations that the code under test asks for, on tensors without data.
 
-    python compile_only.py 90 kernels     prints one JSON line for each compiled kernel
+    python compile_only.py 90               prints one JSON line for each compiled kernel
+    python compile_only.py 90 --table       prints a table
+    python compile_only.py 90 --part        compiles for some of the models
 """
 
 from __future__ import annotations
@@ -14,16 +16,22 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-
-assert os.environ.get("TRITON_INTERPRET", "0") == "0", "kernels are interpreted in this process, not compiled"
+from typing import Any
 
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
+
+from warmeng.kernels.gpu import activation, attention, matmul, norm, rope, sampling
+from warmeng.kernels.gpu.change import RANK_TILE, ROW_TILE, AdapterRows, Change, Product
+
+assert os.environ.get("TRITON_INTERPRET", "0") == "0", "kernels are interpreted in this process, not compiled"
 
 SHARED_MEMORY = {80: 166_912, 90: 232_448, 100: 232_448}  # bytes that one block may use
 _BIN = Path(triton.__file__).parent / "backends/nvidia/bin"
@@ -86,7 +94,7 @@ def compiled_for(arch: int) -> Iterator[list[triton.compiler.CompiledKernel]]:
         triton.compiler.CompiledKernel._init_handles = plain
 
 
-def describe(kernel: triton.compiler.CompiledKernel, arch: int) -> dict[str, object]:
+def describe(kernel: triton.compiler.CompiledKernel, arch: int) -> dict[str, Any]:
     """Return registers, spilled bytes, shared memory and the matrix instructions of a compiled kernel."""
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
@@ -95,23 +103,130 @@ def describe(kernel: triton.compiler.CompiledKernel, arch: int) -> dict[str, obj
         sass = _run("nvdisasm", str(cubin))
     numbers = dict(re.findall(r"(REG|STACK|LOCAL|SHARED):(\d+)", usage))
     assert numbers, usage
-    spills = len(re.findall(r"\b(?:STL|LDL)\b", sass))
-    matrix = {name: n for name in _MATRIX[arch] if (n := len(re.findall(rf"\b{name}\b", sass)))}
-    constants = {k: v for k, v in kernel.src.constants.items() if not isinstance(v, str)}
-    names = [kernel.src.fn.arg_names[k[0]] for k in constants]
+
+    def count(pattern: str) -> dict[str, int]:
+        return dict(sorted(Counter(re.findall(rf"\b({pattern})(?=[\s;])", sass)).items()))
+
+    constants = {kernel.src.fn.arg_names[k[0]]: v for k, v in kernel.src.constants.items() if not isinstance(v, str)}
     return {
         "kernel": kernel.name,
         "arch": arch,
-        "constants": dict(zip(names, constants.values(), strict=True)),
+        "constants": {name: v for name, v in constants.items() if name.isupper()},
         "warps": kernel.metadata.num_warps,
         "stages": kernel.metadata.num_stages,
         "registers": int(numbers["REG"]),
         "stack": int(numbers["STACK"]),
-        "local_accesses": spills,
+        "local_accesses": sum(count(r"(?:STL|LDL)[.\w]*").values()),
         "shared": kernel.metadata.shared,
-        "matrix": matrix,
+        "matrix": count("|".join(rf"{name}[.\w]*" for name in _MATRIX[arch])),
+        "copies": count(r"(?:LDGSTS|UTMALDG)[.\w]*"),  # from global memory to shared memory without registers between
     }
 
 
 def _run(tool: str, *args: str) -> str:
     return subprocess.run([str(_BIN / tool), *args], check=True, capture_output=True, text=True).stdout
+
+
+@dataclass(frozen=True)
+class Model:
+    """The shapes of a decoder."""
+
+    hidden: int
+    heads: rope.Heads
+    inter: int
+    vocab: int
+    bias: bool = False
+    norms: bool = False
+
+
+MODELS = {
+    "Llama-3.1-8B": Model(4096, rope.Heads(32, 8, 128), 14336, 128256),
+    "SmolLM2-135M": Model(576, rope.Heads(9, 3, 64), 1536, 49152),
+    "Mistral-Small-22B": Model(6144, rope.Heads(48, 8, 128), 16384, 32768),
+    "Qwen2.5-32B": Model(5120, rope.Heads(40, 8, 128), 27648, 152064, bias=True),
+    "Qwen3-8B": Model(4096, rope.Heads(32, 8, 128), 12288, 151936, norms=True),
+    "head size 96": Model(3072, rope.Heads(32, 32, 96), 8192, 32064),
+    "head size 256": Model(3072, rope.Heads(16, 4, 256), 24576, 256000, bias=True, norms=True),
+}
+PART = ("Llama-3.1-8B", "head size 256")  # the usual and the largest tiles
+ROWS = 513  # of a step: a number that promises nothing about alignment
+OTHER_ROWS = (1, 2, 16, 64)  # must take the same kernels
+_BLOCKS, _BLOCK_SIZE = 1000, 16
+
+
+def launch(model: Model, arch: int, count: int = ROWS) -> None:
+    """Launch what the engine does for a step of ``count`` rows, with and without adapters, deterministic and fast."""
+    heads = model.heads
+    q, kv = heads.queries * heads.size, heads.keys * heads.size
+    rows = AdapterRows(_ints(count), _ints(2 * RANK_TILE), _ints(-(-count // ROW_TILE), 2))
+    hidden, residual, weight = _bf16(count, model.hidden), _bf16(count, model.hidden), _bf16(model.hidden)
+
+    def products(depth: int, widths: tuple[int, ...]) -> list[Product]:
+        change = Change(_bf16(len(widths) * 2 * RANK_TILE, depth), _bf16(sum(widths), 2 * RANK_TILE), widths)
+        x, w = _bf16(count, depth), _bf16(sum(widths), depth)
+        for tile in matmul.TILES:
+            matmul.project(x, w, change, rows, base=False, tiles=(tile,))
+            found = [matmul.project(x, w, c, rows, tiles=(tile,)) for c in (None, change)]
+        return found
+
+    for tile in matmul.TILES:
+        matmul.project(hidden, _bf16(model.vocab, model.hidden), out_dtype=torch.float32, tiles=(tile,))
+    norm.add_rms_norm(None, residual, weight, 1e-5)
+    for product in products(q, (model.hidden,)) + products(model.inter, (model.hidden,)):
+        norm.add_rms_norm(product, residual, weight, 1e-5)
+    for product in products(model.hidden, (model.inter, model.inter)):
+        activation.silu_mul(product)
+    cache = [_bf16(_BLOCKS, heads.keys, _BLOCK_SIZE, heads.size) for _ in range(2)]
+    rotation = tuple(torch.empty(8192, heads.size // 2, dtype=torch.float32, device="meta") for _ in range(2))
+    bias = _bf16(heads.total * heads.size) if model.bias else None
+    norms = (_bf16(heads.size), _bf16(heads.size)) if model.norms else None
+    for product in products(model.hidden, (q, kv, kv)):
+        rope.rotate_and_write(
+            product, heads, bias, norms, 1e-5, (rotation[0], rotation[1]), _ints(count), _ints(count), *cache
+        )
+    for fast in (False, True):
+        tiles = attention.tiling(heads.size, fast, arch)
+        for chunks in (1, 3 + count):
+            plan = attention.PagedPlan(_ints(40, attention.FIELDS), _ints(40, count), _ints(33, 2), _ints(7, 2), chunks)
+            queries = _bf16(count, heads.queries, heads.size)
+            attention.attention(queries, *cache, plan, _ints(count), heads.size**-0.5, tiles)
+    logits = torch.empty(count, model.vocab, dtype=torch.float32, device="meta")
+    floats = torch.empty(count, sampling.FLOATS, dtype=torch.float32, device="meta")
+    masks = _ints(3, -(-model.vocab // 32))
+    sampling.choose(logits, sampling.SamplingRows(_ints(count, sampling.INTS), floats, masks), model.vocab)
+    sampling.log_normaliser(logits, model.vocab)
+
+
+def _bf16(*shape: int) -> torch.Tensor:
+    return torch.empty(*shape, dtype=torch.bfloat16, device="meta")
+
+
+def _ints(*shape: int) -> torch.Tensor:
+    return torch.empty(*shape, dtype=torch.int32, device="meta")
+
+
+def main() -> None:
+    """Compile for the architecture given and print what came of it."""
+    arch, options = int(sys.argv[1]), sys.argv[2:]
+    with compiled_for(arch) as found:
+        for name in PART if "--part" in options else MODELS:
+            launch(MODELS[name], arch)
+        first = len(found)
+        for count in OTHER_ROWS:
+            launch(MODELS[PART[0]], arch, count)
+    for i, kernel in enumerate(found):
+        about = describe(kernel, arch) | {"again": i >= first}
+        if "--table" not in options:
+            print(json.dumps(about))
+            continue
+        sizes = " ".join(f"{k}={v}" for k, v in about["constants"].items() if k not in _DULL)
+        copies = {name.split(".")[-1]: n for name, n in about["copies"].items()}
+        sizes = f"{kernel.name:18} {sizes:96} warps {about['warps']} stages {about['stages']}"
+        use = f"registers {about['registers']:3} stack {about['stack']:3} shared {about['shared']:6}"
+        print(f"{sizes} {use} {about['matrix']} copies {copies}")
+
+
+_DULL = ("ROW_TILE", "RANK_TILE", "GROUP_M", "FIELDS", "CACHE_BLOCK", "INTS", "FLOATS", "EVEN_K", "WIDTH", "HALF")
+
+if __name__ == "__main__":
+    main()

@@ -13,15 +13,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-# Read when triton is imported, which other tests may do first: the root's conftest.py has the same line.
-os.environ.setdefault("TRITON_INTERPRET", "0" if Path("/dev/nvidiactl").exists() else "1")
-
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-INTERPRETED = os.environ["TRITON_INTERPRET"] == "1"
+INTERPRETED = os.environ["TRITON_INTERPRET"] == "1"  # as tests/conftest.py set it
 DEVICE = "cpu" if INTERPRETED else "cuda"
 
 # Of ||out - reference|| / ||reference||; the reference is computed in float64 from the same inputs.
@@ -159,7 +156,10 @@ def near() -> Callable[[Tensor, Tensor, torch.dtype], None]:
 
 @dataclass(frozen=True)
 class Adapters:
-    """Random adapters: ``ranks`` columns each, stacked; ``ids`` the adapter of each row or -1."""
+    """Random adapters: ``ranks`` columns each, stacked; ``ids`` the adapter of each row or -1.
+
+    The kernels' modules are imported late: where triton is missing, this file must load all the same.
+    """
 
     ranks: tuple[int, ...]
     ids: np.ndarray
@@ -171,14 +171,14 @@ class Adapters:
         return [(stop - rank, stop) for rank, stop in zip(self.ranks, stops, strict=True)]
 
     @property
-    def rows(self):  # noqa: ANN201 - the module may not be imported before the folder is known to be testable
+    def rows(self):
         """Return the ``AdapterRows`` of these rows."""
         from warmeng.kernels.gpu.change import AdapterRows, spans
 
         owner = np.repeat(np.arange(len(self.ranks)), self.ranks).astype(np.int32)
         return AdapterRows(torch.tensor(self.ids), torch.tensor(owner), torch.tensor(spans(self.ids, self.columns)))
 
-    def change(self, widths: tuple[int, ...], depth: int, dtype: torch.dtype):  # noqa: ANN201
+    def change(self, widths: tuple[int, ...], depth: int, dtype: torch.dtype):
         """Return random matrices for a product of these widths, whose changes are about as large as the product."""
         from warmeng.kernels.gpu.change import Change
 
@@ -187,7 +187,7 @@ class Adapters:
         b = torch.randn(sum(widths), total) * max(self.ranks) ** -0.5
         return Change(a.to(dtype), b.to(dtype), widths)
 
-    def product(self, y: Tensor, widths: tuple[int, ...]):  # noqa: ANN201
+    def product(self, y: Tensor, widths: tuple[int, ...]):
         """Return a product as ``project`` leaves it: columns of ``low`` outside a tile's span hold NaN."""
         from warmeng.kernels.gpu.change import ROW_TILE, Product, own_columns
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -148,7 +149,7 @@ def test_contexts_at_the_chunks_edges(dtype: torch.dtype, near, rng) -> None:
 
 @pytest.mark.parametrize("chunk", [64, 1024])
 def test_labels_see_their_prompt_and_themselves(chunk: int, dtype: torch.dtype, near, rng) -> None:
-    """Holes of every kind: inside a block, whole blocks and chunks, one slot, none at a prompt's end, before a chunk."""
+    """Holes of every kind: inside a block, whole blocks and chunks, one slot, none at all, up to a chunk's edge."""
     tiles = Tiling(SMALL.decode, SMALL.prefill, chunk)
     pieces = [
         Piece(3, 51, (37, 48)), Piece(1, 65, (1, 64)), Piece(20, 200, (50, 176)), Piece(5, 40, (34, 35)),
@@ -163,6 +164,11 @@ def test_padding_rows_are_left_alone(dtype: torch.dtype, near, rng) -> None:
     assert check(case, near, 2)[-2:].isnan().all()
     case = make([Piece(1, 20), Piece(5, 133)], (4, 2, 32), SMALL, dtype, rng, padding=2)
     assert (check(case, near, 2)[-2:] == 0).all()
+
+
+def test_segments_without_queries(dtype: torch.dtype, near, rng) -> None:
+    """They have no tile, whatever they hold, nothing included."""
+    check(make([Piece(0, 20), Piece(1, 7), Piece(0, 0), Piece(9, 9), Piece(0, 1)], (4, 2, 32), UNCUT, dtype, rng), near)
 
 
 def test_a_table_may_serve_several_segments(dtype: torch.dtype, near, rng) -> None:
@@ -193,7 +199,7 @@ def test_decoded_tokens_equal_prefilled_ones(fast: bool, dtype: torch.dtype, nea
     expected = whole.run()
     cuts = np.unique([0, *rng.integers(1, 150, 4), 63, 64, 65, 150])
     ones = [t for t in range(150) if rng.integers(4) == 0]
-    for spans in ([(a, b) for a, b in zip(cuts[:-1], cuts[1:], strict=True)], [(t, t + 1) for t in ones]):
+    for spans in (list(pairwise(cuts.tolist())), [(t, t + 1) for t in ones]):
         tokens = np.concatenate([np.arange(a, b) for a, b in spans])
         segments = np.zeros((len(spans), FIELDS), dtype=np.int32)
         segments[:, 0] = np.cumsum([0, *[b - a for a, b in spans[:-1]]])

@@ -101,7 +101,7 @@ def test_order_of_rows_does_not_matter(make_adapters, dtype: torch.dtype, near) 
 
 
 def test_chosen_tiles_are_sensible(rng) -> None:
-    """The largest tile that gives each processor work; where none does, one that reads the weight the fewest times."""
+    """The largest tile that busies nine processors in ten; where none does, one that reads the weight least often."""
 
     def programs(tile: Tile, rows: int, outs: int) -> int:
         return -(-rows // tile.block_m) * -(-outs // tile.block_n)
@@ -110,13 +110,10 @@ def test_chosen_tiles_are_sensible(rng) -> None:
         rows, outs = int(2 ** rng.uniform(0, 13)), int(2 ** rng.uniform(4, 17))
         processors = int(rng.choice([1, 60, 108, 132, 148]))
         tile = choose(rows, outs, processors=processors)
-        assert tile in TILES
-        assert tile.block_m < 2 * max(rows, 64)
-        if programs(tile, rows, outs) >= processors:
-            larger = [t for t in TILES[TILES.index(tile) + 1 :] if t.block_m < 2 * max(rows, 64)]
-            assert all(programs(t, rows, outs) < processors for t in larger)
-        else:
-            assert -(-rows // tile.block_m) == min(-(-rows // t.block_m) for t in TILES)
-            assert all(programs(t, rows, outs) < processors for t in TILES if t.block_m < 2 * max(rows, 64))
+        fitting = [t for t in TILES if t.block_m < 2 * max(rows, 64)]
+        busy = [t for t in fitting if programs(t, rows, outs) >= processors * 9 // 10]
+        assert tile in fitting
+        assert tile == busy[-1] if busy else -(-rows // tile.block_m) == min(-(-rows // t.block_m) for t in TILES)
     for rows in (1, 16, 64):
         assert choose(rows, 6144).block_m == 64
+    assert choose(5, 64, TILES[2:]) == TILES[2]  # where the small ones may not be taken
