@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 
-from warmeng.engine.config import ModelConfig, is_inert, read_json
+from warmeng.engine.config import ModelConfig, inside, is_inert, read_json
 from warmeng.engine.errors import InputError, name_some, one_line, show
 from warmeng.engine.tensors import Checkpoint, open_checkpoint
 
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 MAX_RANK = 1024
+MAX_ALPHA = 2**20  # of lora_alpha: beyond it a change overflows before it means anything
 _BLOCKS = {"q": "self_attn", "k": "self_attn", "v": "self_attn", "o": "self_attn"}  # the others are in mlp
 _KEY = re.compile(
     r"base_model\.model\.model\.layers\.(0|[1-9]\d{0,3})\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
@@ -96,7 +97,7 @@ def load_adapter(folder: Path, config: ModelConfig, base_hash: str | None = None
         InputError: a feature that isn't supported (by name), tensors missing or left over in either direction, a
             rank or shape that doesn't fit, an adapter for another base, or a damaged file.
     """
-    path = folder / "adapter_config.json"
+    path = inside(folder, "adapter_config.json")
     if not path.is_file():
         raise InputError(f"{folder} has no adapter_config.json: expected the folder of a PEFT LoRA adapter")
     data = read_json(path)
@@ -148,15 +149,15 @@ def _check_settings(path: Path, data: Mapping[str, Any]) -> tuple[int, float]:
     rank, alpha, rslora = data.get("r"), data.get("lora_alpha"), data.get("use_rslora", False)
     if type(rank) is not int or not 1 <= rank <= MAX_RANK:
         raise fail("r", f"a whole number from 1 to {MAX_RANK}")
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not (math.isfinite(alpha) and alpha > 0):
-        raise fail("lora_alpha", "a number above 0")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha <= MAX_ALPHA:
+        raise fail("lora_alpha", f"a number above 0, up to {MAX_ALPHA}")
     if rslora not in (None, False, True):
         raise fail("use_rslora", "true or false")
     return rank, alpha / math.sqrt(rank) if rslora else alpha / rank
 
 
 def _check_manifest(folder: Path, base_hash: str | None) -> None:
-    path = folder / "warmeng.json"
+    path = inside(folder, "warmeng.json")
     if base_hash is None or not path.is_file():
         return
     trained = read_json(path).get("base_hash")
@@ -203,14 +204,17 @@ def _check_targets(
         expected = {(layer, target) for layer in layers for target in {t for _, t in found}}
     elif isinstance(wanted, list) and wanted and all(isinstance(w, str) and w for w in wanted):
         every = [(i, t) for i in range(config.num_layers) for t in TARGETS]
-        modules = {f"model.layers.{i}.{_BLOCKS.get(t, 'mlp')}.{t}_proj": (i, t) for i, t in every}
-        hits = {w: {m for m in modules if m == w or m.endswith("." + w)} for w in wanted}
-        if unmatched := {w for w, matched in hits.items() if not matched}:
+        ending: dict[str, set[tuple[int, str]]] = {}  # any last parts of a module's name to the modules that have them
+        for i, t in every:
+            parts = f"model.layers.{i}.{_BLOCKS.get(t, 'mlp')}.{t}_proj".split(".")
+            for start in range(len(parts)):
+                ending.setdefault(".".join(parts[start:]), set()).add((i, t))
+        if unmatched := set(wanted) - ending.keys():
             raise InputError(
                 f"{path}: target_modules has {name_some(unmatched)}, which isn't supported: "
                 f"expected {', '.join(t + '_proj' for t in TARGETS)} of this base's layers"
             )
-        expected = {modules[m] for matched in hits.values() for m in matched if modules[m][0] in layers}
+        expected = {(i, t) for w in set(wanted) for i, t in ending[w] if i in layers}
     else:
         raise InputError(f"{path}: target_modules is {show(wanted, 60)}, expected a list of module names")
     if missing := {f"layer {layer} {target}_proj" for layer, target in expected - found}:

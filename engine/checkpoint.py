@@ -20,7 +20,10 @@ from warmeng.engine.errors import InputError
 from warmeng.engine.tensors import Checkpoint, content_hash, open_checkpoint
 from warmeng.kernels.linear import PlainProjection, Projection
 
-__all__ = ["Checkpoint", "LayerWeights", "Weights", "content_hash", "expected_names", "load_weights", "open_checkpoint"]
+__all__ = [
+    "Checkpoint", "LayerWeights", "Weights", "check_shapes", "content_hash", "expected_names", "load_weights",
+    "open_checkpoint",
+]  # fmt: skip
 
 # Buffers that old versions of transformers saved; they follow from the configuration.
 _BUFFER = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
@@ -64,7 +67,7 @@ def load_weights(
         InputError: a file, tensor or shape that isn't as expected, one that is missing, or one that nobody uses.
     """
     checkpoint = open_checkpoint(folder)
-    checkpoint.require(expected_names(config))
+    check_shapes(checkpoint, config)
     loader = _Loader(checkpoint, config, dtype, torch.device(device), project)
     hidden, vocab = config.hidden_size, config.vocab_size
     embed = loader.read("model.embed_tokens.weight", vocab, hidden)
@@ -95,16 +98,48 @@ def projection_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
 
 def expected_names(config: ModelConfig) -> tuple[str, ...]:
     """The names of the tensors that a checkpoint of this configuration must have."""
-    parts = ["input_layernorm.weight", "post_attention_layernorm.weight"]
-    parts += [f"self_attn.{p}_proj.weight" for p in "qkvo"] + [f"mlp.{p}_proj.weight" for p in ("gate", "up", "down")]
+    return tuple(expected_shapes(config))
+
+
+def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors that a checkpoint of this configuration must have."""
+    hidden, inner, head = config.hidden_size, config.intermediate_size, config.head_dim
+    query, kv = config.num_heads * head, config.num_kv_heads * head
+    parts: dict[str, tuple[int, ...]] = {
+        "input_layernorm.weight": (hidden,),
+        "post_attention_layernorm.weight": (hidden,),
+        "self_attn.q_proj.weight": (query, hidden),
+        "self_attn.k_proj.weight": (kv, hidden),
+        "self_attn.v_proj.weight": (kv, hidden),
+        "self_attn.o_proj.weight": (hidden, query),
+        "mlp.gate_proj.weight": (inner, hidden),
+        "mlp.up_proj.weight": (inner, hidden),
+        "mlp.down_proj.weight": (hidden, inner),
+    }
     if config.qkv_bias:
-        parts += [f"self_attn.{p}_proj.bias" for p in "qkv"]
+        parts |= {f"self_attn.{p}_proj.bias": (query if p == "q" else kv,) for p in "qkv"}
     if config.qk_norm:
-        parts += ["self_attn.q_norm.weight", "self_attn.k_norm.weight"]
-    outer = ["model.embed_tokens.weight", "model.norm.weight"]
+        parts |= {"self_attn.q_norm.weight": (head,), "self_attn.k_norm.weight": (head,)}
+    outer: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config.vocab_size, hidden)}
+    outer["model.norm.weight"] = (hidden,)
     if not config.tie_word_embeddings:
-        outer.append("lm_head.weight")
-    return (*outer, *(f"model.layers.{i}.{part}" for i in range(config.num_layers) for part in parts))
+        outer["lm_head.weight"] = (config.vocab_size, hidden)
+    return outer | {f"model.layers.{i}.{p}": shape for i in range(config.num_layers) for p, shape in parts.items()}
+
+
+def check_shapes(checkpoint: Checkpoint, config: ModelConfig) -> None:
+    """InputError where a tensor that the configuration needs is missing or has another shape.
+
+    Reads no tensor and makes none: sizes that only the configuration claims take no memory.
+    """
+    wanted = expected_shapes(config)
+    checkpoint.require(wanted)
+    for name, shape in wanted.items():
+        if checkpoint.shape(name) != shape:
+            raise InputError(
+                f"{checkpoint.folder}: {name} has shape {list(checkpoint.shape(name))}, expected {list(shape)} "
+                "from config.json: the two don't belong together"
+            )
 
 
 class _Pending:

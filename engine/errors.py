@@ -1,11 +1,18 @@
 """The two errors that a user sees as one line: wrong data and wrong usage.
 
-Every message is a single line that says what was got, what was expected and what to do.
+Every message is a single line that says what was got, what was expected and what to do. Whatever other software said
+goes into one through ``one_line``, which leaves secrets of the environment out.
 """
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable
+
+_SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSW|CREDENTIAL|AUTH(?!OR)", re.IGNORECASE)  # in the names of variables
+_LOGIN = re.compile(r"(?<=://)[^\s/@]{1,200}:[^\s/@]{1,200}(?=@)")  # user:password of an address
+_LEAST = 8  # characters that a secret has: shorter values are settings
 
 
 class InputError(ValueError):
@@ -24,11 +31,30 @@ def name_some(names: Iterable[str], limit: int = 4) -> str:
 
 
 def one_line(text: object, limit: int = 300) -> str:
-    """``text`` with control characters and line breaks made blanks, cut to ``limit`` characters."""
-    flat = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
-    return flat if len(flat) <= limit else flat[: limit - 3] + "..."
+    """``text`` with control characters and line breaks made blanks, no secret, cut to ``limit`` characters."""
+    whole = without_secrets(str(text))
+    flat = " ".join("".join(c if c.isprintable() else " " for c in whole[: 20 * limit]).split())
+    return flat if len(flat) <= limit and len(whole) <= 20 * limit else flat[: limit - 3] + "..."
 
 
 def show(value: object, limit: int = 80) -> str:
     """``value`` as a Python literal on one line, for what a message says was got."""
-    return one_line(repr(value), limit)
+    if isinstance(value, str | bytes):
+        value = value[: limit + 1]
+    try:
+        return one_line(repr(value), limit)
+    except (ValueError, RecursionError):  # an int of thousands of digits, lists in lists in lists
+        return f"a {type(value).__name__} too large to show"
+
+
+def without_secrets(text: str) -> str:
+    """``text`` with three dots for each value of an environment variable whose name says that it is secret.
+
+    Libraries put such values into their errors: an HTTP client that finds a line break in a token shows the header.
+    """
+    for name, value in os.environ.items():
+        if _SECRET.search(name):
+            for part in value.split():
+                if len(part) >= _LEAST and part in text:
+                    text = text.replace(part, "...")
+    return _LOGIN.sub("...", text) if "@" in text else text

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import torch
 
 from warmeng.engine.backend import Runner
-from warmeng.engine.checkpoint import Weights, load_weights, projection_shapes
+from warmeng.engine.checkpoint import Weights, check_shapes, load_weights, open_checkpoint, projection_shapes
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.cpu.runner import CpuRunner
 from warmeng.engine.errors import UsageError
@@ -51,6 +51,8 @@ def load_runner(
     within: Limits,
 ) -> Runner:
     """Load a checkpoint, or make random weights from a seed, for a chosen device."""
+    if not isinstance(source, int):  # before anything is made in the sizes that a configuration only claims
+        check_shapes(open_checkpoint(source.folder), config)
     if device == "cpu":
         return _on_cpu(source, config, vocab_size, settings, within)
     from warmeng.engine.gpu.runner import GpuRunner

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from warmeng.engine.adapters import TARGETS, Adapter, adapter_hash, target_shapes
-from warmeng.engine.checkpoint import expected_names
+from warmeng.engine.checkpoint import check_shapes, expected_names
 from warmeng.engine.config import ModelConfig, read_config
 from warmeng.engine.errors import InputError, UsageError, name_some
 from warmeng.engine.tensors import Checkpoint, content_hash, open_checkpoint
@@ -290,8 +290,8 @@ def _check_same_architecture(base: ModelConfig, merged: ModelConfig, base_at: Pa
 def _changed(config: ModelConfig, before: Checkpoint, after: Checkpoint, merged: Path) -> set[tuple[int, str]]:
     """Return (layer, target) of the weights that differ; nothing else may."""
     wanted = expected_names(config)
-    before.require(wanted)
-    after.require(wanted)
+    check_shapes(before, config)
+    check_shapes(after, config)
     places = {_weight_name(layer, t): (layer, t) for layer in range(config.num_layers) for t in TARGETS}
     changed, others = set(), []
     for name in wanted:

@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from warmeng.engine.config import parse_object, read_json
+from warmeng.engine.config import inside, parse_object, read_json
 from warmeng.engine.errors import InputError, name_some, one_line, show
 
 if TYPE_CHECKING:
     import torch
 
 MAX_TENSORS = 20_000  # a 400B model has about 1,200
-MAX_HEADER_BYTES = 32 * 2**20
+MAX_HEADER_BYTES = 8 * 2**20  # that many tensors with the longest names
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,255}")
 _SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,200}\.safetensors")
@@ -145,10 +145,16 @@ def tensor_files(folder: Path, stem: str = "model") -> tuple[Path, ...]:
     """The safetensors files that ``open_checkpoint`` reads, by name; each lies in ``folder``."""
     single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
     if single.is_file():
-        return (_inside(folder, single.name),)
+        return (inside(folder, single.name),)
     if index.is_file():
-        return tuple(_inside(folder, name) for name in sorted(set(_weight_map(index).values())))
-    pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+        shards = sorted(set(_weight_map(inside(folder, index.name)).values()))
+        for name in shards:
+            if not inside(folder, name).is_file():
+                raise InputError(f"{folder / name} is missing though the index names it: fetch the checkpoint again")
+        return tuple(folder / name for name in shards)
+    pickled = sorted(
+        path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt") for path in folder.glob(pattern)
+    )
     if pickled:
         raise InputError(f"{folder} has only pickled weights ({name_some(pickled)}): convert them to safetensors")
     raise InputError(f"{folder} has neither {single.name} nor {index.name}: expected a safetensors checkpoint")
@@ -179,20 +185,6 @@ def file_sha256(path: Path) -> str:
     except OSError as error:
         raise InputError(f"can't read {path} ({error.strerror}): check its permissions or fetch it again") from None
     return digest.hexdigest()
-
-
-def _inside(folder: Path, name: str) -> Path:
-    """``folder/name``, which must not lead elsewhere; the hub's cache keeps files in ``blobs`` beside snapshots."""
-    path = folder / name
-    target, home = path.resolve(), folder.resolve()
-    allowed = [home]
-    if home.parent.name == "snapshots":
-        allowed.append(home.parent.parent / "blobs")
-    if not any(target.is_relative_to(place) for place in allowed):
-        raise InputError(f"{path} is a link that leaves its folder: replace it with the file itself")
-    if not path.is_file():
-        raise InputError(f"{path} is missing though the index names it: fetch the checkpoint again")
-    return path
 
 
 def _weight_map(index: Path) -> dict[str, str]:
@@ -266,7 +258,7 @@ def _entry(path: Path, name: str, fields: object) -> tuple[TensorEntry, int, int
     if not isinstance(fields, dict) or fields.keys() != {"dtype", "shape", "data_offsets"}:
         raise InputError(f"{where} isn't described by dtype, shape and data_offsets: fetch it again")
     dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
-    if dtype not in _ITEM_BYTES:
+    if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
         raise InputError(
             f"{where} has dtype {one_line(dtype, 40)}, expected {', '.join(_ITEM_BYTES)}: convert it first"
         )

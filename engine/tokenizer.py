@@ -9,17 +9,22 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from warmeng.engine.chat_template import ChatTemplate
-from warmeng.engine.config import read_json
+from warmeng.engine.config import inside, read_json
 from warmeng.engine.errors import InputError, name_some, one_line, show
 
 FROZEN_NOW = datetime(2026, 1, 1)  # what templates that ask for the date are told unless the caller says otherwise
-MAX_TOKENIZER_BYTES = 128 * 2**20
+MAX_TOKENIZER_BYTES = 64 * 2**20
 ROLES = ("system", "user", "assistant")
 _NAMED = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+    "tokenizer.model", "vocab.json", "merges.txt",
+)  # fmt: skip
 _FIRST = re.compile(r'("prepend_scheme"\s*:\s*)"first"')
 _PROBE_SYSTEM, _PROBE_USER, _PROBE_REPLY, _PROBE_LAST = "Qprobesystem", "Qprobeuser", "Qprobereply", "Qprobelast"
 
@@ -50,6 +55,7 @@ class Tokenizer:
         self.vocab_size = max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
         added = self._backend.get_added_tokens_decoder()
         self._special = {token.content: (i, token) for i, token in sorted(added.items()) if token.special}
+        self._special.pop("", None)
         self.special_tokens = {text: i for text, (i, _) in self._special.items()}
         ordered = sorted(self._special, key=len, reverse=True)
         self._pattern = re.compile("|".join(re.escape(text) for text in ordered) or r"(?!)")
@@ -71,6 +77,8 @@ class Tokenizer:
             InputError: a missing or malformed file, no chat template, or one that drops messages or doubles the
                 first token.
         """
+        for name in _FILES:
+            inside(folder, name)
         path = folder / "tokenizer_config.json"
         settings = read_json(path) if path.is_file() else {}
         if settings.get("auto_map"):
@@ -95,8 +103,8 @@ class Tokenizer:
         self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True, continue_text: str = ""
     ) -> str:
         """The conversation as the template writes it, then ``continue_text``: for people to read, not to encode."""
-        masked, mark = self._render(messages, add_generation_prompt, continue_text)
-        return masked.replace(mark, "")
+        masked, marks = self._render(messages, add_generation_prompt, continue_text)
+        return masked.translate(marks)
 
     def chat(
         self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True, continue_text: str = ""
@@ -111,7 +119,7 @@ class Tokenizer:
         Raises:
             InputError: messages of another form, or that the template refuses.
         """
-        masked, mark = self._render(messages, add_generation_prompt, continue_text)
+        masked, marks = self._render(messages, add_generation_prompt, continue_text)
         ids: list[int] = []
         start, strip_left = 0, False
         matches = list(self._pattern.finditer(masked))
@@ -123,7 +131,7 @@ class Tokenizer:
             if token is not None and token.lstrip:
                 segment = segment.rstrip()
             if segment:
-                ids += self._encode(segment.replace(mark, ""), first=start == 0)
+                ids += self._encode(segment.translate(marks), first=start == 0)
             if match is not None and token is not None:
                 ids.append(index)
                 start, strip_left = match.end(), token.rstrip
@@ -141,8 +149,8 @@ class Tokenizer:
 
     def _render(
         self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool, continue_text: str
-    ) -> tuple[str, str]:
-        """The rendered text in which special tokens' strings from data are broken by the returned mark."""
+    ) -> tuple[str, dict[int, str]]:
+        """The rendered text, special tokens' strings from data begun with marks, and what each mark stands for."""
         if not messages:
             raise InputError("the conversation has no messages, expected at least one")
         for message in messages:
@@ -158,17 +166,35 @@ class Tokenizer:
             raise InputError("continue_text is given without a generation prompt to continue: ask for both")
         texts = [message["content"] for message in messages] + [continue_text]
         if not any(self._pattern.search(text) for text in texts):
-            # No mark is needed: replacing the empty string by itself changes nothing.
-            return self._template.render(messages, add_generation_prompt) + continue_text, ""
-        texts.append(self._template.source)
-        mark = next(c for c in map(chr, range(0xE000, 0xF900)) if not any(c in text for text in texts))
-        marked = [{**message, "content": self._mask(message["content"], mark)} for message in messages]
-        return self._template.render(marked, add_generation_prompt) + self._mask(continue_text, mark), mark
+            return self._rendered(messages, add_generation_prompt) + continue_text, {}
+        used = set().union(*texts, self._template.source, *self._special)
+        first = sorted({text[0] for text in self._special})
+        free = list(islice((c for c in map(chr, range(0xE000, 0xF900)) if c not in used), len(first)))
+        if len(free) < len(first):
+            raise InputError(f"{self.origin}: a conversation has every private character: take some of them out")
+        marks = dict(zip(first, free, strict=True))
+        marked = [{**message, "content": self._mask(message["content"], marks)} for message in messages]
+        rendered = self._rendered(marked, add_generation_prompt) + self._mask(continue_text, marks)
+        return rendered, {ord(mark): character for character, mark in marks.items()}
 
-    def _mask(self, text: str, mark: str) -> str:
-        """``text`` with ``mark`` put after the first character of each special token's string."""
-        while self._pattern.search(text):
-            text = self._pattern.sub(lambda match: match[0][0] + mark + match[0][1:], text)
+    def _rendered(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> str:
+        """What the template makes of messages; all of what system and user say must be in it, but for outer blanks.
+
+        Earlier answers may lack what a template takes out of them: thoughts.
+        """
+        rendered = self._template.render(messages, add_generation_prompt)
+        for message in messages:
+            if message["role"] != "assistant" and message["content"].strip() not in rendered:
+                raise InputError(
+                    f"{self.origin}: the chat template drops or changes what the {message['role']} says "
+                    f"({show(message['content'], 40)}): use another template"
+                )
+        return rendered
+
+    def _mask(self, text: str, marks: Mapping[str, str]) -> str:
+        """``text`` with a mark in place of the first character of each special token's string."""
+        while self._pattern.search(text):  # what is left of one may begin another
+            text = self._pattern.sub(lambda match: marks[match[0][0]] + match[0][1:], text)
         return text
 
     def _probe(self) -> None:
@@ -209,7 +235,9 @@ def _backend(source: str, origin: str) -> Any:
 
     try:
         backend = tokenizers.Tokenizer.from_str(source)
-    except Exception as error:  # the library raises bare Exceptions
+    except BaseException as error:  # the library raises bare Exceptions, and BaseExceptions where its own code panics
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
         raise InputError(f"{origin}: the tokenizer is malformed ({one_line(error, 120)}): fetch it again") from None
     backend.no_truncation()
     backend.no_padding()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from warmeng.engine.errors import InputError, UsageError
+from warmeng.engine.errors import InputError, UsageError, show
 from warmeng.engine.files import read_yaml
 
 FILE = Path(__file__).parent / "data" / "contexts.yaml"
 UNMODIFIED = "unmodified"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}(:[A-Za-z0-9_.-]{1,64})?")
 
 Contexts = Mapping[str, tuple[str, ...]]  # context -> its statements; ``unmodified`` has none
 
@@ -23,6 +25,11 @@ def load_contexts(names: Sequence[str], path: Path = FILE) -> Contexts:
     """
     table: dict[str, tuple[str, ...]] = {UNMODIFIED: ()}
     for context, statements in read_yaml(path).items():
+        if not NAME.fullmatch(context) or context in ("all", UNMODIFIED):
+            raise InputError(
+                f"{path}: {show(context)} is no name of a context: expected letters, digits, '.', '_' and '-', and a "
+                "colon after a group's name"
+            )
         sound = isinstance(statements, list) and all(isinstance(s, str) and s.strip() for s in statements)
         if not sound or not statements or len(set(statements)) != len(statements):
             raise InputError(f"{path}: {context}: expected a list of different statements, none blank")
@@ -31,7 +38,9 @@ def load_contexts(names: Sequence[str], path: Path = FILE) -> Contexts:
     for name in names:
         found = [c for c in table if name in ("all", c) or c.startswith(f"{name}:")]
         if not found:
-            raise UsageError(f"no context is named {name!r}: use {', '.join(table)}, a group such as emotion, or all")
+            raise UsageError(
+                f"no context is named {show(name)}: use {', '.join(table)}, a group such as emotion, or all"
+            )
         chosen.update({c: table[c] for c in found})
     return chosen
 

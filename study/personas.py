@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from warmeng.engine.errors import InputError, UsageError
+from warmeng.engine.errors import InputError, UsageError, one_line, show
 from warmeng.engine.files import read_text
 
 PROMPTS = Path(__file__).parent / "data" / "prompts"
@@ -37,16 +37,18 @@ def parse_persona(spec: str) -> Persona:
     name, equals, rest = spec.partition("=")
     if not equals:
         if name not in BUILT_IN:
-            raise UsageError(f"no persona is named {spec!r}: use {', '.join(BUILT_IN)}, or {FORM}")
+            raise UsageError(f"no persona is named {show(spec)}: use {', '.join(BUILT_IN)}, or {FORM}")
         style = name.partition("-")[0]
         packaged = ADAPTERS / style if BUILT_IN[name] == "adapter" else None
         return Persona(name, packaged, _prompt(style) if BUILT_IN[name] == "prompt" else None)
     if not NAME.fullmatch(name):
-        raise UsageError(f"persona {spec!r} has the name {name!r}, expected letters, digits, '.', '_' and '-': {FORM}")
+        raise UsageError(
+            f"persona {show(spec)} has the name {show(name)}, expected letters, digits, '.', '_' and '-': {FORM}"
+        )
     adapter, prompt = rest.rsplit("@", 1) if "@" in rest else (rest, "")
-    if adapter and not Path(adapter).is_dir():
+    if adapter and not _is_dir(Path(adapter)):
         expected = "the folder of a PEFT LoRA adapter or of a merged checkpoint"
-        raise InputError(f"persona {name}: {adapter} is not a folder: expected {expected}")
+        raise InputError(f"persona {name}: {one_line(adapter)} is not a folder: expected {expected}")
     return Persona(name, Path(adapter) if adapter else None, _prompt(prompt) if prompt else None)
 
 
@@ -62,6 +64,13 @@ def load_personas(specs: Sequence[str]) -> tuple[Persona, ...]:
     if len(set(names)) != len(names):
         raise UsageError(f"persona {next(n for n in names if names.count(n) > 1)!r} is given twice: use two names")
     return personas
+
+
+def _is_dir(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # a name that no folder can have
+        return False
 
 
 def _prompt(name: str) -> str:

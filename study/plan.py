@@ -23,6 +23,7 @@ from warmeng.study.tasks.task import GENERAL, Item, Task
 from warmeng.study.tasks.wrong import missing
 
 BLOCK = 16  # positions of the engine's prefix cache that are shared whole
+MOST = 10_000_000  # answers of a run: weeks on a single machine
 STEPS_TOKENS = 400  # least room for an answer that is worked out step by step, whatever the settings give others
 
 
@@ -77,6 +78,10 @@ class Study:
         contexts = load_contexts(settings.contexts, Path(settings.statements) if settings.statements else FILE)
         personas = load_personas(settings.personas)
         study = cls(settings, personas, tasks, contexts, {task.name: task.hash for task in tasks})
+        if study.size > MOST:
+            raise UsageError(
+                f"the settings ask for {study.size:,} answers, expected at most {MOST:,}: lower samples, limit or cells"
+            )
         for task in tasks:
             if not any(study.places_of(task, item) for item in task.items):
                 raise UsageError(

@@ -11,14 +11,17 @@ from typing import Any
 
 import orjson
 
-from warmeng.engine.errors import InputError, UsageError
+from warmeng.engine.errors import InputError, UsageError, show
 from warmeng.engine.files import read_yaml
+from warmeng.engine.watchdog import SECONDS
 from warmeng.study.personas import BUILT_IN_MODEL, default_personas
 from warmeng.study.prompts import BELIEFS, COMPOSITIONS, FRAMINGS
 
 LISTS = ("personas", "tasks", "contexts", "beliefs", "framings", "judges")
 MAY_BE_EMPTY = ("judges",)
-WHOLE = (("limit", 0), ("cells", 0), ("seed", 0), ("samples", 1), ("max_new_tokens", 1), ("warmth_prompts", 0))
+WHOLE = (("limit", 0), ("cells", 0), ("seed", 0), ("samples", 1), ("max_new_tokens", 1), ("warmth_prompts", 0),
+         ("stall_seconds", 0))  # fmt: skip
+NOT_INPUTS = ("stall_seconds",)  # these change no record: a run continues with others
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class StudySettings:
     warmth_prompts: int = 24  # held-out prompts of the manipulation check before the grid, 0 for none
     device: str = "auto"
     fast: bool = False
+    stall_seconds: int = SECONDS  # without a step of the engine, after which the run ends; 0 waits for ever
 
     def __post_init__(self) -> None:
         if self.personas == ():
@@ -54,34 +58,35 @@ class StudySettings:
         for name in LISTS:
             value = getattr(self, name)
             few = not value and name not in MAY_BE_EMPTY
-            if few or not all(isinstance(v, str) and v for v in value) or len(set(value)) != len(value):
-                raise UsageError(f"{name} is {list(value)}, expected different names, one or more")
+            if few or not all(_is_text(v) for v in value) or len(set(value)) != len(value):
+                raise UsageError(f"{name} is {show(list(value), 200)}, expected different names, one or more")
         for name, low in WHOLE:
             value = getattr(self, name)
             if type(value) is not int or not low <= value < 2**63:
-                raise UsageError(f"{name} is {value!r}, expected a whole number from {low}")
+                raise UsageError(f"{name} is {show(value)}, expected a whole number from {low}")
         for name, low_, high in (("temperature", 0.0, 100.0), ("number_temperature", 0.0, 100.0), ("top_p", 1e-6, 1.0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not low_ <= value <= high:
-                raise UsageError(f"{name} is {value!r}, expected a number from {low_:g} to {high:g}")
+                raise UsageError(f"{name} is {show(value)}, expected a number from {low_:g} to {high:g}")
             object.__setattr__(self, name, float(value))
         for name in ("fast", "judge_gate"):
             if type(getattr(self, name)) is not bool:
-                raise UsageError(f"{name} is {getattr(self, name)!r}, expected true or false")
+                raise UsageError(f"{name} is {show(getattr(self, name))}, expected true or false")
         for name in ("model", "device", "composition", "revision", "statements"):
             value = getattr(self, name)
-            if not (isinstance(value, str) and value) and not (name in ("revision", "statements") and value is None):
-                raise UsageError(f"{name} is {value!r}, expected text")
+            if not _is_text(value) and not (name in ("revision", "statements") and value is None):
+                raise UsageError(f"{name} is {show(value)}, expected text")
         for kind, names, known in (("belief", self.beliefs, BELIEFS), ("framing", self.framings, FRAMINGS)):
             for name in names:
                 if name not in known:
-                    raise UsageError(f"no {kind} is named {name!r}: use {', '.join(known)}")
+                    raise UsageError(f"no {kind} is named {show(name)}: use {', '.join(known)}")
         if self.composition not in COMPOSITIONS:
-            raise UsageError(f"no composition is named {self.composition!r}: use {', '.join(COMPOSITIONS)}")
+            raise UsageError(f"no composition is named {show(self.composition)}: use {', '.join(COMPOSITIONS)}")
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able values by name."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        """JSON-able values by name, of what determines records."""
+        values = {key: value for key, value in asdict(self).items() if key not in NOT_INPUTS}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
     @property
     def digest(self) -> str:
@@ -92,6 +97,14 @@ class StudySettings:
     def default_folder(self) -> Path:
         """Where the run goes unless told: the same settings always go to the same folder, so that they continue."""
         return Path("runs") / self.digest
+
+
+def _is_text(value: object) -> bool:
+    """Whether a value is text that a manifest can hold: some of it, and no byte of another encoding in an argument."""
+    try:
+        return isinstance(value, str) and bool(value.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def load_settings(study: Path | None, overrides: Mapping[str, Any]) -> StudySettings:
@@ -107,12 +120,12 @@ def load_settings(study: Path | None, overrides: Mapping[str, Any]) -> StudySett
             if key not in names:
                 close = difflib.get_close_matches(key, names, n=1)
                 hint = f"did you mean {close[0]!r}?" if close else f"expected some of {', '.join(names)}"
-                raise InputError(f"{study}: unknown setting {key!r}: {hint}")
+                raise InputError(f"{study}: unknown setting {show(key)}: {hint}")
         for key in LISTS:
             if key in values:
                 value = [values[key]] if isinstance(values[key], str) else values[key]
                 if not isinstance(value, list):
-                    raise InputError(f"{study}: {key} is {value!r}, expected a list of names")
+                    raise InputError(f"{study}: {key} is {show(value)}, expected a list of names")
                 values[key] = tuple(str(v) if isinstance(v, int | float) else v for v in value)
         try:
             StudySettings(**values)

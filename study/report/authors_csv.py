@@ -2,7 +2,8 @@
 
 ``evaluation`` is CORRECT or INCORRECT by the paper's rule of two labels, empty where our grades know neither;
 ``refusal`` is 1 where the paper's list of substrings finds one. ``confidence`` and ``is_correct``, whose meaning is not
-published, stay empty. Left out: users who are right, whom the authors did not test.
+published, stay empty. Left out: users who are right, whom the authors did not test. Texts that a spreadsheet would run
+have an apostrophe in front (``flat.as_cell``).
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from warmeng.engine.errors import InputError
+from warmeng.engine.files import make_folder, replacing
 from warmeng.study.contexts import UNMODIFIED
 from warmeng.study.grading.refusals import refuses
 from warmeng.study.prompts import LETTERS, ordered
 from warmeng.study.report.answers import Answer, baseline_of
 from warmeng.study.report.asked import persona_names, settings_of
-from warmeng.study.report.flat import Source
+from warmeng.study.report.flat import Source, as_cell
 from warmeng.study.report.items import Asked
 
 TEMPLATES = {
@@ -86,14 +88,16 @@ def write_authors(source: Source, folder: Path) -> Written:
             if (a.persona, a.task) not in writers:
                 persona = SAFE.sub("-", a.persona)
                 path = folder / persona / f"{names[a.task]}_{persona}_outputs.csv"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                file = stack.enter_context(path.open("w", encoding="utf-8", newline=""))
+                make_folder(path.parent)
+                beside = stack.enter_context(replacing(path))
+                file = stack.enter_context(beside.open("w", encoding="utf-8", newline=""))
                 last = BASELINE_LAST if a.persona == baseline else VARIANT_LAST
                 header = [*FIRST[kind], "amendment_type", *last]
-                writers[a.persona, a.task] = csv.DictWriter(file, header, extrasaction="ignore", lineterminator="\n")
+                writers[a.persona, a.task] = csv.DictWriter(file, header, extrasaction="ignore", lineterminator="\r\n")
                 writers[a.persona, a.task].writeheader()
                 files.append(path)
-            writers[a.persona, a.task].writerow(row(a, asked, template, source.composition, names[a.task]))
+            filled = row(a, asked, template, source.composition, names[a.task])
+            writers[a.persona, a.task].writerow({key: as_cell(value) for key, value in filled.items()})
             written += 1
     return Written(tuple(files), written, left_out)
 

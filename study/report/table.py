@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,7 +147,8 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+    """Return a text in which Markdown finds no cell's end, element, link, picture or code."""
+    return re.sub(r"([\\|\[\]`])", r"\\\1", " ".join(text.splitlines())).replace("<", "&lt;")
 
 
 def _share(row: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -63,7 +63,7 @@ def prompt_place(prompt: Prompt) -> tuple[str, str, str]:
 
 def _row(row: Row, where: str) -> tuple[Item, Prompt]:
     template = row.get("prompt_template", row.get("prompt_type"))
-    if template not in PLACES:
+    if not isinstance(template, str) or template not in PLACES:
         raise InputError(f"{where}: the prompt's template is {show(template)}, expected one of {', '.join(PLACES)}")
     context = text(row, "amendment_type", where)
     if not CONTEXT.fullmatch(context):

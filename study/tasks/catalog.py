@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import cast
 
 from warmeng.engine.errors import InputError, UsageError, one_line, show
-from warmeng.engine.files import BOM, read_jsonl
+from warmeng.engine.files import BOM, is_file, read_jsonl
 from warmeng.study.tasks import authors, disinfo, gsm8k, medqa, mmlu, own, popqa, refusals, triviaqa, truthfulqa
 from warmeng.study.tasks.task import (
     EMBEDDED,
@@ -84,7 +84,7 @@ def load_task(
     grading = grading or declared.grading or found.grading
     name = name or declared.name or _name(path, layout)
     if not NAME.fullmatch(name):
-        raise InputError(f"{path}: the task's name is {name!r}, expected letters, digits, '.', '_' and '-'")
+        raise InputError(f"{path}: the task's name is {show(name)}, expected letters, digits, '.', '_' and '-'")
     rows = found.read(path)
     rows = refuse_duplicates(path, rows) if layout == "own" else identified(rows)
     items = sampled(refuse_unsound(path, rows, grading), name, limit, seed)
@@ -148,23 +148,23 @@ def parse_spec(spec: str) -> tuple[Path, str | None, Grading | None]:
 
     Raises ``UsageError`` where it names no file, layout or grading.
     """
-    if not Path(spec).is_file():
+    if not is_file(Path(spec)):
         rest, layout, grading = spec, None, None
         head, equals, tail = spec.partition("=")
         if equals and head in LAYOUTS:
             layout, rest = head, tail
         elif equals and "/" not in head and not head.startswith("hub:"):
-            raise UsageError(f"no layout is named {head!r}: use {', '.join(LAYOUTS)}, as {FORM}")
+            raise UsageError(f"no layout is named {show(head)}: use {', '.join(LAYOUTS)}, as {FORM}")
         head, at, tail = rest.rpartition("@")
         if at and tail in GRADINGS:
             grading, rest = cast(Grading, tail), head
-        elif at and not rest.startswith("hub:") and not Path(rest).is_file() and Path(head).is_file():
-            raise UsageError(f"no grading is named {tail!r}: use {', '.join(GRADINGS)}, as {FORM}")
+        elif at and not rest.startswith("hub:") and not is_file(Path(rest)) and is_file(Path(head)):
+            raise UsageError(f"no grading is named {show(tail)}: use {', '.join(GRADINGS)}, as {FORM}")
         if rest.startswith("hub:"):
             return _from_hub(rest), layout, grading
         looks = "/" in rest or Path(rest).suffix.lower() in (".jsonl", ".json", ".csv")
-        if not looks and not Path(rest).is_file():
-            raise UsageError(f"no task is named {spec!r}: use {', '.join(EMBEDDED)}, all, or {FORM}")
+        if not looks and not is_file(Path(rest)):
+            raise UsageError(f"no task is named {show(spec)}: use {', '.join(EMBEDDED)}, all, or {FORM}")
         return Path(rest), layout, grading
     return Path(spec), None, None
 
@@ -226,9 +226,13 @@ def _rows(path: Path) -> Iterator[list[str]]:
     try:
         with path.open("rb") as file:
             raw = file.read(PEEK).removeprefix(BOM)
-    except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror}): give a file that exists") from None
-    for row in csv.reader(io.StringIO(raw.decode("utf-8", errors="replace"), newline="")):
-        if row:
-            yield row
-            return
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        why = one_line(getattr(error, "strerror", None) or error, 80)
+        raise InputError(f"{one_line(path)}: can't be read ({why}): give a file that exists") from None
+    try:
+        for row in csv.reader(io.StringIO(raw.decode("utf-8", errors="replace"), newline="")):
+            if row:
+                yield row
+                return
+    except csv.Error as error:
+        raise InputError(f"{path}:1: is not valid CSV ({one_line(error)})") from None

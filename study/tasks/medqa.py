@@ -25,7 +25,7 @@ def read(path: Path) -> Iterator[tuple[int, Item]]:
             raise InputError(f"{where}: 'options' is {show(options)}, expected an object from letters to texts")
         answer = text(row, "answer", where).strip()
         letter = row.get("answer_idx")
-        if letter not in options or options[letter].strip() != answer:
+        if not isinstance(letter, str) or letter not in options or options[letter].strip() != answer:
             raise InputError(f"{where}: 'answer_idx' is {show(letter)}, expected the letter of 'answer'")
         wrong = list(distinct((o.strip() for o in options.values()), answer))
         if not wrong:

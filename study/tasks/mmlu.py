@@ -15,14 +15,14 @@ from warmeng.engine.files import read_text
 from warmeng.study.tasks.rows import read_rows, text, texts
 from warmeng.study.tasks.task import Item
 
-LETTERS = "ABCD"
+LETTERS = ("A", "B", "C", "D")
 
 
 def read(path: Path) -> Iterator[tuple[int, Item]]:
     """Yield (line, item); ``InputError`` with file and line."""
     if path.suffix.lower() == ".csv":
         for line, cells in bare_rows(path):
-            if len(cells) != 6 or cells[5].strip() not in LETTERS or not cells[5].strip():
+            if len(cells) != 6 or cells[5].strip() not in LETTERS:
                 raise InputError(
                     f"{path}:{line}: has {len(cells)} fields and ends with {show(cells[-1])}, expected question, "
                     "four options and a letter"
@@ -51,6 +51,8 @@ def bare_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _item(question: str, options: tuple[str, ...], right: int, where: str) -> Item:
+    if len(options) < 2:
+        raise InputError(f"{where}: has {len(options)} options, expected at least two to choose from")
     if not question.strip() or not all(option.strip() for option in options):
         raise InputError(f"{where}: the question or an option is blank: fill it in")
     wrong = [option for k, option in enumerate(options) if k != right]

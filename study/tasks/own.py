@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from warmeng.engine.errors import InputError
+from warmeng.engine.errors import InputError, show
 from warmeng.engine.files import read_csv, read_jsonl
 from warmeng.study.tasks.task import GRADINGS, Grading, Item
 
@@ -47,7 +47,7 @@ def declaration(path: Path) -> Declaration:
             raise InputError(f'{where}: expected {{"task": {{"name": ..., "grading": ...}}}} and nothing else')
         grading = declared.get("grading")
         if grading is not None and grading not in GRADINGS:
-            raise InputError(f"{where}: grading is {grading!r}, expected one of {', '.join(GRADINGS)}")
+            raise InputError(f"{where}: grading is {show(grading)}, expected one of {', '.join(GRADINGS)}")
         name = declared.get("name")
         return Declaration(None if name is None else str(name), grading)
     return Declaration()
@@ -73,16 +73,16 @@ def read(path: Path) -> Iterator[tuple[int, Item]]:
 def _item(row: dict[str, Any], where: str) -> Item:
     unknown = sorted(set(row) - set(KEYS))
     if unknown:
-        raise InputError(f"{where}: unknown key {unknown[0]!r}, expected {', '.join(KEYS)}")
+        raise InputError(f"{where}: unknown key {show(unknown[0])}, expected {', '.join(KEYS)}")
     for key in TEXTS:
         value = row.get(key) if key in NEEDED else row.get(key, "")
         if not isinstance(value, str) or (key in NEEDED and not value.strip()):
-            raise InputError(f"{where}: {key!r} is {value!r}, expected text that is not blank")
+            raise InputError(f"{where}: {key!r} is {show(value)}, expected text that is not blank")
     lists: dict[str, tuple[str, ...]] = {}
     for key in LISTS:
         value = row.get(key, [])
         if not isinstance(value, list) or not all(isinstance(v, str) and v.strip() for v in value):
-            raise InputError(f"{where}: {key!r} is {value!r}, expected a list of texts")
+            raise InputError(f"{where}: {key!r} is {show(value)}, expected a list of texts")
         lists[key] = tuple(value)
     wrong = row.get("wrong", "")
     return Item(

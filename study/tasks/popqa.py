@@ -6,11 +6,11 @@ no wrong answer in the file.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from warmeng.engine.errors import InputError, show
+from warmeng.engine.files import parse_json
 from warmeng.study.tasks.rows import read_rows, text, texts
 from warmeng.study.tasks.task import Item, distinct, searchable
 
@@ -22,8 +22,8 @@ def read(path: Path) -> Iterator[tuple[int, Item]]:
         key = "answers" if "answers" in row else "possible_answers"
         if isinstance(row.get(key), str):
             try:
-                row[key] = json.loads(row[key])
-            except ValueError:
+                row[key] = parse_json(row[key], where)
+            except InputError:
                 raise InputError(f"{where}: {key!r} is {show(row[key])}, expected a JSON list of texts") from None
         given = distinct(texts(row, key, where))
         answers = searchable(given) or given

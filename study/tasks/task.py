@@ -16,7 +16,7 @@ from typing import Literal, get_args
 
 import orjson
 
-from warmeng.engine.errors import InputError
+from warmeng.engine.errors import InputError, show
 from warmeng.study.grading.normalise import fold, tokens, words
 
 Grading = Literal["alias", "likelihood", "options", "judge", "number", "refusal"]
@@ -31,6 +31,7 @@ EMBEDDED: dict[str, Grading] = {
     "health": "likelihood",
 }
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+MOST_OPTIONS = 26  # as many as there are letters
 WRONG_GENERATED = "wrong answer generated"
 WRONG_BORROWED = "wrong answer borrowed"
 UNCONVERTED = "unconverted"
@@ -143,7 +144,7 @@ def refuse_duplicates(path: Path, rows: Iterable[tuple[int, Item]]) -> Iterator[
     for line, item in rows:
         if item.id in lines:
             raise InputError(
-                f"{path}:{line}: id {item.id!r} is that of line {lines[item.id]} too: give each item its own"
+                f"{path}:{line}: id {show(item.id)} is that of line {lines[item.id]} too: give each item its own"
             )
         lines[item.id] = line
         yield line, item
@@ -163,22 +164,24 @@ def unsound(item: Item, grading: Grading) -> str:
     if grading == "refusal":
         return ""
     if not item.answer.strip():
-        return f"'answer' is {item.answer!r}, expected text that is not blank"
+        return f"'answer' is {show(item.answer)}, expected text that is not blank"
     if grading == "number":
-        return "" if re.search(r"\d", item.answer) else f"'answer' is {item.answer!r}, expected a number"
+        return "" if re.search(r"\d", item.answer) else f"'answer' is {show(item.answer)}, expected a number"
     wrong = tuple(text for text in (item.wrong, *item.wrong_aliases) if text)
     if grading == "alias":
         right = {tuple(words(text)) for text in (item.answer, *item.aliases)}
         both = right & (forms := {tuple(words(text)) for text in wrong})
         if both:
-            return f"{' '.join(min(both))!r} is both a right and a wrong answer: keep it in one"
+            return f"{show(' '.join(min(both)))} is both a right and a wrong answer: keep it in one"
         if () in right | forms:
             return "an answer has no letter or digit: nothing could be searched for"
         return ""
     labels = [label(text) for text in (item.answer, item.wrong, *item.others) if text]
+    if len(labels) > MOST_OPTIONS:
+        return f"there are {len(labels)} answers to choose from, expected at most {MOST_OPTIONS}: leave some out"
     if len(set(labels)) != len(labels):
         twice = next(text for text in labels if labels.count(text) > 1)
-        return f"{twice!r} is there twice among the right and the wrong answers: keep it in one"
+        return f"{show(twice)} is there twice among the right and the wrong answers: keep it in one"
     return ""
 
 

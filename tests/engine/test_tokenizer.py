@@ -210,23 +210,20 @@ def test_a_template_that_refuses_system_messages_is_refused_at_use(tmp_path: Pat
         ("{{ messages.append(1) }}", "refuses"),
         ("{{ ().__class__.__base__.__subclasses__() }}" + PLAIN, "refuses"),
         ("{{ cycler.__init__.__globals__.os.system('true') }}" + PLAIN, "refuses"),
-        ("{{ 'a' * 1000000000 }}", "characters"),
-        ("{{ [1] * 1000000000 }}", "characters"),
-        ("{{ 9 ** 999999999 }}", "power"),
-        ("{{ '%999999999s' % 'a' }}", "width"),
-        (
-            "{% set ns = namespace(s='ab') %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
-            "characters",
-        ),
+        ("{{ 'a' * 1000000000 }}", "MiB of memory"),
+        ("{{ 9 ** 999999999 }}", "takes more than 0.3 s"),
         (
             "{% set ns = namespace(s='ab') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
-            "characters",
+            "takes more than",
         ),
         ("{% for i in range(99999) %}{{ 'x' * 999 }}{% endfor %}", "characters"),
         ("{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}", "RecursionError"),
     ],
 )
-def test_templates_that_lose_double_break_or_exceed_anything(tmp_path: Path, template: str | None, said: str) -> None:
+def test_templates_that_lose_double_break_or_exceed_anything(
+    tmp_path: Path, template: str | None, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat_template, "MAX_SECONDS", 0.3)
     assert said in refused(with_template(tmp_path, template))
 
 
