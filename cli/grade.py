@@ -25,7 +25,7 @@ Examples:
 @click.option("--confusion", is_flag=True, help="Print the judge's confusion matrix, and its errors for each persona.")
 @click.option("--table", is_flag=True, help="Sum the grades up; refused where the judge's agreement is too low.")
 @click.option("--format", "form", type=click.Choice(["text", "jsonl"]), default="text", show_default=True)
-@click.option("--device", default=StudySettings.device, show_default=True, help="auto or cpu.")
+@click.option("--device", default=StudySettings.device, show_default=True, help="auto, cpu or cuda.")
 def grade(
     file: Path,
     model: str,

@@ -53,7 +53,7 @@ The same command again continues a preparation that was interrupted, or prints a
 @click.option("--temperature", type=float, help="Of the rewriter." + _default("temperature"))
 @click.option("--top-p", type=float, help="Of the rewriter." + _default("top_p"))
 @click.option("--max-new-tokens", type=int, help="Longest rewrite." + _default("max_new_tokens"))
-@click.option("--device", help="auto or cpu." + _default("device"))
+@click.option("--device", help="auto, cpu or cuda." + _default("device"))
 @click.option("--fast", is_flag=True, default=None, help="Faster; results may then depend on the batch.")
 @click.option("--dry-run", is_flag=True, help="Show conversations, types and tokens; rewrite nothing.")
 def prepare(files: tuple[Path, ...], out: Path, dry_run: bool, **options: Any) -> int:

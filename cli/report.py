@@ -12,16 +12,18 @@ import click
 Examples:
   warmeng report runs/3f9c2a10
   warmeng analyze runs/3f9c2a10 --rule paper && warmeng report runs/3f9c2a10
+  warmeng report /data/theirs/3f9c2a10 --out mine      a run whose folder can only be read
 """
 )
 @click.argument("run", type=click.Path(path_type=Path))
-def report(run: Path) -> int:
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write into.  [default: the run folder]")
+def report(run: Path, out: Path | None) -> int:
     """Write RUN/report.html, one file that opens offline, and its figures as PNG and SVG.
 
-    It shows the run's latest analysis; a run that was not analysed yet is analysed first.
+    It shows the latest analysis, in --out or of the run; a run that was not analysed yet is analysed first.
     """
     from warmeng.study.report.page import write_report
 
-    path = write_report(run)
+    path = write_report(run, out)
     click.echo(f"{path}")
     return 0

@@ -100,12 +100,18 @@ The same command again continues a run that was interrupted, or prints a finishe
     "--composition", help="How a prompt is put together: clean, or paper, byte for byte." + _default("composition")
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/<hash of the settings>]")
-@click.option("--device", help="auto or cpu." + _default("device"))
+@click.option("--device", help="auto, cpu or cuda." + _default("device"))
 @click.option("--fast", is_flag=True, default=None, help="Faster; results may then depend on the batch.")
 @click.option(
     "--warmth-prompts",
     type=int,
     help="Held-out prompts that show whether warm is warmer, before the grid; 0 for none." + _default("warmth_prompts"),
+)
+@click.option(
+    "--stall-seconds",
+    type=int,
+    help="Without a step, after which the run ends with exit code 75 and what its threads do; 0 waits for ever."
+    + _default("stall_seconds"),
 )
 @click.option(
     "--dry-run", is_flag=True, help="Show requests, tokens, memory, smallest effect, and time and energy by a probe."

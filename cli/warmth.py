@@ -38,7 +38,7 @@ Examples:
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--temperature", type=float, default=StudySettings.temperature, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("warmth"), show_default=True, help="Folder.")
-@click.option("--device", default=StudySettings.device, show_default=True, help="auto or cpu.")
+@click.option("--device", default=StudySettings.device, show_default=True, help="auto, cpu or cuda.")
 def measure(
     model: str,
     revision: str | None,

@@ -1,27 +1,43 @@
-"""Strict readers for the files that people write, and an atomic writer for ours.
+"""Strict readers for the files that people write, and atomic writers for ours.
 
 Lines end at ``\\n`` only: U+2028 and U+0085 are text. Every error is an ``InputError`` that names file and line.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from warmeng.engine.errors import InputError, one_line
 
 BOM = b"\xef\xbb\xbf"
+MAX_YAML = 2**18  # characters: the parser takes about a second for 100,000
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+STORAGE = FULL | {errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENXIO, errno.ENODEV, errno.ESTALE}
+_BESIDE = re.compile(r"\..+\.(\d+)\.(?:tmp|old)")  # what a write in progress is named: .NAME.PID.tmp
 
 
 def read_bytes(path: Path) -> bytes:
     """Return the bytes of a regular file; ``InputError`` where it can't be read."""
     try:
         return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror}): give a file that exists") from None
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        raise InputError(f"{one_line(path)}: can't be read ({_why(error)}): give a file that exists") from None
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that no file can have has none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def read_text(path: Path) -> str:
@@ -40,8 +56,16 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 raw = line.removeprefix(BOM) if number == 1 else line
                 if raw.strip():
                     yield number, parse_object(raw, f"{path}:{number}")
-    except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror}): give a JSON lines file that exists") from None
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{one_line(path)}: can't be read ({_why(error)}): give a JSON lines file that exists"
+        ) from None
+
+
+def _why(error: OSError | ValueError) -> str:
+    return one_line(getattr(error, "strerror", None) or error, 80)
 
 
 def parse_object(raw: bytes, where: str) -> dict[str, Any]:
@@ -110,11 +134,17 @@ def read_csv(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping of a YAML file; no tags, no key twice. ``InputError`` gives file and line."""
+    """Return the mapping of a YAML file; no tags, no aliases, no key twice. ``InputError`` gives file and line."""
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """A safe loader that refuses a key given twice."""
+        """A safe loader that refuses a key given twice, and aliases: a few can stand for any number of values."""
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+                raise yaml.MarkedYAMLError(problem="an alias (*name) is not allowed: write it out", problem_mark=mark)
+            return super().compose_node(parent, index)
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             seen = set()
@@ -126,12 +156,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
             return super().construct_mapping(node, deep)
 
     text = read_text(path)
+    if len(text) > MAX_YAML:
+        raise InputError(f"{path}: has {len(text)} characters, expected at most {MAX_YAML}: split it")
     try:
         value = yaml.load(text, Loader=Loader)
+        repr(value).encode()  # fails for numbers of thousands of digits
+        _refuse_surrogates(value)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise InputError(f"{path}{line}: is not valid YAML ({one_line(error.problem or error)})") from None
-    except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError, OverflowError) as error:
         raise InputError(f"{path}: is not valid YAML ({one_line(error)})") from None
     if value is None:
         raise InputError(f"{path}: is empty, expected 'name: value' lines")
@@ -140,21 +174,73 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return value
 
 
+def _refuse_surrogates(value: object) -> None:
+    """Raise UnicodeEncodeError for a text anywhere in a value that UTF-8 can't hold."""
+    if isinstance(value, str):
+        value.encode()
+    elif isinstance(value, dict | list):
+        for part in [*value, *value.values()] if isinstance(value, dict) else value:
+            _refuse_surrogates(part)
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file so that a reader, a crash or a power loss sees either the old content or the whole new one.
 
     Raises ``OSError`` as the system gave it.
     """
+    with replacing(path) as beside, beside.open("wb") as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a path beside ``path`` for a new file, which takes its place, durably, when the block ends well.
+
+    Raises ``OSError``, with the file's name also where the system does not give it.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
+        yield beside
+        with beside.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
     finally:
         beside.unlink(missing_ok=True)
-    sync_folder(path.parent)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left of writes in progress, in a folder and those in it. Raises ``OSError``."""
+    for path in [*folder.glob(".*"), *folder.glob("*/.*")]:
+        match = _BESIDE.fullmatch(path.name)
+        if match and not _is_alive(int(match[1])):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass  # there is one, of somebody else
+    return True
+
+
+def make_folder(folder: Path) -> list[Path]:
+    """Make a folder and those above it, durably; return the new ones, the innermost first. Raises ``OSError``."""
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in made:
+        sync_folder(place.parent)
+    return made
 
 
 def sync_folder(folder: Path) -> None:
@@ -164,3 +250,15 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def storage_failure(error: OSError, then: str = "give the same command again") -> str | None:
+    """Return one line for an error of the disk or of rights: file, cause, what to do first and ``then``.
+
+    ``None`` for any other error.
+    """
+    if error.errno not in STORAGE:
+        return None
+    names = [str(name) for name in (error.filename, error.filename2) if name]
+    do = "make room" if error.errno in FULL else "choose a place that can be read and written"
+    return f"{one_line(names[-1]) if names else 'the output'}: {error.strerror}: {do}, then {then}"

@@ -73,6 +73,15 @@ def resolve_model(name: str, revision: str | None = None, log: Callable[[str], N
     return _from_hub(name, name, revision, log)
 
 
+def check_name(name: str, revision: str | None = None) -> None:
+    """Raise InputError for a name that no model can have; nothing is fetched, and no repository asked for."""
+    if name in BUILT_IN or _local_folder(name) or not _HUB_NAME.fullmatch(name):
+        if name in BUILT_IN:
+            _refuse_revision(name, revision, "built in")
+        else:
+            resolve_model(name, revision)
+
+
 def list_models() -> list[ModelEntry]:
     """The built-in models and whether they have been fetched."""
     folder = builtin.built_in_folder()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -12,6 +11,9 @@ from pathlib import Path
 
 from warmeng.engine import files
 from warmeng.engine.errors import one_line
+from warmeng.engine.locks import FolderLock, Held
+
+LOCK = ".lock"
 
 
 class LockedError(RuntimeError):
@@ -34,7 +36,8 @@ def storage(path: Path) -> Iterator[None]:
     except OSError as error:
         why = error.strerror or one_line(error, 120)
         raise StorageError(
-            f"can't write {path} ({why}): free space or choose another folder; what was finished before is intact"
+            f"can't write {path} ({why}); what was finished before is intact: "
+            "make room or choose another folder, then give the same command again"
         ) from None
 
 
@@ -55,7 +58,7 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     A folder that is there is replaced. Raises StorageError.
     """
     with storage(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder.parent)
         beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
         old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
         try:
@@ -65,6 +68,7 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
             for path in beside.iterdir():
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
+            files.sync_folder(beside)
             if folder.exists():
                 os.replace(folder, old)
             os.replace(beside, folder)
@@ -77,14 +81,10 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; LockedError where another process has it."""
-    with storage(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise LockedError(f"{folder} is in use by another process: wait for it or choose another folder") from None
+        with storage(folder):
+            lock = FolderLock(folder, LOCK)
+    except Held as holder:
+        raise LockedError(f"{folder} is in use by process {holder.pid}: wait for it or choose another folder") from None
+    with lock:
         yield
-    finally:
-        os.close(handle)

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import math
 import platform
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,8 +15,10 @@ import torch
 
 from warmeng.engine.config import read_json
 from warmeng.engine.errors import UsageError, show
+from warmeng.engine.files import sweep
+from warmeng.engine.interrupts import interruptible
 from warmeng.finetune.curve import draw
-from warmeng.finetune.files import locked, write_folder, write_json
+from warmeng.finetune.files import LOCK, locked, storage, write_folder, write_json
 from warmeng.finetune.job import Job
 from warmeng.finetune.lora import AdapterParameters, adapter_config, write_adapter
 from warmeng.finetune.model import TrainingModel
@@ -63,6 +62,8 @@ def train(
         if manifest["finished"]:
             progress.message(f"{folder} is finished")
             return Outcome(folder, done, Log(folder, job.steps).records)
+        with storage(folder):
+            sweep(folder)
         run = _Run(job, folder, progress, manifest)
         try:
             run.go(stop)
@@ -84,7 +85,8 @@ def _manifest(job: Job, folder: Path, command: str) -> dict[str, Any]:
         old = read_json(path)
         _check_same(folder, old, {"numerics": NUMERICS} | job.identity())
         return old
-    if strange := sorted(p.name for p in folder.iterdir() if p.name != ".lock"):
+    beside = f".{path.name}."  # what a killed process left of its first write
+    if strange := sorted(p.name for p in folder.iterdir() if p.name != LOCK and not p.name.startswith(beside)):
         raise UsageError(f"{folder} has {show(strange[0], 60)} and no training run: choose a new folder")
     manifest = {
         "kind": "finetune",
@@ -146,7 +148,7 @@ class _Run:
         """Make the steps that are left."""
         job = self.job
         self.progress.start(job.steps, self.step)
-        with _interrupts() as interrupted:
+        with interruptible() as interrupted:
             while self.step < job.steps:
                 record = self.advance()
                 self.log.append(record)
@@ -155,7 +157,7 @@ class _Run:
                     for epoch, after in plan.checkpoints.items():
                         if after == self.step:
                             self.keep(name, epoch)
-                asked = interrupted() or stop(self.step)
+                asked = bool(interrupted) or stop(self.step)
                 if asked or self.step % job.settings.save_every == 0:
                     self.save()
                 if asked:
@@ -242,26 +244,3 @@ class _Run:
         config = adapter_config(s.rank, s.alpha, s.dropout, adapter.targets, job.source.name)
         folder = self.folder / name / epoch_name(epoch)
         write_folder(folder, lambda place: write_adapter(place, config, adapter.tensors(), manifest))
-
-
-@contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Let a step finish when an interrupt arrives: yields whether one has. A second one ends the process as usual."""
-    arrived = False
-
-    def note(number: int, frame: object) -> None:
-        nonlocal arrived
-        if arrived:
-            raise KeyboardInterrupt
-        arrived = True
-
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: arrived
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, note) for number in numbers]
-    try:
-        yield lambda: arrived
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from typing import Any
 
@@ -110,18 +111,19 @@ class _Asker:
             self._judge(case)
             if interrupted:
                 return True
-        for result in self.engine.results():
-            planned_ = wave.pop(result.id, None)
-            if planned_ is None:
-                assert self.clerk is not None, "only judgments are asked beside the wave"
-                self._record(self.clerk.record(result), JUDGE + self.clerk.appointed.name, judging_work())
-            else:
-                record = make_record(planned_, result)
-                self._record(record, planned_.cell.persona, work(planned_))
-                if self.clerk is not None and is_judged(planned_):
-                    self._judge(case_of(self.clerk.appointed, record, planned_.item))
-            if interrupted:
-                return True
+        with closing(self.engine.results()) as results:  # the engine stands still from here on, whatever ends this
+            for result in results:
+                planned_ = wave.pop(result.id, None)
+                if planned_ is None:
+                    assert self.clerk is not None, "only judgments are asked beside the wave"
+                    self._record(self.clerk.record(result), JUDGE + self.clerk.appointed.name, judging_work())
+                else:
+                    record = make_record(planned_, result)
+                    self._record(record, planned_.cell.persona, work(planned_))
+                    if self.clerk is not None and is_judged(planned_):
+                        self._judge(case_of(self.clerk.appointed, record, planned_.item))
+                if interrupted:
+                    return True
         assert not wave, "the engine answers every request"
         return False
 

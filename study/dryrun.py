@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+from warmeng.engine.adapters import is_merged, load_adapter
 from warmeng.study.backend import ConfigLike, TokenizerLike
 from warmeng.study.gates import apply_adapters, check_warmth
-from warmeng.study.judging import is_judged
+from warmeng.study.judging import BASE, is_judged, settings_of
+from warmeng.study.manifest import read_manifest, refuse_changes
 from warmeng.study.plan import Estimate, Planner, Study, estimate
 from warmeng.study.probe import run_probe
 from warmeng.study.progress import Silent, duration
-from warmeng.study.run import KV_BYTES, load_engine
+from warmeng.study.records import StorageFailed
+from warmeng.study.run import KV_BYTES, check_judges, known_inputs, load_engine
 from warmeng.study.settings import StudySettings
 from warmeng.study.stats.rates import DISCORDANT, smallest_effect
 from warmeng.study.tasks.wrong import borrowed, missing
@@ -44,13 +48,17 @@ def dry_run(settings: StudySettings, folder: Path, probe: bool = True) -> Iterat
     """Yield the plan as lines: requests by kind, tokens of the real tokenizer, memory, smallest effect; then, with
     ``probe``, time and energy at the speeds of a sample that is run now.
 
-    Raises ``UsageError`` and ``InputError`` as a run would.
+    Raises ``UsageError``, ``InputError`` and ``StorageFailed`` as a run would.
     """
     study = Study.load(settings)
+    _check(study, folder)
     to_write = sum(len(missing(task)) for task in study.tasks if study.lacks_wrong(task))
     lent = tuple(borrowed(task) if study.lacks_wrong(task) else task for task in study.tasks)
     study = replace(study, tasks=lent)
     tokenizer, config, memory = load_tokenizer(settings)
+    for persona in study.personas:
+        if persona.adapter is not None and not is_merged(persona.adapter):
+            load_adapter(persona.adapter, cast(Any, config))
     plan = estimate(Planner(study, tokenizer, config.stop_token_ids, {}, {}))
     shown = [*_grid(study, folder, plan, to_write), *_costs(study, plan, memory, config.max_seq_len)]
     yield from (f"{name:<16} {value}" for name, value in shown)
@@ -58,6 +66,26 @@ def dry_run(settings: StudySettings, folder: Path, probe: bool = True) -> Iterat
         yield f"{'template adds':<16} {tokenizer.default_system!r} where a persona has no system prompt"
     if probe:
         yield from (f"{name:<16} {value}" for name, value in _probed(study, plan))
+
+
+def _check(study: Study, folder: Path) -> None:
+    """Raise what a run would raise before it loads anything: its device, judges' names, and folder."""
+    from warmeng.engine.load import choose_device
+    from warmeng.engine.registry import check_name
+
+    s = study.settings
+    choose_device(s.device)
+    check_judges(study, Silent())
+    for judge in s.judges:
+        if judge != BASE:
+            named = settings_of(judge, s)
+            check_name(named.model, named.revision)
+    before = read_manifest(folder)
+    if before is not None:
+        refuse_changes(folder, before["inputs"], known_inputs(study))
+    above = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise StorageFailed(f"{folder}: can't write there ({above} can't be written): choose another --out")
 
 
 def _grid(study: Study, folder: Path, plan: Estimate, to_write: int) -> Lines:

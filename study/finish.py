@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from warmeng.engine.errors import one_line
+from warmeng.engine.files import storage_failure, sweep
 from warmeng.study.grading.combine import combine, first_trusted
 from warmeng.study.plan import Study
 from warmeng.study.progress import Progress
@@ -50,10 +51,11 @@ def final_grades(path: Path, facts: Mapping[str, Any]) -> Iterator[dict[str, Any
             yield {**record, "grade": found.grade, "which": found.which, "reason": found.reason}
 
 
-def finish(study: Study, folder: Path, manifest: Mapping[str, Any], progress: Progress) -> Outcome:
+def finish(study: Study, folder: Path, manifest: Mapping[str, Any], progress: Progress, command: str) -> Outcome:
     """Read the records back, check that planned = sum of all grades, write and return the results, then analyse.
 
-    ``manifest`` has ``facts`` and the number of ``judgments``. Raises ``StorageFailed`` where results can't be written.
+    ``manifest`` has ``facts`` and the number of ``judgments``; ``command`` is what does this again. Raises
+    ``StorageFailed`` where results, analysis or report can't be written.
     """
     facts = manifest["facts"]
     s = study.settings
@@ -84,9 +86,18 @@ def finish(study: Study, folder: Path, manifest: Mapping[str, Any], progress: Pr
         **{key: facts.get(key) for key in ("default_system", "adds_default_system", "gates", "judges")},
     }
     try:
+        sweep(folder)
         write_results(folder, results)
     except OSError as error:
-        raise StorageFailed(f"{folder}: the results can't be written ({error.strerror})") from None
+        why = one_line(error.strerror or error)
+        raise StorageFailed(
+            f"{folder}: the results can't be written ({why}); every record is kept: make room, then: {command}"
+        ) from None
+    if missing or unjudged:
+        progress.message(
+            f"{folder}: {missing} of {study.size} answers and {unjudged} judgments are missing: "
+            f"get them with: {command}"
+        )
     failed = not conclude(folder, progress)
     return Outcome(UNBALANCED if missing or unjudged else FAILED if failed else 0, folder, results)
 
@@ -94,17 +105,20 @@ def finish(study: Study, folder: Path, manifest: Mapping[str, Any], progress: Pr
 def conclude(folder: Path, progress: Progress) -> bool:
     """Analyse a finished run and write its report; return whether both were made.
 
-    Whatever fails here, the records are whole: the message says which command makes it again from them.
+    Whatever fails here, the records are whole: the message says which command makes it again from them. Raises
+    ``StorageFailed`` where it is the disk.
     """
     for module, function, what, command in STEPS:
         progress.message(f"{folder}: writing the {what}")
         try:
             getattr(importlib.import_module(module), function)(folder)
         except Exception as error:
+            then = f"warmeng {command} {folder}"
+            if isinstance(error, OSError) and (line := storage_failure(error, then)):
+                raise StorageFailed(f"{line} (every record is kept)") from None
             why = one_line(str(error) or type(error).__name__)
             progress.message(
-                f"{folder}: the {what} could not be made ({why}); every record is kept: "
-                f"try again with: warmeng {command} {folder}"
+                f"{folder}: the {what} could not be made ({why}); every record is kept: try again with: {then}"
             )
             return False
     return True

@@ -16,13 +16,15 @@ from warmeng.engine.files import read_bytes, write_atomic
 
 FILE = "manifest.json"
 FORMAT = 1
+OTHER_RUN = "give the folder of a run"  # what to do where a folder is only read
 BEFORE = ("run.lock", "wrong_answers.jsonl")  # what a run may write before its manifest
 
 
-def read_manifest(folder: Path) -> dict[str, Any] | None:
+def read_manifest(folder: Path, instead: str = "choose another --out") -> dict[str, Any] | None:
     """Return a folder's manifest, or ``None`` for a folder that is new or empty.
 
-    Raises ``InputError`` for a folder with other things in it, or a manifest that is not one.
+    Raises ``InputError`` for a folder with other things in it, or a manifest that is not one; ``instead`` says what to
+    do then.
     """
     path = folder / FILE
     if path.exists():
@@ -32,16 +34,16 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
                 return dict(manifest)
         except (ValueError, KeyError, TypeError, AttributeError):
             pass
-        raise InputError(f"{path}: is not a manifest of this version: choose another --out")
+        raise InputError(f"{path}: is not a manifest of this version: restore it, or {instead}")
     if not folder.exists():
         return None
     if not folder.is_dir():
-        raise InputError(f"{folder}: is not a folder: choose another --out")
+        raise InputError(f"{folder}: is not a folder: {instead}")
     beside = tuple(f".{name}." for name in (FILE, *BEFORE))
     names = sorted(p.name for p in folder.iterdir() if not (p.name.startswith(beside) or p.name in BEFORE))
     if names:
         what = "has records but no manifest" if "records.jsonl" in names else f"holds {names[0]!r} and is no run folder"
-        raise InputError(f"{folder}: {what}: choose another --out")
+        raise InputError(f"{folder}: {what}: {instead}")
     return None
 
 

@@ -8,22 +8,22 @@ second or 100 records. A failed write or fsync is never retried: what the disk t
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import threading
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import orjson
 
 from warmeng.engine.errors import InputError, one_line
-from warmeng.engine.files import sync_folder
+from warmeng.engine.files import FULL, sync_folder
+from warmeng.engine.locks import FolderLock, Held
 
 FILE = "records.jsonl"
+LOCK = "run.lock"
 SYNC_RECORDS = 100
 SYNC_SECONDS = 1.0
 TAIL = re.compile(rb',"crc32":"([0-9a-f]{8})"\}\n')
@@ -61,23 +61,33 @@ def _read(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
     """Yield (record, offset of its line's end)."""
     seen: set[bytes] = set()
     offset = 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                return
-            tail = TAIL.fullmatch(line, max(0, len(line) - TAIL_SIZE))
-            if tail is None or int(tail[1], 16) != zlib.crc32(line[: tail.start()]):
-                raise _damaged(path, number, offset, "its checksum does not match")
-            try:
-                record = orjson.loads(line)
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    return
+                record = _parse(line, path, number, offset)
                 key = bytes.fromhex(record["key"])
-            except (ValueError, KeyError, TypeError):
-                raise _damaged(path, number, offset, "it is not a record") from None
-            if key in seen:
-                raise _damaged(path, number, offset, f"its key {record['key']} is there twice")
-            seen.add(key)
-            offset += len(line)
-            yield record, offset
+                if key in seen:
+                    raise _damaged(path, number, offset, f"its key {record['key']} is there twice")
+                seen.add(key)
+                offset += len(line)
+                yield record, offset
+    except OSError as error:
+        why = one_line(error.strerror or error)
+        raise InputError(f"{path}: can't be read ({why}): expected the records of a run, readable") from None
+
+
+def _parse(line: bytes, path: Path, number: int, offset: int) -> dict[str, Any]:
+    tail = TAIL.fullmatch(line, max(0, len(line) - TAIL_SIZE))
+    if tail is None or int(tail[1], 16) != zlib.crc32(line[: tail.start()]):
+        raise _damaged(path, number, offset, "its checksum does not match")
+    try:
+        record: dict[str, Any] = orjson.loads(line)
+        bytes.fromhex(record["key"])
+    except (ValueError, KeyError, TypeError):
+        raise _damaged(path, number, offset, "it is not a record") from None
+    return record
 
 
 def _damaged(path: Path, number: int, offset: int, why: str) -> InputError:
@@ -87,42 +97,19 @@ def _damaged(path: Path, number: int, offset: int, why: str) -> InputError:
     )
 
 
-class RunLock:
+class RunLock(FolderLock):
     """Holds a run folder for one process. The lock goes with the process, however it ends."""
 
     def __init__(self, folder: Path) -> None:
         """Make the folder if need be and lock it; ``RunLocked`` names the holder, ``StorageFailed`` a bad disk."""
-        path = folder / "run.lock"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            super().__init__(folder, LOCK)
+        except Held as holder:
+            raise RunLocked(
+                f"{folder}: process {holder.pid} is writing this run: wait for it, or choose another --out"
+            ) from None
         except OSError as error:
             raise StorageFailed(f"{folder}: can't write there ({error.strerror}): choose another --out") from None
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            pid = os.pread(self._handle, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            os.close(self._handle)
-            raise RunLocked(
-                f"{folder}: process {pid} is writing this run: wait for it, or choose another --out"
-            ) from None
-        with contextlib.suppress(OSError):  # the number is only for the message above
-            os.ftruncate(self._handle, 0)
-            os.pwrite(self._handle, str(os.getpid()).encode(), 0)
-
-    def release(self) -> None:
-        """Let go of the folder."""
-        os.close(self._handle)
-
-    def __enter__(self) -> RunLock:
-        """Return itself: the lock is held since it was made."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Let go of the folder."""
-        self.release()
 
 
 class RecordWriter:
@@ -144,6 +131,7 @@ class RecordWriter:
         self._stop = threading.Event()
         self._unsynced = 0
         self._failed: StorageFailed | None = None
+        self._lost = False  # an fsync failed: what the disk holds since the last one is not known
         try:
             self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
             size = os.fstat(self._handle).st_size
@@ -184,8 +172,9 @@ class RecordWriter:
         self._thread.join()
         with self._guard:
             try:
+                if not self._lost:  # what is whole is made durable also after a write that failed
+                    self._sync()
                 self._check()
-                self._sync()
             finally:
                 os.close(self._handle)
 
@@ -199,7 +188,8 @@ class RecordWriter:
         try:
             os.fsync(self._handle)
         except OSError as error:
-            self._failed = self._failure(error)
+            self._lost = True
+            self._failed = self._failure(error, self._unsynced)
             raise self._failed from None
         self._unsynced = 0
 
@@ -209,8 +199,10 @@ class RecordWriter:
                 if self._failed is None:
                     self._sync()
 
-    def _failure(self, error: OSError) -> StorageFailed:
+    def _failure(self, error: OSError, unknown: int = 0) -> StorageFailed:
+        """Say what is kept; of ``unknown`` records the disk may have taken some, all or none."""
+        kept = f"{len(self.done) - unknown} records are kept" + (f", {unknown} more perhaps" if unknown else "")
+        do = "make room" if error.errno in FULL else "see to the disk"
         return StorageFailed(
-            f"{self.path}: {one_line(error.strerror or error)}; {len(self.done)} records are kept: "
-            f"make room, then continue with: {self.resume}"
+            f"{self.path}: {one_line(error.strerror or error)}; {kept}: {do}, then continue with: {self.resume}"
         )

@@ -6,14 +6,17 @@ import gc
 import hashlib
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
 import orjson
 
-from warmeng.engine.errors import InputError, UsageError
+from warmeng.engine.errors import InputError, UsageError, one_line
+from warmeng.engine.files import FULL, sweep
+from warmeng.engine.watchdog import Watchdog, Watched
 from warmeng.study.asking import WAVE, ask, count_done, judge, judging_work, make_record
 from warmeng.study.backend import EngineLike
 from warmeng.study.energy import EnergyMeter
@@ -24,6 +27,7 @@ from warmeng.study.judging import (
     BASE,
     JUDGED,
     Appointed,
+    Load,
     appoint,
     examine,
     identity_of,
@@ -55,8 +59,10 @@ KV_BYTES = (
 def load_engine(settings: StudySettings) -> EngineLike:
     """Load the model that the settings name; raises as ``Engine.load``."""
     from warmeng.engine.engine import Engine, EngineSettings
+    from warmeng.engine.load import choose_device
 
-    chosen = EngineSettings(fast=settings.fast, kv_bytes=KV_BYTES)
+    on_cpu = choose_device(settings.device) == "cpu"
+    chosen = EngineSettings(fast=settings.fast, kv_bytes=KV_BYTES if on_cpu else None)
     engine = Engine.load(settings.model, revision=settings.revision, device=settings.device, settings=chosen)
     return cast(EngineLike, engine)
 
@@ -68,10 +74,10 @@ def run_study(settings: StudySettings, folder: Path, progress: Progress, command
     process writes the folder, ``StorageFailed`` where the disk does not take a record.
     """
     study = Study.load(settings)
-    _check_judges(study, progress)
+    check_judges(study, progress)
     before = read_manifest(folder)
     if before is not None:
-        refuse_changes(folder, before["inputs"], _inputs(study))
+        refuse_changes(folder, before["inputs"], known_inputs(study))
     with RunLock(folder):
         before = read_manifest(folder)
         path = folder / FILE
@@ -79,7 +85,7 @@ def run_study(settings: StudySettings, folder: Path, progress: Progress, command
             keys = [record["key"] for record in read_records(path)]
             if _digest(keys) == before["inputs"][PLAN]:
                 progress.message(f"{folder}: this run is finished; its tables again:")
-                return finish(study, folder, before, progress)
+                return finish(study, folder, before, progress, command)
             if len(keys) >= before["planned"] + before.get("judgments", 0):
                 raise _strange(path, len(keys), before["planned"] + before.get("judgments", 0))
         return _run(study, folder, before, progress, command)
@@ -88,40 +94,42 @@ def run_study(settings: StudySettings, folder: Path, progress: Progress, command
 def _run(study: Study, folder: Path, before: Mapping[str, Any] | None, progress: Progress, command: str) -> Outcome:
     started, meter = time.monotonic(), EnergyMeter()
     settings, path = study.settings, folder / FILE
-    others, outcomes = appoint(settings, load_engine, progress, before)
+    watchdog = Watchdog(settings.stall_seconds, folder, command, progress.stop)
+
+    def load(chosen: StudySettings) -> EngineLike:
+        return cast(EngineLike, Watched(load_engine(chosen), watchdog))
+
+    others, outcomes = appoint(settings, load, progress, before)
     progress.message(f"loading {settings.model}")
-    engine = load_engine(settings)
+    engine = load(settings)
     applied = apply_adapters(engine, study.personas, progress.message)
     about = engine.describe()
     identity = identity_of(about)
     judges, outcomes = _with_base(study, engine, others, outcomes, before, progress)
-    study = _with_wrong_answers(study, engine, folder, progress, command)
     hashes = {name: adapter.hash for name, adapter in applied.items()}
-    planner = Planner(study, engine.tokenizer, engine.config.stop_token_ids, identity, hashes)
-    plan: Iterable[Planned] = list(planner) if study.size <= WAVE else planner  # a large one is made again
-    inputs = _inputs(study) | {
-        "model": identity,
-        "adapter": hashes,
-        "template": engine.tokenizer.template_hash,
-        PLAN: _digest(key for planned in plan for key in keys_of(planned, judges.values())),
-    }
+    inputs = known_inputs(study) | {"model": identity, "adapter": hashes, "template": engine.tokenizer.template_hash}
     if judges:
         inputs["judges"] = {name: dict(appointed.identity) for name, appointed in judges.items()}
+    if before is not None:  # before anything is written
+        refuse_changes(folder, before["inputs"], inputs)
+    study = _with_wrong_answers(study, engine, folder, progress, command)
+    planner = Planner(study, engine.tokenizer, engine.config.stop_token_ids, identity, hashes)
+    plan: Iterable[Planned] = list(planner) if study.size <= WAVE else planner  # a large one is made again
+    inputs[PLAN] = _digest(key for planned in plan for key in keys_of(planned, judges.values()))
     judgments = sum(is_judged(planned) for planned in plan) * len(judges) if judges else 0
     if before is None:
         facts = _facts(study, engine, about, {name: asdict(adapter) for name, adapter in applied.items()}, outcomes)
         facts["manipulation"] = check_warmth(study, engine, progress)
         manifest: Mapping[str, Any] = {"inputs": inputs, "facts": facts, "planned": study.size, "judgments": judgments}
-        try:
-            write_manifest(folder, inputs, facts, study.size, judgments)
-            write_items(folder, study)  # here, where the wrong answers that the source lacks are filled in
-        except OSError as error:
-            raise StorageFailed(f"{folder}: {error.strerror}: make room, then continue with: {command}") from None
     else:
         refuse_changes(folder, before["inputs"], inputs)
         manifest = before
+    with _storing(folder, command):
+        sweep(folder)
+        if before is None:
+            write_manifest(folder, inputs, manifest["facts"], study.size, judgments)
         if not (folder / ITEMS).exists():
-            write_items(folder, study)
+            write_items(folder, study)  # here, where the wrong answers that the source lacks are filled in
     records = RecordWriter(path, command)
     total = study.size + judgments
     try:
@@ -150,14 +158,17 @@ def _run(study: Study, folder: Path, before: Mapping[str, Any] | None, progress:
         gc.collect()
         for appointed in others.values():
             if not stopped:
-                stopped = _judge(study, appointed, planned_, folder, records, progress)
+                stopped = _judge(study, appointed, planned_, folder, records, progress, load)
     finally:
-        progress.stop()
-        records.close()
-    if stopped and len(records.done) < total:
+        try:
+            progress.stop()
+        finally:
+            records.close()
+    if stopped:
         progress.message(f"interrupted; {len(records.done)} of {total} {what} are kept; continue: {command}")
         return Outcome(INTERRUPTED, folder, None)
-    return finish(study, folder, manifest, progress)
+    del records  # the keys of all that is done
+    return finish(study, folder, manifest, progress, command)
 
 
 def _judge(
@@ -167,6 +178,7 @@ def _judge(
     folder: Path,
     records: RecordWriter,
     progress: Progress,
+    load: Load,
 ) -> bool:
     """Load one judge and let it judge what it owes; return whether an interrupt ended it early."""
     name = JUDGE + appointed.name
@@ -175,7 +187,7 @@ def _judge(
         return False
     started, meter = time.monotonic(), EnergyMeter()
     progress.message(f"loading judge {appointed.name}")
-    engine = load_engine(settings_of(appointed.name, study.settings))
+    engine = load(settings_of(appointed.name, study.settings))
     now = Appointed.of(appointed.name, engine)
     refuse_changes(folder, {"judges": {appointed.name: appointed.identity}}, {"judges": {now.name: now.identity}})
     progress.start({name: planned[name]}, {name: made}, judging_work() * (planned[name] - made))
@@ -185,12 +197,13 @@ def _judge(
     return stopped
 
 
-def _inputs(study: Study) -> dict[str, Any]:
+def known_inputs(study: Study) -> dict[str, Any]:
     """What must stay the same and needs no model to be known."""
     return study.inputs() | ({"rubric": RUBRIC_VERSION} if study.settings.judges else {})
 
 
-def _check_judges(study: Study, progress: Progress) -> None:
+def check_judges(study: Study, progress: Progress) -> None:
+    """Raise ``UsageError`` for judges that have nothing to judge; say which answers nobody will grade."""
     judged = [task.name for task in study.tasks if task.grading in JUDGED]
     if study.settings.judges and not judged:
         raise UsageError(
@@ -230,11 +243,20 @@ def _with_wrong_answers(study: Study, engine: EngineLike, folder: Path, progress
         return study
     count = sum(len(wrong.missing(task)) for task in lacking)
     progress.message(f"{folder}: {count} wrong answers are missing in {', '.join(t.name for t in lacking)}")
-    try:
+    with _storing(folder, command):
         filled = {task.name: wrong.fill_wrong(task, engine, folder / wrong.FILE) for task in lacking}
-    except OSError as error:
-        raise StorageFailed(f"{folder}: {error.strerror}: make room, then continue with: {command}") from None
     return replace(study, tasks=tuple(filled.get(task.name, task) for task in study.tasks))
+
+
+@contextmanager
+def _storing(folder: Path, command: str) -> Iterator[None]:
+    """Turn the system's errors of writing beside the records into one line."""
+    try:
+        yield
+    except OSError as error:
+        do = "make room" if error.errno in FULL else "see to the disk"
+        why = one_line(error.strerror or error)
+        raise StorageFailed(f"{folder}: {why}; what was there is kept: {do}, then continue with: {command}") from None
 
 
 def _digest(keys: Iterable[str]) -> str:
@@ -275,7 +297,9 @@ def _log_session(folder: Path, engine: EngineLike, seconds: float, done: int, me
     if (joules := meter.joules()) is not None:
         used["joules"] = round(joules, 1)
     try:
-        with (folder / "sessions.jsonl").open("ab") as file:
-            file.write(orjson.dumps(line | used) + b"\n")
+        with (folder / "sessions.jsonl").open("ab+") as file:
+            file.seek(max(0, file.tell() - 1))
+            torn = b"\n" if file.read(1) not in (b"", b"\n") else b""  # a line that a killed process did not end
+            file.write(torn + orjson.dumps(line | used) + b"\n")
     except OSError:
         return  # the records are safe: times are not worth failing for

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from warmeng.engine.errors import InputError
+from warmeng.engine.files import sync_folder
 from warmeng.finetune.files import storage
 
 SYNC_LINES = 50
@@ -36,7 +37,8 @@ class Journal:
             self.cut = os.fstat(self._handle).st_size - whole
             if self.cut:
                 os.ftruncate(self._handle, whole)
-        self._size, self._unsynced = whole, 0
+            sync_folder(path.parent)
+        self._size, self._unsynced, self._lost = whole, 0, False
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Write a line and remember it; nothing of it is left where that fails."""
@@ -52,8 +54,7 @@ class Journal:
                 raise
             self._unsynced += 1
             if self._unsynced >= SYNC_LINES:
-                os.fsync(self._handle)
-                self._unsynced = 0
+                self._sync()
         self._size += len(raw)
         self.lines[line["key"]] = dict(line)
 
@@ -61,9 +62,20 @@ class Journal:
         """Make everything durable."""
         try:
             with storage(self.path):
-                os.fsync(self._handle)
+                self._sync()
         finally:
             os.close(self._handle)
+
+    def _sync(self) -> None:
+        """Make the lines durable. A failed fsync is never retried: a second one may succeed without having written."""
+        if self._lost:
+            return
+        try:
+            os.fsync(self._handle)
+        except OSError:
+            self._lost = True
+            raise
+        self._unsynced = 0
 
     def __enter__(self) -> Journal:
         """Return itself."""

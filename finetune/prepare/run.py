@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from warmeng.engine.errors import InputError, UsageError
-from warmeng.engine.files import parse_json, read_text
+from warmeng.engine.files import parse_json, read_text, sweep
 from warmeng.engine.interrupts import interruptible
-from warmeng.finetune.files import locked
+from warmeng.finetune.files import locked, storage
 from warmeng.finetune.prepare import checks
 from warmeng.finetune.prepare.conversations import Conversation, Read, read_conversations
 from warmeng.finetune.prepare.journal import Journal
@@ -91,6 +91,8 @@ def _prepare(
         "toxicity": chosen.identity if chosen else "no filter",
         "model": identity_of(engine.describe(), engine.tokenizer.template_hash),
     }
+    with storage(folder):
+        sweep(folder)
     if before is None:
         write_manifest(folder, inputs)
     else:

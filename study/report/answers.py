@@ -9,7 +9,7 @@ from typing import Any
 
 from warmeng.engine.errors import InputError
 from warmeng.study.grading.combine import combine
-from warmeng.study.manifest import read_manifest
+from warmeng.study.manifest import OTHER_RUN, read_manifest
 from warmeng.study.records import FILE, read_records
 
 
@@ -55,9 +55,10 @@ class Answer:
 
 def require_manifest(folder: Path) -> dict[str, Any]:
     """Return a run folder's manifest; ``InputError`` where the folder is not one."""
-    manifest = read_manifest(folder) if folder.exists() else None
+    manifest = read_manifest(folder, OTHER_RUN)
     if manifest is None:
-        raise InputError(f"{folder}: is no run folder (it has no manifest.json): give the folder of a run")
+        why = "it has no manifest.json" if folder.exists() else "it is not there"
+        raise InputError(f"{folder}: is no run folder ({why}): {OTHER_RUN}")
     if not (folder / FILE).exists():
         raise InputError(f"{folder}: has no {FILE} yet: continue the run first")
     return manifest

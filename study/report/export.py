@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from warmeng.engine.errors import UsageError
+from warmeng.engine.files import make_folder
 from warmeng.study.report.authors_csv import write_authors
 from warmeng.study.report.flat import Source, write_csv, write_parquet
 from warmeng.study.report.lm_eval import write_lm_eval
@@ -23,7 +24,7 @@ def export_run(folder: Path, form: str, out: Path | None = None) -> list[str]:
     source = Source.of(folder)
     if form in ("csv", "parquet"):
         path = out or folder / "exports" / f"answers.{form}"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         (write_csv if form == "csv" else write_parquet)(source, path)
         return [f"{path}"]
     target = out or folder / "exports" / form / source.model

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from warmeng.engine.files import make_folder, replacing
 from warmeng.study.report.series import (
     BELIEFS,
     CONTEXTS,
@@ -75,11 +76,12 @@ def write_figures(
     written: list[Path] = []
     with rc_context(SETTINGS):
         for name, figure in _all(manifest, analysis, baseline, styles):
-            target.mkdir(exist_ok=True)
+            make_folder(target)
             for kind in ("png", "svg"):
                 path = target / f"{name}.{kind}"
                 told: dict[str, Any] = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
-                figure.savefig(path, dpi=200, metadata=told, bbox_inches="tight", facecolor="white")
+                with replacing(path) as beside:
+                    figure.savefig(beside, format=kind, dpi=200, metadata=told, bbox_inches="tight", facecolor="white")
                 written.append(path)
     return written
 

@@ -1,8 +1,13 @@
-"""All answers of a run as one table, CSV or Parquet: a row an answer, with its final grade and every judge's."""
+"""All answers of a run as one table, CSV or Parquet: a row an answer, with its final grade and every judge's.
+
+A spreadsheet runs a cell that begins as a formula does, and models and data sets write such cells. In CSV they get an
+apostrophe in front (``as_cell``); Parquet and the run's own files have every text as it was.
+"""
 
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -12,6 +17,7 @@ from typing import Any
 import orjson
 
 from warmeng.engine.errors import UsageError
+from warmeng.engine.files import replacing
 from warmeng.study.grading.combine import first_trusted
 from warmeng.study.grading.refusals import RULES, refusals
 from warmeng.study.report.answers import Answer, Verdict, read_answers, read_verdicts, require_manifest
@@ -24,6 +30,8 @@ COLUMNS: dict[str, type] = {
     **{f"refused_{rule}": bool for rule in RULES}, "question": str, "answer": str, "wrong": str, "text": str,
     "labels": str, "finish": str, "tokens": int, "prompt_tokens": int,
 }  # fmt: skip
+FORMULA = re.compile(r"'*[=+\-@\t\r]")  # apostrophes too, so that taking one away gives the text back
+NUMBER = re.compile(r"[+-]?\d[\d.,]*(e[+-]?\d+)?%?", re.IGNORECASE)
 BATCH = 4096  # rows that are held at a time
 
 
@@ -76,13 +84,25 @@ def rows(source: Source) -> Iterator[dict[str, Any]]:
         }  # fmt: skip
 
 
+def as_cell(value: Any) -> Any:
+    """Return a value as a CSV cell that no spreadsheet runs: flags are 0 and 1, numbers stay, also where they are text.
+
+    A text that begins like a formula gets an apostrophe in front; so does one that begins with apostrophes before that.
+    """
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, str) and FORMULA.match(value) and not NUMBER.fullmatch(value):
+        return f"'{value}"
+    return value
+
+
 def write_csv(source: Source, path: Path) -> None:
     """Write all answers as CSV, UTF-8: what is not there is an empty field, flags are 0 and 1. Raises ``OSError``."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(COLUMNS), lineterminator="\n")
+    with replacing(path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(COLUMNS), lineterminator="\r\n")
         writer.writeheader()
         for row in rows(source):
-            writer.writerow({k: int(v) if isinstance(v, bool) else v for k, v in row.items()})
+            writer.writerow({k: as_cell(v) for k, v in row.items()})
 
 
 def write_parquet(source: Source, path: Path) -> None:
@@ -97,6 +117,6 @@ def write_parquet(source: Source, path: Path) -> None:
     kinds = {str: pa.string(), int: pa.int64(), bool: pa.bool_()}
     schema = pa.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
     found = rows(source)
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+    with replacing(path) as beside, pq.ParquetWriter(beside, schema, compression="zstd") as writer:
         while batch := list(islice(found, BATCH)):
             writer.write_table(pa.Table.from_pylist(batch, schema=schema))

@@ -6,7 +6,6 @@ item's own by context.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from warmeng.engine.errors import InputError
-from warmeng.engine.files import read_jsonl, sync_folder
+from warmeng.engine.files import read_jsonl, replacing
 from warmeng.study.contexts import UNMODIFIED, statement_for
 from warmeng.study.prompts import COMPOSITIONS
 from warmeng.study.tasks.task import Item, Prompt, Task
@@ -56,21 +55,13 @@ class Asked:
 def write_items(folder: Path, study: Study) -> Path:
     """Write a study's items atomically, one at a time so that memory stays bounded. Raises ``OSError``."""
     path = folder / FILE
-    beside = path.with_name(f".{FILE}.{os.getpid()}.tmp")
-    try:
-        with beside.open("wb") as file:
-            for task in study.tasks:
-                for item in task.items:
-                    told = {name: statement_for(item.id, name, found) for name, found in study.contexts.items()}
-                    line: dict[str, Any] = {"task": task.name, "grading": task.grading, "layout": task.layout}
-                    line |= asdict(item) | {"statements": {name: text for name, text in told.items() if text}}
-                    file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    sync_folder(folder)
+    with replacing(path) as beside, beside.open("wb") as file:
+        for task in study.tasks:
+            for item in task.items:
+                told = {name: statement_for(item.id, name, found) for name, found in study.contexts.items()}
+                line: dict[str, Any] = {"task": task.name, "grading": task.grading, "layout": task.layout}
+                line |= asdict(item) | {"statements": {name: text for name, text in told.items() if text}}
+                file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
     return path
 
 

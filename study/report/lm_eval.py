@@ -18,6 +18,7 @@ from typing import IO, Any
 
 import orjson
 
+from warmeng.engine.files import make_folder, replacing, write_atomic
 from warmeng.study.report.answers import Answer
 from warmeng.study.report.asked import settings_of
 from warmeng.study.report.flat import Source
@@ -42,8 +43,9 @@ def write_lm_eval(source: Source, folder: Path) -> list[Path]:
         for a in source.answers():
             if (a.persona, a.task) not in files:
                 path = folder / a.persona.replace("/", "-") / f"samples_{a.task}.jsonl"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                files[a.persona, a.task] = stack.enter_context(path.open("wb"))
+                make_folder(path.parent)
+                beside = stack.enter_context(replacing(path))
+                files[a.persona, a.task] = stack.enter_context(beside.open("wb"))
                 paths.append(path)
             asked = source.items.get((a.task, a.item)) or Asked.unknown(a.task, a.item)
             number = docs.setdefault((a.task, a.item), len(items[a.task]))
@@ -55,7 +57,7 @@ def write_lm_eval(source: Source, folder: Path) -> list[Path]:
     for persona, tasks in counts.items():
         path = folder / persona.replace("/", "-") / "results.json"
         found = results(source, persona, tasks, {t: len(i) for t, i in items.items()}, generated)
-        path.write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+        write_atomic(path, orjson.dumps(found, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
         paths.append(path)
     return paths
 

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from warmeng.engine.errors import InputError
-from warmeng.engine.files import read_bytes, write_atomic
+from warmeng.engine.files import make_folder, read_bytes, write_atomic
 from warmeng.study.grading.combine import first_trusted
 from warmeng.study.report.answers import baseline_of, require_manifest
 from warmeng.study.report.asked import asked, deviations, persona_names, settings_of
@@ -42,10 +42,13 @@ class Run:
     personas: list[str]
 
 
-def load_run(folder: Path) -> Run:
-    """Read a run folder; raises ``InputError`` where it is none or a file in it is damaged."""
+def load_run(folder: Path, analysed: Path | None = None) -> Run:
+    """Read a run folder, and its analysis there or in ``analysed``.
+
+    Raises ``InputError`` where it is none or a file in it is damaged.
+    """
     manifest = require_manifest(folder)
-    analysis = read_analysis(folder)
+    analysis = read_analysis(analysed or folder)
     trusted = first_trusted(manifest["facts"])
     found = survey(folder / "records.jsonl", trusted)
     first = ordered([*(task for task, _ in read_items(folder)), *map(str, settings_of(manifest).get("tasks") or ())])
@@ -70,23 +73,27 @@ def read_analysis(folder: Path) -> dict[str, Any] | None:
     raise InputError(f"{path}: is not an analysis of this version: remove it and analyse the run again")
 
 
-def write_report(folder: Path) -> Path:
-    """Write ``report.html`` and ``figures/`` of a run folder and return the page's path.
+def write_report(folder: Path, out: Path | None = None) -> Path:
+    """Write ``report.html`` and ``figures/`` of a run into its folder, or into ``out``; return the page's path.
 
-    A run that was not analysed yet is analysed first. The same folder gives the same bytes. Raises
-    ``InputError`` for a folder that is no run, ``OSError`` of the disk.
+    The analysis is the one in ``out``, else the run's; a run that was not analysed yet is analysed first. The same
+    folder gives the same bytes. Raises ``InputError`` for a folder that is no run, ``OSError`` of the disk.
     """
     from warmeng.study.report.figures import write_figures
 
     require_manifest(folder)
-    if not (folder / ANALYSIS).exists():
-        from warmeng.study.stats.analyze import analyze_run
+    target = out or folder
+    make_folder(target)
+    analysed = target if (target / ANALYSIS).exists() else folder
+    if not (analysed / ANALYSIS).exists():
+        from warmeng.study.stats.analyze import analyze_sources
 
-        analyze_run(folder)
-    run = load_run(folder)
-    path = folder / FILE
+        analysed = target
+        analyze_sources((folder,), target)
+    run = load_run(folder, analysed)
+    path = target / FILE
     write_atomic(path, render(run).encode())
-    write_figures(folder, run.manifest, run.analysis, run.baseline, run.personas)
+    write_figures(target, run.manifest, run.analysis, run.baseline, run.personas)
     return path
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import orjson
 
 from warmeng.engine.errors import InputError, UsageError
-from warmeng.engine.files import write_atomic
+from warmeng.engine.files import make_folder, write_atomic
 from warmeng.study.manifest import FILE as MANIFEST
 from warmeng.study.stats import tables
-from warmeng.study.stats.authors import read_authors_run
+from warmeng.study.stats.authors import files_of, read_authors_run
 from warmeng.study.stats.draws import BOOTSTRAP, Draws
 from warmeng.study.stats.flips import differences, flips
 from warmeng.study.stats.frame import GRADES, Frame
@@ -176,6 +176,9 @@ def analyze_sources(
     and as ``read_run``, ``read_authors``, ``concat`` and ``analyze``.
     """
     single = len(sources) == 1 and _is_run(sources[0])
+    for source in sources:
+        if not _is_run(source):
+            files_of(source)
     if out is None and not single:
         raise UsageError("where the tables shall go is not told: give --out FOLDER")
     parts = [read_run(source) if _is_run(source) else read_authors_run(source) for source in sources]
@@ -193,7 +196,7 @@ def _is_run(source: Path) -> bool:
 
 def write_analysis(folder: Path, analysis: Mapping[str, Any]) -> None:
     """Write ``analysis.json``, ``tables.md`` and ``tables/NAME.csv``, each atomically. Raises ``OSError``."""
-    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    make_folder(folder / FOLDER)
     for name, found in analysis["tables"].items():
         write_atomic(folder / FOLDER / f"{name}.csv", tables.to_csv(found))
     write_atomic(folder / MARKDOWN, tables.to_markdown(analysis["tables"].values(), "Statistics", analysis["notes"]))

@@ -31,14 +31,19 @@ def read_authors(folder: Path) -> Frame:
     a question that occurs again in the same place is its next sample. "None" is text; an empty evaluation is unscored.
     Their label says nothing of whose wrong answer was given: ``which`` stays empty.
     """
-    files = [folder] if folder.is_file() else sorted(folder.rglob(f"*{ENDING}"))
-    if not files:
-        raise InputError(f"{folder}: has no file named TASK_PERSONA{ENDING}: give a run folder, or the authors' files")
     columns = Columns()
-    for path in files:
+    for path in files_of(folder):
         _read(columns, path)
     personas = tuple(columns.tables["persona"])
     return columns.frame((baseline_of(personas),) if personas else ())
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Return the authors' files below a folder, or one file itself; ``InputError`` where there is none."""
+    files = [folder] if folder.is_file() else sorted(folder.rglob(f"*{ENDING}"))
+    if not files:
+        raise InputError(f"{folder}: has no file named TASK_PERSONA{ENDING}: give a run folder, or the authors' files")
+    return files
 
 
 def read_authors_run(folder: Path) -> tuple[Frame, RunInfo]:

@@ -14,7 +14,7 @@ import numpy as np
 from warmeng.engine.errors import InputError, UsageError
 from warmeng.study.grading.combine import combine, trusted_judges
 from warmeng.study.grading.refusals import RULES, refusals
-from warmeng.study.manifest import read_manifest
+from warmeng.study.manifest import OTHER_RUN, read_manifest
 from warmeng.study.records import FILE, read_records
 from warmeng.study.stats.frame import GRADES, WHICH, Factor, Frame
 from warmeng.study.stats.views import BASELINE, is_disinformation
@@ -103,7 +103,7 @@ def read_run(folder: Path) -> tuple[Frame, RunInfo]:
 
     A judgment counts in the combined grade only where its judge is trusted, the first such one in the manifest.
     """
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, OTHER_RUN)
     path = folder / FILE
     if manifest is None or not path.exists():
         raise InputError(f"{folder}: is not a run folder with records: run the study first")

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from warmeng.engine.errors import InputError, UsageError
-from warmeng.engine.files import parse_object, read_bytes, write_atomic
+from warmeng.engine.files import make_folder, parse_object, read_bytes, write_atomic
 from warmeng.study.backend import EngineLike
 from warmeng.study.gates import apply_adapters
 from warmeng.study.personas import Persona
@@ -203,7 +203,7 @@ def write_results(
     samples: int = 1,
 ) -> dict[str, Any]:
     """Write ``warmth.json``, ``warmth.png`` and ``responses.jsonl``; return the first's content. Raises ``OSError``."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     names = list(dict.fromkeys(p.persona for p in points if p.persona != ORIGINAL))
     found = {
         "scorer": scorer.name,

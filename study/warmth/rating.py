@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 
 from warmeng.engine.errors import InputError
-from warmeng.engine.files import parse_object, read_bytes, read_csv, read_jsonl, write_atomic
+from warmeng.engine.files import make_folder, parse_object, read_bytes, read_csv, read_jsonl, write_atomic
 from warmeng.study.grading.agreement import cohen
 from warmeng.study.stats.rates import wilson
 
@@ -70,7 +70,7 @@ def write_sheet(folder: Path, pairs: Sequence[Pair]) -> list[Path]:
 
     Returns the paths. Raises ``OSError``.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(COLUMNS)

@@ -19,7 +19,7 @@ from warmeng.study.warmth.checkpoints import (
     write_results,
 )
 from warmeng.study.warmth.rating import make_pairs, write_sheet
-from warmeng.study.warmth.sociot import HELDOUT, find_scorer, load_prompts
+from warmeng.study.warmth.sociot import HELDOUT, EngineScorer, Gpt2Scorer, Scorer, load_prompts
 from warmeng.study.warmth.sociot import measure as measure_texts
 
 
@@ -46,9 +46,10 @@ def measure_run(
     if len(set(names)) < len(names):
         raise UsageError(f"two checkpoints are named {next(n for n in names if names.count(n) > 1)!r}: rename one")
     prompts = load_prompts(prompts_file or HELDOUT, limit)
+    published = Gpt2Scorer(gpt2) if gpt2 else None
     say(f"loading {settings.model}")
     engine = load_engine(settings)
-    scorer = find_scorer(engine, settings.model, gpt2)
+    scorer: Scorer = published or EngineScorer(engine, settings.model)
     points, responses = measure_checkpoints(
         engine,
         scorer,

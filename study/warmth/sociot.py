@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from warmeng.engine.errors import InputError, one_line, show
 from warmeng.engine.files import read_jsonl
 from warmeng.engine.request import GenerateRequest, GenerateResult, Result, SamplingParams
 from warmeng.study.backend import EngineLike
@@ -99,11 +100,17 @@ class Gpt2Scorer:
     comparable = True
 
     def __init__(self, model: str = "openai-community/gpt2") -> None:
-        """Raises ``OSError`` where it is neither cached nor to be fetched."""
+        """Raises ``InputError`` where it is neither a folder nor cached nor to be fetched."""
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        self._tokenizer = AutoTokenizer.from_pretrained(model)
-        self._model = AutoModelForCausalLM.from_pretrained(model, use_safetensors=True)
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(model)
+            self._model = AutoModelForCausalLM.from_pretrained(model, use_safetensors=True)
+        except Exception as error:  # the library and its clients raise all kinds
+            raise InputError(
+                f"no such scorer {show(model, 80)} here or on the hub ({type(error).__name__}: "
+                f"{one_line(error, 120)}): give GPT-2's folder or openai-community/gpt2"
+            ) from None
         self._model.eval()
         self.pad = int(self._tokenizer.eos_token_id)
 
@@ -123,11 +130,6 @@ class Gpt2Scorer:
                 logits = self._model(row).logits[0, :-1].log_softmax(-1)
                 found.append(logits.gather(1, row[0, 1:, None])[:, 0].tolist())
         return found
-
-
-def find_scorer(engine: EngineLike, model: str, gpt2: str | None = None) -> Scorer:
-    """Return GPT-2 where a local folder or name of it is given, else the base itself."""
-    return Gpt2Scorer(gpt2) if gpt2 else EngineScorer(engine, model)
 
 
 def measure(scorer: Scorer, texts: Sequence[str]) -> list[Warmth | None]:
@@ -264,7 +266,7 @@ def manipulation_check(
     ``difference`` is paired over prompts with the baseline, by the ``sociot`` formula. Nothing is refused: a persona
     that is not warmer is what the report must say.
     """
-    scorer = find_scorer(engine, model)
+    scorer = EngineScorer(engine, model)
     prompts = load_prompts(limit=limit)
     responses = respond(engine, personas, prompts, seed, temperature)
     values: dict[str, list[Warmth | None]] = {name: measure(scorer, texts) for name, texts in responses.items()}

@@ -266,8 +266,8 @@ def test_the_command_names_what_is_missing(tmp_path):
     assert isinstance(refused.exception, InputError)
     (tmp_path / "csv").mkdir()
     refused = CliRunner().invoke(warmeng, ["analyze", str(tmp_path / "csv")])
-    assert isinstance(refused.exception, UsageError)
-    assert "--out" in str(refused.exception)
+    assert isinstance(refused.exception, InputError)
+    assert "has no file named" in str(refused.exception)
     help_ = CliRunner().invoke(warmeng, ["analyze", "--help"])
     assert "Examples:" in help_.output
 
