@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+import shlex
 import sys
 
 import click
 
-from warmeng.engine.errors import InputError, UsageError
+from warmeng.engine.errors import InputError, UsageError, one_line, without_secrets
+from warmeng.engine.interrupts import EXIT_CODE, end_on_interrupts, ignore_interrupts
 from warmeng.engine.request import RequestError
+
+LONGEST = 4000  # characters of an error's line
+CONTINUE = (["run"], ["prepare"], ["finetune"])  # these go on where they were when they are called again
 
 COMMANDS = {  # name -> (module, attribute, help): listed without importing anything
     "run": ("warmeng.cli.run", "run", "Measure personas: accuracy and sycophancy per context."),
@@ -75,15 +81,26 @@ def warmeng() -> None:
 def main() -> None:
     """Run the command line; every expected error is one line on stderr and an exit code of its own.
 
-    2 usage, 65 bad input, 70 a failure of ours, 73 locked, 74 storage, 130 interrupted. ``WARMENG_DEBUG=1`` shows
-    tracebacks.
+    2 usage, 65 bad input, 70 a failure of ours, 73 locked, 74 storage, 75 stalled, 130 interrupted.
+    ``WARMENG_DEBUG=1`` shows tracebacks. Neither shows secrets of the environment, nor characters that would steer the
+    terminal.
     """
+    again = ", continue with: " + shlex.join(["warmeng", *sys.argv[1:]]) if sys.argv[1:2] in CONTINUE else ""
+    interrupts = end_on_interrupts(f"warmeng: interrupted twice{again}\n".encode("utf-8", "replace"))
     try:
-        code = warmeng.main(standalone_mode=False)
+        try:
+            code = warmeng.main(standalone_mode=False)
+        except Exception as error:  # an import that an interrupt ends may say anything
+            if interrupts and not hasattr(error, "exit_code"):
+                raise KeyboardInterrupt from error
+            raise
+        finally:
+            ignore_interrupts()
     except (KeyboardInterrupt, click.Abort) as error:
-        _end(error, "interrupted", 130)
+        _end(error, f"interrupted{again}", EXIT_CODE)
     except click.ClickException as error:
         _debug(error)
+        error.message = without_secrets(error.message)  # type: ignore[misc] # it is plain text that show() reads
         error.show()
         sys.exit(error.exit_code)
     except UsageError as error:
@@ -93,6 +110,13 @@ def main() -> None:
     except BrokenPipeError as error:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (what is left in it has no reader)
         _end(error, "", 141)
+    except OSError as error:
+        from warmeng.engine.files import storage_failure
+
+        if (line := storage_failure(error)) is None:
+            _end(error, f"{type(error).__name__}: {error} (WARMENG_DEBUG=1 shows where)", 70)
+        else:
+            _end(error, line, 74)
     except Exception as error:
         exit_code = getattr(error, "exit_code", None)
         known = isinstance(exit_code, int)
@@ -104,10 +128,13 @@ def main() -> None:
 def _end(error: BaseException, text: str, code: int) -> None:
     _debug(error)
     if text:
-        click.echo(f"warmeng: {' '.join(text.split())}", err=True)
+        with contextlib.suppress(OSError):  # where stderr takes nothing any more, the exit code tells
+            click.echo(f"warmeng: {one_line(text, LONGEST)}", err=True)
     sys.exit(code)
 
 
 def _debug(error: BaseException) -> None:
     if os.environ.get("WARMENG_DEBUG") == "1":
-        raise error
+        import traceback
+
+        click.echo(without_secrets("".join(traceback.format_exception(error))), err=True, nl=False)

@@ -40,7 +40,7 @@ from warmeng.engine.tokenizer import Tokenizer
 
 __all__ = ["NUMERICS", "Engine", "EngineSettings", "EngineStats", "Model"]
 
-NUMERICS = 2  # raised whenever the engine's arithmetic changes, so that a run is not continued with other numbers
+NUMERICS = 3  # raised whenever the engine's arithmetic changes, so that a run is not continued with other numbers
 _TRIES = 3  # of one token alone that finds no memory: other processes may give some back
 _PROBE_TEXT = "The quick answer to a simple question is"
 

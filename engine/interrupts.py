@@ -1,16 +1,28 @@
-"""Interrupts that let long work end in order: the first is noted, a second one stops at once."""
+"""Interrupts (SIGINT and SIGTERM alike) that let long work end in order.
+
+The first one ends a command by ``KeyboardInterrupt``, except where work is ``interruptible``: there it is noted, and
+the work keeps what is finished and ends itself. The second one ends either at once; a process that is still there
+``GRACE`` seconds later, because something hangs outside Python, is left.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
-from collections.abc import Callable, Iterator
+import threading
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+EXIT_CODE = 130
+GRACE = 2.0  # seconds in which a process that was interrupted twice closes its files
+NOTE = b"\ninterrupted: what is finished is kept; once more stops at once\n"
 
 
 @contextmanager
@@ -20,18 +32,55 @@ def interruptible() -> Iterator[list[int]]:
 
     def handler(number: int, frame: FrameType | None) -> None:
         seen.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if len(seen) > 1:
+            raise KeyboardInterrupt
+        with contextlib.suppress(OSError):
+            os.write(2, NOTE)  # not through the display: its own write may be what was interrupted
 
-    try:
-        old: dict[int, Callable[[int, FrameType | None], Any] | int | signal.Handlers | None] = {
-            number: signal.signal(number, handler) for number in SIGNALS
-        }
-    except ValueError:  # not the main thread: nobody can interrupt us there
+    if threading.current_thread() is not threading.main_thread():  # nobody can interrupt us there
         yield seen
         return
+    former = [signal.signal(number, handler) for number in SIGNALS]
     try:
         yield seen
     finally:
-        for number, former in old.items():
-            signal.signal(number, former)
+        for number, old in zip(SIGNALS, former, strict=True):
+            signal.signal(number, old)
+
+
+def end_on_interrupts(farewell: bytes) -> list[int]:
+    """Handle both signals for the rest of the process; the main thread calls this once.
+
+    Returns the list of those that became a ``KeyboardInterrupt``, which other software may have turned into an error
+    of its own. ``farewell`` goes to stderr where the process has to be left, which ends it with ``EXIT_CODE``.
+    """
+    seen: list[int] = []
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        raise KeyboardInterrupt
+
+    for number in SIGNALS:
+        signal.signal(number, handler)
+    # The interpreter's own handler writes each signal's number into a pipe as it comes, whatever the main thread does.
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    threading.Thread(target=_leave_after_two, args=(told, farewell), name="interrupts", daemon=True).start()
+    return seen
+
+
+def ignore_interrupts() -> None:
+    """Raise nothing any more, for a process that is ending; a second interrupt still leaves it."""
+    for number in SIGNALS:
+        signal.signal(number, lambda number, frame: None)
+
+
+def _leave_after_two(told: int, farewell: bytes) -> None:
+    count = 0
+    while count < 2:
+        count += os.read(told, 1)[0] in SIGNALS
+    time.sleep(GRACE)
+    with contextlib.suppress(OSError):
+        os.write(2, farewell)
+    os._exit(EXIT_CODE)

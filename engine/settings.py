@@ -1,4 +1,4 @@
-"""How the engine runs: nothing here changes results, except ``fast``."""
+"""How the engine runs: nothing here changes results, except ``fast`` and ``block_size``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class EngineSettings:
     fast: bool = False  # lets a row's last bits depend on the batch, for speed
     max_num_seqs: int | None = None  # sequences that run at once
     max_batched_tokens: int | None = None  # of one step
-    block_size: int = 16  # tokens of one cache block
+    block_size: int = 16  # tokens of one cache block: the order in which attention adds
     kv_bytes: int | None = None  # of the key-value cache; None on a GPU: what is free
     max_seq_len: int = 8192  # prompt and answer together, where the model allows more
     threads: int | None = None  # of the CPU backend; None leaves PyTorch's own choice

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,6 +46,10 @@ class AdapterLike(Protocol):
 
 class StatsLike(Protocol):
     """Running totals of an engine."""
+
+    @property
+    def steps(self) -> int:
+        """Forward passes so far: what a watchdog sees moving."""
 
     @property
     def output_tokens(self) -> int:
@@ -92,7 +96,7 @@ class EngineLike(Protocol):
     def add(self, request: Request) -> None:
         """Queue a request."""
 
-    def results(self) -> Iterator[Result]:
+    def results(self) -> Generator[Result, None, None]:
         """Run until nothing is left, yielding results as they finish."""
 
     def score(self, requests: Iterable[Any]) -> list[Any]:

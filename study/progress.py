@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -90,7 +92,7 @@ class Plain:
 
     def message(self, text: str) -> None:
         """Print a line."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        _print(self.console, text)
 
     def start(self, planned: Mapping[str, int], done: Mapping[str, int], work: float) -> None:
         """Begin counting."""
@@ -121,7 +123,7 @@ class Live:
 
     def message(self, text: str) -> None:
         """Print a line above the bars."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        _print(self.console, text)
 
     def start(self, planned: Mapping[str, int], done: Mapping[str, int], work: float) -> None:
         """Draw the bars."""
@@ -151,9 +153,20 @@ class Live:
             self.bars = None
 
 
+def _print(console: Any, text: str) -> None:
+    """Print a line. A log that is full, or that nobody reads any more, falls silent: it ends no run."""
+    try:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+    except OSError:
+        console.quiet = True
+        if console.stderr:
+            sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (or what is left in it fails again at the end)
+
+
 def for_stderr() -> Progress:
     """Return the display that suits stderr."""
     from rich.console import Console
 
-    console = Console(stderr=True)
+    console: Any = Console(stderr=True)
+    console.on_broken_pipe = lambda: setattr(console, "quiet", True)  # its own ends the process
     return Live(console) if console.is_terminal else Plain(console)
