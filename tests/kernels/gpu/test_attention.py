@@ -183,11 +183,14 @@ def test_a_table_may_serve_several_segments(dtype: torch.dtype, near, rng) -> No
 
 
 def test_any_size_of_scores(dtype: torch.dtype, near, rng) -> None:
-    """One key far above the rest takes all the weight, in any chunk; rows whose scores are all low are as good."""
+    """One key far above the rest takes all the weight, in any chunk; rows of large scores are as good.
+
+    Not too large: a score of some hundred is known to 1e-5 in single precision, and so is its exponential.
+    """
     case = make([Piece(1, 190), Piece(40, 190)], (2, 1, 32), SMALL, dtype, rng)
     table = case.plan.tables[case.plan.segments[0, 5].long()]
     case.k[table[11 // 16].long(), :, 11 % 16] = case.q[0, :1] * 30
-    case.q[10:20] *= 40
+    case.q[10:20] *= 8
     check(case, near)
 
 
