@@ -468,5 +468,6 @@ def _refusal(request: Request, status: Literal["too_long", "out_of_memory"], rea
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Tell lack of memory from other errors: PyTorch's CPU allocator raises a plain RuntimeError."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """Tell lack of memory from other errors: only PyTorch's CUDA allocator has an error of its own for it."""
+    said = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # CPU allocator, CUDA and Triton, cuBLAS
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in said)

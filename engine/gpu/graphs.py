@@ -35,11 +35,14 @@ class DecodeGraphs:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._pool = torch.cuda.graph_pool_handle()
-        self._graphs: dict[tuple[int, int, bool], Captured] = {}
+        # One stream for warming up and capturing: what libraries keep for a stream is then made outside the graphs.
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._graphs: dict[tuple[int, int, int, bool], Captured] = {}
 
     def clear(self) -> None:
         """Forget all graphs: the adapters' matrices lie elsewhere now."""
         self._graphs.clear()
+        self._pool = torch.cuda.graph_pool_handle()  # a pool whose last graph is gone can't be used again
 
     @staticmethod
     def rows_for(count: int) -> int | None:
@@ -58,7 +61,7 @@ class DecodeGraphs:
         runs before each replay.
         """
         flat, places = pack(host.arrays)
-        key = (host.arrays["token_ids"].size, host.chunks, host.has_adapters)
+        key = (host.arrays["token_ids"].size, host.arrays["tables"].shape[1], host.chunks, host.has_adapters)
         found = self._graphs.get(key)
         if found is None:
             found = self._graphs[key] = self._capture(flat, places, forward)
@@ -77,13 +80,12 @@ class DecodeGraphs:
         views = unpack(buffer, places)
         views["token_ids"].clamp_(min=0)
         views["slots"].zero_()  # the null block: what is computed to warm up must not reach the cache
-        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # kernels are compiled and libraries set up before capturing
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):  # kernels are compiled and libraries set up before capturing
             forward(views)
-        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.current_stream().wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
             hidden = forward(views)
         return Captured(graph, buffer, views, hidden)
 

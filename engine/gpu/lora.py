@@ -60,13 +60,12 @@ class AdapterBank:
         padded = -(-adapter.rank // RANK_TILE) * RANK_TILE
         first = self.columns[-1][1] if self.columns else 0
         number = len(self.numbers)
-        layers = []
-        for index, targets in enumerate(adapter.layers):
-            before = self.layers[index] if self.layers else {}
-            layers.append(
-                {name: self._stacked(before.get(name), targets, name, adapter.scale, padded) for name in PARTS}
-            )
-        self.layers = layers
+        if not self.layers:
+            self.layers = [{} for _ in adapter.layers]
+        for index, targets in enumerate(adapter.layers):  # layer by layer, so that one is held twice and not all
+            before = self.layers[index]
+            for name in PARTS:
+                before[name] = self._stacked(before.get(name), targets, name, adapter.scale, padded)
         self.numbers[adapter.hash] = number
         self.columns.append((first, first + padded))
         self.owner = torch.cat([self.owner, self.owner.new_full((padded,), number)])

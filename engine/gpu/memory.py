@@ -54,13 +54,13 @@ def plan_cache(ops: GpuOps, within: Limits, block_size: int, rehearse: Callable[
     torch.cuda.reset_peak_memory_stats(device)
     rehearse(_largest(within), within.max_num_seqs)
     torch.cuda.synchronize(device)
-    workspace = torch.cuda.max_memory_allocated(device) - weights
+    workspace = torch.cuda.max_memory_allocated(device) - weights + _partials(ops, within)
     ops.cache = []
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)
     cache = within.kv_bytes or int(free * _SHARE) - workspace - _ADAPTERS
     blocks = cache // size
-    if blocks < 2 or cache > free:
+    if blocks < 2 or cache + workspace > free:
         raise UsageError(
             f"the weights take {weights / 2**30:.1f} GiB and the largest step {workspace / 2**30:.1f} GiB; "
             f"{free / 2**30:.1f} GiB are free, too little for a key-value cache of {max(cache, 2 * size) / 2**30:.1f} "
@@ -69,11 +69,19 @@ def plan_cache(ops: GpuOps, within: Limits, block_size: int, rehearse: Callable[
     return Budget(weights, workspace, blocks * size, blocks)
 
 
+def _partials(ops: GpuOps, within: Limits) -> int:
+    """Return the bytes of the partial results of attention where a context has several chunks."""
+    chunks = -(-within.max_seq_len // ops.tiling.chunk)
+    numbers = within.max_batched_tokens * ops.config.num_heads * (ops.config.head_dim + 2)
+    return 4 * chunks * numbers if chunks > 1 else 0
+
+
 def _largest(within: Limits) -> Layout:
     """A step of as many tokens as a step may have, in short prompts that all lie in the null block."""
     count = within.max_batched_tokens
-    table = np.zeros(-(-_SEGMENT // 16), dtype=np.int64)
-    lengths = [min(_SEGMENT, count - first) for first in range(0, count, _SEGMENT)]
-    positions = [position for length in lengths for position in range(length)]
-    segments = [Segment(table, length, length) for length in lengths]
+    length = min(_SEGMENT, within.max_seq_len)
+    table = np.zeros(-(-length // 16), dtype=np.int64)
+    lengths = [min(length, count - first) for first in range(0, count, length)]
+    positions = [position for size in lengths for position in range(size)]
+    segments = [Segment(table, size, size) for size in lengths]
     return Layout([0] * count, positions, [0] * count, [""] * count, segments, Wanted((), ()))

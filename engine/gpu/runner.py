@@ -42,7 +42,7 @@ from warmeng.engine.settings import EngineSettings, Limits
 from warmeng.kernels.gpu.agree import agreeing_tiles, agreeing_tiling, check_norm, fitting_tiles
 from warmeng.kernels.gpu.attention import tiling
 from warmeng.kernels.gpu.matmul import TILES, Tile
-from warmeng.kernels.gpu.sampling import choose, log_normaliser
+from warmeng.kernels.gpu.sampling import SamplingRows, choose, log_normaliser
 
 _LOGIT_ROWS = 1024  # at once: bounds the logits in memory, 0.5 GB at a vocabulary of 128,000
 
@@ -120,8 +120,8 @@ class GpuRunner:
         target_rows = sorted({target.row for target in wanted.targets})
         extra["logit_rows"] = np.asarray([row for row, _ in wanted.samples] + target_rows, dtype=np.int32)
         extra |= _target_arrays(wanted.targets, target_rows)
-        logits, views = self._logits(layout, extra)
-        outcome = self._choose(logits, views, len(sampled))
+        hidden, views = self._hidden(layout, extra)
+        outcome = self._choose(hidden, views, len(sampled), len(wanted.targets))
         for place, sequence in enumerate(sampled):
             sequence.pending_row = place
         return self._send(outcome, wanted)
@@ -131,8 +131,8 @@ class GpuRunner:
         """Return the logits after one sequence's last scheduled token, [vocab], on the host: for probes."""
         layout = lay_out([work], self.block_size)
         rows = np.asarray([len(layout.tokens) - 1], dtype=np.int32)
-        logits, _ = self._logits(layout, {"logit_rows": rows})
-        return logits[0][0].float().cpu()
+        hidden, _ = self._hidden(layout, {"logit_rows": rows})
+        return self.ops.logits(hidden)[0].cpu()
 
     def add_adapter(self, adapter: Adapter) -> None:
         """Stack an adapter beside the others, unless one of its content is there."""
@@ -173,28 +173,26 @@ class GpuRunner:
         """Run the largest step with a cache of one block, to see what memory it takes."""
         self.ops.cache = self._empty_cache(1)
         rows = np.zeros(logit_rows, dtype=np.int32)
-        logits, _ = self._logits(layout, {"logit_rows": rows})
-        for part in logits:
-            log_normaliser(part, self.vocab_size)
+        hidden, _ = self._hidden(layout, {"logit_rows": rows})
+        log_normaliser(self.ops.logits(hidden[:_LOGIT_ROWS]), self.vocab_size)
 
-    def _logits(self, layout: Layout, extra: dict[str, Ints]) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Run the forward pass; returns the logits of the rows asked for, in parts, and the arrays on the device."""
+    def _hidden(self, layout: Layout, extra: dict[str, Ints]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Run the forward pass; returns the hidden states whose logits are asked for, and the arrays on the device."""
         count = len(layout.tokens)
         rows = DecodeGraphs.rows_for(count)
         # One token of each sequence, all of them read, in the order of the rows.
         decodes = len(layout.segments) == count and np.array_equal(extra["logit_rows"], np.arange(count))
         if self._graphs is not None and rows is not None and decodes:
-            width = self.ops.tiling.chunk // self.block_size
+            width = max(1, self.ops.tiling.chunk // self.block_size)
             longest = max(len(s.table) for s in layout.segments)
             host = self._host(layout, rows=rows, table_width=-(-longest // width) * width)
             views = self._upload(extra)
             hidden = self._graphs.run(host, lambda v: self._forward(v, host), lambda v: self._fill_in(v, host))
-            return [self.ops.logits(hidden[:count])], views
+            return hidden[:count], views
         host = self._host(layout)
         views = self._upload(dict(host.arrays) | extra)
         self._fill_in(views, host)
-        hidden = self._forward(views, host).index_select(0, views["logit_rows"])
-        return [self.ops.logits(part) for part in torch.split(hidden, _LOGIT_ROWS)], views
+        return self._forward(views, host).index_select(0, views["logit_rows"]), views
 
     def _host(self, layout: Layout, rows: int | None = None, table_width: int | None = None) -> HostBatch:
         return host_batch(
@@ -211,32 +209,33 @@ class GpuRunner:
             chosen = self._previous.index_select(0, (-1 - ids).clamp_(min=0))
             ids.copy_(torch.where(ids < 0, chosen, ids))
 
-    def _choose(self, logits: list[Tensor], views: dict[str, Tensor], samples: int) -> Tensor:
-        """Choose tokens and read targets; returns the outcome as ``Step`` has it, on the device."""
+    def _choose(self, hidden: Tensor, views: dict[str, Tensor], samples: int, targets: int) -> Tensor:
+        """Choose tokens and read targets; returns the outcome as ``Step`` has it, on the device.
+
+        The first ``samples`` rows are sampled, the others are the targets'. Logits are made for some rows at a time.
+        """
         tokens: list[Tensor] = []
         logprobs: list[Tensor] = []
-        normalisers: list[Tensor] = []
-        at = 0
-        rows = sampling_rows(views)
-        for part in logits:
-            drawn = max(0, min(samples - at, len(part)))
+        values = torch.zeros(targets, dtype=torch.float32, device=self.device)
+        for at in range(0, len(hidden), _LOGIT_ROWS):
+            logits = self.ops.logits(hidden[at : at + _LOGIT_ROWS])
+            count = len(logits)
+            drawn = max(0, min(samples - at, count))
             if drawn:
-                some = type(rows)(rows.ints[at : at + drawn], rows.floats[at : at + drawn], rows.masks)
-                found = choose(part[:drawn], some, self.vocab_size)
+                rows = sampling_rows(views)
+                some = SamplingRows(rows.ints[at : at + drawn], rows.floats[at : at + drawn], rows.masks)
+                found = choose(logits[:drawn], some, self.vocab_size)
                 tokens.append(found[0])
                 logprobs.append(found[1])
-            if drawn < len(part):
-                normalisers.append(log_normaliser(part[drawn:], self.vocab_size))
-            at += len(part)
+            if drawn < count:
+                row = views["target_rows"] + (samples - at)
+                here = row.clamp(0, count - 1)
+                read = logits[here, views["target_tokens"]] - log_normaliser(logits, self.vocab_size)[here]
+                values = torch.where(row == here, read, values)
         if tokens:
             self._previous = torch.cat(tokens)
-        outcome = [*tokens, *(values.view(torch.int32) for values in logprobs)]
-        if normalisers:
-            whole = logits[0] if len(logits) == 1 else torch.cat(logits)
-            row = views["target_rows"]
-            values = whole[row + samples, views["target_tokens"]] - torch.cat(normalisers)[row]
-            outcome.append(values.view(torch.int32))
-        return torch.cat(outcome) if outcome else torch.empty(0, dtype=torch.int32, device=self.device)
+        parts = [*tokens, *(part.view(torch.int32) for part in logprobs), values.view(torch.int32)]
+        return torch.cat(parts)
 
     def _upload(self, arrays: dict[str, Ints]) -> dict[str, Tensor]:
         flat, places = pack(arrays)

@@ -93,7 +93,11 @@ def test_every_family_gives_the_tokens_of_the_cpu(family: str, tiny_model: Calla
     assert_same(answer(kernels, requests), answer(plain, requests))
 
 
-def test_personas_in_one_batch(tiny_model: Callable[[str], Path], tiny_adapters: list[Path]) -> None:
+def test_personas_in_one_batch(
+    tiny_model: Callable[[str], Path], tiny_adapters: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Base and five adapters together; logits are made for five rows at a time, so that a step has several parts."""
+    monkeypatch.setattr("warmeng.engine.gpu.runner._LOGIT_ROWS", 5)
     kernels, plain, names = both(tiny_model("llama"), tiny_adapters, SETTINGS)
     requests = make_requests(plain, names)
     found = answer(kernels, requests)
