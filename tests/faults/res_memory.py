@@ -20,7 +20,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ITEMS, CELLS, PERSONAS = 50, 4, 3
-WARM_UP = 0.3  # of the soak's time: until then caches fill up
+WARM_UP = 0.5  # of the soak's time: until then caches and the allocator's arenas fill up, by steps of up to 30 MB
 
 
 def rss() -> int:
