@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import platform
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 
@@ -32,6 +31,7 @@ from warmeng.engine.request import (
     ScoreRequest,
     ScoreResult,
 )
+from warmeng.engine.results import generation, refusal, score_result
 from warmeng.engine.scheduler import Scheduler, Work
 from warmeng.engine.sequence import PENDING, Sequence
 from warmeng.engine.settings import EngineSettings, Limits, limits
@@ -203,7 +203,7 @@ class Engine:
         self._ids.add(request.id)
         reason = self._scheduler.why_too_long(request)
         if reason:
-            self._ready.append(_refusal(request, "too_long", reason))
+            self._ready.append(refusal(request, "too_long", reason))
             return
         sequence = self._scheduler.add(request, self._adapter_hash(request.adapter), urgent=self._running)
         sequence.matcher = matcher
@@ -322,7 +322,7 @@ class Engine:
         for item in work:
             if not item.sequence.finished:
                 detail = f"one token alone found no memory ({lacking}): choose a smaller model or free memory"
-                self._finish(item.sequence, _refusal(item.sequence.request, "out_of_memory", detail))
+                self._finish(item.sequence, refusal(item.sequence.request, "out_of_memory", detail))
 
     def _settle(self, started: Started) -> None:
         """Take the outcome of a step: log-probabilities, chosen tokens, and what is finished by them."""
@@ -341,7 +341,7 @@ class Engine:
             request = item.sequence.request
             ends = item.stop == len(item.sequence.tokens) and not item.sequence.finished
             if isinstance(request, ScoreRequest) and ends:
-                self._finish(item.sequence, _score_result(item.sequence, request))
+                self._finish(item.sequence, score_result(item.sequence, request))
 
     def _take(self, sequence: Sequence, place: int, token: int, logprob: float) -> None:
         """Put a chosen token in its place, or finish the sequence where it stops."""
@@ -353,7 +353,7 @@ class Engine:
         ends = token in params.stop_token_ids or (not params.ignore_eos and token in self.config.stop_token_ids)
         if ends:
             del sequence.tokens[place:]
-            self._finish(sequence, self._generation(sequence, request, "stop"))
+            self._finish(sequence, generation(sequence, request, self.tokenizer, "stop"))
             return
         assert sequence.tokens[place] == PENDING
         sequence.tokens[place] = token
@@ -363,9 +363,9 @@ class Engine:
         stopped = self._hits_stop_string(sequence, place + 1, params.stop)
         if stopped or (sequence.matcher and sequence.matcher.complete):
             del sequence.tokens[place + 1 :]
-            self._finish(sequence, self._generation(sequence, request, "stop"))
+            self._finish(sequence, generation(sequence, request, self.tokenizer, "stop"))
         elif generated >= self._scheduler.longest_answer(sequence):
-            self._finish(sequence, self._generation(sequence, request, "length"))
+            self._finish(sequence, generation(sequence, request, self.tokenizer, "length"))
 
     def _hits_stop_string(self, sequence: Sequence, end: int, stops: tuple[str, ...]) -> bool:
         if not stops:
@@ -374,21 +374,6 @@ class Engine:
         recent = sequence.tokens[first:end]
         text = self.tokenizer.decode(recent)
         return any(stop in text for stop in stops)
-
-    def _generation(self, sequence: Sequence, request: GenerateRequest, reason: str) -> GenerateResult:
-        text = self.tokenizer.decode(sequence.generated)
-        cuts = [at for stop in request.sampling.stop if (at := text.find(stop)) >= 0]
-        return GenerateResult(
-            id=request.id,
-            status="ok",
-            finish_reason="length" if reason == "length" else "stop",
-            token_ids=tuple(sequence.generated),
-            text=text[: min(cuts)] if cuts else text,
-            logprobs=tuple(sequence.logprobs),
-            prompt_tokens=sequence.prompt_len,
-            cached_tokens=sequence.cached,
-            prompt_logprobs=tuple(sequence.prompt_logprobs),
-        )
 
     def _finish(self, sequence: Sequence, result: Result) -> None:
         sequence.finished = True
@@ -443,28 +428,6 @@ class Engine:
                     f"{what} of request {request.id!r} has token ids {min(ids)} to {max(ids)}, "
                     f"expected 0 to {self._runner.vocab_size - 1}: was it encoded with this model's tokenizer?"
                 )
-
-
-def _score_result(sequence: Sequence, request: ScoreRequest) -> ScoreResult:
-    found = sequence.label_logprobs
-    tokens = tuple(tuple(found[i, j] for j in range(len(label))) for i, label in enumerate(request.labels))
-    totals = tuple(math.fsum(values) for values in tokens)
-    return ScoreResult(
-        id=request.id,
-        status="ok",
-        logprobs=totals,
-        token_logprobs=tokens,
-        mass=math.fsum(math.exp(total) for total in totals),
-        prompt_tokens=sequence.prompt_len,
-        cached_tokens=sequence.cached,
-    )
-
-
-def _refusal(request: Request, status: Literal["too_long", "out_of_memory"], reason: str) -> Result:
-    count = len(request.prompt)
-    if isinstance(request, ScoreRequest):
-        return ScoreResult(request.id, status, (), (), 0.0, count, 0, reason)
-    return GenerateResult(request.id, status, "none", (), "", (), count, 0, (), reason)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -45,11 +45,7 @@ def silu_mul(product: Product) -> Tensor:
     """Return ``silu(gate) * up`` of a product [rows, 2 n], gate first, with its adapters' changes; [rows, n]."""
     rows, width = product.y.shape[0], product.y.shape[1] // 2
     out = torch.empty(rows, width, dtype=product.y.dtype, device=product.y.device)
-    low = b = span_table = product.y
-    low_stride, rank = 0, RANK_TILE
-    if product.low is not None and product.change is not None and product.rows is not None:
-        low, b, span_table = product.low, product.change.b, product.rows.spans
-        low_stride, rank = low.shape[1], product.change.rank
+    low, b, span_table, low_stride, rank = product.arguments()
     block = min(64, max(16, triton.next_power_of_2(width)))
     _silu_mul[(-(-rows // ROW_TILE), -(-width // block))](
         product.y, low, b, span_table, out, rows, width, low_stride, rank,

@@ -57,6 +57,12 @@ class Product:
     change: Change | None = None
     rows: AdapterRows | None = None
 
+    def arguments(self) -> tuple[Tensor, Tensor, Tensor, int, int]:
+        """Return what kernels take: low, b, spans, columns of low, R; stand-ins where there is no change."""
+        if self.low is None or self.change is None or self.rows is None:
+            return self.y, self.y, self.y, 0, RANK_TILE
+        return self.low, self.change.b, self.rows.spans, self.low.shape[1], self.change.rank
+
 
 def spans(ids: npt.NDArray[np.int32], columns: Sequence[tuple[int, int]]) -> npt.NDArray[np.int32]:
     """Return the columns that each tile of rows needs, int32 [tiles, 2].

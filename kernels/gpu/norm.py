@@ -76,13 +76,12 @@ def add_rms_norm(product: Product | None, residual: Tensor, weight: Tensor, eps:
 def add_changed(product: Product, residual: Tensor) -> None:
     """Add a product with its adapters' changes to ``residual`` in place."""
     assert product.low is not None
-    assert product.change is not None
-    assert product.rows is not None
+    low, b, span_table, low_stride, rank = product.arguments()
     rows, width = residual.shape
     block = min(64, max(16, triton.next_power_of_2(width)))
     _add_changed[(-(-rows // ROW_TILE), -(-width // block))](
-        product.y, product.low, product.change.b, product.rows.spans, residual, rows, width, product.low.shape[1],
-        product.change.rank, BLOCK_N=block, ROW_TILE=ROW_TILE, RANK_TILE=RANK_TILE, num_warps=4,
+        product.y, low, b, span_table, residual, rows, width, low_stride, rank,
+        BLOCK_N=block, ROW_TILE=ROW_TILE, RANK_TILE=RANK_TILE, num_warps=4,
     )  # fmt: skip
 
 

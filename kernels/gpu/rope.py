@@ -118,11 +118,7 @@ def rotate_and_write(
     """
     rows, dtype = product.y.shape[0], product.y.dtype
     q = torch.empty(rows, heads.queries, heads.size, dtype=dtype, device=product.y.device)
-    low = b = span_table = product.y
-    low_stride, rank = 0, RANK_TILE
-    if product.low is not None and product.change is not None and product.rows is not None:
-        low, b, span_table = product.low, product.change.b, product.rows.spans
-        low_stride, rank = low.shape[1], product.change.rank
+    low, b, span_table, low_stride, rank = product.arguments()
     q_norm, k_norm = norms or (product.y, product.y)
     _rotate_and_write[(-(-rows // ROW_TILE), heads.total)](
         product.y, low, b, span_table, product.y if bias is None else bias, q_norm, k_norm, *rotation, positions, slots,
