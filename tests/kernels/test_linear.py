@@ -104,8 +104,14 @@ def test_tiles_cover_every_row_once() -> None:
         assert set(calls) <= set(tiles.sizes)
     assert tiles.split(97) == [96, 16]
     assert tiles.split(300) == [384]
-    assert [RowTiles(least=2).padded(rows) for rows in (1, 2, 500)] == [2, 2, 500]
-    assert RowTiles().split(1) == [1]
+
+
+def test_rungs_cover_any_count_with_little_padding_and_few_shapes() -> None:
+    counts = [RowTiles().padded(rows) for rows in range(1, 769)]
+    assert all(rows <= count < rows + 32 for rows, count in enumerate(counts, 1))
+    assert all(count == RowTiles().padded(count) and RowTiles().split(count) == [count] for count in counts)
+    assert len(set(counts)) == 44
+    assert [RowTiles().padded(rows) for rows in (1, 4, 5, 96, 97, 129)] == [4, 4, 8, 96, 104, 160]
 
 
 def test_low_rank_changes_its_own_rows_only(way: str) -> None:
