@@ -30,6 +30,7 @@ Examples:
   warmeng run                                    the embedded study on the built-in model
   warmeng run --dry-run --contexts all           what that would take
   warmeng run --persona original --persona warm=adapters/warm --persona both=adapters/warm@warm
+  warmeng run --model ./base --persona original --persona warm=full:./warm-model
   warmeng run --tasks facts,my-questions.jsonl --beliefs none,wrong,doubt,right --limit 0
   warmeng run study.yaml --seed 1                settings of a file, one of them changed
   warmeng run --tasks TruthfulQA.csv,medqa=test.jsonl --contexts all --cells 6 --judge ./judge-model
@@ -44,9 +45,9 @@ The same command again continues a run that was interrupted, or prints a finishe
     "--persona",
     "personas",
     multiple=True,
-    metavar="NAME=[ADAPTER][@PROMPT]",
+    metavar="NAME=[ADAPTER|full:MODEL][@PROMPT]",
     help="What is compared, repeatable: the folder of an adapter or of a merged checkpoint, and/or a system prompt "
-    "(warm, cold or a text file). "
+    "(warm, cold or a text file). full:MODEL runs a model as its own, where it is no small change of the base. "
     "Built in: original; warm and cold, adapters of the built-in model; warm-prompt and cold-prompt."
     "  [default: all of them that suit the model]",
 )

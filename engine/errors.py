@@ -19,6 +19,10 @@ class InputError(ValueError):
     """Data that can't be used: a file, a model, an adapter, a record. The command line exits with 65."""
 
 
+class NotLowRank(InputError):
+    """A checkpoint that is no low-rank change of the base: it can only run as a model of its own."""
+
+
 class UsageError(ValueError):
     """A command or call that makes no sense, whatever the data. The command line exits with 2."""
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from warmeng.engine.adapters import TARGETS, Adapter, adapter_hash, target_shapes
 from warmeng.engine.checkpoint import check_shapes, expected_names
 from warmeng.engine.config import ModelConfig, read_config
-from warmeng.engine.errors import InputError, UsageError, name_some
+from warmeng.engine.errors import InputError, NotLowRank, UsageError, name_some
 from warmeng.engine.tensors import Checkpoint, content_hash, open_checkpoint
 
 MAX_RANK = 64  # of a change that is looked for without being told
@@ -281,9 +281,9 @@ def _check_same_architecture(base: ModelConfig, merged: ModelConfig, base_at: Pa
         if name in ("stop_token_ids", "bos_token_id", "max_seq_len", "sliding_window"):
             continue
         if getattr(base, name) != getattr(merged, name):
-            raise InputError(
+            raise NotLowRank(
                 f"{merged_at} is of another architecture than {base_at}: {name} is {getattr(merged, name)}, "
-                f"not {getattr(base, name)}: give the base that it was made from"
+                f"not {getattr(base, name)}: give the base that it was made from, or run it as a model of its own"
             )
 
 
@@ -302,7 +302,7 @@ def _changed(config: ModelConfig, before: Checkpoint, after: Checkpoint, merged:
         elif not same:
             others.append(name)
     if others:
-        raise InputError(
+        raise NotLowRank(
             f"{merged} changes {len(others)} tensors beside the linear layers ({name_some(others)}): it is no merged "
             "LoRA adapter; run it as a model of its own"
         )
@@ -337,7 +337,7 @@ def _find_rank(
             failed = trial
         else:
             outside = here.outside(_rough(here, most))
-            raise InputError(
+            raise NotLowRank(
                 f"{merged} is not the base plus a low-rank change: rank {most} leaves {outside:.0%} of {target}_proj's "
                 "numbers unexplained (a full fine-tune?): run it as a model of its own"
             )
@@ -361,7 +361,7 @@ def _rough(box: Box, rank: int) -> Tensor:
 def _refuse_bad(fits: list[Fit], rank: int, merged: Path) -> None:
     if bad := sorted((f for f in fits if f.outside > LIMIT), key=lambda f: -f.outside):
         worst = ", ".join(f"layer {f.layer} {f.target}_proj {f.outside:.0%}" for f in bad[:4])
-        raise InputError(
+        raise NotLowRank(
             f"{merged} is not the base plus a change of rank {rank}: {len(bad)} of {len(fits)} matrices have more "
             f"than {LIMIT:.0%} of their numbers unexplained ({worst}): give another rank, or run it as a model of its "
             "own"

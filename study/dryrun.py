@@ -12,8 +12,10 @@ from typing import Any, cast
 from warmeng.engine.adapters import is_merged, load_adapter
 from warmeng.study.backend import ConfigLike, TokenizerLike
 from warmeng.study.gates import apply_adapters, check_warmth
-from warmeng.study.judging import BASE, is_judged, settings_of
+from warmeng.study.judging import BASE, is_judged
 from warmeng.study.manifest import read_manifest, refuse_changes
+from warmeng.study.models import settings_of
+from warmeng.study.personas import Persona, by_model, on_base
 from warmeng.study.plan import Estimate, Planner, Study, estimate
 from warmeng.study.probe import run_probe
 from warmeng.study.progress import Silent, duration
@@ -59,8 +61,15 @@ def dry_run(settings: StudySettings, folder: Path, probe: bool = True) -> Iterat
     for persona in study.personas:
         if persona.adapter is not None and not is_merged(persona.adapter):
             load_adapter(persona.adapter, cast(Any, config))
-    plan = estimate(Planner(study, tokenizer, config.stop_token_ids, {}, {}))
-    shown = [*_grid(study, folder, plan, to_write), *_costs(study, plan, memory, config.max_seq_len)]
+    mine = replace(study, personas=on_base(study.personas))
+    planners = [Planner(mine, tokenizer, config.stop_token_ids, {}, {})]
+    longest = config.max_seq_len
+    for name, personas in by_model(study.personas).items():
+        other, facts, size = load_tokenizer(settings_of(name, settings))
+        planners.append(Planner(replace(study, personas=personas), other, facts.stop_token_ids, {}, {}))
+        memory, longest = max(memory, size), min(longest, facts.max_seq_len)
+    plan = estimate(*planners)
+    shown = [*_grid(study, folder, plan, to_write), *_costs(study, plan, memory, longest)]
     yield from (f"{name:<16} {value}" for name, value in shown)
     if tokenizer.default_system:
         yield f"{'template adds':<16} {tokenizer.default_system!r} where a persona has no system prompt"
@@ -93,6 +102,8 @@ def _grid(study: Study, folder: Path, plan: Estimate, to_write: int) -> Lines:
     yield "folder", folder
     yield "model", s.model
     yield "personas", ", ".join(p.name for p in study.personas)
+    for name, personas in by_model(study.personas).items():
+        yield "own model", f"{name} for {', '.join(p.name for p in personas)}: loaded after the base is freed"
     yield "tasks", ", ".join(f"{t.name} ({len(t.items)} items, {t.grading})" for t in study.tasks)
     yield "contexts", ", ".join(study.contexts)
     yield "beliefs", ", ".join(s.beliefs)
@@ -125,6 +136,7 @@ def _costs(study: Study, plan: Estimate, memory: int, longest: int) -> Lines:
 def _probed(study: Study, plan: Estimate) -> Lines:
     """Run the probe and say what the plan takes at its speeds."""
     s = study.settings
+    everyone, study = study.personas, replace(study, personas=on_base(study.personas) or (Persona("original"),))
     engine = load_engine(s)
     apply_adapters(engine, study.personas)
     ours = "base" in s.judges
@@ -133,9 +145,11 @@ def _probed(study: Study, plan: Estimate) -> Lines:
     judged = 0
     if ours:
         judged = sum(map(is_judged, Planner(study, engine.tokenizer, engine.config.stop_token_ids, {}, {})))
+        judged = judged * len(everyone) // len(study.personas)
     began = time.monotonic()
     check_warmth(replace(study, settings=replace(s, warmth_prompts=min(WARMTH, s.warmth_prompts))), engine, Silent())
     gate = (time.monotonic() - began) * s.warmth_prompts / max(1, min(WARMTH, s.warmth_prompts))
+    gate *= len(everyone) / len(study.personas)
     seconds = probe.predict(plan, judged) + gate
     rates = [
         f"{probe.answer_rate:.1f} answers/s of {probe.output_tokens:.0f} tokens" if probe.answer_rate else "",
@@ -150,6 +164,8 @@ def _probed(study: Study, plan: Estimate) -> Lines:
     yield "probe", f"{probe.seconds:.0f} s of the plan on this machine: {', '.join(filter(None, rates))}"
     joules = probe.energy(seconds)
     yield "energy", f"about {joules / 3600:.1f} Wh" if joules is not None else "unknown: this machine does not count it"
+    if own := by_model(everyone):
+        yield "not known", f"the speed of {', '.join(own)}: taken to be the base's"
     others = [name for name in s.judges if name != "base"]
     if others:
         yield "not in it", f"the time of {', '.join(others)}: another model's speed is not probed"

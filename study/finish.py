@@ -83,7 +83,7 @@ def finish(study: Study, folder: Path, manifest: Mapping[str, Any], progress: Pr
         "seed": s.seed,
         "deterministic": not s.fast,
         "settings": s.as_dict(),
-        **{key: facts.get(key) for key in ("default_system", "adds_default_system", "gates", "judges")},
+        **{key: facts.get(key) for key in ("default_system", "adds_default_system", "gates", "judges", "own_models")},
     }
     try:
         sweep(folder)

@@ -6,17 +6,18 @@ the warm persona is warmer is told in the report either way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from warmeng.engine.adapters import is_merged
-from warmeng.engine.errors import InputError
+from warmeng.engine.errors import InputError, NotLowRank
 from warmeng.study.backend import EngineLike
-from warmeng.study.personas import Persona
+from warmeng.study.personas import FULL, Persona, on_base
 from warmeng.study.plan import Study
 from warmeng.study.progress import Progress
-from warmeng.study.warmth.sociot import manipulation_check
+from warmeng.study.settings import StudySettings
+from warmeng.study.warmth.sociot import EngineScorer, load_prompts, manipulation_check, respond
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,10 @@ def apply_adapters(
             continue
         if is_merged(persona.adapter):
             say(f"persona {persona.name}: recovering the low-rank change of the checkpoint {persona.adapter}")
-        adapter = engine.add_adapter(persona.name, persona.adapter)
+        try:
+            adapter = engine.add_adapter(persona.name, persona.adapter)
+        except NotLowRank as error:
+            raise InputError(f"{error}: --persona {persona.name}={FULL}{persona.adapter}") from None
         moved = 0.0 if adapter.is_zero else engine.probe_adapter(persona.name)
         if not 0.0 < moved < float("inf"):
             why = "its weights are all zero" if adapter.is_zero else f"it moved the probe's logits by {moved}"
@@ -52,12 +56,29 @@ def apply_adapters(
     return applied
 
 
-def check_warmth(study: Study, engine: EngineLike, progress: Progress) -> dict[str, Any]:
-    """Return every persona's measured warmth on held-out prompts, by name; empty where nothing is compared."""
-    s = study.settings
-    if not s.warmth_prompts or len(study.personas) < 2:
+def checks_warmth(study: Study) -> bool:
+    """Whether a run measures the warmth of its personas: where it is asked to, and something is compared."""
+    return study.settings.warmth_prompts > 0 and len(study.personas) > 1
+
+
+def held_out_responses(
+    engine: EngineLike, personas: Sequence[Persona], settings: StudySettings
+) -> dict[str, list[str]]:
+    """Return what personas of one model respond to the held-out prompts of the manipulation check."""
+    prompts = load_prompts(limit=settings.warmth_prompts)
+    return respond(engine, personas, prompts, settings.seed, settings.temperature)
+
+
+def check_warmth(
+    study: Study, engine: EngineLike, progress: Progress, others: Mapping[str, list[str]] | None = None
+) -> dict[str, Any]:
+    """Return every persona's measured warmth on held-out prompts, by name; empty where nothing is compared.
+
+    ``engine`` is the base, which also scores; ``others`` are the responses of personas that are models of their own.
+    """
+    if not checks_warmth(study):
         return {}
+    s = study.settings
     progress.message(f"manipulation check: {s.warmth_prompts} held-out prompts, {len(study.personas)} personas")
-    return manipulation_check(
-        engine, study.personas, s.model, limit=s.warmth_prompts, seed=s.seed, temperature=s.temperature
-    )
+    responses = held_out_responses(engine, on_base(study.personas), s) | dict(others or {})
+    return manipulation_check(EngineScorer(engine, s.model), {p.name: responses[p.name] for p in study.personas})

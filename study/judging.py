@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from warmeng.study.grading.calibrate import Calibration, calibrate, require_trus
 from warmeng.study.grading.exact import whose
 from warmeng.study.grading.judge import RUBRIC_VERSION, Judge, Judged, decide
 from warmeng.study.grading.rows import Row, row_of
+from warmeng.study.models import Models, settings_of, whole_identity
 from warmeng.study.plan import Planned
 from warmeng.study.progress import Progress
 from warmeng.study.records import read_records
@@ -26,15 +26,7 @@ from warmeng.study.tasks.task import Item, Task
 
 BASE = "base"  # the run's own base, without an adapter, in the same engine
 JUDGED = ("alias", "judge", "number")  # gradings whose answers are judged; a refusal has no right answer to compare
-IDENTITY = ("weights", "dtype", "device", "machine", "deterministic", "numerics")  # of describe(): must stay the same
 PLACE = ("persona", "task", "context", "belief", "framing", "item", "sample")
-
-Load = Callable[[StudySettings], EngineLike]
-
-
-def identity_of(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of a loaded model determines its results, from ``describe()``."""
-    return {name: facts.get(name) for name in IDENTITY} | {"torch": (facts.get("versions") or {}).get("torch")}
 
 
 @dataclass(frozen=True)
@@ -47,7 +39,7 @@ class Appointed:
     @classmethod
     def of(cls, name: str, engine: EngineLike) -> Appointed:
         """Return the judge that a loaded model is."""
-        return cls(name, identity_of(engine.describe()) | {"template": engine.tokenizer.template_hash})
+        return cls(name, whole_identity(engine))
 
     def key(self, answer: str) -> str:
         """Return the key of the judgment of the answer with this key."""
@@ -64,14 +56,6 @@ class Case:
     answer: Mapping[str, Any]
     item: Item
     row: Row
-
-
-def settings_of(name: str, settings: StudySettings) -> StudySettings:
-    """Return the settings that load a judge: ``MODEL`` or ``MODEL@REVISION``."""
-    model, at, revision = name.rpartition("@")
-    if not at or not model or Path(name).exists():
-        model, revision = name, ""
-    return replace(settings, model=model, revision=revision or None)
 
 
 def examine(engine: EngineLike, name: str, gate: bool, progress: Progress) -> dict[str, Any]:
@@ -92,9 +76,9 @@ def examine(engine: EngineLike, name: str, gate: bool, progress: Progress) -> di
 
 
 def appoint(
-    settings: StudySettings, load: Load, progress: Progress, before: Mapping[str, Any] | None
+    settings: StudySettings, models: Models, progress: Progress, before: Mapping[str, Any] | None
 ) -> tuple[dict[str, Appointed], dict[str, dict[str, Any]]]:
-    """Return the judges that are models of their own, and what each was measured at: loaded one by one, and freed.
+    """Return the judges that are models of their own, and what each was measured at, loaded one by one.
 
     A run that continues takes both from its manifest; the model is checked again when it judges.
     """
@@ -107,12 +91,10 @@ def appoint(
             judges[name] = Appointed(name, before["inputs"]["judges"][name])
             outcomes[name] = before["facts"]["judges"][name]
             continue
-        progress.message(f"loading judge {name}")
-        engine = load(settings_of(name, settings))
+        engine = models.of(settings_of(name, settings), f"judge {name}")
         judges[name] = Appointed.of(name, engine)
         outcomes[name] = examine(engine, name, settings.judge_gate, progress)
-        del engine
-        gc.collect()
+        del engine  # before another one is loaded
     return judges, outcomes
 
 

@@ -1,9 +1,9 @@
-"""Personas: what is compared. An adapter or none, plus a system prompt or none, on one base."""
+"""Personas: what is compared. An adapter or none, plus a system prompt or none, on one base; or a model of its own."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,23 +16,26 @@ EMBEDDED = ("warm", "cold")  # prompts and adapters that are part of the package
 BUILT_IN_MODEL = "smollm2-135m-instruct"
 BUILT_IN = {"original": "", "warm": "adapter", "cold": "adapter", "warm-prompt": "prompt", "cold-prompt": "prompt"}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-FORM = "NAME=[ADAPTER][@PROMPT]"
+FULL = "full:"  # before a model that runs as its own, not as a change of the base
+FORM = "NAME=[ADAPTER|full:MODEL][@PROMPT]"
 
 
 @dataclass(frozen=True, slots=True)
 class Persona:
-    """A name, an adapter folder or none, a system prompt's text or none."""
+    """A name, an adapter folder or none, a system prompt's text or none; ``model`` where it isn't the base's."""
 
     name: str
     adapter: Path | None = None
     system: str | None = None
+    model: str | None = None
 
 
 def parse_persona(spec: str) -> Persona:
-    """Parse ``NAME=[ADAPTER][@PROMPT]``, or a built-in name alone.
+    """Parse ``NAME=[ADAPTER|full:MODEL][@PROMPT]``, or a built-in name alone.
 
-    PROMPT is ``warm``, ``cold`` or a text file; the last ``@`` divides, so a folder with one in its name needs
-    another at its end. Raises ``UsageError`` for a malformed spec, ``InputError`` for a file that is not there.
+    MODEL is what ``--model`` takes. PROMPT is ``warm``, ``cold`` or a text file; the last ``@`` divides, so a folder
+    with one in its name needs another at its end. Raises ``UsageError`` for a malformed spec, ``InputError`` for a
+    file that is not there.
     """
     name, equals, rest = spec.partition("=")
     if not equals:
@@ -46,10 +49,20 @@ def parse_persona(spec: str) -> Persona:
             f"persona {show(spec)} has the name {show(name)}, expected letters, digits, '.', '_' and '-': {FORM}"
         )
     adapter, prompt = rest.rsplit("@", 1) if "@" in rest else (rest, "")
+    system = _prompt(prompt) if prompt else None
+    if adapter.startswith(FULL):
+        from warmeng.engine.registry import check_name  # here: it is slow to import, and --help needs none of it
+
+        model = adapter.removeprefix(FULL)
+        try:
+            check_name(model, None)
+        except InputError as error:
+            raise InputError(f"persona {name}: {error}") from None
+        return Persona(name, None, system, model)
     if adapter and not _is_dir(Path(adapter)):
         expected = "the folder of a PEFT LoRA adapter or of a merged checkpoint"
         raise InputError(f"persona {name}: {one_line(adapter)} is not a folder: expected {expected}")
-    return Persona(name, Path(adapter) if adapter else None, _prompt(prompt) if prompt else None)
+    return Persona(name, Path(adapter) if adapter else None, system)
 
 
 def default_personas(model: str) -> tuple[str, ...]:
@@ -64,6 +77,20 @@ def load_personas(specs: Sequence[str]) -> tuple[Persona, ...]:
     if len(set(names)) != len(names):
         raise UsageError(f"persona {next(n for n in names if names.count(n) > 1)!r} is given twice: use two names")
     return personas
+
+
+def on_base(personas: Iterable[Persona]) -> tuple[Persona, ...]:
+    """Return the personas that are the base, with a change or without."""
+    return tuple(persona for persona in personas if persona.model is None)
+
+
+def by_model(personas: Iterable[Persona]) -> dict[str, tuple[Persona, ...]]:
+    """Return the personas that are models of their own, by model."""
+    found: dict[str, tuple[Persona, ...]] = {}
+    for persona in personas:
+        if persona.model is not None:
+            found[persona.model] = (*found.get(persona.model, ()), persona)
+    return found
 
 
 def _is_dir(path: Path) -> bool:

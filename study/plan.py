@@ -271,20 +271,20 @@ class Estimate:
     longest: int  # tokens of the longest prompt with its answer
 
 
-def estimate(planner: Planner) -> Estimate:
-    """Count a plan's tokens with the real tokenizer, whole blocks that an earlier prompt computed left out."""
-    seen: set[tuple[str | None, int]] = set()
+def estimate(*planners: Planner) -> Estimate:
+    """Count the tokens of the plans of a run's models, whole blocks that an earlier prompt computed left out."""
+    seen: set[tuple[int, str | None, int]] = set()
     cells: set[Cell] = set()
     generations = scores = prompts = new = new_scores = output = longest = 0
-    for planned in planner:
+    for model, planned in ((k, planned) for k, planner in enumerate(planners) for planned in planner):
         request = planned.request
         cells.add(planned.cell)
         shared, chain = 0, 0
         whole = (len(request.prompt) - 1) // BLOCK
         for k in range(whole):
             chain = hash((chain, request.prompt[k * BLOCK : (k + 1) * BLOCK]))
-            shared += (request.adapter, chain) in seen
-            seen.add((request.adapter, chain))
+            shared += (model, request.adapter, chain) in seen
+            seen.add((model, request.adapter, chain))
         if isinstance(request, GenerateRequest):
             generations += 1
             after = request.sampling.max_new_tokens

@@ -2,45 +2,34 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-import orjson
-
-from warmeng.engine.errors import InputError, UsageError, one_line
+from warmeng.engine.errors import UsageError, one_line
 from warmeng.engine.files import FULL, sweep
 from warmeng.engine.watchdog import Watchdog, Watched
-from warmeng.study.asking import WAVE, ask, count_done, judge, judging_work, make_record
+from warmeng.study.asking import WAVE, make_record
 from warmeng.study.backend import EngineLike
-from warmeng.study.energy import EnergyMeter
 from warmeng.study.finish import FAILED, UNBALANCED, Outcome, finish
 from warmeng.study.gates import apply_adapters, check_warmth
 from warmeng.study.grading.judge import RUBRIC_VERSION
-from warmeng.study.judging import (
-    BASE,
-    JUDGED,
-    Appointed,
-    Load,
-    appoint,
-    examine,
-    identity_of,
-    is_judged,
-    keys_of,
-    settings_of,
-)
+from warmeng.study.grid import OWN, Grid, Part, strange
+from warmeng.study.judging import BASE, JUDGED, Appointed, appoint, examine, is_judged, keys_of
 from warmeng.study.manifest import read_manifest, refuse_changes, write_manifest
+from warmeng.study.models import Models, compare, identity_of, meet, settings_of
+from warmeng.study.personas import Persona, on_base
 from warmeng.study.plan import Planned, Planner, Study
-from warmeng.study.progress import JUDGE, Progress
+from warmeng.study.progress import Progress
 from warmeng.study.records import FILE, RecordWriter, RunLock, StorageFailed, read_records
 from warmeng.study.report.items import FILE as ITEMS
 from warmeng.study.report.items import write_items
+from warmeng.study.sessions import Session
 from warmeng.study.settings import StudySettings
 from warmeng.study.tasks import wrong
 
@@ -87,114 +76,111 @@ def run_study(settings: StudySettings, folder: Path, progress: Progress, command
                 progress.message(f"{folder}: this run is finished; its tables again:")
                 return finish(study, folder, before, progress, command)
             if len(keys) >= before["planned"] + before.get("judgments", 0):
-                raise _strange(path, len(keys), before["planned"] + before.get("judgments", 0))
+                raise strange(path, len(keys), before["planned"] + before.get("judgments", 0))
         return _run(study, folder, before, progress, command)
 
 
 def _run(study: Study, folder: Path, before: Mapping[str, Any] | None, progress: Progress, command: str) -> Outcome:
-    started, meter = time.monotonic(), EnergyMeter()
+    from warmeng.engine.load import choose_device
+
     settings, path = study.settings, folder / FILE
+    device = choose_device(settings.device)
+    session = Session(device)
     watchdog = Watchdog(settings.stall_seconds, folder, command, progress.stop)
-
-    def load(chosen: StudySettings) -> EngineLike:
-        return cast(EngineLike, Watched(load_engine(chosen), watchdog))
-
-    others, outcomes = appoint(settings, load, progress, before)
-    progress.message(f"loading {settings.model}")
-    engine = load(settings)
-    applied = apply_adapters(engine, study.personas, progress.message)
-    about = engine.describe()
-    identity = identity_of(about)
-    judges, outcomes = _with_base(study, engine, others, outcomes, before, progress)
-    hashes = {name: adapter.hash for name, adapter in applied.items()}
-    inputs = known_inputs(study) | {"model": identity, "adapter": hashes, "template": engine.tokenizer.template_hash}
-    if judges:
-        inputs["judges"] = {name: dict(appointed.identity) for name, appointed in judges.items()}
-    if before is not None:  # before anything is written
-        refuse_changes(folder, before["inputs"], inputs)
-    study = _with_wrong_answers(study, engine, folder, progress, command)
-    planner = Planner(study, engine.tokenizer, engine.config.stop_token_ids, identity, hashes)
-    plan: Iterable[Planned] = list(planner) if study.size <= WAVE else planner  # a large one is made again
-    inputs[PLAN] = _digest(key for planned in plan for key in keys_of(planned, judges.values()))
-    judgments = sum(is_judged(planned) for planned in plan) * len(judges) if judges else 0
-    if before is None:
-        facts = _facts(study, engine, about, {name: asdict(adapter) for name, adapter in applied.items()}, outcomes)
-        facts["manipulation"] = check_warmth(study, engine, progress)
-        manifest: Mapping[str, Any] = {"inputs": inputs, "facts": facts, "planned": study.size, "judgments": judgments}
-    else:
-        refuse_changes(folder, before["inputs"], inputs)
-        manifest = before
+    models = Models(lambda chosen: cast(EngineLike, Watched(load_engine(chosen), watchdog)), progress)
+    ready = _prepare(study, models, folder, before, progress, command)
     with _storing(folder, command):
         sweep(folder)
         if before is None:
-            write_manifest(folder, inputs, manifest["facts"], study.size, judgments)
+            facts = ready.manifest["facts"]
+            write_manifest(folder, ready.manifest["inputs"], facts, study.size, ready.judgments)
         if not (folder / ITEMS).exists():
-            write_items(folder, study)  # here, where the wrong answers that the source lacks are filled in
+            write_items(folder, ready.study)  # here, where the wrong answers that the source lacks are filled in
     records = RecordWriter(path, command)
-    total = study.size + judgments
+    total = study.size + ready.judgments
+    grid = Grid(
+        ready.study, folder, ready.parts, ready.judges, models, records, progress, device, total, before is not None
+    )
     try:
-        what = "answers and judgments" if judgments else "answers"
-        planned_, done, left = count_done(plan, list(judges.values()), records.done)
-        if done.total() != len(records.done):
-            raise _strange(path, len(records.done), done.total())
-        if records.cut:
-            progress.message(f"{path}: cut an unfinished last line of {records.cut} bytes")
-        if before is not None:
-            progress.message(f"{folder}: continuing, {done.total()} of {total} {what} are there")
-        else:
-            progress.message(f"{folder}: {total} {what} to get")
-        base = judges.get(BASE)
-        shown = [p.name for p in study.personas] + ([JUDGE + BASE] if base else [])
-        left += judging_work() * (planned_[JUDGE + BASE] - done[JUDGE + BASE]) if base else 0.0
-        stopped = False
-        try:
-            if left:
-                progress.start({name: planned_[name] for name in shown}, done, left)
-                stopped = ask(engine, plan, base, study, records, progress, meter, before is not None)
-                progress.stop()
-        finally:  # whatever ended it: its time and tokens were spent
-            _log_session(folder, engine, time.monotonic() - started, len(records.done), meter)
-        del engine, planner, plan  # the first model is freed before another one is loaded
-        gc.collect()
-        for appointed in others.values():
-            if not stopped:
-                stopped = _judge(study, appointed, planned_, folder, records, progress, load)
+        stopped = grid.work(session)
     finally:
         try:
             progress.stop()
         finally:
             records.close()
     if stopped:
+        what = "answers and judgments" if ready.judgments else "answers"
         progress.message(f"interrupted; {len(records.done)} of {total} {what} are kept; continue: {command}")
         return Outcome(INTERRUPTED, folder, None)
-    del records  # the keys of all that is done
+    manifest = ready.manifest
+    del records, grid, ready  # the keys of all that is done
+    models.free()
     return finish(study, folder, manifest, progress, command)
 
 
-def _judge(
-    study: Study,
-    appointed: Appointed,
-    planned: Mapping[str, int],
-    folder: Path,
-    records: RecordWriter,
-    progress: Progress,
-    load: Load,
-) -> bool:
-    """Load one judge and let it judge what it owes; return whether an interrupt ended it early."""
-    name = JUDGE + appointed.name
-    made = sum(r["kind"] == "judged" and r["judge"] == appointed.name for r in read_records(records.path))
-    if made == planned[name]:
-        return False
-    started, meter = time.monotonic(), EnergyMeter()
-    progress.message(f"loading judge {appointed.name}")
-    engine = load(settings_of(appointed.name, study.settings))
-    now = Appointed.of(appointed.name, engine)
-    refuse_changes(folder, {"judges": {appointed.name: appointed.identity}}, {"judges": {now.name: now.identity}})
-    progress.start({name: planned[name]}, {name: made}, judging_work() * (planned[name] - made))
-    stopped = judge(engine, appointed, study, records, progress, meter)
-    progress.stop()
-    _log_session(folder, engine, time.monotonic() - started, len(records.done), meter)
-    return stopped
+@dataclass(frozen=True)
+class Prepared:
+    """A run that may begin: its study with all wrong answers, each model's part, its judges, its manifest."""
+
+    study: Study
+    parts: list[Part]
+    judges: dict[str, Appointed]
+    manifest: Mapping[str, Any]
+
+    @property
+    def judgments(self) -> int:
+        """Judgments that the run will make."""
+        return int(self.manifest.get("judgments", 0))
+
+
+def _prepare(
+    study: Study, models: Models, folder: Path, before: Mapping[str, Any] | None, progress: Progress, command: str
+) -> Prepared:
+    """Load every model once, the base last, hold the gates, and refuse whatever changed since the run began."""
+    settings = study.settings
+    others, outcomes = appoint(settings, models, progress, before)
+    own = meet(study, models, begins=before is None)
+    engine = models.of(settings)
+    unlike = compare(own, engine, progress)
+    applied = apply_adapters(engine, study.personas, progress.message)
+    about = engine.describe()
+    identity = identity_of(about)
+    judges, outcomes = _with_base(study, engine, others, outcomes, before, progress)
+    hashes = {name: adapter.hash for name, adapter in applied.items()}
+    inputs = known_inputs(study) | {"model": identity, "adapter": hashes, "template": engine.tokenizer.template_hash}
+    if own:
+        inputs[OWN] = {persona.name: dict(model.identity) for model in own for persona in model.personas}
+    if judges:
+        inputs["judges"] = {name: dict(appointed.identity) for name, appointed in judges.items()}
+    if before is not None:  # before anything is written
+        refuse_changes(folder, before["inputs"], inputs)
+    study = _with_wrong_answers(study, engine, folder, progress, command)
+    mine = replace(study, personas=on_base(study.personas))
+    planner = Planner(mine, engine.tokenizer, engine.config.stop_token_ids, identity, hashes)
+    parts = [Part(settings, _names(mine.personas), _kept(planner, mine.size))]
+    for model in own:
+        plan = _kept(model.planner(study), study.per_persona() * len(model.personas))
+        parts.append(Part(settings_of(model.name, settings), _names(model.personas), plan, model.identity))
+    inputs[PLAN] = _digest(key for part in parts for planned in part.plan for key in keys_of(planned, judges.values()))
+    if before is not None:
+        refuse_changes(folder, before["inputs"], inputs)
+        return Prepared(study, parts, judges, before)
+    judgments = sum(is_judged(p) for part in parts for p in part.plan) * len(judges) if judges else 0
+    facts = _facts(study, engine, about, {name: asdict(adapter) for name, adapter in applied.items()}, outcomes)
+    facts["own_models"] = unlike
+    responses = {name: texts for model in own for name, texts in model.responses.items()}
+    facts["manipulation"] = check_warmth(study, engine, progress, responses)
+    manifest = {"inputs": inputs, "facts": facts, "planned": study.size, "judgments": judgments}
+    return Prepared(study, parts, judges, manifest)
+
+
+def _names(personas: Iterable[Persona]) -> tuple[str, ...]:
+    return tuple(persona.name for persona in personas)
+
+
+def _kept(planner: Planner, size: int) -> Iterable[Planned]:
+    """Return a plan that is kept; a large one is made again whenever it is read."""
+    return list(planner) if size <= WAVE else planner
 
 
 def known_inputs(study: Study) -> dict[str, Any]:
@@ -263,12 +249,6 @@ def _digest(keys: Iterable[str]) -> str:
     return hashlib.sha256("".join(sorted(keys)).encode()).hexdigest()
 
 
-def _strange(path: Path, have: int, planned: int) -> InputError:
-    return InputError(
-        f"{path}: has {have} records where the plan knows {planned}: restore the file or choose another --out"
-    )
-
-
 def _facts(
     study: Study, engine: EngineLike, about: dict[str, Any], gates: dict[str, Any], judges: dict[str, Any]
 ) -> dict[str, Any]:
@@ -286,20 +266,3 @@ def _facts(
         "python": sys.version.split()[0],
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-
-
-def _log_session(folder: Path, engine: EngineLike, seconds: float, done: int, meter: EnergyMeter) -> None:
-    """Append what one loaded model took: the only place for times and energy, so that records stay the same."""
-    used = {
-        key: getattr(engine.stats, key, None) for key in ("output_tokens", "prompt_tokens", "cached_tokens", "steps")
-    }
-    line = {"ended": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "seconds": round(seconds, 2), "records": done}
-    if (joules := meter.joules()) is not None:
-        used["joules"] = round(joules, 1)
-    try:
-        with (folder / "sessions.jsonl").open("ab+") as file:
-            file.seek(max(0, file.tell() - 1))
-            torn = b"\n" if file.read(1) not in (b"", b"\n") else b""  # a line that a killed process did not end
-            file.write(torn + orjson.dumps(line | used) + b"\n")
-    except OSError:
-        return  # the records are safe: times are not worth failing for

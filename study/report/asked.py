@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from warmeng.study.personas import BUILT_IN, EMBEDDED
+from warmeng.study.personas import BUILT_IN, EMBEDDED, FULL
 from warmeng.study.plan import STEPS_TOKENS
 from warmeng.study.report.series import BELIEFS, CONTEXTS
 
+OWN_MODEL = "a model of its own,"
 PAPER_MODELS = ("llama-3.1-8b", "llama-3.1-70b", "mistral-small", "qwen2.5-32b", "qwen-2.5-32b", "gpt-4o")
 PAPER_TASKS = {"TriviaQA": "trivia", "TruthfulQA": "truthful", "MedQA": "medqa", "MASK Disinformation": "disinfo"}
 PAPER_ITEMS = {"TriviaQA": 500, "TruthfulQA": 500, "MedQA": 500, "MASK Disinformation": 125}
@@ -49,14 +50,18 @@ def persona_names(settings: Mapping[str, Any]) -> list[str]:
 
 
 def persona_parts(spec: str) -> tuple[str, str, str]:
-    """Return a persona's name, its adapter and its system prompt, in words; empty where it has none."""
+    """Return a persona's name, its adapter or own model and its system prompt, in words; empty where it has none."""
     name, given, rest = spec.partition("=")
     if given:
         adapter, _, prompt = rest.rpartition("@") if "@" in rest else (rest, "", "")
         prompted = (
             f"the {prompt} system prompt" if prompt in EMBEDDED else f"the system prompt in {PurePath(prompt).name}"
         )
-        return name, f"the adapter {PurePath(adapter).name}" if adapter else "", prompted if prompt else ""
+        if adapter.startswith(FULL):
+            changed = f"{OWN_MODEL} {adapter.removeprefix(FULL)}"
+        else:
+            changed = f"the adapter {PurePath(adapter).name}" if adapter else ""
+        return name, changed, prompted if prompt else ""
     style, kind = name.partition("-")[0], BUILT_IN.get(name, "")
     adapter = f"this package's {style} adapter" if kind == "adapter" else ""
     return name, adapter, f"the built-in {style} system prompt" if kind == "prompt" else ""
@@ -65,6 +70,8 @@ def persona_parts(spec: str) -> tuple[str, str, str]:
 def persona_words(spec: str) -> str:
     """Return what a persona is, in words."""
     name, adapter, prompt = persona_parts(spec)
+    if adapter.startswith(OWN_MODEL):
+        return f"{name}: {adapter}{f' with {prompt}' if prompt else ''}"
     added = " and ".join(part for part in (adapter, prompt) if part)
     return f"{name}: the base with {added}" if added else f"{name}: the base as it is"
 
@@ -72,7 +79,7 @@ def persona_words(spec: str) -> str:
 def adapted_names(settings: Mapping[str, Any]) -> list[str]:
     """Return the personas that have an adapter."""
     parts = (persona_parts(str(spec)) for spec in settings.get("personas") or ())
-    return [name for name, adapter, _ in parts if adapter]
+    return [name for name, adapter, _ in parts if adapter and not adapter.startswith(OWN_MODEL)]
 
 
 def several(count: int, one: str, many: str = "") -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from warmeng.engine.errors import InputError
 from warmeng.engine.files import parse_object
+from warmeng.study.models import LIKE, unlike
 from warmeng.study.progress import duration
 from warmeng.study.report.asked import adapted_names, listed, persona_names, settings_of, several
 from warmeng.study.report.browser import Survey
@@ -62,13 +63,26 @@ def gates(manifest: Mapping[str, Any], found: Survey) -> list[Gate]:
             rows.append(Gate("held", f"Adapter of {name}", f"It moves the probe's logits by {moved:.3g}."))
         else:
             rows.append(Gate("failed", f"Adapter of {name}", "Nothing shows that it was applied."))
+    for name, about in (facts.get("own_models") or {}).items():
+        rows.append(_own_model(name, about))
     rows += _judges(facts, found, int(manifest.get("judgments") or 0))
     rows.append(_manipulation(manifest))
     if settings_of(manifest).get("fast"):
         rows.append(Gate("open", "Determinism", "Given up for speed: the same run may give other answers."))
     else:
-        rows.append(Gate("held", "Determinism", "The same bits in any batch; personas share their noise."))
+        models = (facts.get("own_models") or {}).values()
+        noise = "; personas share their noise" if all(about.get(LIKE[1]) for about in models) else ""
+        rows.append(Gate("held", "Determinism", f"The same bits in any batch{noise}."))
     return rows
+
+
+def _own_model(name: str, about: Mapping[str, Any]) -> Gate:
+    """A persona that is a model of its own was compared with the base: other weights, and perhaps other rules."""
+    same = [bool(about.get(fact)) for fact in LIKE]
+    told = f"Its weights are not the base's ({about.get('model')})"
+    if all(same):
+        return Gate("held", f"Model of {name}", f"{told}; its chat template and tokenizer are.")
+    return Gate("unsure", f"Model of {name}", f"{told}, and {unlike(*same)}.")
 
 
 def _balance(manifest: Mapping[str, Any], found: Survey) -> Gate:

@@ -114,6 +114,8 @@ def notes(results: Mapping[str, Any]) -> list[str]:
         lines.append(f"The chat template adds a system message of its own for {names}: {run['default_system']!r}.")
     for persona, gate in run["gates"].items():
         lines.append(f"Adapter of {persona} is applied: it moves the probe's logits by {gate['probe']:.3g}.")
+    for persona, about in (run.get("own_models") or {}).items():
+        lines.append(f"{persona} is a model of its own: {about['model']}.")
     return lines
 
 

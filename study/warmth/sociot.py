@@ -252,23 +252,13 @@ def by_prompt(values: Sequence[float | None], samples: int) -> list[float | None
 
 
 def manipulation_check(
-    engine: EngineLike,
-    personas: Sequence[Persona],
-    model: str,
-    *,
-    limit: int,
-    seed: int,
-    temperature: float,
-    baseline: str = "original",
+    scorer: Scorer, responses: Mapping[str, Sequence[str]], baseline: str = "original"
 ) -> dict[str, Any]:
-    """Measure every persona's warmth on held-out prompts; JSON-able, by persona, with the scorer's name.
+    """Measure the warmth of every persona's responses to the same prompts; JSON-able, with the scorer's name.
 
     ``difference`` is paired over prompts with the baseline, by the ``sociot`` formula. Nothing is refused: a persona
     that is not warmer is what the report must say.
     """
-    scorer = EngineScorer(engine, model)
-    prompts = load_prompts(limit=limit)
-    responses = respond(engine, personas, prompts, seed, temperature)
     values: dict[str, list[Warmth | None]] = {name: measure(scorer, texts) for name, texts in responses.items()}
     found: dict[str, Any] = {}
     for name, mine in values.items():

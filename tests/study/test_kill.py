@@ -14,6 +14,8 @@ import pytest
 SCRIPT = Path(__file__).parent / "fake_warmeng.py"
 PLAIN = ["run", "--limit", "6", "--warmth-prompts", "0", "--out"]
 JUDGED = ["run", "--limit", "6", "--judge", "base", "--judge", "other", "--warmth-prompts", "0", "--out"]
+OWN = ["run", "--limit", "6", "--persona", "original", "--persona", "warm=full:our/warm", "--judge", "base",
+       "--warmth-prompts", "0", "--out"]  # fmt: skip
 
 
 def start(folder, delay=0.0, arguments=PLAIN):
@@ -53,11 +55,16 @@ def whole_judged(tmp_path_factory):
     return whole_run(tmp_path_factory, JUDGED)
 
 
-@pytest.mark.parametrize("arguments", [PLAIN, JUDGED], ids=["answers", "judgments"])
-def test_kill_9_at_random_moments_then_the_same_command(tmp_path, whole, whole_judged, arguments):
+@pytest.fixture(scope="module")
+def whole_own(tmp_path_factory):
+    return whole_run(tmp_path_factory, OWN)
+
+
+@pytest.mark.parametrize("arguments", [PLAIN, JUDGED, OWN], ids=["answers", "judgments", "own-model"])
+def test_kill_9_at_random_moments_then_the_same_command(tmp_path, whole, whole_judged, whole_own, arguments):
     rng = random.Random(0)
     folder, path = tmp_path / "r", tmp_path / "r" / "records.jsonl"
-    expected = whole if arguments is PLAIN else whole_judged
+    expected = {tuple(PLAIN): whole, tuple(JUDGED): whole_judged, tuple(OWN): whole_own}[tuple(arguments)]
     size = sum(len(line) + 1 for line in expected)
     kills = 0
     for k in range(1, 7):  # each kill somewhere in another part of the file, so that every phase is hit

@@ -21,11 +21,20 @@ CODE = "from warmeng.cli.main import main; main()"
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A folder with a random two-layer Llama over bytes."""
+    return random_model(tmp_path_factory.mktemp("model"), 0)
+
+
+@pytest.fixture(scope="module")
+def another(tmp_path_factory):
+    """One with other weights altogether."""
+    return random_model(tmp_path_factory.mktemp("another"), 1)
+
+
+def random_model(folder, seed):
     torch = pytest.importorskip("torch")
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    folder = tmp_path_factory.mktemp("model")
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     bpe = Tokenizer(models.BPE({c: k + 2 for k, c in enumerate(letters)} | {"<|s|>": 0, "<|e|>": 1}, []))
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -33,7 +42,7 @@ def model(tmp_path_factory):
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<|s|>", eos_token="<|e|>")
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=258, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=4096, eos_token_id=1, bos_token_id=0,
@@ -111,3 +120,38 @@ def test_the_plan_uses_the_models_own_tokenizer(model, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "'Be brief.'" in done.stdout
     assert "144: 36 answers to generate, 108 likelihoods" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_model_of_its_own_answers_as_it_does_alone(model, another, tmp_path):
+    def answers(folder, persona):
+        found = map(json.loads, lines(folder))
+        hidden = ("key", "persona", "crc32")
+        kept = [{k: v for k, v in r.items() if k not in hidden} for r in found if r["persona"] == persona]
+        return sorted(json.dumps(r, sort_keys=True) for r in kept)
+
+    mixed = ["--persona", "original", "--persona", f"warm=full:{another}"]
+    done = subprocess.run(command(model, tmp_path / "mixed", *mixed), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "warm is a model of its own" in done.stdout
+    for name, folder in (("alone", another), ("base", model)):
+        done = subprocess.run(command(folder, tmp_path / name, "--persona", "original"), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert answers(tmp_path / "mixed", "warm") == answers(tmp_path / "alone", "original")
+    assert answers(tmp_path / "mixed", "original") == answers(tmp_path / "base", "original")
+    assert answers(tmp_path / "mixed", "warm") != answers(tmp_path / "mixed", "original")
+    page = (tmp_path / "mixed" / "report.html").read_text()
+    assert "Model of warm" in page
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_is_no_small_change_says_how_to_run_it(model, another, tmp_path):
+    change = ["--persona", "original", "--persona", f"warm={another}"]
+    done = subprocess.run(command(model, tmp_path / "r", *change), capture_output=True, text=True)
+    assert done.returncode == 65, done.stderr
+    assert f"warm=full:{another}" in done.stderr
+    planned = subprocess.run(
+        command(model, tmp_path / "r", "--persona", f"warm=full:{another}", "--dry-run"), capture_output=True, text=True
+    )
+    assert planned.returncode == 0, planned.stderr
+    assert f"{another} for warm: loaded after the base is freed" in " ".join(planned.stdout.split())

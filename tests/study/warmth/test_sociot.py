@@ -116,7 +116,8 @@ class Warming(FakeEngine):
 def test_the_check_tells_a_warm_persona_from_the_original() -> None:
     engine = Warming(answer=lambda prompt, request: "wow www" if "warm" in prompt.lower() else "plain text")
     personas = load_personas(["original", "warm-prompt"])
-    found = manipulation_check(engine, personas, "fake", limit=6, seed=0, temperature=0.8)
+    responses = respond(engine, personas, load_prompts(limit=6), seed=0, temperature=0.8)
+    found = manipulation_check(EngineScorer(engine, "fake"), responses)
     assert set(found) == {"original", "warm-prompt"}
     assert found["warm-prompt"]["warmth"] > found["original"]["warmth"]
     assert found["warm-prompt"]["difference"]["mean"] > 0

@@ -1,0 +1,41 @@
+"""``sessions.jsonl``: what each loaded model took. Times and energy have no other place: records stay the same."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import orjson
+
+from warmeng.study.backend import EngineLike
+from warmeng.study.energy import EnergyMeter
+
+FILE = "sessions.jsonl"
+COUNTED = ("output_tokens", "prompt_tokens", "cached_tokens", "steps")
+
+
+class Session:
+    """The time and energy of one loaded model, from now on."""
+
+    def __init__(self, device: str) -> None:
+        """``device``: ``cpu`` or ``cuda``, whose energy is counted."""
+        self.meter = EnergyMeter(device)
+        self._began = time.monotonic()
+
+    def log(self, folder: Path, engine: EngineLike, records: int) -> None:
+        """Append what it took until now; ``records`` are those of the run so far. A bad disk is no reason to fail."""
+        used = {key: getattr(engine.stats, key, None) for key in COUNTED}
+        line = {
+            "ended": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "seconds": round(time.monotonic() - self._began, 2),
+            "records": records,
+        }
+        if (joules := self.meter.joules()) is not None:
+            used["joules"] = round(joules, 1)
+        try:
+            with (folder / FILE).open("ab+") as file:
+                file.seek(max(0, file.tell() - 1))
+                torn = b"\n" if file.read(1) not in (b"", b"\n") else b""  # a line that a killed process did not end
+                file.write(torn + orjson.dumps(line | used) + b"\n")
+        except OSError:
+            return  # the records are safe: times are not worth failing for
