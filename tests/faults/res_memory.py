@@ -20,7 +20,8 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ITEMS, CELLS, PERSONAS = 50, 4, 3
-WARM_UP = 0.5  # of the soak's time: until then caches and the allocator's arenas fill up, by steps of up to 30 MB
+WARM_UP = 0.1  # of the soak's time, until the allocator has what it keeps
+MOST_ROWS = 320  # of a step, that the soak's small cache allows
 
 
 def rss() -> int:
@@ -111,7 +112,8 @@ def records(count: int, wave: int, folder: Path) -> dict[str, Any]:
 def soak(seconds: float) -> dict[str, Any]:
     """Let the built-in model work for so long, with everything that a request can be, and follow its memory.
 
-    The cache is small: prefixes come and go, and sequences give their blocks back.
+    The cache is small: prefixes come and go, and sequences give their blocks back. In a long soak, what is
+    kept up to a bound is filled first, so that nothing is left that may grow.
     """
     import numpy as np
 
@@ -121,6 +123,9 @@ def soak(seconds: float) -> dict[str, Any]:
     adapters = HERE.parent.parent / "study" / "data" / "adapters"
     for name in ("warm", "cold"):
         engine.add_adapter(name, adapters / name)
+    empty = rss()
+    if seconds >= 300:
+        _fill(engine)
     began = time.monotonic()
     samples: list[tuple[float, int]] = [(0.0, rss())]
     answers = rounds = 0
@@ -139,13 +144,27 @@ def soak(seconds: float) -> dict[str, Any]:
         "answers": answers,
         "preemptions": engine.stats.preemptions,
         "cached_tokens": engine.stats.cached_tokens,
-        "start": samples[0][1],
+        "start": empty,
+        "filled": samples[0][1],
         "warm": max(s for _, s in warm[: len(warm) // 2]),
         "end": max(s for _, s in late),
         "slope_per_hour": round(slope * 3600),
         "every_tenth": [[round(at), size >> 20] for at, size in samples[:: max(1, len(samples) // 10)]],  # s, MiB
         "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
+
+
+def _fill(engine: Any) -> None:
+    """Meet every count of rows with every adapter: oneDNN makes code for each and keeps it."""
+    from warmeng.engine.request import ScoreRequest
+    from warmeng.kernels.linear import RowTiles
+
+    word = engine.tokenizer.encode(" word")[0]
+    for rows in sorted({RowTiles().padded(n) for n in range(1, MOST_ROWS + 1)}):
+        for adapter in (None, "warm", "cold"):
+            prompt = (word,) * max(1, min(rows, MOST_ROWS - 24) - 2)
+            engine.score([ScoreRequest(f"fill {rows} {adapter}", prompt, ((word,),), adapter)])
+            engine.reset_prefix_cache()
 
 
 def _round(engine: Any, number: int) -> Iterator[Any]:

@@ -44,14 +44,14 @@ def test_memory_does_not_grow_with_the_records(FULL, count):
 def test_soak(FULL, count):
     """Generations with and without adapters and constraints, likelihoods and preemption, over and over.
 
-    After the warm-up, the most memory of the second half stays within that of the first and a slack. The slack is for
-    steps of up to 30 MB that were seen between long level stretches.
+    After the warm-up, the most memory of the second half stays within that of the first and a slack. In CI little is
+    warm: there the slack is for what is kept up to a bound, which the full setting fills before it begins.
     """
-    seconds, slack = count(12, 1800), 64 * 2**20
+    seconds, slack = count(12, 1800), count(64, 16) * 2**20
     found = measured("soak", seconds, seconds=3 * seconds + 300, OMP_NUM_THREADS="1")
     assert found["preemptions"] > 0
     assert found["cached_tokens"] > 0
     assert found["answers"] >= count(13, 500)
     assert found["end"] - found["warm"] < slack
     if FULL:
-        assert found["slope_per_hour"] < 64 * 2**20
+        assert found["slope_per_hour"] < 16 * 2**20
