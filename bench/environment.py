@@ -20,7 +20,7 @@ from warmeng.engine.errors import UsageError
 
 RESULTS = Path(__file__).parent / "results"
 _HERE = Path(__file__).parent
-_PACKAGES = ("torch", "triton", "transformers", "warmeng")
+_PACKAGES = ("torch", "triton", "transformers", "peft", "trl", "warmeng")
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,11 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from warmeng.engine.adapters import TARGETS
+from warmeng.bench.trainers import Peft, trl_seconds
 from warmeng.finetune.job import Job, prepare_job
 from warmeng.finetune.lora import AdapterParameters
 from warmeng.finetune.model import Sample, TrainingModel
@@ -30,7 +28,6 @@ class TrainComparison:
     """What ``compare_training`` measured; rates are tokens that are not padding a second, forward to update."""
 
     model: str
-    device: str
     personas: int
     conversations: int  # of a step, all personas
     tokens: int  # of a step, on average
@@ -40,10 +37,10 @@ class TrainComparison:
     peft_by_micro_batch: dict[int, float]
     trl: list[float]
     trl_micro_batch: int | None
+    trl_by_micro_batch: dict[int, float]
     ratio_peft: float
     ratio_trl: float | None
     threads: int
-    versions: dict[str, str]
 
 
 class _Ours:
@@ -71,90 +68,6 @@ class _Ours:
             self.adams[name].update(adapter.flat, adapter.grad, s.learning_rate, s.beta1, s.beta2, s.epsilon, 0.0)
 
 
-class _Peft:
-    """PEFT's LoRA on ``transformers`` in a plain loop, one persona after the other: single precision on the CPU,
-    bfloat16 on a GPU, SDPA, no checkpointing, each step's batch sorted by length and padded on the right.
-    """
-
-    def __init__(self, job: Job) -> None:
-        from peft import LoraConfig, get_peft_model
-        from transformers import AutoModelForCausalLM
-
-        s = job.settings
-        dtype = torch.float32 if job.device.type == "cpu" else torch.bfloat16
-        base = AutoModelForCausalLM.from_pretrained(job.source.folder, dtype=dtype, attn_implementation="sdpa")
-        lora = LoraConfig(
-            r=s.rank, lora_alpha=s.alpha, lora_dropout=s.dropout, task_type="CAUSAL_LM",
-            target_modules=[f"{t}_proj" for t in TARGETS],
-        )  # fmt: skip
-        self.device = job.device
-        self.model = get_peft_model(base, lora).to(job.device).train()
-        self.trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.AdamW(self.trained, lr=s.learning_rate, weight_decay=0.0)
-
-    def step(self, batches: dict[str, list[Sample]], micro: int) -> None:
-        for batch in batches.values():
-            total = sum(x.targets for x in batch)
-            ordered = sorted(batch, key=lambda x: len(x.tokens))
-            self.optimiser.zero_grad()
-            for at in range(0, len(ordered), micro):
-                ids, mask, labels = (t.to(self.device) for t in _padded(ordered[at : at + micro]))
-                out = self.model(input_ids=ids, attention_mask=mask, labels=labels, num_items_in_batch=total)
-                out.loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
-            self.optimiser.step()
-
-
-def _padded(part: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
-    width = max(len(x.tokens) for x in part)
-    ids, mask = torch.zeros(len(part), width, dtype=torch.int64), torch.zeros(len(part), width, dtype=torch.int64)
-    labels = torch.full_like(ids, -100)
-    for row, sample in enumerate(part):
-        n = len(sample.tokens)
-        ids[row, :n], mask[row, :n] = sample.tokens, 1
-        labels[row, :n] = torch.where(sample.learn, sample.tokens, -100)
-    return ids, mask, labels
-
-
-def _trl(job: Job, batches: dict[str, list[Sample]], micro: int) -> float:
-    """Return the seconds that TRL's trainer takes for one step of each persona."""
-    import logging
-    import tempfile
-
-    from datasets import Dataset  # type: ignore[import-untyped]
-    from peft import LoraConfig
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
-
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-    s, seconds = job.settings, 0.0
-    tokenizer = AutoTokenizer.from_pretrained(job.source.folder)
-    lora = LoraConfig(
-        r=s.rank, lora_alpha=s.alpha, lora_dropout=s.dropout, task_type="CAUSAL_LM",
-        target_modules=[f"{t}_proj" for t in TARGETS],
-    )  # fmt: skip
-    for batch in batches.values():
-        rows = [{"input_ids": x.tokens.tolist(), "completion_mask": x.learn.long().tolist()} for x in batch]
-        with tempfile.TemporaryDirectory() as out:
-            config = SFTConfig(
-                output_dir=out, per_device_train_batch_size=micro, gradient_accumulation_steps=len(rows) // micro,
-                max_steps=1, learning_rate=s.learning_rate, max_length=s.max_length, gradient_checkpointing=False,
-                bf16=job.device.type != "cpu", report_to=[], save_strategy="no", logging_strategy="no",
-                disable_tqdm=True, use_cpu=job.device.type == "cpu", completion_only_loss=True,
-            )  # fmt: skip
-            base = AutoModelForCausalLM.from_pretrained(
-                job.source.folder, dtype=torch.float32, attn_implementation="sdpa"
-            )
-            trainer = SFTTrainer(
-                model=base, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer,
-                peft_config=lora,
-            )  # fmt: skip
-            began = time.perf_counter()
-            trainer.train()
-            seconds += time.perf_counter() - began
-    return seconds
-
-
 def compare_training(
     model: str,
     *,
@@ -169,7 +82,7 @@ def compare_training(
 ) -> TrainComparison:
     """Make the same steps of the embedded training texts with ours and the others, in turn.
 
-    ``micro_batch`` fixes the others'; None tries 1 to 16 on one step first and takes the fastest.
+    ``micro_batch`` fixes the others'; None tries 1 to 16 on one persona's step first and takes each one's fastest.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -180,7 +93,7 @@ def compare_training(
         for step in range(pairs)
     ]
     sizes = [sum(len(x.tokens) for part in batches.values() for x in part) for batches in steps]
-    ours, peft = _Ours(job), _Peft(job)
+    ours, peft = _Ours(job), Peft(job)
 
     def timed(call: Callable[[], Any], tokens: int) -> float:
         began = time.perf_counter()
@@ -195,25 +108,28 @@ def compare_training(
     peft.step(few, 1)
     first = {personas[0]: steps[0][personas[0]]}
     tokens = sum(len(x.tokens) for x in first[personas[0]])
-    by_micro: dict[int, float] = {}
-    for micro in (micro_batch,) if micro_batch else [m for m in MICRO_BATCHES if m <= batch]:
-        by_micro[micro] = timed(lambda micro=micro: peft.step(first, micro), tokens)  # type: ignore[misc]
-        say(f"PEFT, {micro} conversations at once: {by_micro[micro]:.0f} tokens/s")
-    best = max(by_micro, key=lambda m: by_micro[m])
-    found: tuple[list[float], list[float], list[float]] = ([], [], [])
+    sizes_tried = (micro_batch,) if micro_batch else tuple(m for m in MICRO_BATCHES if batch % m == 0)
     with_trl = trl and all(importlib.util.find_spec(name) for name in ("trl", "datasets"))
+    by_micro: dict[str, dict[int, float]] = {"PEFT": {}, "TRL": {}}
+    for micro in sizes_tried:
+        by_micro["PEFT"][micro] = timed(lambda micro=micro: peft.step(first, micro), tokens)  # type: ignore[misc]
+        if with_trl:
+            by_micro["TRL"][micro] = tokens / trl_seconds(job, first, micro)
+        told = ", ".join(f"{name} {rates[micro]:.0f}" for name, rates in by_micro.items() if rates)
+        say(f"{micro} conversations at once: {told} tokens/s")
+    best = {name: max(rates, key=rates.__getitem__) for name, rates in by_micro.items() if rates}
+    found: tuple[list[float], list[float], list[float]] = ([], [], [])
     for number, (batches, size) in enumerate(zip(steps, sizes, strict=True)):
-        found[1].append(timed(lambda b=batches: peft.step(b, best), size))  # type: ignore[misc]
+        found[1].append(timed(lambda b=batches: peft.step(b, best["PEFT"]), size))  # type: ignore[misc]
         found[0].append(timed(lambda n=number, b=batches: ours.step(n, b), size))  # type: ignore[misc]
         if with_trl:
-            found[2].append(size / _trl(job, batches, best))
+            found[2].append(size / trl_seconds(job, batches, best["TRL"]))
         other = f", TRL {found[2][-1]:.0f}" if with_trl else ""
         say(f"step {number + 1} of {pairs}: ours {found[0][-1]:.0f} tokens/s, PEFT {found[1][-1]:.0f}{other}")
-    names = ["torch", "transformers", "peft", "warmeng", *(["trl"] if with_trl else [])]
     return TrainComparison(
-        model, str(job.device), len(personas), batch * len(personas), round(statistics.mean(sizes)),
-        found[0], found[1], best, by_micro, found[2], best if with_trl else None,
+        model, len(personas), batch * len(personas), round(statistics.mean(sizes)),
+        found[0], found[1], best["PEFT"], by_micro["PEFT"], found[2], best.get("TRL"), by_micro["TRL"],
         statistics.median(a / b for a, b in zip(found[0], found[1], strict=True)),
         statistics.median(a / b for a, b in zip(found[0], found[2], strict=True)) if with_trl else None,
-        torch.get_num_threads(), {name: version(name) for name in names},
+        torch.get_num_threads(),
     )  # fmt: skip

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # kernels need triton, which isn't everywhere
+    from warmeng.bench.finetune import TrainComparison
     from warmeng.bench.grade import GradeResult
     from warmeng.bench.kernels import Found
     from warmeng.bench.roofline import Roofline
@@ -100,3 +102,21 @@ def grade_lines(found: GradeResult) -> list[str]:
 def left_out_lines(names: Sequence[str]) -> list[str]:
     """Return what was not measured, and why."""
     return [f"left out: {name}" for name in names]
+
+
+def training_lines(found: TrainComparison) -> list[str]:
+    """Return the trainers' rates and the ratios of each step's pairs."""
+    beside = (
+        ("PEFT, plain loop", found.peft, found.peft_micro_batch, found.ratio_peft),
+        ("TRL", found.trl, found.trl_micro_batch, found.ratio_trl),
+    )
+    lines = [_rates("warmeng", found.ours)]
+    for name, rates, micro, ratio in beside:
+        if rates and ratio is not None:
+            lines.append(f"{_rates(name, rates)}, {micro} conversations at once; ours is {ratio:.2f} times that")
+    return lines
+
+
+def _rates(name: str, rates: Sequence[float]) -> str:
+    middle = statistics.median(rates)
+    return f"{name:18s} {middle:8.1f} tokens/s ({min(rates):.1f} to {max(rates):.1f})"

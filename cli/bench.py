@@ -335,10 +335,12 @@ def plot(results: Path) -> None:
 @click.option("--threads", type=click.IntRange(1), default=None, help="CPU threads of all; default: PyTorch's choice.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--trl/--no-trl", default=True, show_default=True, help="Run TRL's trainer too where it is installed.")
+@_save_option()
 def finetune(
-    model: str, pairs: int, batch: int, micro_batch: int | None, threads: int | None, device: str, trl: bool
-) -> None:
-    """Training tokens a second, two personas on the embedded texts, beside PEFT and TRL at their best batch.
+    model: str, pairs: int, batch: int, micro_batch: int | None, threads: int | None, device: str, trl: bool,
+    save: Path | None,
+) -> None:  # fmt: skip
+    """Training tokens a second, two personas on the embedded texts, beside PEFT and TRL, each at its best batch.
 
     Prints a table, then one JSON line with everything that was measured.
 
@@ -347,20 +349,11 @@ def finetune(
       warmeng bench finetune
       warmeng bench finetune --no-trl --pairs 1 --micro-batch 4
     """
-    import orjson
-
+    from warmeng.bench.environment import pick_device
     from warmeng.bench.finetune import compare_training
+    from warmeng.bench.tables import training_lines
 
-    result = compare_training(
-        model, pairs=pairs, batch=batch, micro_batch=micro_batch, threads=threads, device=device, trl=trl,
-        say=lambda line: click.echo(line, err=True),
-    )  # fmt: skip
-    for name, rates in (("warmeng", result.ours), ("PEFT, plain loop", result.peft), ("TRL", result.trl)):
-        if rates:
-            middle = sorted(rates)[len(rates) // 2]
-            click.echo(f"{name:18s} {middle:8.1f} tokens/s ({min(rates):.1f} to {max(rates):.1f})")
-    over_trl = f", over TRL {result.ratio_trl:.2f}" if result.ratio_trl else ""
-    click.echo(
-        f"median ratio over PEFT at its best batch of {result.peft_micro_batch}: {result.ratio_peft:.2f}{over_trl}"
+    found = compare_training(
+        model, pairs=pairs, batch=batch, micro_batch=micro_batch, threads=threads, device=device, trl=trl, say=_say
     )
-    click.echo(orjson.dumps(result, option=orjson.OPT_NON_STR_KEYS).decode())
+    _finish("finetune", pick_device(device), training_lines(found), vars(found), save)
