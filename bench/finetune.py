@@ -75,6 +75,7 @@ def compare_training(
     pairs: int = 3,
     batch: int = 16,
     micro_batch: int | None = None,
+    max_length: int = TrainSettings.max_length,
     threads: int | None = None,
     device: str = "auto",
     trl: bool = True,
@@ -86,7 +87,7 @@ def compare_training(
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    settings = TrainSettings(batch=batch, device=device)
+    settings = TrainSettings(batch=batch, max_length=max_length, device=device)
     job = prepare_job(settings, model, {name: f"embedded:{name}" for name in personas})
     steps = [
         {n: [job.datasets[n].samples[i] for i in plan.batch_of(step)] for n, plan in job.plans.items()}

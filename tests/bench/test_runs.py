@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -13,12 +14,13 @@ import pytest
 import torch
 
 from warmeng.bench import environment
+from warmeng.bench.finetune import compare_training
 from warmeng.bench.grade import grade_requests, measure_grades
 from warmeng.bench.hf import RandomHf
 from warmeng.bench.lengths import Lengths
 from warmeng.bench.plot import draw_all
 from warmeng.bench.roofline import Roofline
-from warmeng.bench.tables import grade_lines, workload_lines
+from warmeng.bench.tables import grade_lines, training_lines, workload_lines
 from warmeng.bench.workload import Options, measure_workload
 
 ROOF = Roofline(1e10, 1e11, "float32", {}, {})
@@ -176,3 +178,17 @@ def test_an_unwritten_output_is_found():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_trainers_make_the_same_steps_and_the_others_take_their_best_batch(tiny_model):
+    few = {"pairs": 2, "batch": 4, "max_length": 512, "trl": False}
+    found = compare_training(str(tiny_model()), personas=("warm", "cold"), device="cpu", **few)
+    assert set(found.peft_by_micro_batch) == {1, 2, 4}
+    assert found.peft_by_micro_batch[found.peft_micro_batch] == max(found.peft_by_micro_batch.values())
+    assert len(found.ours) == len(found.peft) == 2
+    assert min(a / b for a, b in zip(found.ours, found.peft, strict=True)) <= found.ratio_peft
+    assert found.trl == []
+    lines = training_lines(found)
+    assert [line.split()[0] for line in lines] == ["warmeng", "PEFT,"]
+    beside = dataclasses.replace(found, trl=[10.0, 30.0, 20.0], trl_micro_batch=2, ratio_trl=1.5)
+    assert "20.0 tokens/s (10.0 to 30.0), 2 conversations at once; ours is 1.50 times" in training_lines(beside)[-1]
