@@ -73,6 +73,18 @@ def resolve_model(name: str, revision: str | None = None, log: Callable[[str], N
     return _from_hub(name, name, revision, log)
 
 
+def parse_name(name: str) -> tuple[str, str | None]:
+    """Divide ``MODEL`` or ``MODEL@REVISION``; a folder may have an ``@`` in its name."""
+    model, at, revision = name.rpartition("@")
+    return (model, revision) if at and model and _local_folder(name) is None else (name, None)
+
+
+def is_same(name: str, other: str) -> bool:
+    """Whether two names are of one model as far as names tell: nothing is read."""
+    folder = _local_folder(name)
+    return name == other or (folder is not None and folder == _local_folder(other))
+
+
 def check_name(name: str, revision: str | None = None) -> None:
     """Raise InputError for a name that no model can have; nothing is fetched, and no repository asked for."""
     if name in BUILT_IN or _local_folder(name) or not _HUB_NAME.fullmatch(name):

@@ -91,6 +91,7 @@ class RowTiles:
     """
 
     sizes: tuple[int, ...] = ()
+    exact: bool = False  # any count, as it is
 
     def padded(self, rows: int) -> int:
         """Return the number of rows that ``rows`` rows take with their padding."""
@@ -103,6 +104,8 @@ class RowTiles:
         rest, because one padded call beats two exact ones: a call streams the whole weight, and that dominates
         below 100 rows.
         """
+        if self.exact:
+            return [rows]
         if not self.sizes:
             step = next(step for limit, step in _RUNGS if rows <= limit)
             return [-(-rows // step) * step]
@@ -132,7 +135,7 @@ def arrange(shapes: Sequence[tuple[int, int]], dtype: torch.dtype, device: torch
     """
     packed = can_pack(dtype, device)
     if fast:
-        return Arrangement(PackedProjection if packed else PlainProjection, RowTiles(), fast=True)
+        return Arrangement(PackedProjection if packed else PlainProjection, RowTiles(exact=not packed), fast=True)
     distinct = sorted(set(shapes))
     if packed and all(_agrees(PackedProjection(_random(shape, dtype, device)), dtype, device) for shape in distinct):
         return Arrangement(PackedProjection, RowTiles())

@@ -102,6 +102,7 @@ class _Asker:
     ) -> None:
         self.engine, self.clerk, self.records, self.progress = engine, clerk, records, progress
         self.meter, self.count = meter, 0
+        self.before = engine.stats.output_tokens, engine.stats.prompt_tokens
 
     def run(self, wave: dict[str, Planned], cases: Iterable[Case], interrupted: Sequence[int]) -> bool:
         """Answer a wave and judge cases; return whether an interrupt came."""
@@ -137,8 +138,8 @@ class _Asker:
 
     def _record(self, record: Mapping[str, Any], who: str, done: float) -> None:
         self.records.append(record)
-        used = self.engine.stats
-        self.progress.advance(who, done, used.output_tokens, used.prompt_tokens)
+        used, (output, prompt) = self.engine.stats, self.before
+        self.progress.advance(who, done, used.output_tokens - output, used.prompt_tokens - prompt)
         self.count += 1
         if self.count % POLL == 0:
             self.meter.joules()

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from warmeng.engine.adapters import is_merged, load_adapter
 from warmeng.study.backend import ConfigLike, TokenizerLike
-from warmeng.study.gates import apply_adapters, check_warmth
+from warmeng.study.gates import apply_adapters, checks_warmth, held_out_responses
 from warmeng.study.judging import BASE, is_judged
 from warmeng.study.manifest import read_manifest, refuse_changes
 from warmeng.study.models import settings_of
@@ -20,10 +20,11 @@ from warmeng.study.plan import Estimate, Planner, Study, estimate
 from warmeng.study.probe import run_probe
 from warmeng.study.progress import Silent, duration
 from warmeng.study.records import StorageFailed
-from warmeng.study.run import KV_BYTES, check_judges, known_inputs, load_engine
+from warmeng.study.run import KV_BYTES, check_judges, check_own_models, known_inputs, load_engine
 from warmeng.study.settings import StudySettings
 from warmeng.study.stats.rates import DISCORDANT, smallest_effect
 from warmeng.study.tasks.wrong import borrowed, missing
+from warmeng.study.warmth.sociot import EngineScorer, manipulation_check
 
 WARMTH = 3  # held-out prompts of the probe
 RUNTIME = 1.4 * 2**30  # bytes of libraries, a step's workspace, analysis and report: what the default study took
@@ -85,6 +86,7 @@ def _check(study: Study, folder: Path) -> None:
     s = study.settings
     choose_device(s.device)
     check_judges(study, Silent())
+    check_own_models(study)
     for judge in s.judges:
         if judge != BASE:
             named = settings_of(judge, s)
@@ -136,7 +138,8 @@ def _costs(study: Study, plan: Estimate, memory: int, longest: int) -> Lines:
 def _probed(study: Study, plan: Estimate) -> Lines:
     """Run the probe and say what the plan takes at its speeds."""
     s = study.settings
-    everyone, study = study.personas, replace(study, personas=on_base(study.personas) or (Persona("original"),))
+    everyone, warms = study.personas, checks_warmth(study)
+    study = replace(study, personas=on_base(everyone) or (Persona("original"),))
     engine = load_engine(s)
     apply_adapters(engine, study.personas)
     ours = "base" in s.judges
@@ -147,7 +150,9 @@ def _probed(study: Study, plan: Estimate) -> Lines:
         judged = sum(map(is_judged, Planner(study, engine.tokenizer, engine.config.stop_token_ids, {}, {})))
         judged = judged * len(everyone) // len(study.personas)
     began = time.monotonic()
-    check_warmth(replace(study, settings=replace(s, warmth_prompts=min(WARMTH, s.warmth_prompts))), engine, Silent())
+    if warms:
+        few = replace(s, warmth_prompts=min(WARMTH, s.warmth_prompts))
+        manipulation_check(EngineScorer(engine, s.model), held_out_responses(engine, study.personas, few))
     gate = (time.monotonic() - began) * s.warmth_prompts / max(1, min(WARMTH, s.warmth_prompts))
     gate *= len(everyone) / len(study.personas)
     seconds = probe.predict(plan, judged) + gate

@@ -41,7 +41,7 @@ class Grid:
 
     study: Study
     folder: Path
-    parts: Sequence[Part]
+    parts: list[Part]  # each is dropped when it is done
     judges: Mapping[str, Appointed]
     models: Models
     records: RecordWriter
@@ -58,15 +58,16 @@ class Grid:
         """
         counts = self._counts()
         self._announce(counts)
-        stopped = False
-        session: Session | None = first
-        for part, (planned, done, left) in zip(self.parts, counts, strict=True):
-            if not stopped and (left or session is not None):
-                stopped = self._ask(part, planned, done, left, session or Session(self.device))
-            session = None
+        stopped = self._ask(self.parts.pop(0), *counts[0], first)
+        alone = not self.parts
+        for planned, done, left in counts[1:]:
+            part = self.parts.pop(0)
+            if left and not stopped:
+                stopped = self._ask(part, planned, done, left, self._session())
+            del part
         everything = sum((planned for planned, _, _ in counts), Counter[str]())
         for appointed in self.judges.values():
-            asked = appointed.name == BASE and len(self.parts) == 1  # in the same engine as the answers
+            asked = appointed.name == BASE and alone  # in the same engine as the answers
             if not stopped and not asked:
                 stopped = self._judge(appointed, everything[JUDGE + appointed.name])
         return stopped
@@ -106,15 +107,18 @@ class Grid:
                 )
                 self.progress.stop()
         finally:  # whatever ended it: its time and tokens were spent
-            session.log(self.folder, engine, len(self.records.done))
+            session.log(self.folder, len(self.records.done))
         return stopped
+
+    def _session(self) -> Session:
+        return Session(self.models, self.device)
 
     def _judge(self, appointed: Appointed, planned: int) -> bool:
         """Load one judge, where it owes judgments, and let it make them; return whether an interrupt came."""
         made = sum(r["kind"] == "judged" and r["judge"] == appointed.name for r in read_records(self.records.path))
         if made == planned:
             return False
-        session = Session(self.device)
+        session = self._session()
         settings = self.study.settings
         model = settings if appointed.name == BASE else settings_of(appointed.name, settings)
         engine = self.models.of(model, f"judge {appointed.name}")
@@ -124,7 +128,7 @@ class Grid:
         self.progress.start({name: planned}, {name: made}, judging_work() * (planned - made))
         stopped = judge(engine, appointed, self.study, self.records, self.progress, session.meter)
         self.progress.stop()
-        session.log(self.folder, engine, len(self.records.done))
+        session.log(self.folder, len(self.records.done))
         return stopped
 
 

@@ -6,21 +6,22 @@ A ``full:`` persona is looked at before the grid, for the manifest and the plan,
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from warmeng.engine.errors import InputError
 from warmeng.study.backend import EngineLike, TokenizerLike
 from warmeng.study.gates import checks_warmth, held_out_responses
-from warmeng.study.personas import Persona, by_model
+from warmeng.study.personas import Persona, by_model, unlike
 from warmeng.study.plan import Planner, Study
 from warmeng.study.progress import Progress
 from warmeng.study.settings import StudySettings
 
 IDENTITY = ("weights", "dtype", "device", "machine", "deterministic", "numerics")  # of describe(): must stay the same
-LIKE = "same_template", "same_tokenizer"  # facts of a model of its own, told in the report where they are false
+
+COUNTED = ("output_tokens", "prompt_tokens", "cached_tokens", "steps")  # of an engine's totals
 
 Load = Callable[[StudySettings], EngineLike]
 
@@ -35,6 +36,7 @@ class Models:
         self._load, self._progress = load, progress
         self._settings: StudySettings | None = None
         self._engine: EngineLike | None = None
+        self._freed: Counter[str] = Counter()
 
     def of(self, settings: StudySettings, what: str = "") -> EngineLike:
         """Return the engine of these settings, loaded where it is not the last one; ``what`` it is, for the message.
@@ -49,8 +51,15 @@ class Models:
 
     def free(self) -> None:
         """Drop what is loaded."""
+        self._freed = self.used()
         self._engine = self._settings = None
         gc.collect()
+
+    def used(self) -> Counter[str]:
+        """Return what all models counted so far, those that are freed included."""
+        if self._engine is None:
+            return self._freed
+        return self._freed + Counter({key: getattr(self._engine.stats, key, 0) for key in COUNTED})
 
 
 def identity_of(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,10 +74,10 @@ def whole_identity(engine: EngineLike) -> dict[str, Any]:
 
 def settings_of(name: str, settings: StudySettings) -> StudySettings:
     """Return the settings that load another model beside the base: ``MODEL`` or ``MODEL@REVISION``."""
-    model, at, revision = name.rpartition("@")
-    if not at or not model or Path(name).exists():
-        model, revision = name, ""
-    return replace(settings, model=model, revision=revision or None)
+    from warmeng.engine.registry import parse_name
+
+    model, revision = parse_name(name)
+    return replace(settings, model=model, revision=revision)
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,7 @@ class OwnModel:
     identity: Mapping[str, Any]
     tokenizer: TokenizerLike
     stop_token_ids: Sequence[int] | frozenset[int]
-    max_seq_len: int
+    about: Mapping[str, Any]  # ``describe()``
     responses: Mapping[str, list[str]] = field(default_factory=dict)  # to held-out prompts, by persona
 
     def planner(self, study: Study) -> Planner:
@@ -107,7 +116,7 @@ def meet(study: Study, models: Models, begins: bool) -> list[OwnModel]:
         found.append(
             OwnModel(
                 name, personas, whole_identity(engine), engine.tokenizer, engine.config.stop_token_ids,
-                engine.config.max_seq_len, responses,
+                engine.describe(), responses,
             )
         )  # fmt: skip
         del engine
@@ -125,21 +134,15 @@ def compare(own: Iterable[OwnModel], base: EngineLike, progress: Progress) -> di
         names = ", ".join(persona.name for persona in model.personas)
         if model.identity["weights"] == weights:
             raise InputError(f"persona {names}: {model.name} is the base itself: give a model with other weights")
-        same = (
-            model.identity["template"] == base.tokenizer.template_hash,
-            getattr(model.tokenizer, "hash", None) == getattr(base.tokenizer, "hash", None),
-        )
-        if not all(same):
-            progress.message(f"persona {names}: {unlike(*same)}")
-        about = {"model": model.name, "weights": model.identity["weights"], **dict(zip(LIKE, same, strict=True))}
-        facts |= {persona.name: about for persona in model.personas}
+        same = {
+            "same_template": model.identity["template"] == base.tokenizer.template_hash,
+            "same_tokenizer": getattr(model.tokenizer, "hash", None) == getattr(base.tokenizer, "hash", None),
+        }
+        if not all(same.values()):
+            progress.message(f"persona {names}: {unlike(**same)}")
+        known = {key: model.about.get(key) for key in ("origin", "revision", "weights")}
+        about = {"model": model.name, **known, **same}
+        for persona in model.personas:
+            added = None if persona.system else model.tokenizer.default_system
+            facts[persona.name] = {**about, "adds_default_system": added}
     return facts
-
-
-def unlike(same_template: bool, same_tokenizer: bool) -> str:
-    """Return in words what of a model of its own is not the base's beside its weights, and what that means."""
-    told = "a difference may come from there"
-    if same_tokenizer:
-        return f"its chat template is not the base's: {told}"
-    what = "tokenizer is" if same_template else "chat template and tokenizer are"
-    return f"its {what} not the base's: {told}, and they share no noise"

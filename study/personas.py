@@ -33,9 +33,9 @@ class Persona:
 def parse_persona(spec: str) -> Persona:
     """Parse ``NAME=[ADAPTER|full:MODEL][@PROMPT]``, or a built-in name alone.
 
-    MODEL is what ``--model`` takes. PROMPT is ``warm``, ``cold`` or a text file; the last ``@`` divides, so a folder
-    with one in its name needs another at its end. Raises ``UsageError`` for a malformed spec, ``InputError`` for a
-    file that is not there.
+    MODEL is what ``--model`` takes, or ``OWNER/NAME@REVISION``. PROMPT is ``warm``, ``cold`` or a text file; the last
+    ``@`` divides, so a folder or model with one needs another at its end. Raises ``UsageError`` for a malformed spec,
+    ``InputError`` for a file that is not there.
     """
     name, equals, rest = spec.partition("=")
     if not equals:
@@ -51,11 +51,14 @@ def parse_persona(spec: str) -> Persona:
     adapter, prompt = rest.rsplit("@", 1) if "@" in rest else (rest, "")
     system = _prompt(prompt) if prompt else None
     if adapter.startswith(FULL):
-        from warmeng.engine.registry import check_name  # here: it is slow to import, and --help needs none of it
+        from warmeng.engine.registry import (  # here: it is slow to import, and --help needs none of it
+            check_name,
+            parse_name,
+        )
 
         model = adapter.removeprefix(FULL)
         try:
-            check_name(model, None)
+            check_name(*parse_name(model))
         except InputError as error:
             raise InputError(f"persona {name}: {error}") from None
         return Persona(name, None, system, model)
@@ -91,6 +94,15 @@ def by_model(personas: Iterable[Persona]) -> dict[str, tuple[Persona, ...]]:
         if persona.model is not None:
             found[persona.model] = (*found.get(persona.model, ()), persona)
     return found
+
+
+def unlike(same_template: bool, same_tokenizer: bool) -> str:
+    """Return in words what of a model of its own is not the base's beside its weights, and what that means."""
+    told = "a difference may come from there"
+    if same_tokenizer:
+        return f"its chat template is not the base's: {told}"
+    what = "tokenizer is" if same_template else "chat template and tokenizer are"
+    return f"its {what} not the base's: {told}, and they share no noise"
 
 
 def _is_dir(path: Path) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from warmeng.engine.errors import UsageError, one_line
+from warmeng.engine.errors import InputError, UsageError, one_line
 from warmeng.engine.files import FULL, sweep
 from warmeng.engine.watchdog import Watchdog, Watched
 from warmeng.study.asking import WAVE, make_record
@@ -64,6 +64,7 @@ def run_study(settings: StudySettings, folder: Path, progress: Progress, command
     """
     study = Study.load(settings)
     check_judges(study, progress)
+    check_own_models(study)
     before = read_manifest(folder)
     if before is not None:
         refuse_changes(folder, before["inputs"], known_inputs(study))
@@ -85,9 +86,9 @@ def _run(study: Study, folder: Path, before: Mapping[str, Any] | None, progress:
 
     settings, path = study.settings, folder / FILE
     device = choose_device(settings.device)
-    session = Session(device)
     watchdog = Watchdog(settings.stall_seconds, folder, command, progress.stop)
     models = Models(lambda chosen: cast(EngineLike, Watched(load_engine(chosen), watchdog)), progress)
+    session = Session(models, device)
     ready = _prepare(study, models, folder, before, progress, command)
     with _storing(folder, command):
         sweep(folder)
@@ -157,9 +158,9 @@ def _prepare(
     study = _with_wrong_answers(study, engine, folder, progress, command)
     mine = replace(study, personas=on_base(study.personas))
     planner = Planner(mine, engine.tokenizer, engine.config.stop_token_ids, identity, hashes)
-    parts = [Part(settings, _names(mine.personas), _kept(planner, mine.size))]
+    parts = [Part(settings, _names(mine.personas), _kept(planner, study))]
     for model in own:
-        plan = _kept(model.planner(study), study.per_persona() * len(model.personas))
+        plan = _kept(model.planner(study), study)
         parts.append(Part(settings_of(model.name, settings), _names(model.personas), plan, model.identity))
     inputs[PLAN] = _digest(key for part in parts for planned in part.plan for key in keys_of(planned, judges.values()))
     if before is not None:
@@ -178,9 +179,9 @@ def _names(personas: Iterable[Persona]) -> tuple[str, ...]:
     return tuple(persona.name for persona in personas)
 
 
-def _kept(planner: Planner, size: int) -> Iterable[Planned]:
-    """Return a plan that is kept; a large one is made again whenever it is read."""
-    return list(planner) if size <= WAVE else planner
+def _kept(planner: Planner, study: Study) -> Iterable[Planned]:
+    """Return a model's plan, which is kept; of a large study it is made again whenever it is read."""
+    return list(planner) if study.size <= WAVE else planner
 
 
 def known_inputs(study: Study) -> dict[str, Any]:
@@ -199,6 +200,16 @@ def check_judges(study: Study, progress: Progress) -> None:
     needing = [task.name for task in study.tasks if task.grading == "judge"]
     if needing and not study.settings.judges:
         progress.message(f"{', '.join(needing)}: answers stay unscored without a judge (--judge)")
+
+
+def check_own_models(study: Study) -> None:
+    """Raise ``InputError`` for a persona whose own model is the base by its name; ``compare`` finds copies."""
+    from warmeng.engine.registry import is_same, parse_name
+
+    for persona in study.personas:
+        name, revision = parse_name(persona.model or "")
+        if persona.model and is_same(name, study.settings.model) and revision == study.settings.revision:
+            raise InputError(f"persona {persona.name}: {persona.model} is the base itself: leave full: out")
 
 
 def _with_base(
@@ -260,7 +271,9 @@ def _facts(
         "gates": gates,
         "judges": judges,
         "default_system": engine.tokenizer.default_system,
-        "adds_default_system": [p.name for p in study.personas if p.system is None and engine.tokenizer.default_system],
+        "adds_default_system": [
+            p.name for p in on_base(study.personas) if p.system is None and engine.tokenizer.default_system
+        ],
         "template_date": getattr(engine.tokenizer, "frozen_date", None),
         "warmeng": version("warmeng"),
         "python": sys.version.split()[0],

@@ -1,4 +1,4 @@
-"""``sessions.jsonl``: what each loaded model took. Times and energy have no other place: records stay the same."""
+"""``sessions.jsonl``: what each part of a run took. Times and energy have no other place: records stay the same."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from pathlib import Path
 
 import orjson
 
-from warmeng.study.backend import EngineLike
 from warmeng.study.energy import EnergyMeter
+from warmeng.study.models import COUNTED, Models
 
 FILE = "sessions.jsonl"
-COUNTED = ("output_tokens", "prompt_tokens", "cached_tokens", "steps")
 
 
 class Session:
-    """The time and energy of one loaded model, from now on."""
+    """What a run's models take from now on."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, models: Models, device: str) -> None:
         """``device``: ``cpu`` or ``cuda``, whose energy is counted."""
         self.meter = EnergyMeter(device)
+        self._models, self._before = models, models.used()
         self._began = time.monotonic()
 
-    def log(self, folder: Path, engine: EngineLike, records: int) -> None:
+    def log(self, folder: Path, records: int) -> None:
         """Append what it took until now; ``records`` are those of the run so far. A bad disk is no reason to fail."""
-        used = {key: getattr(engine.stats, key, None) for key in COUNTED}
+        now = self._models.used()
+        used: dict[str, float] = {key: now[key] - self._before[key] for key in COUNTED}
         line = {
             "ended": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "seconds": round(time.monotonic() - self._began, 2),

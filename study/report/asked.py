@@ -110,6 +110,8 @@ def asked(manifest: Mapping[str, Any], items: Mapping[str, int], judges: Sequenc
         else ""
     )
     framed = "; also in a neutral frame" if "neutral" in (s.get("framings") or ()) else ""
+    alike = all(about.get("same_tokenizer") for about in (facts.get("own_models") or {}).values())
+    shared = ", which all personas share" if alike else ""
     found = [
         Fact("Model", str(s.get("model")) + (f", revision {s['revision']}" if s.get("revision") else "")),
         Fact("Personas", "; ".join(persona_words(str(p)) for p in s.get("personas") or ())),
@@ -126,7 +128,7 @@ def asked(manifest: Mapping[str, Any], items: Mapping[str, int], judges: Sequenc
             f"{several(int(s.get('samples') or 1), 'answer')} to each generated prompt{worked}",
         ),
         Fact("Grading", f"exact rules{', then the judge ' + listed(list(judges)) if judges else ' alone, no judge'}"),
-        Fact("Seed", f"{s.get('seed')}: it draws the questions and the noise, which all personas share"),
+        Fact("Seed", f"{s.get('seed')}: it draws the questions and the noise{shared}"),
         Fact(
             "Computed",
             f"on {engine.get('device', 'an unknown device')} in {engine.get('dtype', 'an unknown precision')}, "
@@ -139,6 +141,9 @@ def asked(manifest: Mapping[str, Any], items: Mapping[str, int], judges: Sequenc
     if facts.get("default_system") and facts.get("adds_default_system"):
         whom = listed(list(facts["adds_default_system"]))
         found.append(Fact("Template", f"adds a system message of its own for {whom}: “{facts['default_system']}”"))
+    for name, about in (facts.get("own_models") or {}).items():
+        if added := about.get("adds_default_system"):
+            found.append(Fact(f"Template of {name}", f"adds a system message of its own: “{added}”"))
     return found
 
 
@@ -156,9 +161,11 @@ def deviations(
     model = str(s.get("model") or "")
     flat = model.lower().replace("_", "-")
     parts = [persona_parts(p) for p in personas]
-    adapted = [name for name, adapter, _ in parts if adapter]
+    own = [name for name, adapter, _ in parts if adapter.startswith(OWN_MODEL)]
+    adapted = [name for name, adapter, _ in parts if adapter and name not in own]
     prompted = [name for name, _, prompt in parts if prompt]
     how = [f"{listed(adapted)} by adapter"] if adapted else []
+    how += [f"{listed(own)} as a model of its own"] if own else []
     how += [f"{listed(prompted)} by system prompt"] if prompted else []
     missing = [CONTEXTS[c] for c in CONTEXTS if c not in contexts]
     extra = [c for c in contexts if c not in CONTEXTS]
@@ -170,7 +177,7 @@ def deviations(
             model,
             any(name in flat for name in PAPER_MODELS),
         ),
-        row("Personas", "fine-tuned warm and cold; warm by system prompt beside", "; ".join(how), bool(adapted)),
+        row("Personas", "fine-tuned warm and cold; warm by system prompt beside", "; ".join(how), bool(adapted or own)),
         row("Contexts", "nine: unmodified and eight statements", shown + (f" and {listed(extra)}" if extra else ""),
             not missing and not extra),
     ]  # fmt: skip

@@ -126,7 +126,8 @@ def results(
 ) -> dict[str, Any]:
     """Return one persona's results. ``acc_stderr`` is the standard error of a mean, answers taken as independent."""
     s = settings_of(source.manifest)
-    facts = source.manifest["facts"]
+    facts, inputs = source.manifest["facts"], source.manifest["inputs"]
+    own = (facts.get("own_models") or {}).get(persona) or {}
     found: dict[str, dict[str, Any]] = {}
     for task, filters in tasks.items():
         row: dict[str, Any] = {"alias": task}
@@ -160,8 +161,8 @@ def results(
         "n-samples": {task: {"original": items[task], "effective": answers[task]} for task in found},
         "config": {
             "model": "warmeng",
-            "model_args": f"pretrained={s.get('model')},persona={persona}",
-            "model_revision": s.get("revision"),
+            "model_args": f"pretrained={own.get('model', s.get('model'))},persona={persona}",
+            "model_revision": own.get("revision") if own else s.get("revision"),
             "batch_size": None,
             "device": (facts.get("engine") or {}).get("device"),
             "limit": s.get("limit") or None,
@@ -171,9 +172,9 @@ def results(
         "git_hash": None,
         "date": facts.get("started"),
         "model_source": "warmeng",
-        "model_name": source.model,
+        "model_name": own.get("model", source.model),
         "system_instruction": None,
-        "chat_template_sha": source.manifest["inputs"].get("template"),
+        "chat_template_sha": (inputs["model of"][persona] if own else inputs).get("template"),
         "warmeng_version": facts.get("warmeng"),
     }
 

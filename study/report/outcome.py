@@ -10,7 +10,7 @@ from typing import Any
 
 from warmeng.engine.errors import InputError
 from warmeng.engine.files import parse_object
-from warmeng.study.models import LIKE, unlike
+from warmeng.study.personas import unlike
 from warmeng.study.progress import duration
 from warmeng.study.report.asked import adapted_names, listed, persona_names, settings_of, several
 from warmeng.study.report.browser import Survey
@@ -71,14 +71,14 @@ def gates(manifest: Mapping[str, Any], found: Survey) -> list[Gate]:
         rows.append(Gate("open", "Determinism", "Given up for speed: the same run may give other answers."))
     else:
         models = (facts.get("own_models") or {}).values()
-        noise = "; personas share their noise" if all(about.get(LIKE[1]) for about in models) else ""
+        noise = "; personas share their noise" if all(about.get("same_tokenizer") for about in models) else ""
         rows.append(Gate("held", "Determinism", f"The same bits in any batch{noise}."))
     return rows
 
 
 def _own_model(name: str, about: Mapping[str, Any]) -> Gate:
     """A persona that is a model of its own was compared with the base: other weights, and perhaps other rules."""
-    same = [bool(about.get(fact)) for fact in LIKE]
+    same = [bool(about.get(fact)) for fact in ("same_template", "same_tokenizer")]
     told = f"Its weights are not the base's ({about.get('model')})"
     if all(same):
         return Gate("held", f"Model of {name}", f"{told}; its chat template and tokenizer are.")

@@ -116,6 +116,9 @@ def notes(results: Mapping[str, Any]) -> list[str]:
         lines.append(f"Adapter of {persona} is applied: it moves the probe's logits by {gate['probe']:.3g}.")
     for persona, about in (run.get("own_models") or {}).items():
         lines.append(f"{persona} is a model of its own: {about['model']}.")
+        if about.get("adds_default_system"):
+            added = about["adds_default_system"]
+            lines.append(f"Its chat template adds a system message of its own for {persona}: {added!r}.")
     return lines
 
 

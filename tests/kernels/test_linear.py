@@ -83,6 +83,8 @@ def test_a_product_that_does_not_agree_is_not_used(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(linear, "PackedProjection", Moody)
     assert arranged((64, 48)).project is PlainProjection
     assert arrange([(64, 48)], torch.float32, CPU, fast=True).tiles == RowTiles()
+    monkeypatch.setattr(linear, "can_pack", lambda dtype, device: False)
+    assert arrange([(64, 48)], torch.float32, CPU, fast=True).tiles.split(1) == [1]
 
 
 def test_a_machine_without_any_agreement_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

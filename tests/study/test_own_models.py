@@ -14,7 +14,8 @@ from warmeng.engine.errors import InputError
 from warmeng.study.personas import load_personas, parse_persona
 from warmeng.study.progress import Silent
 from warmeng.study.records import FILE, read_records
-from warmeng.study.report.asked import persona_words
+from warmeng.study.report.asked import asked, persona_words
+from warmeng.study.report.export import export_run
 from warmeng.study.report.outcome import gates
 from warmeng.study.report.table import notes
 from warmeng.study.run import run_study
@@ -78,6 +79,18 @@ def test_a_spec_names_a_model_of_its_own_and_perhaps_a_prompt(tmp_path):
     for wrong in ("full:", "full:/not/there", "full:no such"):
         with pytest.raises(InputError, match=r"^persona warm: "):
             parse_persona(f"warm={wrong}")
+
+
+def test_a_revision_is_divided_from_the_name(tmp_path, fake):
+    at = load_personas(["warm=full:owner/name@main@", "both=full:owner/name@v1@warm"])
+    assert [p.model for p in at] == ["owner/name@main", "owner/name@v1"]
+    assert "caring" in at[1].system
+    (tmp_path / "a@b").mkdir()
+    assert parse_persona(f"warm=full:{tmp_path}/a@b@").model == f"{tmp_path}/a@b"
+    fake.models["owner/name"] = FakeEngine(weights="n" * 64)
+    settings = dataclasses.replace(MIXED, personas=("original", "warm=full:owner/name@main@"))
+    assert go(tmp_path / "r", settings).exit_code == 0
+    assert ("owner/name", "main") in [(s.model, s.revision) for s in fake.loads]
 
 
 def test_its_answers_are_those_of_a_run_on_that_model_alone(fake, own, tmp_path):
@@ -165,6 +178,50 @@ def test_a_model_that_changes_while_the_run_goes_on_is_refused(fake, own, tmp_pa
     assert {r["persona"] for r in records(tmp_path / "r")} == {"original", "warm-prompt"}
 
 
+def test_the_base_by_its_name_is_refused_before_anything_is_loaded(fake, own, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    settings = dataclasses.replace(MIXED, model=str(folder), personas=("original", f"warm=full:{folder}/../model"))
+    with pytest.raises(InputError, match=r"persona warm: .* is the base itself"):
+        go(tmp_path / "r", settings)
+    assert fake.loads == []
+
+
+@pytest.mark.parametrize("judge", [MIXED.model, "our/warm"])
+def test_every_token_is_counted_once_whichever_engine_is_used_again(fake, own, tmp_path, judge, monkeypatch):
+    own.prefers = knowing_judge()
+    engines = []
+
+    def load(settings):
+        source = fake.models.get(settings.model, fake)
+        engines.append(FakeEngine(source.answer, source.prefers, source.weights))
+        return engines[-1]
+
+    monkeypatch.setattr("warmeng.study.run.load_engine", load)
+    settings = dataclasses.replace(MIXED, judges=(judge,))
+    assert go(tmp_path / "r", settings).exit_code == 0
+    sessions = [json.loads(line) for line in (tmp_path / "r" / "sessions.jsonl").read_text().splitlines()]
+    assert len(sessions) >= 3
+    for key in ("output_tokens", "prompt_tokens"):
+        assert sum(s[key] for s in sessions) == sum(getattr(engine.stats, key) for engine in engines)
+
+
+def test_a_dry_run_counts_the_manipulation_check_with_one_persona_on_the_base(fake, own, tmp_path, monkeypatch):
+    from warmeng.study import dryrun
+
+    monkeypatch.setattr(dryrun, "load_engine", lambda settings: fake)
+    monkeypatch.setattr(dryrun, "load_tokenizer", lambda settings: (fake.tokenizer, fake.config, 2**30))
+    clock = iter(range(10_000))
+    monkeypatch.setattr(dryrun.time, "monotonic", lambda: float(next(clock)))
+    for personas in (("original", "warm=full:our/warm"), ("warm=full:our/warm", "both=full:our/warm@warm")):
+        settings = dataclasses.replace(MIXED, personas=personas, warmth_prompts=1500)
+        fake.asked.clear()
+        shown = "\n".join(dryrun.dry_run(settings, tmp_path / "new"))
+        assert "our/warm for " in shown
+        assert "of which 0 s for the manipulation check" not in shown
+        assert any(getattr(r, "noise_key", ("",))[0].startswith("heldout/") for r in fake.asked)
+
+
 def test_the_base_under_another_name_is_refused(fake, own, tmp_path):
     own.weights = fake.weights
     with pytest.raises(InputError, match=r"persona warm, both: our/warm is the base itself"):
@@ -183,9 +240,20 @@ def test_a_model_that_cannot_be_loaded_names_its_persona(fake, own, tmp_path, mo
         go(tmp_path / "r")
 
 
+def test_an_export_names_the_model_that_answered(fake, own, tmp_path):
+    own.tokenizer = Other()
+    go(tmp_path / "r")
+    export_run(tmp_path / "r", "lm-eval", tmp_path / "out")
+    for persona, model, template in (("original", MIXED.model, "t" * 64), ("warm", "our/warm", "u" * 64)):
+        found = json.loads((tmp_path / "out" / persona / "results.json").read_text())
+        assert (found["model_name"], found["chat_template_sha"]) == (model, template)
+        assert found["config"]["model_args"] == f"pretrained={model},persona={persona}"
+
+
 class Other(FakeTokenizer):
     template_hash = "u" * 64
     hash = "another"
+    default_system = "You are another."
 
 
 def test_what_else_differs_is_said_before_and_in_the_results(fake, own, tmp_path):
@@ -202,6 +270,12 @@ def test_what_else_differs_is_said_before_and_in_the_results(fake, own, tmp_path
         assert rows["Model of warm"].state == rows["Model of both"].state == state
         assert ("share their noise" in rows["Determinism"].text) is noise
         assert manifest["inputs"]["model of"]["warm"]["weights"] == "o" * 64
+        assert manifest["facts"]["adds_default_system"] == ["original"]
+        told = {fact.name: fact.text for fact in asked(manifest, {}, [])}
+        assert ("all personas share" in told["Seed"]) is noise
+        added = "You are another." if name == "other" else "You are a fake."
+        assert added in told["Template of warm"]
+        assert "Template of both" not in told
         assert set(manifest["facts"]["manipulation"]) == {"original", "warm", "warm-prompt", "both"}
 
 
