@@ -214,18 +214,27 @@ def test_a_run_in_the_background_of_a_shell_without_a_terminal(tmp_path):
 
 
 def test_interrupts_while_everything_is_imported_and_loaded(tiny_model, tmp_path, count):
-    """A process that is no copy of a warm one: interrupted while libraries are imported, and weights read."""
-    rng = random.Random(5)
-    command = ["run", "--model", str(tiny_model("llama")), "--tasks", "facts", "--limit", "2", "--out", str(tmp_path)]
-    for _ in range(count(2, 40)):
+    """A process that is no copy of a warm one: interrupted while libraries are imported, and weights read.
+
+    One that was done before the signal came ends as it would have, or by the signal on its way out.
+    """
+    rng, late, moments = random.Random(5), 0, count(2, 40)
+    command = ["run", "--model", str(tiny_model("llama")), "--tasks", "facts", "--limit", "2", "--warmth-prompts", "0"]
+    for k in range(moments):
+        folder, number = tmp_path / str(k), rng.choice(SIGNALS)
         process = subprocess.Popen(
-            [sys.executable, "-c", CODE, *command, "--warmth-prompts", "0"],
+            [sys.executable, "-c", CODE, *command, "--out", str(folder)],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         listening(process)
         time.sleep(rng.uniform(0.0, 2.0))
-        process.send_signal(rng.choice(SIGNALS))
+        process.send_signal(number)
         _, said = process.communicate(timeout=30)
-        assert process.returncode == 130, said
         assert "Traceback" not in said
+        if (folder / "report.html").exists():
+            assert process.returncode in (0, -number), said
+            late += 1
+            continue
+        assert process.returncode == 130, said
         assert "continue" in said
+    assert late < moments
