@@ -2,7 +2,8 @@
 
 The first one ends a command by ``KeyboardInterrupt``, except where work is ``interruptible``: there it is noted, and
 the work keeps what is finished and ends itself. The second one ends either at once; a process that is still there
-``GRACE`` seconds later, because something hangs outside Python, is left.
+``GRACE`` seconds later, because something hangs outside Python, is left. An import is let finish first: libraries that
+were interrupted while they registered themselves were seen to crash the process.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 EXIT_CODE = 130
+LOOK_AGAIN = 0.02  # seconds until an interrupt that met an import is tried again
 GRACE = 2.0  # seconds in which a process that was interrupted twice closes its files
 NOTE = b"\ninterrupted: what is finished is kept; once more stops at once\n"
 
@@ -57,10 +59,14 @@ def end_on_interrupts(farewell: bytes) -> list[int]:
     seen: list[int] = []
 
     def handler(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
-        raise KeyboardInterrupt
+        if number in SIGNALS:
+            seen.append(number)
+        if _imports(frame):
+            signal.setitimer(signal.ITIMER_REAL, LOOK_AGAIN)
+        else:
+            raise KeyboardInterrupt
 
-    for number in SIGNALS:
+    for number in (*SIGNALS, signal.SIGALRM):
         signal.signal(number, handler)
     # The interpreter's own handler writes each signal's number into a pipe as it comes, whatever the main thread does.
     told, tell = os.pipe()
@@ -72,8 +78,17 @@ def end_on_interrupts(farewell: bytes) -> list[int]:
 
 def ignore_interrupts() -> None:
     """Raise nothing any more, for a process that is ending; a second interrupt still leaves it."""
-    for number in SIGNALS:
+    for number in (*SIGNALS, signal.SIGALRM):
         signal.signal(number, lambda number, frame: None)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a frame runs on behalf of an import."""
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _leave_after_two(told: int, farewell: bytes) -> None:

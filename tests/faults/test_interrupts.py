@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -211,6 +212,29 @@ def test_a_run_in_the_background_of_a_shell_without_a_terminal(tmp_path):
     assert f"continue: warmeng run --limit 6 --warmth-prompts 0 --out {folder}" in done.stderr
     assert "what is finished is kept" in done.stderr
     assert subprocess.run(["sh", "-c", command], check=False, **told).returncode == 0
+
+
+def test_an_import_is_let_finish_before_an_interrupt_ends_the_process(tmp_path):
+    """Libraries that register themselves with others, halfway, were seen to crash the process on its way out."""
+    (tmp_path / "slow.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGTERM)\n"
+        "end = time.monotonic() + 0.3\nwhile time.monotonic() < end: pass\nprint('whole', flush=True)\n"
+    )
+    code = f"""
+        import sys, time
+        sys.path.insert(0, {str(tmp_path)!r})
+        from warmeng.engine.interrupts import end_on_interrupts
+        seen = end_on_interrupts(b"")
+        try:
+            import slow
+            time.sleep(20)
+        except KeyboardInterrupt:
+            print("interrupted", len(seen), "slow" in sys.modules)
+    """
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines() == ["whole", "interrupted 1 True"], done.stderr
+    assert time.monotonic() - began < 15
 
 
 def test_interrupts_while_everything_is_imported_and_loaded(tiny_model, tmp_path, count):
