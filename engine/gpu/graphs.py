@@ -85,8 +85,17 @@ class DecodeGraphs:
             forward(views)
         torch.cuda.current_stream().wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-            hidden = forward(views)
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+                hidden = forward(views)
+        except RuntimeError as error:
+            # PyTorch 2.11's allocator is broken after this, so it must not be taken for lack of memory and tried again
+            # with smaller steps: the sentence says nothing that the engine knows that by.
+            raise RuntimeError(
+                f"a decoding step of {views['token_ids'].numel()} rows could not be captured as a CUDA graph "
+                f"({type(error).__name__}), and the allocator can't be trusted after that: start again, with smaller "
+                "kv_bytes or max_num_seqs if memory was short"
+            ) from error
         return Captured(graph, buffer, views, hidden)
 
 

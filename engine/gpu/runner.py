@@ -232,6 +232,7 @@ class GpuRunner:
                 here = row.clamp(0, count - 1)
                 read = logits[here, views["target_tokens"]] - log_normaliser(logits, self.vocab_size)[here]
                 values = torch.where(row == here, read, values)
+            del logits  # else two sets of them are alive while the next ones are made
         if tokens:
             self._previous = torch.cat(tokens)
         parts = [*tokens, *(part.view(torch.int32) for part in logprobs), values.view(torch.int32)]

@@ -120,12 +120,13 @@ def rotate_and_write(
     q = torch.empty(rows, heads.queries, heads.size, dtype=dtype, device=product.y.device)
     low, b, span_table, low_stride, rank = product.arguments()
     q_norm, k_norm = norms or (product.y, product.y)
+    # Steps with adapters and without must round alike, so the compiler may not choose what to fuse.
     _rotate_and_write[(-(-rows // ROW_TILE), heads.total)](
         product.y, low, b, span_table, product.y if bias is None else bias, q_norm, k_norm, *rotation, positions, slots,
         q, k_cache, v_cache, rows, eps, low_stride, rank,
         QUERIES=heads.queries, KEYS=heads.keys, SIZE=heads.size, HALF=max(16, triton.next_power_of_2(heads.size // 2)),
         CACHE_BLOCK=k_cache.shape[2], HAS_CHANGE=product.low is not None, HAS_BIAS=bias is not None,
-        HAS_NORM=norms is not None, ROW_TILE=ROW_TILE, RANK_TILE=RANK_TILE, num_warps=4,
+        HAS_NORM=norms is not None, ROW_TILE=ROW_TILE, RANK_TILE=RANK_TILE, num_warps=4, enable_fp_fusion=False,
     )  # fmt: skip
     return q
 

@@ -118,6 +118,7 @@ def describe(kernel: triton.compiler.CompiledKernel, arch: int) -> dict[str, Any
         "stack": int(numbers["STACK"]),
         "local_accesses": sum(count(r"(?:STL|LDL)[.\w]*").values()),
         "shared": kernel.metadata.shared,
+        "fused": len(re.findall(r"\bfma\.rn[.\w]*f32", kernel.asm["ptx"])),  # multiply-adds of one rounding
         "matrix": count("|".join(rf"{name}[.\w]*" for name in _MATRIX[arch])),
         "copies": count(r"(?:LDGSTS|UTMALDG)[.\w]*"),  # from global memory to shared memory without registers between
     }

@@ -24,7 +24,8 @@ def exact(x: Tensor, w: Tensor, off: float = 0.0) -> Product:
 
 
 def test_tiles_that_differ_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    def moody(x: Tensor, w: Tensor, tiles: tuple[Tile, ...]) -> Product:
+    def moody(x: Tensor, w: Tensor, tiles: tuple[Tile, ...], out_dtype: torch.dtype) -> Product:
+        assert out_dtype == torch.float32  # of bf16, differences are mostly rounded away
         return exact(x, w, 1e-3 if tiles[0] == TILES[2] and len(x) == 200 else 0.0)
 
     monkeypatch.setattr(agree, "project", moody)
@@ -32,7 +33,7 @@ def test_tiles_that_differ_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_first_tile_that_differs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agree, "project", lambda x, w, tiles: exact(x, w, 1e-3 if len(x) == 17 else 0.0))
+    monkeypatch.setattr(agree, "project", lambda x, w, tiles, out_dtype: exact(x, w, 1e-3 if len(x) == 17 else 0.0))
     with pytest.raises(RuntimeError, match="--fast"):
         agree.agreeing_tiles([(96, 64)], torch.float32, HERE)
 
@@ -51,20 +52,25 @@ def test_tiles_that_do_not_fit_are_left_out(monkeypatch: pytest.MonkeyPatch) -> 
         agree.fitting_tiles(torch.float32, HERE)
 
 
-@pytest.mark.parametrize("rule", ["agrees", "other prefill", "nothing"])
+@pytest.mark.parametrize("rule", ["agrees", "other prefill", "nothing", "rarely"])
 def test_prefill_takes_the_tiles_that_agree_with_decoding(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def attention(
         q: Tensor, k: Tensor, v: Tensor, plan: PagedPlan, lengths: Tensor, scale: float, tiles: Tiling
     ) -> Tensor:
         whole = len(plan.segments) == 1
-        off = whole and (rule == "nothing" or (rule == "other prefill" and tiles.prefill != tiles.decode))
+        seen.add(float(q.sum()))
+        off = whole and (
+            rule == "nothing"
+            or (tiles.prefill != tiles.decode and (rule == "other prefill" or (rule == "rarely" and len(seen) == 3)))
+        )
         return q.flatten(1) + (1e-3 if off else 0.0)
 
+    seen: set[float] = set()  # sequences, each of numbers of its own
     monkeypatch.setattr(agree, "attention", attention)
     tiles = tiling(64, False, 90)
 
     def tried() -> Tiling:
-        return agree.agreeing_tiling(tiles, 4, 2, 64, 16, torch.float32, HERE)
+        return agree.agreeing_tiling(tiles, 4, 2, 64, 16, torch.float32, HERE, trials=3)
 
     if rule == "nothing":
         with pytest.raises(RuntimeError, match="--fast"):

@@ -98,6 +98,12 @@ def test_operands_are_copied_ahead_and_16_bytes_at_a_time(kernels: Kernels) -> N
     check(kernels, {"_paged_attention"}, lambda k: not sum(k["copies"].values()) - wide(k) < wide(k))
 
 
+def test_kernels_that_must_agree_with_each_other_round_alike(kernels: Kernels) -> None:
+    """Where the compiler may fuse a product and a sum it does so in one loop or variant and not in the other."""
+    check(kernels, {"_paged_attention", "_rms_norm", "_rotate_and_write"}, lambda k: k["fused"])
+    assert any(k["fused"] for k in kernels if k["kernel"] == "_choose")  # it does where it may
+
+
 def test_any_number_of_rows_takes_the_same_kernels(kernels: Kernels) -> None:
     """None is compiled anew because a step has one row or sixteen: that would stop a run for seconds, anywhere."""
     assert not [k for k in kernels if k["again"]]

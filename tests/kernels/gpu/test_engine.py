@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +22,9 @@ from warmeng.engine.request import (
 )
 
 pytest.importorskip("triton")
+pytestmark = pytest.mark.skipif(
+    os.environ["TRITON_INTERPRET"] != "1", reason="kernels are compiled in this process, and these are interpreted"
+)
 
 SETTINGS = EngineSettings(kv_bytes=2 * 2**20, max_num_seqs=12, max_batched_tokens=64)
 TEXT = "You are asked something by somebody who is sad today. What is the answer to the question? "
