@@ -114,6 +114,33 @@ def save(bench: str, where: Environment, text: str, folder: Path) -> Path:
     return path
 
 
+class Partial:
+    """What a bench has so far, as the one line of a file of its own: for what ends before ``save`` is reached.
+
+    The file has the process's number in its name and another ending than saved lines, so nothing reads it by accident.
+    """
+
+    def __init__(self, bench: str, device: torch.device, folder: Path | None) -> None:
+        """``folder``: where lines are saved; with None nothing is kept."""
+        self._bench = bench
+        self._where = environment(device) if folder is not None else None
+        self._path = folder / f"{bench}-{os.getpid()}.partial" if folder is not None else None
+
+    def keep(self, fields: Mapping[str, Any]) -> None:
+        """Put these fields in the place of those before."""
+        if self._path is None or self._where is None:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        beside = self._path.with_suffix(".new")
+        beside.write_text(line(self._bench, self._where, fields) + "\n", encoding="utf-8")
+        beside.replace(self._path)
+
+    def remove(self) -> None:
+        """Take the file away: all of it is saved now."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+
 def read(folder: Path, bench: str) -> list[dict[str, Any]]:
     """Return the saved lines of a bench, of all devices, oldest first within each."""
     found: list[dict[str, Any]] = []

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from warmeng.bench.lengths import Lengths
+from warmeng.bench.reason import OUT_OF_MEMORY, reason
+from warmeng.bench.record import Options, WorkloadResult
 from warmeng.engine.shapes import SHAPES
 
-BATCHES = (32, 64, 128, 256, 512)
+BATCHES = (256, 128, 512, 64, 32)  # the likeliest best first: time may not suffice for all
+_LIKELY = BATCHES[0]  # no ratio without it: one to a batch that is far from the best would flatter
+_PATIENCE = 180.0  # seconds for continuous batching
+_FLASH = ("flash_attn", "flash_attn_interface")  # the modules of its packages
+# Without them continuous batching multiplies all queries of a step with all cached tokens: time grows with the square.
+_REQUESTS = {True: 512, False: 128}
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,7 @@ class RandomHf:
         try:
             return self._continuous(prompts, lengths, settings, patience)
         except Exception as problem:  # a young part of other software: its reason is the result
-            return f"{type(problem).__name__}: {(str(problem).strip().splitlines() or [''])[0][:200]}"
+            return reason(problem)
 
     def _continuous(
         self, prompts: Sequence[Sequence[int]], lengths: Sequence[Lengths], settings: Any, patience: float
@@ -131,3 +139,68 @@ class RandomHf:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def compare(
+    options: Options,
+    device: torch.device,
+    texts: Sequence[tuple[int, ...]],
+    lengths: Sequence[Lengths],
+    result: WorkloadResult,
+    *,
+    say: Callable[[str], None],
+    left: Callable[[], float],
+    keep: Callable[[WorkloadResult], None],
+) -> None:
+    """Run ``transformers`` on the same lengths and add what it reaches to ``result``, which ``keep`` gets each time."""
+    if left() <= 0:
+        result.left_out.append("transformers: no time left")
+        return
+    say("making the same model for transformers")
+    hf = RandomHf(options.shape, device)
+    hf.static(texts[:4], [Lengths(x.prompt, 4) for x in lengths[:4]], 4, 1)
+    for batch in BATCHES:
+        if why := _why_not(batch, len(lengths), result, left):
+            result.left_out.append(f"transformers, batch {batch}: {why}")
+            continue
+        try:
+            found = hf.static(texts, lengths, batch, options.hf_rounds)
+        except Exception as problem:
+            result.hf_by_batch[batch] = reason(problem)
+        else:
+            result.hf_by_batch[batch] = OUT_OF_MEMORY if found is None else found.rate
+        say(f"transformers generate, batch {batch}: {_said(result.hf_by_batch[batch])}")
+        result.hf_by_batch = dict(sorted(result.hf_by_batch.items()))
+        keep(result)
+    rates = {b: r for b, r in result.hf_by_batch.items() if isinstance(r, float)}
+    result.hf_batch = max(rates, key=lambda b: rates[b]) if rates else None
+    if left() > 0:
+        flash = any(find_spec(module) is not None for module in _FLASH)
+        result.hf_continuous_name = "continuous batching" + ("" if flash else ": paged SDPA, no flash-attn")
+        count = min(len(lengths), _REQUESTS[flash])
+        say(f"transformers, {result.hf_continuous_name}, {count} requests")
+        reached = hf.continuous(texts[:count], lengths[:count], min(_PATIENCE, left()))
+        result.hf_continuous = reached.rate if isinstance(reached, HfRate) else reached
+        say(f"transformers, {result.hf_continuous_name}: {_said(result.hf_continuous)}")
+    else:
+        result.left_out.append("transformers, continuous batching: no time left")
+    best = [*rates.values(), *([result.hf_continuous] if isinstance(result.hf_continuous, float) else [])]
+    ours = [run.rate for run in result.runs if run.mix == "personas"]
+    if _LIKELY not in rates and result.hf_by_batch.get(_LIKELY) != OUT_OF_MEMORY:
+        result.left_out.append(f"ratio: transformers was not measured at batch {_LIKELY}, its likeliest best")
+    elif ours and best:
+        result.ratio = max(ours) / max(best)
+    keep(result)
+
+
+def _why_not(batch: int, requests: int, result: WorkloadResult, left: Callable[[], float]) -> str:
+    """Say why a batch is not tried, or return an empty text."""
+    if batch > requests:
+        return f"only {requests} requests"
+    if any(tried < batch and found == OUT_OF_MEMORY for tried, found in result.hf_by_batch.items()):
+        return "fewer were out of memory already"
+    return "" if left() > 0 else "no time left"
+
+
+def _said(found: float | str) -> str:
+    return f"{found:,.1f} tokens/s" if isinstance(found, float) else found

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
 
 from warmeng.bench.cases import attention, pointwise, products, sampling
 from warmeng.bench.cases.case import Case, Sizes, Tensors
+from warmeng.bench.reason import reason
 from warmeng.bench.roofline import Roofline
 from warmeng.bench.timing import copies, measure
 
@@ -100,7 +101,8 @@ def run(case: Case, sizes: Sizes, roofline: Roofline, budget: float = 0.25) -> F
 
     def beside(name: str, error: float | None, ours: bool) -> Beside:
         calls = [(work.variants if ours else work.others)[name] for work in sets]
-        return Beside(measure(calls, sizes.device, budget / 2 if ours else budget).seconds, error)
+        captured = ours or name not in case.uncaptured
+        return Beside(measure(calls, sizes.device, budget / 2 if ours else budget, captured=captured).seconds, error)
 
     for name, variant in result.variants.items():
         if variant.failed is None:
@@ -115,19 +117,17 @@ def _attempt(call: Callable[[], Beside]) -> Beside:
     try:
         return call()
     except Exception as problem:
-        return Beside(failed=_reason(problem))
-
-
-def _reason(problem: Exception) -> str:
-    lines = str(problem).strip().splitlines()
-    return f"{type(problem).__name__}: {lines[0][:200] if lines else ''}"
+        return Beside(failed=reason(problem))
 
 
 def _error(case: Case, name: str, ours: bool) -> float | None:
-    """Return the error of what stands beside a kernel, on inputs of its own; None where it can't be compared."""
+    """Return the error of what stands beside a kernel, on inputs of its own; None where it can't be compared.
+
+    Only ours are poisoned: others are known to write their results, and would be compiled for it once more.
+    """
     fresh = case.make(0)
     wanted = fresh.twin()
-    with poisoned():
+    with poisoned() if ours else nullcontext():
         found = (fresh.variants if ours else fresh.others)[name]()
     return None if found is None else fresh.error(found, wanted[: len(found)])
 
@@ -140,10 +140,12 @@ def run_all(
     budget: float = 0.25,
     say: Callable[[str], None] = lambda line: None,
     left: Callable[[], float] = lambda: math.inf,
+    keep: Callable[[list[Found]], None] = lambda found: None,
 ) -> tuple[list[Found], list[str]]:
     """Measure all cases, or only check them where there is no roofline; returns them and the names of those left out.
 
-    ``left`` gives the seconds that are left: cases that would begin later are left out.
+    ``left`` gives the seconds that are left: cases that would begin later are left out. ``keep`` is called with what
+    there is after each case.
     """
     found: list[Found] = []
     cases = all_cases(sizes, only)
@@ -154,13 +156,18 @@ def run_all(
             result = run(case, sizes, roofline, budget) if roofline else check(case)
         except Exception as problem:  # the others are worth measuring all the same
             result = Found(case.kernel, case.shape, case.bytes + case.after_bytes, case.operations, case.tolerance)
-            result.failed = _reason(problem)
+            result.failed = reason(problem)
         found.append(result)
+        keep(found)
         speed = f", {result.seconds * 1e6:,.1f} us, {result.share:.0%}" if result.seconds and result.share else ""
         verdict = "" if result.correct else f"  WRONG {result.failed or ''}"
         say(f"{at + 1} of {len(cases)}: {case.kernel}, {case.shape}: error {result.error:.1e}{speed}{verdict}")
         if sizes.device.type == "cuda":
-            torch.cuda.empty_cache()
+            try:
+                torch.cuda.empty_cache()
+            except Exception as problem:  # the device or its allocator is broken, and no later number would count
+                why = f"after {case.kernel}, {case.shape}, memory can't be given back: {reason(problem)}"
+                return found, [f"{c.kernel}, {c.shape}: {why}" for c in cases[at + 1 :]] or [why]
     return found, []
 
 

@@ -62,9 +62,8 @@ def draw_rates(record: dict[str, Any], path: Path) -> None:
     if static:
         axes.plot(*zip(*static, strict=True), marker="s", label="transformers generate")
     if isinstance(record.get("hf_continuous"), float):
-        axes.axhline(
-            record["hf_continuous"], color="tab:brown", linestyle=":", label="transformers, continuous batching"
-        )
+        name = record.get("hf_continuous_name") or "continuous batching"
+        axes.axhline(record["hf_continuous"], color="tab:brown", linestyle=":", label=f"transformers, {name}")
     axes.set_xscale("log", base=2)
     ticks = sorted({*(r["batch"] for r in record["curve"]), *(batch for batch, _ in static)})
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])

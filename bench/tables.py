@@ -10,8 +10,8 @@ if TYPE_CHECKING:  # kernels need triton, which isn't everywhere
     from warmeng.bench.finetune import TrainComparison
     from warmeng.bench.grade import GradeResult
     from warmeng.bench.kernels import Found
+    from warmeng.bench.record import WorkloadResult
     from warmeng.bench.roofline import Roofline
-    from warmeng.bench.workload import WorkloadResult
 
 
 def roofline_lines(found: Roofline) -> list[str]:
@@ -68,12 +68,12 @@ def workload_lines(found: WorkloadResult) -> list[str]:
     for run in [*found.runs, *found.curve]:
         mix = f"{found.personas} personas" if run.mix == "personas" else "base alone"
         rows.append([f"warmeng, {run.mode}", f"{mix}, {run.requests} requests", f"{run.rate:,.1f}", f"{run.share:.0%}"])
-    for batch, rate in found.hf_by_batch.items():
+    for batch, rate in sorted(found.hf_by_batch.items()):
         said = f"{rate:,.1f}" if isinstance(rate, float) else rate
         rows.append(["transformers generate", f"batch {batch}", said, ""])
     reached = found.hf_continuous
     if isinstance(reached, float):
-        rows.append(["transformers", "continuous batching", f"{reached:,.1f}", ""])
+        rows.append(["transformers", found.hf_continuous_name or "continuous batching", f"{reached:,.1f}", ""])
     lines = _columns(rows)
     lines.append(
         f"{found.shape}, random weights: {found.weight_bytes / 1e9:.1f} GB a step, "
@@ -84,7 +84,10 @@ def workload_lines(found: WorkloadResult) -> list[str]:
     if found.ratio is not None:
         lines.append(f"{found.personas} personas over the best of transformers: {found.ratio:.2f}")
     if isinstance(reached, str):
-        lines.append(f"not run: transformers, continuous batching: {reached}")
+        lines.append(f"not run: transformers, {found.hf_continuous_name or 'continuous batching'}: {reached}")
+    for run in [*found.runs, *found.curve]:
+        if run.retreats:
+            lines.append(f"{run.mode}, {run.mix}, {run.requests} requests: {run.retreats} steps found no memory")
     return lines + left_out_lines(found.left_out)
 
 

@@ -29,21 +29,26 @@ def copies(bytes_of_call: float) -> int:
     return max(1, min(48, math.ceil(CACHE_BYTES / max(bytes_of_call, 1.0))))
 
 
-def measure(calls: Sequence[Callable[[], object]], device: torch.device, budget: float = 0.25) -> Timing:
+def measure(
+    calls: Sequence[Callable[[], object]], device: torch.device, budget: float = 0.25, *, captured: bool = True
+) -> Timing:
     """Time one call: ``calls`` do the same on different inputs, one after the other, for about ``budget`` seconds.
 
     On a card all of them are captured into one CUDA graph, so that launches don't count; where that can't be done
-    (something in the call asks the host) they are launched by the host.
+    (something in the call asks the host) they are launched by the host. With ``captured=False`` that is not even
+    tried: after a capture that failed, PyTorch 2.11's allocator fails too, at its next ``empty_cache``.
     """
     if device.type != "cuda":
         return _clock(calls, budget)
     for call in calls:
         call()
     torch.cuda.synchronize(device)
-    try:
-        graph = _capture(calls)
-    except RuntimeError:
-        graph = None
+    graph = None
+    if captured:
+        try:
+            graph = _capture(calls)
+        except RuntimeError:
+            graph = None
     torch.cuda.synchronize(device)
     if graph is None:
         return _events(lambda: [call() for call in calls], len(calls), budget, "events")

@@ -145,9 +145,10 @@ def _workload(
 ) -> None:  # fmt: skip
     import torch
 
-    from warmeng.bench.environment import pick_device
+    from warmeng.bench.environment import Partial, pick_device
+    from warmeng.bench.record import Options
     from warmeng.bench.tables import workload_lines
-    from warmeng.bench.workload import Options, measure_workload
+    from warmeng.bench.workload import measure_workload
     from warmeng.engine.errors import UsageError
     from warmeng.engine.settings import EngineSettings
 
@@ -163,8 +164,14 @@ def _workload(
     options = Options(
         shape, where.type, personas, rank, requests, repeats, modes, sizes, baseline, settings=settings
     )  # fmt: skip
-    found = measure_workload(options, say=_say, left=_until(seconds))
+    partial = Partial("generate", where, save)
+    found = measure_workload(
+        options, say=_say, left=_until(seconds), keep=lambda result: partial.keep(vars(result))
+    )  # fmt: skip
     _finish("generate", where, workload_lines(found), vars(found), save)
+    partial.remove()
+    if found.failed:
+        raise click.ClickException(f"the engine failed, {', '.join(found.failed)}: the lines above say why")
 
 
 def _until(seconds: float) -> Callable[[], float]:
@@ -231,6 +238,7 @@ def kernels(
             "here, and 'warmeng bench roofline' and 'warmeng bench generate' measure a CPU"
         )
     from warmeng.bench.cases.case import workload
+    from warmeng.bench.environment import Partial
     from warmeng.bench.kernels import run_all
     from warmeng.bench.roofline import measure_roofline
     from warmeng.bench.tables import kernel_lines, left_out_lines
@@ -238,9 +246,15 @@ def kernels(
     where = torch.device("cuda")
     ceilings = measure_roofline(where, say=_say)
     sizes = workload(shape, where)
-    found, left_out = run_all(sizes, ceilings, only=only, budget=budget, say=_say, left=_until(seconds))
-    fields = {"shape": shape, "roofline": ceilings, "results": found, "left_out": left_out}
+    partial = Partial("kernels", where, save)
+    about = {"shape": shape, "roofline": ceilings}
+    found, left_out = run_all(
+        sizes, ceilings, only=only, budget=budget, say=_say, left=_until(seconds),
+        keep=lambda some: partial.keep({**about, "results": some}),
+    )  # fmt: skip
+    fields = {**about, "results": found, "left_out": left_out}
     _finish("kernels", where, [*kernel_lines(found), *left_out_lines(left_out)], fields, save)
+    partial.remove()
     _fail_where_wrong(found)
 
 

@@ -47,7 +47,8 @@ class Case:
     make: Callable[[int], Work]  # a set of inputs from a seed
     tolerance: float  # of ``error``
     after_bytes: float = 0.0  # of a second kernel, which can't begin before the first ends
-    in_place: bool = False  # callschange their inputs, so what is compared needs inputs of its own
+    in_place: bool = False  # calls change their inputs, so what is compared needs inputs of its own
+    uncaptured: frozenset[str] = frozenset()  # of ``others``: what can't be captured, and is launched by the host
 
 
 @dataclass(frozen=True)

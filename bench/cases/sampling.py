@@ -13,6 +13,7 @@ from warmeng.kernels.gpu.sampling import SamplingRows, choose, log_normaliser
 from warmeng.kernels.sampling import Noise, gumbel_argmax, keep_top
 
 _CHECKED = 16  # rows whose tokens are compared: the twin draws its noise on the CPU
+_OTHER = "softmax, sort, multinomial"
 
 
 def cases(sizes: Sizes) -> list[Case]:
@@ -65,10 +66,11 @@ def _choice(sizes: Sizes, name: str, temperature: float, top_k: int, top_p: floa
                 token = torch.multinomial(_filtered(logits / temperature, top_k, top_p).softmax(-1), 1)
             logits.log_softmax(-1).gather(1, token)
 
-        others: dict[str, Callable[[], Tensors | None]] = {"softmax, sort, multinomial": other}
+        others: dict[str, Callable[[], Tensors | None]] = {_OTHER: other}
         return Work(lambda: choose(logits, rows, vocab), twin, others, error=_share_different)
 
-    return Case(f"choose: {name}", f"{count} x {vocab}", 4 * count * vocab, 0, make, 1 / _CHECKED)
+    asks = frozenset({_OTHER} if temperature else ())  # ``multinomial`` reads on the host whether its input is sound
+    return Case(f"choose: {name}", f"{count} x {vocab}", 4 * count * vocab, 0, make, 1 / _CHECKED, uncaptured=asks)
 
 
 def _filtered(scaled: Tensor, top_k: int, top_p: float) -> Tensor:

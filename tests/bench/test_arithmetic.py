@@ -122,7 +122,7 @@ def test_a_line_says_where_it_was_measured(tmp_path):
     record = json.loads(text)
     assert "\n" not in text
     assert {"bench", "device", "backend", "driver", "versions", "commit", "by_side"} <= set(record)
-    assert set(record["versions"]) == {"torch", "triton", "transformers", "warmeng"}
+    assert set(record["versions"]) == {"torch", "triton", "transformers", "peft", "trl", "warmeng"}
     path = environment.save("roofline", where, text, tmp_path)
     environment.save("roofline", where, text, tmp_path)
     assert path.name == "roofline-cpu.jsonl"

@@ -16,12 +16,15 @@ def kill_at_random(launcher, command, whole, root, wanted, longest, tally, seed,
     folder, acks, kills = root / "r", root / "acks", 0
     mine, seen = 0, set()
     while kills < wanted or mine:
+        done = False
         if kills < wanted and rng.random() < 0.7:
             process = launcher.start([*command, folder], Plan(str(folder), acks=str(acks)), **more)
             time.sleep(rng.random() * longest)
             process.kill()
-            code = process.wait().code
-            kills, mine = kills + (code == -9), mine + (code == -9)
+            ended = process.wait()
+            assert ended.code in (0, -9), ended.err
+            done = ended.code == 0  # it was faster
+            kills, mine = kills + (not done), mine + (not done)
             now = keys(folder)
             gone = (acknowledged(acks) | seen) - now
             tally.unacknowledged += len(gone)
@@ -30,6 +33,8 @@ def kill_at_random(launcher, command, whole, root, wanted, longest, tally, seed,
         elif mine:
             ended = launcher.run([*command, folder])
             assert ended.code == 0, ended.err
+            done = True
+        if done:
             tally.count(folder, whole, mine)
             fresh(folder)
             acks.unlink(missing_ok=True)
