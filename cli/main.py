@@ -86,9 +86,10 @@ def main() -> None:
     terminal.
     """
     again = ", continue with: " + shlex.join(["warmeng", *sys.argv[1:]]) if sys.argv[1:2] in CONTINUE else ""
-    interrupts = end_on_interrupts(f"warmeng: interrupted twice{again}\n".encode("utf-8", "replace"))
+    interrupts: list[int] = []
     try:
         try:
+            interrupts = end_on_interrupts(f"warmeng: interrupted twice{again}\n".encode("utf-8", "replace"))
             code = warmeng.main(standalone_mode=False)
         except Exception as error:  # an import that an interrupt ends may say anything
             if interrupts and not hasattr(error, "exit_code"):
