@@ -256,7 +256,7 @@ def test_interrupts_while_everything_is_imported_and_loaded(tiny_model, tmp_path
         _, said = process.communicate(timeout=30)
         assert "Traceback" not in said
         if (folder / "report.html").exists():
-            assert process.returncode in (0, -number), said
+            assert process.returncode in (0, 130, -number), said
             late += 1
             continue
         assert process.returncode == 130, said
