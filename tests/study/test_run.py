@@ -17,7 +17,7 @@ from warmeng.study.report.table import markdown
 from warmeng.study.run import run_study
 from warmeng.study.settings import StudySettings
 
-SMALL = StudySettings(personas=("original", "warm-prompt", "cold-prompt"), limit=3)
+SMALL = StudySettings(personas=("original", "warm-prompt", "cold-prompt"), limit=3, warmth_prompts=2)
 
 
 class Heard(Silent):
