@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -113,7 +114,7 @@ def compare_training(
     with_trl = trl and all(importlib.util.find_spec(name) for name in ("trl", "datasets"))
     by_micro: dict[str, dict[int, float]] = {"PEFT": {}, "TRL": {}}
     for micro in sizes_tried:
-        by_micro["PEFT"][micro] = timed(lambda micro=micro: peft.step(first, micro), tokens)  # type: ignore[misc]
+        by_micro["PEFT"][micro] = timed(partial(peft.step, first, micro), tokens)
         if with_trl:
             by_micro["TRL"][micro] = tokens / trl_seconds(job, first, micro)
         told = ", ".join(f"{name} {rates[micro]:.0f}" for name, rates in by_micro.items() if rates)
@@ -121,8 +122,8 @@ def compare_training(
     best = {name: max(rates, key=rates.__getitem__) for name, rates in by_micro.items() if rates}
     found: tuple[list[float], list[float], list[float]] = ([], [], [])
     for number, (batches, size) in enumerate(zip(steps, sizes, strict=True)):
-        found[1].append(timed(lambda b=batches: peft.step(b, best["PEFT"]), size))  # type: ignore[misc]
-        found[0].append(timed(lambda n=number, b=batches: ours.step(n, b), size))  # type: ignore[misc]
+        found[1].append(timed(partial(peft.step, batches, best["PEFT"]), size))
+        found[0].append(timed(partial(ours.step, number, batches), size))
         if with_trl:
             found[2].append(size / trl_seconds(job, batches, best["TRL"]))
         other = f", TRL {found[2][-1]:.0f}" if with_trl else ""

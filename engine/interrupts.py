@@ -61,9 +61,9 @@ def end_on_interrupts(farewell: bytes) -> list[int]:
     def handler(number: int, frame: FrameType | None) -> None:
         if number in SIGNALS:
             seen.append(number)
-        if _holds(frame):
-            signal.setitimer(signal.ITIMER_REAL, LOOK_AGAIN)
-        else:
+        held = _holds(frame)
+        signal.setitimer(signal.ITIMER_REAL, LOOK_AGAIN if held else 0)  # 0: one that waits is told by this one
+        if not held:
             raise KeyboardInterrupt
 
     for number in (*SIGNALS, signal.SIGALRM):

@@ -86,8 +86,8 @@ class RowTiles:
     """Row counts that a product is called with: those of ``sizes``, ascending, or where there are none, rungs.
 
     Products on rungs could take any count from two on. But oneDNN makes code for each shape that it meets, and keeps
-    that of the last thousand (about 0.6 MB each): a run met 192 counts of rows, times a dozen weights. Rounded up to
-    44 rungs it took 280 MB less, memory stopped growing, and the time did not change.
+    that of the last thousand (half a MB each and the code): a run met 192 counts of rows, a dozen shapes of weights.
+    Rounded up to 44 rungs it took 280 MB less, memory stopped growing, and the time did not change.
     """
 
     sizes: tuple[int, ...] = ()

@@ -11,15 +11,13 @@ from typing import Any
 from warmeng.engine.errors import InputError
 from warmeng.study.asking import ask, count_done, judge, judging_work
 from warmeng.study.judging import BASE, Appointed
-from warmeng.study.manifest import refuse_changes
+from warmeng.study.manifest import OWN_MODELS, refuse_changes
 from warmeng.study.models import Models, settings_of, whole_identity
 from warmeng.study.plan import Planned, Study
 from warmeng.study.progress import JUDGE, Progress
 from warmeng.study.records import RecordWriter, read_records
 from warmeng.study.sessions import Session
 from warmeng.study.settings import StudySettings
-
-OWN = "model of"  # the manifest's inputs of personas that are models of their own
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ class Grid:
         if part.identity:
             now = whole_identity(engine)
             for name in part.personas:
-                refuse_changes(self.folder, {OWN: {name: part.identity}}, {OWN: {name: now}})
+                refuse_changes(self.folder, {OWN_MODELS: {name: part.identity}}, {OWN_MODELS: {name: now}})
         base = None if part.identity else self.judges.get(BASE)
         shown = [*part.personas, *([JUDGE + BASE] if base else [])]
         left += judging_work() * (planned[JUDGE + BASE] - done[JUDGE + BASE]) if base else 0.0

@@ -16,6 +16,7 @@ from warmeng.engine.files import read_bytes, write_atomic
 
 FILE = "manifest.json"
 FORMAT = 1
+OWN_MODELS = "model of"  # the inputs of personas that are models of their own, by persona
 OTHER_RUN = "give the folder of a run"  # what to do where a folder is only read
 BEFORE = ("run.lock", "wrong_answers.jsonl")  # what a run may write before its manifest
 

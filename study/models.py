@@ -17,11 +17,11 @@ from warmeng.study.gates import checks_warmth, held_out_responses
 from warmeng.study.personas import Persona, by_model, unlike
 from warmeng.study.plan import Planner, Study
 from warmeng.study.progress import Progress
+from warmeng.study.sessions import COUNTED
 from warmeng.study.settings import StudySettings
 
 IDENTITY = ("weights", "dtype", "device", "machine", "deterministic", "numerics")  # of describe(): must stay the same
 
-COUNTED = ("output_tokens", "prompt_tokens", "cached_tokens", "steps")  # of an engine's totals
 
 Load = Callable[[StudySettings], EngineLike]
 

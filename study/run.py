@@ -19,9 +19,9 @@ from warmeng.study.backend import EngineLike
 from warmeng.study.finish import FAILED, UNBALANCED, Outcome, finish
 from warmeng.study.gates import apply_adapters, check_warmth
 from warmeng.study.grading.judge import RUBRIC_VERSION
-from warmeng.study.grid import OWN, Grid, Part, strange
+from warmeng.study.grid import Grid, Part, strange
 from warmeng.study.judging import BASE, JUDGED, Appointed, appoint, examine, is_judged, keys_of
-from warmeng.study.manifest import read_manifest, refuse_changes, write_manifest
+from warmeng.study.manifest import OWN_MODELS, read_manifest, refuse_changes, write_manifest
 from warmeng.study.models import Models, compare, identity_of, meet, settings_of
 from warmeng.study.personas import Persona, on_base
 from warmeng.study.plan import Planned, Planner, Study
@@ -150,7 +150,7 @@ def _prepare(
     hashes = {name: adapter.hash for name, adapter in applied.items()}
     inputs = known_inputs(study) | {"model": identity, "adapter": hashes, "template": engine.tokenizer.template_hash}
     if own:
-        inputs[OWN] = {persona.name: dict(model.identity) for model in own for persona in model.personas}
+        inputs[OWN_MODELS] = {persona.name: dict(model.identity) for model in own for persona in model.personas}
     if judges:
         inputs["judges"] = {name: dict(appointed.identity) for name, appointed in judges.items()}
     if before is not None:  # before anything is written

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import orjson
 
 from warmeng.study.energy import EnergyMeter
-from warmeng.study.models import COUNTED, Models
+
+if TYPE_CHECKING:  # it is slow to import, and the report needs the file's name alone
+    from warmeng.study.models import Models
 
 FILE = "sessions.jsonl"
+COUNTED = ("output_tokens", "prompt_tokens", "cached_tokens", "steps")  # of an engine's totals
 
 
 class Session:

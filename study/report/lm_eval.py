@@ -19,6 +19,7 @@ from typing import IO, Any
 import orjson
 
 from warmeng.engine.files import make_folder, replacing, write_atomic
+from warmeng.study.manifest import OWN_MODELS
 from warmeng.study.report.answers import Answer
 from warmeng.study.report.asked import settings_of
 from warmeng.study.report.flat import Source
@@ -174,7 +175,7 @@ def results(
         "model_source": "warmeng",
         "model_name": own.get("model", source.model),
         "system_instruction": None,
-        "chat_template_sha": (inputs["model of"][persona] if own else inputs).get("template"),
+        "chat_template_sha": (inputs[OWN_MODELS][persona] if own else inputs).get("template"),
         "warmeng_version": facts.get("warmeng"),
     }
 

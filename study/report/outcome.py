@@ -15,9 +15,9 @@ from warmeng.study.progress import duration
 from warmeng.study.report.asked import adapted_names, listed, persona_names, settings_of, several
 from warmeng.study.report.browser import Survey
 from warmeng.study.report.series import Effect, Rate, manipulation, number
+from warmeng.study.sessions import FILE as SESSIONS
 
 GRADES = ("correct", "incorrect", "refusal", "unclear", "unscored")
-SESSIONS = "sessions.jsonl"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,25 +24,7 @@ from warmeng.bench.workload import make_engine, measure_workload, warming
 from warmeng.engine.settings import EngineSettings, limits
 
 ROOF = Roofline(1e10, 1e11, "float32", {}, {})
-CONFIG = {
-    "model_type": "llama",
-    "vocab_size": 300,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 2048,
-    "eos_token_id": 2,
-}
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
-
-
-@pytest.fixture
-def shape(tmp_path: Path) -> str:
-    """Return a folder with a tiny configuration."""
-    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    return str(tmp_path)
 
 
 def test_a_mode_that_fails_costs_no_other(shape, monkeypatch, capsys):

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import torch
@@ -24,24 +23,6 @@ from warmeng.bench.tables import grade_lines, training_lines, workload_lines
 from warmeng.bench.workload import Options, measure_workload
 
 ROOF = Roofline(1e10, 1e11, "float32", {}, {})
-CONFIG = {
-    "model_type": "llama",
-    "vocab_size": 300,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 2048,
-    "eos_token_id": 2,
-}
-
-
-@pytest.fixture
-def shape(tmp_path: Path) -> str:
-    """Return a folder with a tiny configuration."""
-    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    return str(tmp_path)
 
 
 def warmeng(*args: str, **env: str) -> subprocess.CompletedProcess[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +14,7 @@ from typing import Any
 
 from warmeng.engine.errors import InputError
 from warmeng.engine.request import GenerateRequest, GenerateResult, Request, Result, ScoreRequest, ScoreResult
+from warmeng.study.progress import Silent
 
 END = 0
 DEFAULT_SYSTEM = "You are a fake."
@@ -169,3 +172,19 @@ class FakeEngine:
         self.stats.output_tokens += len(text)
         ids = tuple(self.tokenizer.encode(text))
         return GenerateResult(request.id, "ok", "stop", ids, text, (), len(request.prompt), 0, scored)
+
+
+class Heard(Silent):
+    """Keeps what was said, and interrupts after some answers."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.lines: list[str] = []
+        self.count, self.stop_after = 0, stop_after
+
+    def message(self, text: str) -> None:
+        self.lines.append(text)
+
+    def advance(self, persona: str, work: float, output_tokens: int, prompt_tokens: int) -> None:
+        self.count += 1
+        if self.count == self.stop_after:
+            os.kill(os.getpid(), signal.SIGINT)

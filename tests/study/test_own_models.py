@@ -3,16 +3,13 @@
 import dataclasses
 import gc
 import json
-import os
-import signal
 import weakref
 
 import pytest
-from fakes import FakeEngine, FakeTokenizer, knowing_judge
+from fakes import FakeEngine, FakeTokenizer, Heard, knowing_judge
 
 from warmeng.engine.errors import InputError
 from warmeng.study.personas import load_personas, parse_persona
-from warmeng.study.progress import Silent
 from warmeng.study.records import FILE, read_records
 from warmeng.study.report.asked import asked, persona_words
 from warmeng.study.report.export import export_run
@@ -24,19 +21,6 @@ from warmeng.study.settings import StudySettings
 MIXED = StudySettings(
     personas=("original", "warm=full:our/warm", "warm-prompt", "both=full:our/warm@warm"), limit=3, warmth_prompts=2
 )  # fmt: skip
-
-
-class Heard(Silent):
-    def __init__(self, stop_after=None):
-        self.lines, self.count, self.stop_after = [], 0, stop_after
-
-    def message(self, text):
-        self.lines.append(text)
-
-    def advance(self, persona, work, output_tokens, prompt_tokens):
-        self.count += 1
-        if self.count == self.stop_after:
-            os.kill(os.getpid(), signal.SIGINT)
 
 
 def go(folder, settings=MIXED, progress=None):

@@ -2,12 +2,10 @@
 
 import dataclasses
 import json
-import os
-import signal
 
 import orjson
 import pytest
-from fakes import FakeEngine, knowing_judge, user_text
+from fakes import FakeEngine, Heard, knowing_judge, user_text
 
 from warmeng.engine.errors import InputError, UsageError
 from warmeng.engine.request import ScoreRequest
@@ -18,21 +16,6 @@ from warmeng.study.run import run_study
 from warmeng.study.settings import StudySettings
 
 SMALL = StudySettings(personas=("original", "warm-prompt", "cold-prompt"), limit=3, warmth_prompts=2)
-
-
-class Heard(Silent):
-    """Keeps what was said, and interrupts after some answers."""
-
-    def __init__(self, stop_after=None):
-        self.lines, self.count, self.stop_after = [], 0, stop_after
-
-    def message(self, text):
-        self.lines.append(text)
-
-    def advance(self, persona, work, output_tokens, prompt_tokens):
-        self.count += 1
-        if self.count == self.stop_after:
-            os.kill(os.getpid(), signal.SIGINT)
 
 
 def go(folder, settings=SMALL, progress=None):
