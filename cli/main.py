@@ -11,7 +11,7 @@ import sys
 import click
 
 from warmeng.engine.errors import InputError, UsageError, one_line, without_secrets
-from warmeng.engine.interrupts import EXIT_CODE, end_on_interrupts, ignore_interrupts
+from warmeng.engine.interrupts import EXIT_CODE, end_on_interrupts, heeded, ignore_interrupts
 from warmeng.engine.request import RequestError
 
 LONGEST = 4000  # characters of an error's line
@@ -86,15 +86,11 @@ def main() -> None:
     terminal.
     """
     again = ", continue with: " + shlex.join(["warmeng", *sys.argv[1:]]) if sys.argv[1:2] in CONTINUE else ""
-    interrupts: list[int] = []
     try:
         try:
-            interrupts = end_on_interrupts(f"warmeng: interrupted twice{again}\n".encode("utf-8", "replace"))
-            code = warmeng.main(standalone_mode=False)
-        except Exception as error:  # an import that an interrupt ends may say anything
-            if interrupts and not hasattr(error, "exit_code"):
-                raise KeyboardInterrupt from error
-            raise
+            end_on_interrupts(f"warmeng: interrupted twice{again}\n".encode("utf-8", "replace"))
+            with heeded():
+                code = warmeng.main(standalone_mode=False)
         finally:
             ignore_interrupts()
     except (KeyboardInterrupt, click.Abort) as error:

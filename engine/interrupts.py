@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,30 @@ NOTE = b"\ninterrupted: what is finished is kept; once more stops at once\n"
 
 
 @contextmanager
+def heeded() -> Iterator[None]:
+    """End a block that an interrupt made fail by ``KeyboardInterrupt``, whatever other software turned it into.
+
+    Errors with an ``exit_code`` pass: what a disk says while the work is ended must be told.
+    """
+    seen: list[int] = []
+    former = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        before = former[signal.Signals(number)]
+        assert callable(before)
+        before(number, frame)
+
+    try:
+        with _handled(handler, [number for number in SIGNALS if callable(former[number])]):
+            yield
+    except Exception as error:
+        if seen and not hasattr(error, "exit_code"):
+            raise KeyboardInterrupt from error
+        raise
+
+
+@contextmanager
 def interruptible() -> Iterator[list[int]]:
     """Yield a list that the first SIGINT or SIGTERM fills: what is finished is kept. A second one stops at once."""
     seen: list[int] = []
@@ -39,28 +63,30 @@ def interruptible() -> Iterator[list[int]]:
         with contextlib.suppress(OSError):
             os.write(2, NOTE)  # not through the display: its own write may be what was interrupted
 
+    with _handled(handler, SIGNALS):
+        yield seen
+
+
+@contextmanager
+def _handled(handler: Callable[[int, FrameType | None], None], numbers: Iterable[signal.Signals]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # nobody can interrupt us there
-        yield seen
+        yield
         return
-    former = [signal.signal(number, handler) for number in SIGNALS]
+    former = {number: signal.signal(number, handler) for number in numbers}
     try:
-        yield seen
+        yield
     finally:
-        for number, old in zip(SIGNALS, former, strict=True):
+        for number, old in former.items():
             signal.signal(number, old)
 
 
-def end_on_interrupts(farewell: bytes) -> list[int]:
+def end_on_interrupts(farewell: bytes) -> None:
     """Handle both signals for the rest of the process; the main thread calls this once.
 
-    Returns the list of those that became a ``KeyboardInterrupt``, which other software may have turned into an error
-    of its own. ``farewell`` goes to stderr where the process has to be left, which ends it with ``EXIT_CODE``.
+    ``farewell`` goes to stderr where the process has to be left, which ends it with ``EXIT_CODE``.
     """
-    seen: list[int] = []
 
     def handler(number: int, frame: FrameType | None) -> None:
-        if number in SIGNALS:
-            seen.append(number)
         held = _holds(frame)
         signal.setitimer(signal.ITIMER_REAL, LOOK_AGAIN if held else 0)  # 0: one that waits is told by this one
         if not held:
@@ -73,7 +99,6 @@ def end_on_interrupts(farewell: bytes) -> list[int]:
     os.set_blocking(tell, False)
     signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
     threading.Thread(target=_leave_after_two, args=(told, farewell), name="interrupts", daemon=True).start()
-    return seen
 
 
 def ignore_interrupts() -> None:

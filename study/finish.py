@@ -11,6 +11,7 @@ from typing import Any
 
 from warmeng.engine.errors import one_line
 from warmeng.engine.files import storage_failure, sweep
+from warmeng.engine.interrupts import heeded
 from warmeng.study.grading.combine import combine, first_trusted
 from warmeng.study.plan import Study
 from warmeng.study.progress import Progress
@@ -111,7 +112,8 @@ def conclude(folder: Path, progress: Progress) -> bool:
     for module, function, what, command in STEPS:
         progress.message(f"{folder}: writing the {what}")
         try:
-            getattr(importlib.import_module(module), function)(folder)
+            with heeded():
+                getattr(importlib.import_module(module), function)(folder)
         except Exception as error:
             then = f"warmeng {command} {folder}"
             if isinstance(error, OSError) and (line := storage_failure(error, then)):
