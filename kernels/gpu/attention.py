@@ -55,7 +55,9 @@ def tiling(head_size: int, fast: bool, capability: int, chunk: int = 2048) -> Ti
         both = AttentionTile(64, 32, 8, 2)
         return Tiling(AttentionTile(16, 32, 4, 2) if fast else both, both, chunk)
     block_n = 64 if capability >= 90 or head_size <= 64 else 32
-    decode = AttentionTile(16 if fast else 64, block_n, 4, 3)
+    # Ampere's assembler spills one of these at three stages: it wants seven blocks at once, not the registers.
+    shallow = fast and capability < 90 and head_size <= 64
+    decode = AttentionTile(16 if fast else 64, block_n, 4, 2 if shallow else 3)
     return Tiling(decode, AttentionTile(128, block_n, 8, 3), chunk)
 
 
