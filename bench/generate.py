@@ -6,13 +6,11 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from typing import Any
 
 import torch
 
 from warmeng.bench.ceiling import ceilings, floor_seconds
-from warmeng.bench.environment import processor
 from warmeng.bench.prompts import chat_prompts
 from warmeng.engine.engine import Engine, EngineSettings
 from warmeng.engine.request import GenerateRequest, SamplingParams
@@ -53,8 +51,7 @@ class Comparison:
     floor_seconds: float  # of the matrix products at their measured ceilings
     roofline_share: float  # floor over the engine's median time
     ceilings: list[dict[str, Any]]
-    versions: dict[str, str]
-    machine: str
+    instructions: str  # the widest that PyTorch takes here
 
 
 class HfBaseline:
@@ -166,6 +163,5 @@ def compare(
         floor_seconds=floor,
         roofline_share=floor / statistics.median(engine_times),
         ceilings=[asdict(product) for product in products],
-        versions={name: version(name) for name in ("torch", "transformers", "warmeng")},
-        machine=f"{processor()}, {torch.backends.cpu.get_cpu_capability()}",
+        instructions=torch.backends.cpu.get_cpu_capability(),
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # kernels need triton, which isn't everywhere
     from warmeng.bench.finetune import TrainComparison
+    from warmeng.bench.generate import Comparison
     from warmeng.bench.grade import GradeResult
     from warmeng.bench.kernels import Found
     from warmeng.bench.record import WorkloadResult
@@ -105,6 +106,29 @@ def grade_lines(found: GradeResult) -> list[str]:
 def left_out_lines(names: Sequence[str]) -> list[str]:
     """Return what was not measured, and why."""
     return [f"left out: {name}" for name in names]
+
+
+def comparison_lines(found: Comparison) -> list[str]:
+    """Return the engine's rates on a model beside those of ``transformers``, and its share of the products' time."""
+    lines = [
+        f"{found.model}: {found.prompts} prompts, {found.output_tokens} output tokens",
+        _rates("warmeng, fast" if found.fast else "warmeng", found.engine_rates),
+    ]
+    if found.hf_rates:
+        lines.append(_rates("transformers", found.hf_rates) + f", generate at batch {found.hf_batch}")
+    if found.ratio is not None:
+        lines.append(
+            f"median ratio of {len(found.hf_rates)} pairs: {found.ratio:.2f}; identical tokens on "
+            f"{found.identical} of {found.prompts} prompts"
+        )
+    lines.append(
+        f"matrix products alone, at the fastest orientation measured now: {found.floor_seconds:.1f} s; "
+        f"share of the roofline: {found.roofline_share:.0%}"
+    )
+    for product in found.ceilings:
+        shape = f"{product['rows']} x {product['in_features']} x {product['out_features']}"
+        lines.append(f"  {product['name']:8s} {shape}: {product['gflops']:.0f} GFLOP/s ({product['orientation']})")
+    return lines
 
 
 def training_lines(found: TrainComparison) -> list[str]:

@@ -96,7 +96,7 @@ def bench() -> None:
 @_save_option()
 @click.pass_context
 def generate(
-    context: click.Context, /, model: str,baseline: str, pairs: int, max_new_tokens: int, hf_batch: int | None,
+    context: click.Context, /, model: str, baseline: str, pairs: int, max_new_tokens: int, hf_batch: int | None,
     threads: int | None, fast: bool, shape: str | None, random_weights: bool, **workload: Any,
 ) -> None:  # fmt: skip
     """Output tokens a second beside transformers' generate at its best batch.
@@ -121,21 +121,20 @@ def generate(
     if shape is not None:
         _workload(shape, baseline == "hf", fast, threads, **workload)
         return
-    for name in ("device", "save", "both", "personas", "rank", "requests", "repeats", "curve", "max_num_seqs",
+    for name in ("device", "both", "personas", "rank", "requests", "repeats", "curve", "max_num_seqs",
                  "max_batched_tokens", "seconds"):  # fmt: skip
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE and workload[name] != "cpu":
             raise UsageError(f"--{name.replace('_', '-')} goes with --shape and --random-weights: leave it out")
-    import orjson
+    import torch
 
     from warmeng.bench.generate import compare
-    from warmeng.bench.show import comparison_table
+    from warmeng.bench.tables import comparison_lines
 
     result = compare(
         model, baseline=baseline == "hf", max_new=max_new_tokens, pairs=pairs, hf_batch=hf_batch, fast=fast,
         threads=threads, say=_say,
     )  # fmt: skip
-    comparison_table(result)
-    click.echo(orjson.dumps(result, option=orjson.OPT_NON_STR_KEYS).decode())
+    _finish("generate-model", torch.device("cpu"), comparison_lines(result), vars(result), workload["save"])
 
 
 def _workload(

@@ -106,6 +106,7 @@ def test_pictures_of_saved_lines_only(tmp_path):
 
 def test_the_bench_of_a_trained_model_keeps_its_form(tiny_model, monkeypatch):
     from warmeng.bench import ceiling, generate
+    from warmeng.bench.tables import comparison_lines
 
     monkeypatch.setattr(ceiling, "_SECONDS", 0.001)
     monkeypatch.setattr(generate, "chat_prompts", lambda: ["one", "another one"])
@@ -114,8 +115,12 @@ def test_the_bench_of_a_trained_model_keeps_its_form(tiny_model, monkeypatch):
     assert list(vars(found)) == [
         "model", "prompts", "prompt_tokens", "output_tokens", "max_new_tokens", "threads", "fast", "engine_rates",
         "hf_rates", "hf_batch", "hf_by_batch", "identical", "ratio", "floor_seconds", "roofline_share", "ceilings",
-        "versions", "machine",
+        "instructions",
     ]  # fmt: skip
+    lines = comparison_lines(found)
+    assert lines[0].endswith("2 prompts, 10 output tokens")
+    assert lines[2].startswith("transformers")
+    assert "identical tokens on 2 of 2" in lines[3]
 
 
 def test_kernels_without_a_card_are_refused_in_one_line():
