@@ -57,6 +57,7 @@ setup(
         "parquet": ["pyarrow>=15"],
         "dev": [
             "pytest>=8.0",
+            "pytest-xdist>=3.6",
             "hypothesis>=6.100",
             "ruff>=0.9",
             "mypy>=1.14",
