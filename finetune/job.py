@@ -17,11 +17,11 @@ from warmeng.engine.errors import UsageError, show
 from warmeng.engine.registry import ModelSource, resolve_model
 from warmeng.engine.tensors import content_hash
 from warmeng.engine.tokenizer import Tokenizer
+from warmeng.engine.words import duration
 from warmeng.finetune.conversations import Dataset, load_dataset
 from warmeng.finetune.frozen import FrozenWeight
 from warmeng.finetune.model import bytes_per_token
 from warmeng.finetune.plan import Plan, epoch_name
-from warmeng.finetune.progress import duration
 from warmeng.finetune.settings import TrainSettings
 from warmeng.finetune.state import device_of
 

@@ -6,6 +6,8 @@ import sys
 import time
 from typing import Any, Protocol
 
+from warmeng.engine.words import duration
+
 INTERVAL = 10.0  # seconds between plain lines
 Record = dict[str, Any]
 
@@ -133,13 +135,3 @@ class _Meter:
     def line(self, record: Record) -> str:
         parts = [f"{name} loss {v['loss']:.4f}, norm {v['grad_norm']:.3f}" for name, v in record["personas"].items()]
         return f"{self.head(record)}; {'; '.join(parts)}"
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as ``47 s``, ``3 min 20 s`` or ``2 h 05 min``."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

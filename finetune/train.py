@@ -17,6 +17,7 @@ from warmeng.engine.config import read_json
 from warmeng.engine.errors import UsageError, show
 from warmeng.engine.files import sweep
 from warmeng.engine.interrupts import interruptible
+from warmeng.engine.words import first_change
 from warmeng.finetune.curve import draw
 from warmeng.finetune.files import LOCK, locked, storage, write_folder, write_json
 from warmeng.finetune.job import Job
@@ -111,15 +112,10 @@ def _manifest(job: Job, folder: Path, command: str) -> dict[str, Any]:
 
 
 def _check_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    for name, value in new.items():
-        was = old.get(name)
-        if was == value:
-            continue
-        if isinstance(value, dict) and isinstance(was, dict):
-            inner = next(k for k in sorted({*value, *was}) if value.get(k) != was.get(k))
-            name, was, value = f"{name}: {inner}", was.get(inner), value.get(inner)
+    if change := first_change(old, new):
+        name, was, now = change
         raise UsageError(
-            f"{folder} is a run with another {name} ({show(was, 40)}, now {show(value, 40)}): "
+            f"{folder} is a run with another {name} ({was}, now {now}): "
             "choose another --out, or the same settings to continue it"
         )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from warmeng.engine.adapters import is_merged, load_adapter
+from warmeng.engine.words import duration
 from warmeng.study.backend import ConfigLike, TokenizerLike
 from warmeng.study.gates import apply_adapters, checks_warmth, held_out_responses
 from warmeng.study.judging import BASE, is_judged
@@ -18,7 +19,7 @@ from warmeng.study.models import settings_of
 from warmeng.study.personas import Persona, by_model, on_base
 from warmeng.study.plan import Estimate, Planner, Study, estimate
 from warmeng.study.probe import run_probe
-from warmeng.study.progress import Silent, duration
+from warmeng.study.progress import Silent
 from warmeng.study.records import StorageFailed
 from warmeng.study.run import KV_BYTES, check_judges, check_own_models, known_inputs, load_engine
 from warmeng.study.settings import StudySettings

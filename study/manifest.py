@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import orjson
 
 from warmeng.engine.errors import InputError
 from warmeng.engine.files import read_bytes, write_atomic
+from warmeng.engine.words import first_change
 
 FILE = "manifest.json"
 FORMAT = 1
@@ -59,25 +60,8 @@ def write_manifest(
 
 def refuse_changes(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise ``InputError`` naming the first input in ``now`` that is not what it was; parts not in it are ignored."""
-    parts = {key: before.get(key) for key in now}
-    was, are = (dict(_flat(orjson.loads(orjson.dumps(x)))) for x in (parts, now))
-    for name in (*are, *was):
-        if was.get(name) != are.get(name):
-            raise InputError(
-                f"{folder}: this run was made with {name} {_show(was.get(name))}, now it is {_show(are.get(name))}: "
-                "use the old one, or choose another --out"
-            )
-
-
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _flat(inner, f"{name} {key}".strip())
-    else:
-        yield name, value
-
-
-def _show(value: Any) -> str:
-    if isinstance(value, str) and len(value) == 64:
-        return value[:12]
-    return "absent" if value is None else orjson.dumps(value).decode()
+    if change := first_change(before, now):
+        name, old, new = change
+        raise InputError(
+            f"{folder}: this run was made with {name} {old}, now it is {new}: use the old one, or choose another --out"
+        )

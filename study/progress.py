@@ -8,6 +8,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from warmeng.engine.words import duration
+
 INTERVAL = 5.0  # seconds between plain lines
 JUDGE = "judge "  # before a judge's name, where bars are named
 
@@ -70,16 +72,6 @@ class Meter:
             f"{sum(self.done.values())} of {sum(self.planned.values())} {what}, "
             f"{self.output_tokens / seconds:.0f} output and {self.prompt_tokens / seconds:.0f} prompt tokens/s{left}"
         )
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as ``47 s``, ``3 min 20 s`` or ``2 h 05 min``."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 class Plain:

@@ -10,8 +10,8 @@ from typing import Any
 
 from warmeng.engine.errors import InputError
 from warmeng.engine.files import parse_object
+from warmeng.engine.words import duration
 from warmeng.study.personas import unlike
-from warmeng.study.progress import duration
 from warmeng.study.report.asked import adapted_names, listed, persona_names, settings_of, several
 from warmeng.study.report.browser import Survey
 from warmeng.study.report.series import Effect, Rate, manipulation, number

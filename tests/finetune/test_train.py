@@ -171,7 +171,7 @@ def test_a_merged_bfloat16_base_is_rounded_once(job: Job, tmp_path: Path) -> Non
 
 def test_changed_inputs_are_named(job: Job, tmp_path: Path) -> None:
     train(job, tmp_path / "run", Silent())
-    with pytest.raises(UsageError, match=r"another settings: learning_rate \(0.01, now 0.02\)"):
+    with pytest.raises(UsageError, match=r"another settings learning_rate \(0.01, now 0.02\)"):
         train(replace(job, settings=replace(job.settings, learning_rate=0.02)), tmp_path / "run", Silent())
     with pytest.raises(UsageError, match="another base_hash"):
         train(replace(job, base_hash="0" * 64), tmp_path / "run", Silent())

@@ -5,7 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from warmeng.study.progress import Live, Meter, Plain, duration
+from warmeng.engine.words import duration
+from warmeng.study.progress import Live, Meter, Plain
 
 
 @pytest.mark.parametrize(
