@@ -15,7 +15,9 @@ import torch
 from warmeng.bench.lengths import Lengths
 from warmeng.bench.reason import OUT_OF_MEMORY, reason
 from warmeng.bench.record import Options, WorkloadResult
+from warmeng.engine.backend import is_out_of_memory
 from warmeng.engine.shapes import SHAPES
+from warmeng.finetune.layers import leave_cudnn_attention
 
 BATCHES = (256, 128, 512, 64, 32)  # the likeliest best first: time may not suffice for all
 _LIKELY = BATCHES[0]  # no ratio without it: one to a batch that is far from the best would flatter
@@ -39,11 +41,15 @@ class HfRate:
 
 
 class RandomHf:
-    """A model made on the device from the same configuration: bfloat16 on a card, single precision on a CPU, SDPA."""
+    """A model made on the device from the same configuration: bfloat16 on a card, single precision on a CPU, SDPA.
+
+    Without cuDNN's attention, which would plan anew at every step: the keys are longer each time.
+    """
 
     def __init__(self, shape: str, device: torch.device) -> None:
         from transformers import AutoConfig, AutoModelForCausalLM
 
+        leave_cudnn_attention()
         self.device = device
         if shape in SHAPES:
             config: Any = AutoConfig.for_model(**SHAPES[shape])
@@ -88,7 +94,9 @@ class RandomHf:
                 out = self.model.generate(
                     input_ids=ids, attention_mask=mask, max_new_tokens=longest, do_sample=False, use_cache=True
                 )
-        except torch.OutOfMemoryError:
+        except RuntimeError as problem:
+            if not is_out_of_memory(problem):
+                raise
             return None
         self._wait()
         assert out.shape[1] == width + longest, "generate stopped early, and its rate would mean nothing"
@@ -110,7 +118,13 @@ class RandomHf:
     def _continuous(
         self, prompts: Sequence[Sequence[int]], lengths: Sequence[Lengths], settings: Any, patience: float
     ) -> HfRate | str:
-        with self.model.continuous_batching_context_manager(generation_config=settings, timeout=30) as manager:
+        from transformers import ContinuousBatchingConfig
+
+        # Left alone it takes all but what it expects to need, and leaves the copies of keys for grouped queries out.
+        memory = ContinuousBatchingConfig(max_memory_percent=0.8)
+        with self.model.continuous_batching_context_manager(
+            generation_config=settings, timeout=30, continuous_batching_config=memory
+        ) as manager:
             self._wait()
             began = last = time.perf_counter()
             for prompt, length in zip(prompts, lengths, strict=True):

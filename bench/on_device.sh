@@ -41,7 +41,7 @@ measure() {  # LOG ARGUMENTS...: one bench, its output kept beside its lines
 for part in "$@"; do
   case $part in
     smoke)
-      run smoke-tests 480 python3 -m pytest -x tests/kernels/gpu --ignore tests/kernels/gpu/test_compiled.py
+      run smoke-tests 480 env TRITON_INTERPRET=0 python3 -m pytest -x tests/kernels/gpu --ignore tests/kernels/gpu/test_compiled.py
       measure smoke generate --shape smollm2-135m --random-weights --requests 96 --repeats 1 --both --baseline none \
         --seconds 60 ;;
     kernels)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 CACHE_BYTES = 400_000_000  # of rotated inputs: several times the largest L2 cache (50 MB on an H100)
+_HOST_AHEAD = 2_000_000  # cycles, about a millisecond: the device waits so long for the host to get ahead of it
 _REPEATS = (7, 200)  # fewest and most timed repetitions
 
 
@@ -72,6 +73,7 @@ def _capture(calls: Sequence[Callable[[], object]]) -> torch.cuda.CUDAGraph:
 def _events(run: Callable[[], object], count: int, budget: float, way: str) -> Timing:
     def once() -> float:
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        torch.cuda._sleep(_HOST_AHEAD)  # type: ignore[no-untyped-call]
         begin.record()
         run()
         end.record()

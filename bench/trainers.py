@@ -11,18 +11,20 @@ from torch import Tensor
 
 from warmeng.engine.adapters import TARGETS
 from warmeng.finetune.job import Job
+from warmeng.finetune.layers import leave_cudnn_attention
 from warmeng.finetune.model import Sample
 
 
 class Peft:
     """PEFT's LoRA on ``transformers`` in a plain loop, one persona after the other: single precision on the CPU,
-    bfloat16 on a GPU, SDPA, no checkpointing, each step's batch sorted by length and padded on the right.
+    bfloat16 on a GPU, SDPA without cuDNN, no checkpointing, each step's batch sorted by length and padded on the right.
     """
 
     def __init__(self, job: Job) -> None:
         from peft import LoraConfig, get_peft_model
         from transformers import AutoModelForCausalLM
 
+        leave_cudnn_attention()
         s = job.settings
         dtype = torch.float32 if job.device.type == "cpu" else torch.bfloat16
         base = AutoModelForCausalLM.from_pretrained(job.source.folder, dtype=dtype, attn_implementation="sdpa")

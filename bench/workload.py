@@ -30,6 +30,7 @@ from warmeng.engine.settings import EngineSettings, Limits, limits
 from warmeng.engine.shapes import shape_config
 
 _WARM_STEPS = 64
+_WARM_LAST = 16  # answers of the warm-up that end in steps of their own: the smallest graphs are of so few rows
 PERSONAS = ("warm", "cold", "formal", "blunt", "playful", "terse", "gentle")
 
 
@@ -69,14 +70,19 @@ def warming(lengths: Sequence[Lengths], within: Limits, device: str) -> list[Len
     """Return what to warm up with: these prompts, with answers so short that it takes few steps.
 
     On a card the batch must be there as a whole and then pass through all sizes, because each has its kernels and its
-    graph: so the first answer lasts until the last prompt is in, and the others end one after the other.
+    graph: so the first answer lasts until the last prompt is in, the others end a few a step, and the last ones
+    one after the other.
     """
     if device != "cuda":
         return [Lengths(x.prompt, min(x.answer, 2 + 2 * i // len(lengths))) for i, x in enumerate(lengths)]
     room = max(1, within.max_batched_tokens - len(lengths))  # tokens of prompts beside those that decode, in a step
     admit = sum(x.prompt for x in lengths) // room + 2
     spread = _WARM_STEPS
-    return [Lengths(x.prompt, min(x.answer, admit + i * spread // len(lengths))) for i, x in enumerate(lengths)]
+    few = len(lengths) - _WARM_LAST
+    return [
+        Lengths(x.prompt, min(x.answer, admit + i * spread // len(lengths) + max(0, i - few)))
+        for i, x in enumerate(lengths)
+    ]
 
 
 def requests(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from warmeng.engine.adapters import Adapter
@@ -67,3 +68,9 @@ class Runner(Protocol):
 
     def release_memory(self) -> None:
         """Give back memory that is held for later, after a step ran out of it."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell lack of memory from other errors: only PyTorch's CUDA allocator has an error of its own for it."""
+    said = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # CPU allocator, CUDA and Triton, cuBLAS
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in said)

@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 
 from warmeng.engine.adapters import Adapter, is_merged, load_adapter
-from warmeng.engine.backend import Flight, Runner
+from warmeng.engine.backend import Flight, Runner, is_out_of_memory
 from warmeng.engine.cache import BlockPool
 from warmeng.engine.config import ModelConfig, read_config
 from warmeng.engine.constraints import ConstraintCompiler, Matcher
@@ -284,7 +284,7 @@ class Engine:
         try:
             flight = self._runner.start(work, self._compiler)
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             lacking = str(error).partition("\n")[0]
         else:
@@ -428,9 +428,3 @@ class Engine:
                     f"{what} of request {request.id!r} has token ids {min(ids)} to {max(ids)}, "
                     f"expected 0 to {self._runner.vocab_size - 1}: was it encoded with this model's tokenizer?"
                 )
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Tell lack of memory from other errors: only PyTorch's CUDA allocator has an error of its own for it."""
-    said = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # CPU allocator, CUDA and Triton, cuBLAS
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in said)

@@ -40,6 +40,11 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def is_csv(path: Path) -> bool:
+    """Whether its name says that it is a CSV file."""
+    return path.suffix.lower() == ".csv"
+
+
 def read_text(path: Path) -> str:
     """Return a UTF-8 file as text, byte for byte but for a byte order mark."""
     return _decode(read_bytes(path).removeprefix(BOM), str(path))

@@ -166,6 +166,15 @@ class SiluMul(torch.autograd.Function):
         return out
 
 
+def leave_cudnn_attention() -> None:
+    """Keep cuDNN out of PyTorch's choice of attention, for the whole process.
+
+    From PyTorch 2.11 on it comes first on Hopper. It plans anew for every length that it has not met, tens to hundreds
+    of milliseconds each, and its backward pass was seen to give NaN gradients with a mask.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
     """Return softmax(q k^T / sqrt(d)) v, each sequence by itself. q [rows, heads, d]; k, v [rows, kv_heads, d].
 

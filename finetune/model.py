@@ -14,7 +14,16 @@ from warmeng.engine.checkpoint import LayerWeights, Weights, load_weights
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.model import rope_frequencies
 from warmeng.finetune.frozen import FrozenWeight, frozen
-from warmeng.finetune.layers import AdaptedLinear, LinearPlan, RmsNorm, Rotate, SiluMul, apply, causal_attention
+from warmeng.finetune.layers import (
+    AdaptedLinear,
+    LinearPlan,
+    RmsNorm,
+    Rotate,
+    SiluMul,
+    apply,
+    causal_attention,
+    leave_cudnn_attention,
+)
 from warmeng.finetune.lora import GROUPS, AdapterParameters
 from warmeng.finetune.loss import ChunkedCrossEntropy
 from warmeng.finetune.noise import Dropout
@@ -62,6 +71,7 @@ class TrainingModel:
     @classmethod
     def load(cls, folder: Path, config: ModelConfig, max_length: int, device: torch.device) -> TrainingModel:
         """Load the checkpoint. Raises InputError where it can't be used."""
+        leave_cudnn_attention()
         dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
         return cls(config, load_weights(folder, config, dtype, device, FrozenWeight), max_length)
 

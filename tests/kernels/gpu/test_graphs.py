@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from warmeng.engine.engine import _is_out_of_memory
+from warmeng.engine.backend import is_out_of_memory
 from warmeng.engine.gpu.batch import pack
 from warmeng.engine.gpu.graphs import DecodeGraphs
 
@@ -56,7 +56,7 @@ def test_a_failed_capture_is_no_lack_of_memory(during: str, capturing: list[bool
         flat, places = pack({name: np.zeros(8, dtype=np.int32) for name in ("token_ids", "slots")})
         with pytest.raises(RuntimeError) as raised:
             graphs._capture(flat, places, forward)
-    assert _is_out_of_memory(raised.value) == (during == "warming up")
+    assert is_out_of_memory(raised.value) == (during == "warming up")
     if during == "capturing":
         assert "a decoding step of 8 rows could not be captured" in str(raised.value)
         assert isinstance(raised.value.__cause__, torch.OutOfMemoryError)
