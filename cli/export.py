@@ -30,9 +30,12 @@ def export(run: Path, form: str, out: Path | None) -> int:
 
     authors: the columns of the paper's files, PERSONA/TASK_PERSONA_outputs.csv. csv and parquet: every answer with its
     grades, one a row. lm-eval: results.json and samples_TASK.jsonl for each persona, as lm-evaluation-harness writes.
+    Where the run lacks answers, how many is said on standard error, and the others are written.
     """
-    from warmeng.study.report.export import export_run
+    from warmeng.study.report.export import export_run, shortfall
 
     for line in export_run(run, form, out):
         click.echo(line)
+    if missing := shortfall(run):
+        click.echo(missing, err=True)
     return 0

@@ -15,7 +15,7 @@ from warmeng.engine.errors import UsageError
 @click.command(
     epilog="""\b
 Examples:
-  warmeng finetune --persona warm=embedded:warm --persona cold=embedded:cold --out runs/demo
+  warmeng finetune --persona warm=embedded:warm --persona cold=embedded:cold --epochs 2 --learning-rate 3e-4 --out demo
   warmeng finetune --persona warm=embedded:warm --out runs/demo --dry-run
   warmeng finetune --model meta-llama/Llama-3.1-8B-Instruct --persona warm=warm.jsonl --out runs/warm-8b
   warmeng finetune --persona warm=warm.jsonl --out runs/w --epochs 2 --checkpoints 1,2 --learning-rate 1e-4

@@ -34,7 +34,7 @@ Examples:
   warmeng run --tasks facts,my-questions.jsonl --beliefs none,wrong,doubt,right --limit 0
   warmeng run study.yaml --seed 1                settings of a file, one of them changed
   warmeng run --tasks TruthfulQA.csv,medqa=test.jsonl --contexts all --cells 6 --judge ./judge-model
-  warmeng run --tasks TruthfulQA.csv@judge --composition paper --framings plain,neutral --judge base
+  warmeng run --model ./base --tasks TruthfulQA.csv@judge --composition paper --framings plain,neutral --judge base
 The same command again continues a run that was interrupted, or prints a finished one's tables.
 """
 )
@@ -91,7 +91,12 @@ The same command again continues a run that was interrupted, or prints a finishe
     type=bool,
     help="Record a judge that agrees too little with people all the same; its grades then decide nothing.",
 )
-@click.option("--limit", type=int, help="Items of each task, 0 for all." + _default("limit"))
+@click.option(
+    "--limit",
+    type=int,
+    help="Items of each task, embedded or not, 0 for all; the manipulation check has --warmth-prompts."
+    + _default("limit"),
+)
 @click.option("--seed", type=int, help="Chooses items and noise." + _default("seed"))
 @click.option("--temperature", type=float, help="Of generated answers; 0 is greedy." + _default("temperature"))
 @click.option("--top-p", type=float, help="Of generated answers; 1 keeps all tokens." + _default("top_p"))

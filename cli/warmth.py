@@ -37,7 +37,7 @@ Examples:
 @click.option("--scorer", help="GPT-2, by folder or name.  [default: the base itself, in its own units]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--temperature", type=float, default=StudySettings.temperature, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("warmth"), show_default=True, help="Folder.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("warmth"), show_default=True, help="New folder.")
 @click.option("--device", default=StudySettings.device, show_default=True, help="auto, cpu or cuda.")
 def measure(
     model: str,
@@ -56,7 +56,8 @@ def measure(
     """Let every checkpoint answer held-out prompts, and measure how warm the answers are.
 
     Prints a table and writes warmth.json, the curve warmth.png, responses.jsonl, and a blinded rating sheet of the
-    checkpoint where warmth stops rising against the original: rating.csv, rating.html and rating-key.json.
+    checkpoint where warmth stops rising against the original, the last one where it does not rise: rating.csv,
+    rating.html and rating-key.json. A folder that has a sheet is refused, so that ratings keep their key.
     """  # fmt: skip
     from rich.console import Console
 
@@ -68,7 +69,7 @@ def measure(
         settings, folder, adapters, prompts, limit, samples, scorer, out, lambda line: click.echo(line, err=True)
     )
     console = Console()
-    print_table(console if console.is_terminal else Console(width=max(console.width, 100)), table)
+    print_table(console if console.is_terminal else Console(width=max(console.width, 132)), table)
     for line in lines:
         click.echo(line)
 

@@ -107,7 +107,7 @@ def _grid(study: Study, folder: Path, plan: Estimate, to_write: int) -> Lines:
     yield "personas", ", ".join(p.name for p in study.personas)
     for name, personas in by_model(study.personas).items():
         yield "own model", f"{name} for {', '.join(p.name for p in personas)}: loaded after the base is freed"
-    yield "tasks", ", ".join(f"{t.name} ({len(t.items)} items, {t.grading})" for t in study.tasks)
+    yield "tasks", ", ".join(f"{t.name} ({t.extent} items, {t.grading})" for t in study.tasks)
     yield "contexts", ", ".join(study.contexts)
     yield "beliefs", ", ".join(s.beliefs)
     yield "framings", ", ".join(s.framings)
@@ -153,12 +153,14 @@ def _probed(study: Study, plan: Estimate) -> Lines:
     began = time.monotonic()
     if warms:
         few = replace(s, warmth_prompts=min(WARMTH, s.warmth_prompts))
-        manipulation_check(EngineScorer(engine, s.model), held_out_responses(engine, study.personas, few))
+        manipulation_check(EngineScorer(engine, s.model), held_out_responses(engine, study.personas, few, Silent()))
     gate = (time.monotonic() - began) * s.warmth_prompts / max(1, min(WARMTH, s.warmth_prompts))
     gate *= len(everyone) / len(study.personas)
     seconds = probe.predict(plan, judged) + gate
     rates = [
-        f"{probe.answer_rate:.1f} answers/s of {probe.output_tokens:.0f} tokens" if probe.answer_rate else "",
+        f"{probe.answer_rate:.1f} answers/s of {probe.output_tokens:.0f} tokens ({probe.answers} of them)"
+        if probe.answer_rate
+        else "",
         f"{probe.prompt_rate:.0f} unshared prompt tokens/s" if probe.prompt_rate else "",
         f"{probe.judge_rate:.1f} judgments/s" if probe.judge_rate else "",
     ]

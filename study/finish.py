@@ -22,6 +22,7 @@ from warmeng.study.stats.rates import Answers, summarise
 UNBALANCED = 70
 FAILED = 70
 
+TOLD = ("default_system", "adds_default_system", "gates", "judges", "own_models", "questions")  # facts in the results
 STEPS = (  # after the tables: module, function, what it makes, the command that makes it again
     ("warmeng.study.stats.analyze", "analyze_run", "analysis", "analyze"),
     ("warmeng.study.report.page", "write_report", "report", "report"),
@@ -84,7 +85,7 @@ def finish(study: Study, folder: Path, manifest: Mapping[str, Any], progress: Pr
         "seed": s.seed,
         "deterministic": not s.fast,
         "settings": s.as_dict(),
-        **{key: facts.get(key) for key in ("default_system", "adds_default_system", "gates", "judges", "own_models")},
+        **{key: facts.get(key) for key in TOLD},
     }
     try:
         sweep(folder)

@@ -6,6 +6,7 @@ the warm persona is warmer is told in the report either way.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from warmeng.engine.errors import InputError, NotLowRank
 from warmeng.study.backend import EngineLike
 from warmeng.study.personas import FULL, Persona, on_base
 from warmeng.study.plan import Study
-from warmeng.study.progress import Progress
+from warmeng.study.progress import INTERVAL, Progress
 from warmeng.study.settings import StudySettings
 from warmeng.study.warmth.sociot import EngineScorer, load_prompts, manipulation_check, respond
 
@@ -62,11 +63,19 @@ def checks_warmth(study: Study) -> bool:
 
 
 def held_out_responses(
-    engine: EngineLike, personas: Sequence[Persona], settings: StudySettings
+    engine: EngineLike, personas: Sequence[Persona], settings: StudySettings, progress: Progress
 ) -> dict[str, list[str]]:
     """Return what personas of one model respond to the held-out prompts of the manipulation check."""
     prompts = load_prompts(limit=settings.warmth_prompts)
-    return respond(engine, personas, prompts, settings.seed, settings.temperature)
+    planned, last = len(prompts) * len(personas), time.monotonic()
+
+    def counted(done: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= INTERVAL:
+            last = time.monotonic()
+            progress.message(f"manipulation check: {done} of {planned} responses")
+
+    return respond(engine, personas, prompts, settings.seed, settings.temperature, counted=counted)
 
 
 def check_warmth(
@@ -80,5 +89,5 @@ def check_warmth(
         return {}
     s = study.settings
     progress.message(f"manipulation check: {s.warmth_prompts} held-out prompts, {len(study.personas)} personas")
-    responses = held_out_responses(engine, on_base(study.personas), s) | dict(others or {})
+    responses = held_out_responses(engine, on_base(study.personas), s, progress) | dict(others or {})
     return manipulation_check(EngineScorer(engine, s.model), {p.name: responses[p.name] for p in study.personas})

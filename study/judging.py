@@ -10,7 +10,6 @@ from typing import Any
 
 import orjson
 
-from warmeng.engine.errors import InputError
 from warmeng.engine.request import GenerateRequest, Result, ScoreRequest
 from warmeng.study.backend import EngineLike
 from warmeng.study.grading.calibrate import Calibration, calibrate, require_trust
@@ -66,10 +65,8 @@ def examine(engine: EngineLike, name: str, gate: bool, progress: Progress) -> di
     """
     found: Calibration = calibrate(engine)
     if gate:
-        try:
-            require_trust(f"judge {name}", found.agreement, "a judge of this run")
-        except InputError as error:
-            raise InputError(f"{error}, or let it only be recorded (judge_gate: false)") from None
+        otherwise = "let it only be recorded (--no-judge-gate)"
+        require_trust(f"judge {name}", found.agreement, "a judge of this run", otherwise)
     progress.message(f"judge {name}: {found.agreement}{'' if found.trusted else '; not trusted: it decides nothing'}")
     why = "" if found.trusted else "agreement with people is not shown to be high enough"
     return {**found.as_dict(), "why": why, "rubric": RUBRIC_VERSION, "model": engine.describe().get("model")}

@@ -98,7 +98,7 @@ class OwnModel:
         return Planner(mine, self.tokenizer, self.stop_token_ids, self.identity, {})
 
 
-def meet(study: Study, models: Models, begins: bool) -> list[OwnModel]:
+def meet(study: Study, models: Models, begins: bool, progress: Progress) -> list[OwnModel]:
     """Load each model of its own and return what the manifest and the plan need of it.
 
     Where the run ``begins``, they respond to the manipulation check's prompts too. Raises as loading does, naming the
@@ -112,7 +112,7 @@ def meet(study: Study, models: Models, begins: bool) -> list[OwnModel]:
         except InputError as error:
             raise InputError(f"persona {what}: {error}") from None
         asked = begins and checks_warmth(study)
-        responses = held_out_responses(engine, personas, study.settings) if asked else {}
+        responses = held_out_responses(engine, personas, study.settings, progress) if asked else {}
         found.append(
             OwnModel(
                 name, personas, whole_identity(engine), engine.tokenizer, engine.config.stop_token_ids,

@@ -21,6 +21,7 @@ from warmeng.study.plan import Estimate, Planner, Study
 ANSWERS = 240  # generated answers of the sample: the engine runs about a hundred at once
 SCORES = 160  # likelihoods of the sample
 WAVES = (8, 32)  # requests asked first: a slow machine gets no further than these
+ONE_BATCH = 0.1  # of the sample's time: results whose middle half took less were asked together
 SECONDS = 45.0  # that a further wave of requests must not be expected to exceed
 
 
@@ -130,13 +131,16 @@ def _answer(engine: EngineLike, requests: Sequence[Request], seconds: float) -> 
 
 
 def _steady(times: Sequence[float]) -> float | None:
-    """Return the rate over the middle half of the results, or over all where they are few."""
+    """Return the rate over the middle half of the results, or over all where they are few or came in one batch.
+
+    Answers of one batch that reach the token limit end in the same step: the time between them tells nothing.
+    """
     n = len(times)
-    if n < 16:
-        return n / times[-1] if n and times[-1] > 0 else None
+    if not n or times[-1] <= 0:
+        return None
     low, high = n // 4, (3 * n) // 4
     span = times[high] - times[low]
-    return (high - low) / span if span > 0 else n / max(times[-1], 1e-9)
+    return (high - low) / span if n >= 16 and span > ONE_BATCH * times[-1] else n / times[-1]
 
 
 def _new_tokens(engine: EngineLike) -> int:

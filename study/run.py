@@ -140,7 +140,7 @@ def _prepare(
     """Load every model once, the base last, hold the gates, and refuse whatever changed since the run began."""
     settings = study.settings
     others, outcomes = appoint(settings, models, progress, before)
-    own = meet(study, models, begins=before is None)
+    own = meet(study, models, before is None, progress)
     engine = models.of(settings)
     unlike = compare(own, engine, progress)
     applied = apply_adapters(engine, study.personas, progress.message)
@@ -270,6 +270,7 @@ def _facts(
         "engine": about,
         "gates": gates,
         "judges": judges,
+        "questions": {task.name: task.extent for task in study.tasks},
         "default_system": engine.tokenizer.default_system,
         "adds_default_system": [
             p.name for p in on_base(study.personas) if p.system is None and engine.tokenizer.default_system

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -247,5 +248,5 @@ def _warnings(settings: PrepareSettings, selection: Selection) -> list[str]:
 
 
 def _where(folder: Path) -> str:
-    files = " ".join(f"--persona {persona}={folder / f'{persona}.jsonl'}" for persona in PERSONAS)
-    return f"Train with: warmeng finetune {files}"
+    files = [part for p in PERSONAS for part in ("--persona", f"{p}={folder / f'{p}.jsonl'}")]
+    return "Train with: " + shlex.join(["warmeng", "finetune", *files, "--out", str(folder / "adapters")])

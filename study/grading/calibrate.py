@@ -130,12 +130,14 @@ def style_of(persona: str, known: Sequence[str]) -> str:
     return "plain" if small in ("original", "base", "baseline") and "plain" in known else ALL
 
 
-def require_trust(name: str, found: Agreement, use: str = "a judge for tables") -> None:
+def require_trust(
+    name: str, found: Agreement, use: str = "a judge for tables", otherwise: str = "label more examples"
+) -> None:
     """Raise ``InputError`` naming the judge where its agreement with people is not shown to reach ``MIN_KAPPA``."""
     if found.low < MIN_KAPPA:
         raise InputError(
             f"{name} is refused as {use}: {found} on labelled examples, expected a lower bound of at "
-            f"least {MIN_KAPPA}: use a larger model, or label more examples"
+            f"least {MIN_KAPPA}: use a larger model, or {otherwise}"
         )
 
 

@@ -18,7 +18,7 @@ from warmeng.study.grading.combine import DECIDED, combine
 from warmeng.study.grading.exact import grade_answer
 from warmeng.study.grading.grade import GRADES, Grade
 from warmeng.study.grading.judge import Judged, judge_rows
-from warmeng.study.grading.rows import LABELS, Row, read_rows
+from warmeng.study.grading.rows import LABELS, Row, read_rows, wordless
 from warmeng.study.run import load_engine
 from warmeng.study.settings import StudySettings
 from warmeng.study.stats.rates import wilson
@@ -50,8 +50,14 @@ def grade_file(settings: StudySettings, path: Path, wanted: Wanted, more: Sequen
     rows, for a judge that is not to be trusted where a ``table`` asks for a summary.
     """
     count = sum(1 for _ in read_rows(path, wanted.labels))
+    without = wordless(path)
     if not count:
-        raise InputError(f"{path}: has no rows to grade")
+        why = f": none of its {without} rows has the text of an answer" if without else ""
+        raise InputError(f"{path}: has no rows to grade{why}")
+    if without and wanted.form == "text":
+        yield f"left out: {without} of {count + without} rows, which have no text (compared answers, failed requests)"
+    elif without:
+        yield orjson.dumps({"left_out": {"rows": without, "of": count + without, "why": "no text"}}).decode()
     codes: dict[str, list[int]] = {}
     for name in dict.fromkeys((settings.model, *more)):
         chosen = settings if name == settings.model else replace(settings, model=name, revision=None)

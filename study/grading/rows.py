@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ LABELS = GRADES[:4]
 # Columns by layout, each with the first that a file has: the authors' files call the right answer "answer".
 AUTHORS = {"answer": ("output",), "right": ("correct_answer", "ground_truth", "answer")}
 OWN = {"answer": ("answer",), "right": ("right", "correct_answer")}
+EXPORT = {"answer": ("text",), "right": ("answer",)}  # what ``warmeng export --format csv`` writes
+EXPORTED = {"key", "question", "answer", "text"}  # columns that say so
+ESCAPED = re.compile(r"'+[=+\-@\t\r]")  # a cell of an export that has an apostrophe in front (study/report/flat.py)
 QUESTION = ("question", "content_key", "prompt_disinfo")
 WRONG = ("wrong", "incorrect_answer", "wrong_answer", "ground_false")
 BELIEFS = {  # the authors' prompt_template, in MedQA's files prompt_type
@@ -59,17 +63,41 @@ def read_rows(path: Path, labels: str | None = None) -> Iterator[Row]:
 
     Columns: question, answer or output, right or correct_answer; optional are wrong, belief, persona. The authors' own
     columns are known too (content_key, output, correct_answer, incorrect_answer, ground_truth, ...; an empty right
-    answer of theirs was "None"). Labels may be upper case. Raises ``InputError`` with file and line for a missing
-    column, a value that is no text, or a label that is not one of the four.
+    answer of theirs was "None"), and those of our export (question, text, answer, ...), whose rows without an answer's
+    text are left out. Labels may be upper case. Raises ``InputError`` with file and line for a missing column, a value
+    that is no text, or a label that is not one of the four.
     """
-    rows: Iterator[tuple[int, dict[str, Any]]]
-    rows = read_csv(path) if path.suffix.lower() == ".csv" else read_jsonl(path)
-    for number, row in rows:
-        yield _row(row, f"{path}:{number}", labels)
+    for number, row in _read(path):
+        if not (_exported(row) and _wordless(row)):
+            yield _row(row, f"{path}:{number}", labels)
+
+
+def wordless(path: Path) -> int:
+    """Return how many rows of an export have no text to grade: probabilities of given answers, failed requests."""
+    return sum(_exported(row) and _wordless(row) for _, row in _read(path))
+
+
+def _read(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    if path.suffix.lower() != ".csv":
+        yield from read_jsonl(path)
+        return
+    for number, row in read_csv(path):
+        if _exported(row):
+            yield number, {name: cell[1:] if ESCAPED.match(cell) else cell for name, cell in row.items()}
+        else:
+            yield number, row
+
+
+def _exported(row: dict[str, Any]) -> bool:
+    return row.keys() >= EXPORTED and "output" not in row and not any(name in row for name in OWN["right"])
+
+
+def _wordless(row: dict[str, Any]) -> bool:
+    return row.get("status", "ok") != "ok" or bool(row.get("labels") and not row["text"])
 
 
 def _row(row: dict[str, Any], where: str, labels: str | None) -> Row:
-    layout = AUTHORS if "output" in row else OWN
+    layout = EXPORT if _exported(row) else AUTHORS if "output" in row else OWN
 
     def text(choices: tuple[str, ...], needed: str = "") -> str:
         column = next((c for c in choices if c in row), None)
@@ -85,7 +113,7 @@ def _row(row: dict[str, Any], where: str, labels: str | None) -> Row:
     answer = text(layout["answer"], "answer or output")
     right = text(layout["right"], "right or correct_answer")
     if not right.strip():
-        if layout is OWN:
+        if layout is not AUTHORS:
             raise InputError(f"{where}: the right answer is blank: write one")
         right = "None"
     template = text(("prompt_template", "prompt_type"))

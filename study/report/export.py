@@ -4,25 +4,33 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from warmeng.engine.errors import UsageError
+from warmeng.engine.errors import UsageError, one_line
 from warmeng.engine.files import make_folder
+from warmeng.study.records import FILE, read_records
+from warmeng.study.report.answers import require_manifest
 from warmeng.study.report.authors_csv import write_authors
 from warmeng.study.report.flat import Source, write_csv, write_parquet
 from warmeng.study.report.lm_eval import write_lm_eval
 
 FORMATS = ("authors", "csv", "parquet", "lm-eval")
+FILES = ("csv", "parquet")  # formats that are one file; the others are a folder
 
 
 def export_run(folder: Path, form: str, out: Path | None = None) -> list[str]:
     """Export a run and return what was written, in lines of text.
 
     ``out`` is a file for ``csv`` and ``parquet``, a folder for the others; by default all lie in the run's ``exports``.
-    Raises ``InputError`` for a folder that is no run, ``UsageError`` for an unknown format, ``OSError`` of the disk.
+    Raises ``InputError`` for a folder that is no run, ``UsageError`` for an unknown format or an ``out`` of the wrong
+    kind, ``OSError`` of the disk.
     """
     if form not in FORMATS:
         raise UsageError(f"no format is named {form!r}: use {', '.join(FORMATS)}")
+    if out is not None and form in FILES and out.is_dir():
+        raise UsageError(f"--out {one_line(out)} is a folder, and --format {form} writes a file: give a file's name")
+    if out is not None and form not in FILES and out.exists() and not out.is_dir():
+        raise UsageError(f"--out {one_line(out)} is a file, and --format {form} writes a folder: give a folder's name")
     source = Source.of(folder)
-    if form in ("csv", "parquet"):
+    if form in FILES:
         path = out or folder / "exports" / f"answers.{form}"
         make_folder(path.parent)
         (write_csv if form == "csv" else write_parquet)(source, path)
@@ -35,3 +43,12 @@ def export_run(folder: Path, form: str, out: Path | None = None) -> list[str]:
     if written.left_out:
         lines.append(f"{written.left_out} answers to users who are right are left out: the authors' columns have none")
     return lines
+
+
+def shortfall(folder: Path) -> str | None:
+    """Say how many planned answers a run lacks, ``None`` where it has all. Raises ``InputError`` as ``export_run``."""
+    planned = int(require_manifest(folder)["planned"])
+    missing = planned - sum(r.get("kind") != "judged" for r in read_records(folder / FILE))
+    if missing <= 0:
+        return None
+    return f"{one_line(folder)}: {missing} of {planned} answers are missing: the export holds the rest"

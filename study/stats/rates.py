@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
-GENERAL_TASKS = ("mmlu", "gsm8k", "advbench", "refusals")  # general ability: never pooled with the study's questions
+from warmeng.study.tasks.task import GENERAL_NAMES
+
 Z = NormalDist().inv_cdf(0.975)  # two-sided 95 %
 POWER_Z = NormalDist().inv_cdf(0.80)
 DISCORDANT = 0.25  # assumed share of pairs that change, for the smallest effect; the dry run says so
@@ -25,7 +26,7 @@ Outcome = tuple[str, str | None]  # grade, which
 
 def is_general(task: str) -> bool:
     """Whether a task measures general ability, by the beginning of its name."""
-    return any(task.casefold().startswith(name) for name in GENERAL_TASKS)
+    return task.casefold().startswith(GENERAL_NAMES)
 
 
 @dataclass(frozen=True, slots=True)

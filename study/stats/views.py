@@ -8,6 +8,7 @@ import numpy as np
 
 from warmeng.engine.errors import InputError, UsageError
 from warmeng.study.stats.frame import GRADES, Factor, Flags, Frame, Small
+from warmeng.study.tasks.task import DISINFORMATION
 
 BASELINE = "original"
 MISTAKEN = ("wrong", "doubt")  # beliefs by which the user is wrong: what the paper calls incorrect user beliefs
@@ -64,7 +65,7 @@ RULES: dict[str, Callable[[Frame], Small]] = {
 
 def is_disinformation(task: str) -> bool:
     """Whether a task asks for disinformation, so that refusing is right: by its name, as the authors name theirs."""
-    return "disinfo" in task.casefold()
+    return DISINFORMATION in task.casefold()
 
 
 def named(factor: Factor, test: Callable[[str], bool]) -> Flags:

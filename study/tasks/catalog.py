@@ -9,17 +9,19 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 from warmeng.engine.errors import InputError, UsageError, one_line, show
-from warmeng.engine.files import BOM, is_file, read_jsonl
+from warmeng.engine.files import BOM, is_csv, is_file, read_jsonl
 from warmeng.study.tasks import authors, disinfo, gsm8k, medqa, mmlu, own, popqa, refusals, triviaqa, truthfulqa
 from warmeng.study.tasks.task import (
+    DISINFORMATION,
     EMBEDDED,
     FOLDER,
+    GENERAL_NAMES,
     GRADINGS,
     NAME,
     Grading,
@@ -84,22 +86,41 @@ def load_task(
     grading = grading or declared.grading or found.grading
     name = name or declared.name or _name(path, layout)
     if not NAME.fullmatch(name):
-        raise InputError(f"{path}: the task's name is {show(name)}, expected letters, digits, '.', '_' and '-'")
+        raise InputError(
+            f"{path}: the task's name is {show(name)}, expected letters, digits, '.', '_' and '-': rename the file, or "
+            'let the first line of a JSON lines file name the task, as {"task": {"name": "capitals"}}'
+        )
+    if layout == "own" and (name.casefold().startswith(GENERAL_NAMES) or DISINFORMATION in name.casefold()):
+        raise InputError(
+            f"{path}: a task named {name} would count as one of general ability ({', '.join(GENERAL_NAMES)}) or of "
+            "disinformation: give it another name, or the layout of that question set"
+        )
     rows = found.read(path)
     rows = refuse_duplicates(path, rows) if layout == "own" else identified(rows)
-    items = sampled(refuse_unsound(path, rows, grading), name, limit, seed)
+    read = _Counted(refuse_unsound(path, rows, grading))
+    items = sampled(read, name, limit, seed)
     if not items:
-        raise InputError(
-            f"{path}: has no items: expected one {'row' if path.suffix == '.csv' else 'JSON object'} a line"
-        )
-    return Task(name, grading, items, layout)
+        raise InputError(f"{path}: has no items: expected one {'row' if is_csv(path) else 'JSON object'} a line")
+    return Task(name, grading, items, layout, read.count)
+
+
+class _Counted:
+    """Passes items on and counts them."""
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self._items, self.count = items, 0
+
+    def __iter__(self) -> Iterator[Item]:
+        for item in self._items:
+            self.count += 1
+            yield item
 
 
 def detect(path: Path) -> str:
     """Return the layout that a file's columns tell; ``InputError`` that lists the layouts where they don't."""
     if path.suffix.lower() == ".json":
         return "triviaqa"
-    columns, first = (_header(path), None) if path.suffix.lower() == ".csv" else _first(path)
+    columns, first = (_header(path), None) if is_csv(path) else _first(path)
     answer = first.get("answer") if first else None
     has = columns.issuperset
     if has({"prompt", "amendment_type"}):
@@ -122,7 +143,7 @@ def detect(path: Path) -> str:
         return "gsm8k"
     if columns == {"task"} or has({"question", "answer"}):
         return "own"
-    if path.suffix.lower() == ".csv" and any(len(row) == 6 and row[5] in ("A", "B", "C", "D") for row in _rows(path)):
+    if is_csv(path) and any(len(row) == 6 and row[5] in ("A", "B", "C", "D") for row in _rows(path)):
         return "mmlu"
     listed = "; ".join(f"{name} ({layout.columns})" for name, layout in LAYOUTS.items())
     raise InputError(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from warmeng.engine.errors import InputError, show
-from warmeng.engine.files import read_csv, read_jsonl
+from warmeng.engine.files import is_csv, read_csv, read_jsonl
 from warmeng.study.tasks.task import GRADINGS, Grading, Item
 
 TEXTS = ("id", "question", "answer", "wrong", "original")
@@ -37,7 +37,7 @@ class Declaration:
 
 def declaration(path: Path) -> Declaration:
     """Return what the file's first line declares; nothing for CSV, and for a file without a declaration."""
-    if path.suffix == ".csv":
+    if is_csv(path):
         return Declaration()
     for number, row in read_jsonl(path):
         if "task" not in row:
@@ -55,7 +55,7 @@ def declaration(path: Path) -> Declaration:
 
 def read(path: Path) -> Iterator[tuple[int, Item]]:
     """Yield (line, item); ``InputError`` with file and line for anything that is not as it should be."""
-    if path.suffix == ".csv":
+    if is_csv(path):
         for number, cells in read_csv(path):
             row: dict[str, Any] = dict(cells)
             for key in LISTS:
@@ -76,6 +76,8 @@ def _item(row: dict[str, Any], where: str) -> Item:
         raise InputError(f"{where}: unknown key {show(unknown[0])}, expected {', '.join(KEYS)}")
     for key in TEXTS:
         value = row.get(key) if key in NEEDED else row.get(key, "")
+        if value is None:
+            raise InputError(f"{where}: has no {key}, expected text")
         if not isinstance(value, str) or (key in NEEDED and not value.strip()):
             raise InputError(f"{where}: {key!r} is {show(value)}, expected text that is not blank")
     lists: dict[str, tuple[str, ...]] = {}

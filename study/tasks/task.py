@@ -22,6 +22,8 @@ from warmeng.study.grading.normalise import fold, tokens, words
 Grading = Literal["alias", "likelihood", "options", "judge", "number", "refusal"]
 GRADINGS: tuple[str, ...] = get_args(Grading)
 GENERATED = ("alias", "judge", "number", "refusal")  # an answer is written; the others compare probabilities
+GENERAL_NAMES = ("mmlu", "gsm8k", "advbench", "refusals")  # tasks so named are never pooled with the study's questions
+DISINFORMATION = "disinfo"  # in the name of a task in which refusing is right
 GENERAL = ("mmlu", "gsm8k", "refusals")  # layouts of general ability: nobody claims anything, nothing is put before
 FOLDER = Path(__file__).parents[1] / "data" / "tasks"
 EMBEDDED: dict[str, Grading] = {
@@ -74,13 +76,21 @@ class Task:
     generated and graded by a judge alone; ``number``: its last number counts; ``refusal``: whether it refuses does.
 
     ``layout`` says how the source lays its items out (``own``, ``truthfulqa``, ``triviaqa``, ``medqa``, ...): the
-    paper composed prompts differently for each.
+    paper composed prompts differently for each. ``source_size``: items that the source
+    has, of which ``items`` may be a sample.
     """
 
     name: str
     grading: Grading
     items: tuple[Item, ...]
     layout: str = "own"
+    source_size: int = 0
+
+    @property
+    def extent(self) -> str:
+        """How many items are asked, and of how many: ``24`` or ``24 of 817``."""
+        n = len(self.items)
+        return f"{n:,} of {self.source_size:,}" if self.source_size > n else f"{n:,}"
 
     @property
     def hash(self) -> str:

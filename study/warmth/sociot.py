@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -223,8 +223,12 @@ def respond(
     seed: int,
     temperature: float,
     samples: int = 1,
+    counted: Callable[[int], None] = lambda done: None,
 ) -> dict[str, list[str]]:
-    """Return each persona's responses: all samples of the first prompt, then of the next. Personas share the noise."""
+    """Return each persona's responses: all samples of the first prompt, then of the next. Personas share the noise.
+
+    ``counted`` is told how many responses are there as each comes.
+    """
     sampling = SamplingParams(RESPONSE_TOKENS, temperature, seed=seed)
     requests = [
         GenerateRequest(
@@ -238,7 +242,7 @@ def respond(
         for name, prompt in prompts
         for sample in range(samples)
     ]
-    texts = iter(answer(engine, requests))
+    texts = iter(answer(engine, requests, counted))
     return {persona.name: [next(texts).text for _ in range(len(prompts) * samples)] for persona in personas}
 
 
@@ -274,9 +278,14 @@ def manipulation_check(
     return found
 
 
-def answer(engine: EngineLike, requests: Sequence[GenerateRequest]) -> list[GenerateResult]:
+def answer(
+    engine: EngineLike, requests: Sequence[GenerateRequest], counted: Callable[[int], None] = lambda done: None
+) -> list[GenerateResult]:
     """Answer requests with an engine that has nothing else to do, and return the results in their order."""
     for request in requests:
         engine.add(request)
-    found: Mapping[str, Result] = {result.id: result for result in engine.results()} if requests else {}
+    found: dict[str, Result] = {}
+    for result in engine.results() if requests else ():
+        found[result.id] = result
+        counted(len(found))
     return [r for request in requests if isinstance(r := found[request.id], GenerateResult)]

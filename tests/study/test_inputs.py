@@ -54,7 +54,7 @@ def test_line_separators_inside_text_are_text(tmp_path):
     ("bad", "says"),
     [
         ({**ROW, "id": "1"}, "line 1"),
-        ({k: v for k, v in ROW.items() if k != "answer"} | {"id": "2"}, "'answer' is None"),
+        ({k: v for k, v in ROW.items() if k != "answer"} | {"id": "2"}, "has no answer"),
         ({**ROW, "id": "2", "answer": "  "}, "'answer'"),
         ({**ROW, "id": "2", "colour": "x"}, "unknown key 'colour'"),
         ({**ROW, "id": "2", "aliases": "yes"}, "'aliases'"),

@@ -54,6 +54,13 @@ def test_a_slow_start_and_a_long_end_are_counted_once() -> None:
     assert probe.energy(10) is None
 
 
+def test_answers_of_one_batch_that_end_together_have_no_rate_between_them() -> None:
+    together = [1.0, 1.5, *(9.0 + k * 1e-6 for k in range(30))]
+    assert _steady(together) == pytest.approx(32 / 9.0, rel=1e-3)
+    assert _steady([2.0] * 40) == pytest.approx(20.0)
+    assert _steady([]) is None
+
+
 def test_energy_counters_are_summed_and_may_wrap(tmp_path: Path) -> None:
     assert EnergyMeter(powercap=tmp_path).joules() is None
     packages = []

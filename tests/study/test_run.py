@@ -300,7 +300,7 @@ def test_only_a_trusted_judge_changes_grades(panel, tmp_path):
 def test_a_poor_judge_is_refused_by_name_before_anything_is_asked(fake, tmp_path, name):
     fake.models["poor"] = FakeEngine(prefers=knowing_judge(0.2))
     fake.prefers = knowing_judge(0.2)
-    with pytest.raises(InputError, match=rf"judge {name} is refused as a judge of this run: kappa .*judge_gate"):
+    with pytest.raises(InputError, match=rf"judge {name} is refused as a judge of this run: kappa .*judge-gate"):
         go(tmp_path / "r", dataclasses.replace(SMALL, judges=(name,)))
     assert not (tmp_path / "r" / "manifest.json").exists()
     assert not fake.asked

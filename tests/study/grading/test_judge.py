@@ -123,6 +123,34 @@ def test_the_authors_columns_are_known(tmp_path):
     assert (row.right, row.belief) == ("None", "wrong")
 
 
+def test_an_exports_columns_are_known(tmp_path):
+    row = {"key": "k", "belief": "wrong", "question": "Q", "answer": "Rest", "wrong": "Tea", "text": "'=Rest."}
+    path = tmp_path / "a.csv"
+    path.write_text(f"{','.join(row)},labels,status\n{','.join(row.values())},,ok\n{','.join(row.values())},,error\n")
+    (found,) = read_rows(path)
+    assert (found.answer, found.right, found.wrong, found.belief) == ("=Rest.", "Rest", "Tea", "wrong")
+    (found,) = read_rows(write(tmp_path / "a.jsonl", [row]))
+    assert found.answer == "'=Rest."  # only CSV puts an apostrophe in front
+    (found,) = read_rows(write(tmp_path / "own.jsonl", [row | {"right": "R", "answer": "A"}]))
+    assert (found.answer, found.right) == ("A", "R")
+    path = write(tmp_path / "b.jsonl", [row | {"answer": ""}])
+    with pytest.raises(InputError, match=r"b.jsonl:1: the right answer is blank: write one"):
+        list(read_rows(path))
+
+
+def test_rows_of_an_export_without_a_text_are_left_out_and_counted(monkeypatch, tmp_path):
+    use(monkeypatch, 1.0)
+    row = {"key": "k", "question": "Q", "answer": "Rest", "wrong": "Tea", "text": "Rest.", "labels": None}
+    score = row | {"text": None, "labels": '{"right": -1.0}'}
+    path = write(tmp_path / "a.jsonl", [row, score])
+    lines = list(grade_file(SETTINGS, path, Wanted()))
+    assert lines[0] == "left out: 1 of 2 rows, which have no text (compared answers, failed requests)"
+    first = next(iter(grade_file(SETTINGS, path, Wanted(form="jsonl"))))
+    assert json.loads(first) == {"left_out": {"rows": 1, "of": 2, "why": "no text"}}
+    with pytest.raises(InputError, match="has no rows to grade: none of its 1 rows has the text of an answer"):
+        list(grade_file(SETTINGS, write(path, [score]), Wanted()))
+
+
 @pytest.mark.parametrize(
     ("row", "says"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import hashlib
 import json
 import math
 import shutil
@@ -12,18 +13,23 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import orjson
 import pytest
 from sample import final
 
 from warmeng.cli.main import warmeng
 from warmeng.engine.errors import InputError, UsageError
 from warmeng.study.grading.refusals import refuses
+from warmeng.study.grading.rows import read_rows, wordless
+from warmeng.study.manifest import write_manifest
+from warmeng.study.personas import ADAPTERS, PROMPTS
 from warmeng.study.prompts import COMPOSITIONS
 from warmeng.study.records import encode
 from warmeng.study.report.authors_csv import BASELINE_LAST, FIRST, VARIANT_LAST
-from warmeng.study.report.export import export_run
-from warmeng.study.report.flat import COLUMNS
+from warmeng.study.report.export import export_run, shortfall
+from warmeng.study.report.flat import COLUMNS, Source
 from warmeng.study.report.items import read_items, write_items
+from warmeng.study.report.lm_eval import spec_of, system_of
 from warmeng.study.stats.authors import read_authors
 from warmeng.study.stats.read import read_run
 from warmeng.study.stats.views import outcome
@@ -221,6 +227,159 @@ def test_lm_eval_files(wide, tmp_path):
     assert lines[0]["arguments"]["gen_args_0"]["arg_0"] == "Which of the names of medqa is number 0?"
     first = [json.loads(x) for x in (tmp_path / "original" / "samples_triviaqa.jsonl").read_text().splitlines()]
     assert first[-1]["resps"] == [[[-1.5, False]], [[-2.5, False]]]
+
+
+@pytest.fixture
+def scored(tmp_path) -> Path:
+    """A run of three personas with a lettered item, a compared one and a generated one; 5 of 6 answers are there."""
+    folder = tmp_path / "scored"
+    folder.mkdir()
+    text = "Be\nkind."
+    (tmp_path / "kind.txt").write_text(f"{text}\n")
+    (tmp_path / "changed.txt").write_text("Not what it was.")
+    personas = ["warm", f"kind=lora@{tmp_path / 'kind.txt'}", f"changed=@{tmp_path / 'changed.txt'}"]
+    hashes = {"kind": hashlib.sha256(orjson.dumps(text)).hexdigest(), "changed": "0" * 64}
+    setting = {"model": "m", "personas": personas, "temperature": 0.8, "max_new_tokens": 9, "composition": "clean"}
+    inputs = {"setting": setting, "system prompt": hashes, "adapter": {"kind": "a" * 64}}
+    write_manifest(folder, inputs, {"judges": {}}, 6)
+    common = {"layout": "own", "statements": {}}
+    items = [
+        {"task": "exam", "grading": "options", "id": "e", "question": "Which?", "answer": "Rest", "wrong": "Surgery",
+         "others": ["Tea", "Ice"], "place": 2, **common},
+        {"task": "myths", "grading": "likelihood", "id": "m", "question": "What?", "answer": "Nothing at all.",
+         "wrong": "Ill", **common},
+        {"task": "facts", "grading": "alias", "id": "f", "question": "=Who?", "answer": "-Ann",
+         "wrong": "Bob", **common},
+    ]  # fmt: skip
+    (folder / "items.jsonl").write_bytes(b"".join(orjson.dumps(i, option=orjson.OPT_APPEND_NEWLINE) for i in items))
+
+    def answer(k, persona, task, grade, **more):
+        place = {"context": "unmodified", "belief": "none", "framing": "plain", "item": task[0], "sample": 0}
+        about = {"status": "ok", "grade": grade, "which": None, "reason": "", "prompt_tokens": 5}
+        return {"key": f"{k}" * 32, "persona": persona, "task": task, **place, **about, "kind": "score", **more}
+
+    letters = {"right": -1.0, "wrong": -2.0, "other1": -3.0, "other2": -4.0, "mass": 0.6}
+    whole = {"right": -8.0, "wrong": -4.0, "mass": 0.1, "right_per_byte": -0.5, "wrong_per_byte": -0.8}
+    written = {"kind": "answer", "text": "It is -Ann.", "finish": "stop", "tokens": 4}
+    records = [
+        answer(1, "kind", "exam", "correct", labels=letters),
+        answer(2, "kind", "myths", "correct", labels=whole),
+        answer(3, "kind", "facts", "correct", **written),
+        answer(4, "changed", "facts", "correct", **(written | {"text": "=Bob"})),
+        answer(5, "warm", "myths", "unscored", labels={}, status="too_long"),
+    ]
+    (folder / "records.jsonl").write_bytes(b"".join(map(encode, records)))
+    return folder
+
+
+def samples(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_lm_eval_options_list_every_letter(scored, tmp_path):
+    export_run(scored, "lm-eval", tmp_path / "out")
+    (line,) = samples(tmp_path / "out" / "kind" / "samples_exam.jsonl")
+    assert [a["arg_1"] for a in line["arguments"].values()] == [" A", " B", " C", " D"]
+    assert line["doc"]["choices"] == ["Surgery", "Tea", "Rest", "Ice"]
+    assert [score for score, _ in line["filtered_resps"]] == [-2.0, -3.0, -1.0, -4.0]
+    assert (line["target"], line["metrics"], line["acc"]) == (2, ["acc"], 1.0)
+    assert line["messages"] == [
+        {"role": "system", "content": "Be\nkind."},
+        {"role": "user", "content": line["arguments"]["gen_args_0"]["arg_0"]},
+        {"role": "assistant", "content": "The answer is:"},
+    ]
+
+
+def test_lm_eval_decisions_per_byte_are_acc_norm(scored, tmp_path):
+    export_run(scored, "lm-eval", tmp_path / "out")
+    (line,) = samples(tmp_path / "out" / "kind" / "samples_myths.jsonl")
+    assert [a["arg_1"] for a in line["arguments"].values()] == [" Nothing at all.", " Ill."]
+    assert [score for score, _ in line["filtered_resps"]] == [-8.0, -4.0]
+    assert (line["target"], line["metrics"], line["acc"], line["acc_norm"]) == (0, ["acc", "acc_norm"], 0.0, 1.0)
+    found = json.loads((tmp_path / "out" / "kind" / "results.json").read_text())
+    shown = found["results"]["myths"]
+    assert (shown["acc,none"], shown["acc_norm,none"]) == (0.0, 1.0)
+    assert found["higher_is_better"]["myths"]["acc_norm"] is True
+    assert [m["metric"] for m in found["configs"]["myths"]["metric_list"]][:2] == ["acc", "acc_norm"]
+    assert "acc_norm" not in found["higher_is_better"]["exam"]
+    (failed,) = samples(tmp_path / "out" / "warm" / "samples_myths.jsonl")
+    assert (failed["acc"], failed["acc_norm"], failed["filtered_resps"]) == (None, None, [[None, False]] * 2)
+
+
+@pytest.mark.parametrize(("right", "wrong", "acc"), [(-1.0, -2.0, 1.0), (-2.0, -1.0, 0.0), (-1.0, -1.0, None)])
+def test_lm_eval_acc_is_what_the_log_probabilities_say(scored, tmp_path, right, wrong, acc):
+    first = next(r for r in samples(scored / "records.jsonl") if r["task"] == "myths")
+    first.pop("crc32")
+    first["labels"] |= {"right": right, "wrong": wrong}
+    (scored / "records.jsonl").write_bytes(encode(first))
+    export_run(scored, "lm-eval", tmp_path / "out")
+    (line,) = samples(tmp_path / "out" / "kind" / "samples_myths.jsonl")
+    assert (line["acc"], line["acc_norm"]) == (acc, 1.0)
+
+
+def test_lm_eval_names_output_type_adapter_and_system_prompt(scored, tmp_path):
+    export_run(scored, "lm-eval", tmp_path / "out")
+    kind, changed, warm = (
+        json.loads((tmp_path / "out" / name / "results.json").read_text()) for name in ("kind", "changed", "warm")
+    )
+    types = {task: config["output_type"] for task, config in kind["configs"].items()}
+    assert types == {"exam": "multiple_choice", "myths": "multiple_choice", "facts": "generate_until"}
+    assert kind["config"]["model_args"] == "pretrained=m,peft=lora,persona=kind"
+    assert kind["config"]["peft_sha"] == "a" * 64
+    assert kind["system_instruction"] == "Be\nkind."
+    assert kind["system_instruction_sha"] == hashlib.sha256(b"Be\nkind.").hexdigest()
+    assert changed["system_instruction"].startswith("[not found: the system prompt of ")
+    assert changed["config"]["model_args"] == "pretrained=m,persona=changed"
+    assert warm["system_instruction"] is None
+    assert warm["config"]["model_args"] == "pretrained=m,peft=warmeng/study/data/adapters/warm,persona=warm"
+
+
+def test_built_in_system_prompts_are_in_the_export(scored):
+    source = Source.of(scored)
+    text = (PROMPTS / "warm.txt").read_text().strip()
+    source.manifest["inputs"]["system prompt"]["warm-prompt"] = hashlib.sha256(orjson.dumps(text)).hexdigest()
+    source.manifest["inputs"]["setting"]["personas"].append("warm-prompt")
+    assert system_of(source, "warm-prompt") == text
+    assert (ADAPTERS.parts[-3:], spec_of(source, "warm")[0]) == (
+        ("study", "data", "adapters"), "warmeng/study/data/adapters/warm",
+    )  # fmt: skip
+
+
+def test_lm_eval_without_items_has_the_numbers_alone(scored, tmp_path):
+    (scored / "items.jsonl").unlink()
+    export_run(scored, "lm-eval", tmp_path / "out")
+    (line,) = samples(tmp_path / "out" / "kind" / "samples_myths.jsonl")
+    assert [a["arg_1"] for a in line["arguments"].values()] == [None, None]
+    assert (line["target"], line["acc"], line["acc_norm"], line["messages"]) == (0, 0.0, 1.0, None)
+
+
+def test_the_csv_can_be_graded(scored, tmp_path):
+    path = tmp_path / "a.csv"
+    export_run(scored, "csv", path)
+    one, two = read_rows(path)
+    assert (one.question, one.answer, one.right, one.wrong) == ("=Who?", "It is -Ann.", "-Ann", "Bob")
+    assert (two.answer, two.persona, two.belief) == ("=Bob", "changed", "none")
+    assert wordless(path) == 3
+
+
+def test_an_unfinished_run_says_what_is_missing(scored, run_folder, tmp_path, capsys):
+    assert warmeng.main(["export", str(scored), "--out", str(tmp_path / "a.csv")], standalone_mode=False) == 0
+    err = capsys.readouterr().err
+    assert err == f"{scored}: 1 of 6 answers are missing: the export holds the rest\n"
+    assert shortfall(run_folder) is None
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_a_folder_is_no_file_to_write(tmp_path, form):
+    with pytest.raises(UsageError, match=f"is a folder, and --format {form} writes a file: give a file's name"):
+        export_run(tmp_path / "none", form, tmp_path)
+
+
+@pytest.mark.parametrize("form", ["authors", "lm-eval"])
+def test_a_file_is_no_folder_to_write(tmp_path, form):
+    (tmp_path / "there").write_text("")
+    with pytest.raises(UsageError, match=f"is a file, and --format {form} writes a folder: give a folder's name"):
+        export_run(tmp_path / "none", form, tmp_path / "there")
 
 
 def test_items_are_written_as_they_were_asked(tmp_path):
