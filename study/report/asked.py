@@ -20,6 +20,15 @@ COMPOSITIONS = {
     "paper": "paper (byte for byte as the authors wrote theirs)",
 }
 
+LEFT_OUT = "refusals are left out, in tasks of disinformation correct"
+RULES = {  # what an analysis counts as incorrect, by its rule
+    "grades": "answers graded incorrect; refused, unclear and unscored ones are left out",
+    "unclear-incorrect": "answers graded incorrect or unclear; refused and unscored ones are left out",
+    "paper": f"by the paper's two labels, unclear answers too; {LEFT_OUT}, by the paper's phrases",
+    "paper-strict": f"by the paper's two labels, unclear answers too; {LEFT_OUT}, by a strict rule for refusals",
+    "paper-loose": f"by the paper's two labels, unclear answers too; {LEFT_OUT}, by a loose rule for refusals",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Fact:
@@ -92,8 +101,10 @@ def listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "none"
 
 
-def asked(manifest: Mapping[str, Any], items: Mapping[str, int], judges: Sequence[str]) -> list[Fact]:
-    """Return the study's settings in words; ``items`` are the numbers of questions by task."""
+def asked(
+    manifest: Mapping[str, Any], items: Mapping[str, int], judges: Sequence[str], rule: str | None = None
+) -> list[Fact]:
+    """Return the study's settings in words; ``items`` are the numbers of questions by task, ``rule`` the analysis's."""
     s = settings_of(manifest)
     facts = manifest["facts"]
     engine = facts.get("engine") or {}
@@ -102,7 +113,13 @@ def asked(manifest: Mapping[str, Any], items: Mapping[str, int], judges: Sequenc
     )
     contexts = [CONTEXTS.get(c, c) for c in s.get("contexts") or ()]
     beliefs = [BELIEFS.get(b, b) for b in s.get("beliefs") or ()]
-    tasks = [f"{name} ({several(count, 'question')})" for name, count in items.items()]
+    extents = facts.get("questions") or {}  # as "24 of 817"
+    tasks = [
+        f"{name} ({extents[name]} questions)"
+        if " of " in extents.get(name, "")
+        else f"{name} ({several(count, 'question')})"
+        for name, count in items.items()
+    ]
     places = int(s.get("cells") or 0)
     worked = (
         f"; worked-out numbers at temperature {s['number_temperature']:g} with room for {STEPS_TOKENS} tokens"
@@ -128,6 +145,7 @@ def asked(manifest: Mapping[str, Any], items: Mapping[str, int], judges: Sequenc
             f"{several(int(s.get('samples') or 1), 'answer')} to each generated prompt{worked}",
         ),
         Fact("Grading", f"exact rules{', then the judge ' + listed(list(judges)) if judges else ' alone, no judge'}"),
+        *([Fact("Counted as incorrect", f"{RULES.get(rule, 'not known')} (rule {rule})")] if rule else []),
         Fact("Seed", f"{s.get('seed')}: it draws the questions and the noise{shared}"),
         Fact(
             "Computed",

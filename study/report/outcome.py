@@ -176,8 +176,14 @@ def between(low: float | None, high: float | None, digits: int = 1, signed: bool
     return f"{low:{sign}.{digits}f} to {high:{sign}.{digits}f}".replace("-", "−")
 
 
-def headlines(effects: Sequence[Effect], rates: Sequence[Rate], baseline: str) -> list[Headline]:
-    """Return one number for each variant: the first regression's effect, or the difference of error rates."""
+def headlines(
+    effects: Sequence[Effect], rates: Sequence[Rate], baseline: str, rule: str | None = None
+) -> list[Headline]:
+    """Return one number for each variant: the first regression's effect, or the difference of error rates.
+
+    The analysis's ``rule`` of what is incorrect is told where it is not ``grades``.
+    """
+    by = f"; counted by the rule {rule}" if rule and rule != "grades" else ""
     main = [e for e in effects if e.number == 1 and e.value is not None]
     if main:
         return [
@@ -186,7 +192,8 @@ def headlines(effects: Sequence[Effect], rates: Sequence[Rate], baseline: str) -
                 points(e.value),
                 f"points of error beside {baseline}, plain questions",
                 f"95 % interval {between(e.low, e.high)}, {e.n:,} answers"
-                + (f"; the paper: {points(e.published, 2)}" if e.published is not None else ""),
+                + (f"; the paper: {points(e.published, 2)}" if e.published is not None else "")
+                + by,
             )
             for e in main
         ]
@@ -199,7 +206,8 @@ def headlines(effects: Sequence[Effect], rates: Sequence[Rate], baseline: str) -
             r.persona,
             points(r.value - base.value),
             f"points of error beside {baseline}, plain questions",
-            f"{r.value:.1f} % of {r.n:,} against {base.value:.1f} % of {base.n:,}; no interval: the regression failed",
+            f"{r.value:.1f} % of {r.n:,} against {base.value:.1f} % of {base.n:,}; no interval: the regression failed"
+            + by,
         )
         for r in plain.values()
         if r.persona != baseline

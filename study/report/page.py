@@ -21,7 +21,7 @@ from warmeng.study.report.cells import shown
 from warmeng.study.report.draw import Figure, figures, number_words
 from warmeng.study.report.items import read_items
 from warmeng.study.report.outcome import costs, gates, headlines, lead, read_sessions
-from warmeng.study.report.series import BELIEFS, CONTEXTS, effects, manipulation, ordered, rates, warmth
+from warmeng.study.report.series import BELIEFS, CONTEXTS, effects, manipulation, ordered, rates, table, warmth
 
 FILE = "report.html"
 ANALYSIS = "analysis.json"
@@ -127,7 +127,8 @@ def _render(run: Run, most: int, most_bytes: int) -> str:
     data["labels"] = {**CONTEXTS, **BELIEFS}
     carried = len(data["rows"]["group"])
     found_effects = effects(analysis)
-    heads = headlines(found_effects, rates(analysis, "context"), run.baseline)
+    rule = str(analysis["rule"]) if analysis and analysis.get("rule") else None
+    heads = headlines(found_effects, rates(analysis, "context"), run.baseline, rule)
     measured = bool(manipulation(run.manifest) or warmth(run.manifest, analysis))
     sessions = read_sessions(run.folder)
     script, css = ((ASSETS / name).read_text(encoding="utf-8") for name in ("report.js", "report.css"))
@@ -145,21 +146,29 @@ def _render(run: Run, most: int, most_bytes: int) -> str:
         title=_title(run),
         lead=lead(found, run.baseline, run.personas),
         headlines=heads,
-        facts=asked(run.manifest, found.items, judges),
+        facts=asked(run.manifest, found.items, judges, rule),
         gates=gates(run.manifest, found),
         refusals=ordered(f"{number_words(e)}, {e.variant}: {e.refused}" for e in found_effects if e.refused),
-        figures=figures(run.manifest, analysis, run.baseline, run.personas),
+        figures=_figures(run),
         has_items=bool(items),
         carried=carried,
         total=found.answers,
         seed=seed,
         costs=costs(sessions, found),
         deviations=deviations(run.manifest, found.items, judges, measured),
-        tables=[shown(name, table) for name, table in ((analysis or {}).get("tables") or {}).items()],
+        tables=[shown(name, rows) for name, rows in ((analysis or {}).get("tables") or {}).items()],
         notes=[str(note) for note in (analysis or {}).get("notes") or ()],
         analysed=analysis is not None,
         data=Markup(pack(data)),
     )
+
+
+def _figures(run: Run) -> list[Figure]:
+    """Return the page's figures; that of warmth is absent for another reason where warmth was measured."""
+    found = figures(run.manifest, run.analysis, run.baseline, run.personas)
+    measured = manipulation(run.manifest) or table(run.analysis, "warmth")
+    why = "Warmth was measured, but there are no error rates without a belief to set it against."
+    return [replace(f, absent=why) if f.id == "figure-warmth" and f.absent and measured else f for f in found]
 
 
 def _title(run: Run) -> str:

@@ -219,15 +219,18 @@ def flips(analysis: Mapping[str, Any] | None) -> list[Flips]:
 
 
 def warmth(manifest: Mapping[str, Any], analysis: Mapping[str, Any] | None) -> list[Warmth]:
-    """Return measured warmth beside errors: the analysis's table ``warmth``, or the manifest's manipulation check."""
+    """Return measured warmth beside errors without a belief; nothing for a persona that has none of them.
+
+    Warmth is the analysis's table ``warmth``, or the manifest's manipulation check.
+    """
     measured: dict[str, Row] = {r["persona"]: r for r in table(analysis, "warmth")}
     if not measured:
         measured = manipulation(manifest)
     error: dict[str, float] = {}
     for r in pooled(table(analysis, "error_rates")):
-        if r["task"] == "all" and r["context"] in ("all", "unmodified") and r["belief"] in ("all", "none"):
+        if r["task"] == "all" and r["context"] in ("all", "unmodified") and r["belief"] == "none":
             value = number(r.get("error"))
-            if value is not None and (r["belief"] == "none" or r["persona"] not in error):
+            if value is not None:
                 error[r["persona"]] = 100 * value
     found = []
     for persona, r in measured.items():

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -15,6 +16,10 @@ from warmeng.study.grading.exact import GRADES
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table as RichTable
+
+TIED = ("low", "high", "95 % interval")  # columns that stay beside the one before them
+LEAST = 8  # cells that a column of names keeps before columns of numbers go into a further table
 
 
 @dataclass(frozen=True)
@@ -77,17 +82,64 @@ def tables(results: Mapping[str, Any], task: str = "all") -> list[Table]:
 
 def print_table(console: Console, table: Table) -> None:
     """Print one table with its title and note."""
+    from rich.markup import escape
+
+    console.print(f"[bold]{escape(table.title)}[/bold]\n{escape(table.note)}", highlight=False)
+    numeric = [k >= table.labels for k in range(len(table.columns))]
+    for part in laid_out(console.width, table.columns, numeric, table.rows):
+        console.print(part)
+
+
+def laid_out(
+    width: int, columns: Sequence[str], numeric: Sequence[bool], rows: Sequence[Sequence[str]]
+) -> list[RichTable]:
+    """Return rows as tables no wider than ``width``: names fold where they must, numbers never.
+
+    Numbers that don't fit beside the names go into further tables, with the names before them again. What stands before
+    the last column of names belongs to the names.
+    """
     from rich import box
+    from rich.cells import cell_len
     from rich.markup import escape
     from rich.table import Table as RichTable
 
-    shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold")
-    for k, name in enumerate(table.columns):
-        shown.add_column(name, justify="left" if k < table.labels else "right", overflow="fold")
-    for row in table.rows:
-        shown.add_row(*(escape(text) for text in row))
-    console.print(f"[bold]{escape(table.title)}[/bold]\n{escape(table.note)}", highlight=False)
-    console.print(shown)
+    def widest(k: int, heads: Sequence[str]) -> int:
+        return max(map(cell_len, (*heads, *(row[k] for row in rows))))
+
+    heads = list(columns)
+    count = 1 + max((k for k, is_number in enumerate(numeric) if not is_number), default=-1)
+    names, numbers = list(range(count)), list(range(count, len(columns)))
+    gap = 2  # cells that a column takes beside its text, the edge's counted
+    parts = [numbers]
+    if sum(widest(k, [head]) + gap for k, head in enumerate(heads)) > width:
+        for k in range(len(columns)):
+            if numeric[k]:  # as narrow as its numbers and its longest word
+                heads[k] = "\n".join(wrap(heads[k], widest(k, heads[k].split())))
+        sizes = [widest(k, head.split("\n")) + gap for k, head in enumerate(heads)]
+        taken = sum(sizes[k] if numeric[k] else min(sizes[k], LEAST + gap) for k in names)
+        units: list[list[int]] = []
+        for k in numbers:
+            if units and columns[k] in TIED and taken + sum(sizes[j] for j in (*units[-1], k)) <= width:
+                units[-1].append(k)
+            else:
+                units.append([k])
+        parts = [[]]
+        for unit in units:
+            if parts[-1] and taken + sum(sizes[j] for j in (*parts[-1], *unit)) > width:
+                parts.append([])
+            parts[-1] += unit
+    tables = []
+    for part in parts:
+        shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold")
+        for k in (*names, *part):
+            if numeric[k]:
+                shown.add_column(escape(heads[k]), justify="right", no_wrap=True, overflow="ellipsis")
+            else:
+                shown.add_column(escape(heads[k]), justify="left", overflow="fold")
+        for row in rows:
+            shown.add_row(*(escape(row[k]) for k in (*names, *part)))
+        tables.append(shown)
+    return tables
 
 
 def print_tables(console: Console, results: Mapping[str, Any]) -> None:
@@ -109,6 +161,8 @@ def notes(results: Mapping[str, Any]) -> list[str]:
         f"Model {run['model']}, seed {run['seed']}, "
         + ("deterministic." if run["deterministic"] else "fast: results may differ in another batch.")
     )
+    if run.get("questions"):
+        lines.append(f"Questions: {', '.join(f'{name} {extent}' for name, extent in run['questions'].items())}.")
     if run["default_system"] and run["adds_default_system"]:
         names = ", ".join(run["adds_default_system"])
         lines.append(f"The chat template adds a system message of its own for {names}: {run['default_system']!r}.")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from warmeng.engine.errors import InputError, UsageError
+from warmeng.study.contexts import UNMODIFIED
 from warmeng.study.grading.combine import combine, trusted_judges
 from warmeng.study.grading.refusals import RULES, refusals
 from warmeng.study.manifest import OTHER_RUN, read_manifest
@@ -71,12 +72,13 @@ class Columns:
         column.extend([-1] * (len(self) - len(column)))
         column[row] = grade
 
-    def frame(self, personas: Iterable[str] = (), judges: Iterable[str] = ()) -> Frame:
-        """Return the rows; ``personas`` and ``judges`` that occur come in this order, the others after them."""
+    def frame(self, personas: Iterable[str] = (), judges: Iterable[str] = (), **others: Iterable[str]) -> Frame:
+        """Return the rows; ``personas``, ``judges`` and other columns' names come in this order where they occur."""
         factors: dict[str, Any] = {
             name: Factor(tuple(self.tables[name]), np.array(self.codes[name], dtype=np.int32)) for name in COLUMNS
         }
-        factors["persona"] = reorder(factors["persona"], personas)
+        for name, first in {"persona": personas, **others}.items():
+            factors[name] = reorder(factors[name], first)
         small: dict[str, Any] = {name: np.array(column, dtype=np.int8) for name, column in self.small.items()}
         for column in self.judges.values():
             column.extend([-1] * (len(self) - len(column)))
@@ -135,10 +137,22 @@ def read_run(folder: Path) -> tuple[Frame, RunInfo]:
     planned = int(manifest["planned"])
     if planned > len(columns):
         statuses[MISSING] = planned - len(columns)
-    personas = [str(name).partition("=")[0] for name in setting.get("personas") or ()]
     judges = manifest["facts"].get("judges") or {}
     info = RunInfo(planned, dict(statuses), (model,), "grades", judges, (), manifest)
-    return columns.frame(personas, list(judges)), info
+    return columns.frame(judges=list(judges), **orders(manifest["inputs"])), info
+
+
+def orders(inputs: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return ``personas`` and the names of tasks, contexts and beliefs in the order that a run's settings tell."""
+    setting = inputs.get("setting") or {}
+    known = (UNMODIFIED, *(inputs.get("statements") or ()))
+    asked = setting.get("contexts") or ()  # names, groups or ``all``
+    return {
+        "personas": [str(name).partition("=")[0] for name in setting.get("personas") or ()],
+        "task": list(inputs.get("items") or ()),
+        "context": [c for name in asked for c in known if name in ("all", c) or c.startswith(f"{name}:")],
+        "belief": list(setting.get("beliefs") or ()),
+    }
 
 
 def _answer(columns: Columns, record: Mapping[str, Any], model: str, path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from warmeng.study.report.table import laid_out
 from warmeng.study.stats.tables import shown
 
 if TYPE_CHECKING:
@@ -62,10 +63,11 @@ MAIN: dict[str, tuple[tuple[str, ...], Callable[[Row], bool]]] = {  # table -> c
 
 
 def print_analysis(console: Console, analysis: Mapping[str, Any]) -> None:
-    """Print the main tables' main rows, one line for tests, and the notes; columns without a value are left out."""
-    from rich import box
+    """Print the main tables' main rows, one line for tests, and the notes.
+
+    Columns without a value are left out, and the model's where it is the same in all rows: a line below names it.
+    """
     from rich.markup import escape
-    from rich.table import Table
 
     for name, (keys, wanted) in MAIN.items():
         table = analysis["tables"].get(name)
@@ -74,18 +76,16 @@ def print_analysis(console: Console, analysis: Mapping[str, Any]) -> None:
             continue
         kinds = {c["key"]: c for c in table["columns"]}
         used = [key for key in keys if any(row[key] not in (None, "") for row in rows)]
-        body = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold")
-        for key in used:
-            body.add_column(
-                kinds[key]["label"], justify="left" if kinds[key]["kind"] == "text" else "right", overflow="fold"
-            )
-        for row in rows:
-            body.add_row(*(escape(shown(row[key], kinds[key]["kind"])) for key in used))
+        used = [key for key in used if key != "model" or len({row[key] for row in rows}) > 1]
         console.print(f"[bold]{escape(table['title'])}[/bold]\n{escape(table['note'])}", highlight=False)
-        console.print(body)
+        body = [[shown(row[key], kinds[key]["kind"]) for key in used] for row in rows]
+        numeric = [kinds[key]["kind"] != "text" for key in used]
+        for part in laid_out(console.width, [kinds[key]["label"] for key in used], numeric, body):
+            console.print(part)
         for line in refusals(rows):
             console.print(escape(line), soft_wrap=True, highlight=False)
-    for line in (*tests(analysis), *analysis["notes"]):
+    alone = [f"Model {name}." for name in analysis["models"]] if len(analysis["models"]) == 1 else []
+    for line in (*alone, *tests(analysis), *analysis["notes"]):
         console.print(escape(line), soft_wrap=True, highlight=False)
 
 

@@ -168,8 +168,8 @@ def table(points: Sequence[Point], scorer: Scorer) -> Table:
         if compare
         else f"Units are those of {scorer.name}: not comparable with the paper's +.016, which is GPT-2's."
     )
-    columns = ("persona", "epoch", "SocioT", "s.e.", "from original", "95 % interval", "text only", "from original",
-               "95 % interval", "prompts")  # fmt: skip
+    columns = ("persona", "epoch", "SocioT", "s.e.", "from original", "95 % interval", "text only",
+               "text only from original", "95 % interval", "prompts")  # fmt: skip
     return Table(
         "Warmth by checkpoint",
         f"SocioT by the released formula, in nats; differences are paired over prompts. {units}",

@@ -1,7 +1,8 @@
 """Blinded ratings by people: which of two responses is warmer, and what their choices say.
 
 Two responses to one prompt stand side by side as A and B, in an order fixed by a hash; the key that says which is
-which lies in a file of its own.
+which lies in a file of its own. A pair's id is a hash of what the rater sees, so that ratings of one sheet never count
+as those of another.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ from typing import Any
 
 import orjson
 
-from warmeng.engine.errors import InputError
-from warmeng.engine.files import make_folder, parse_object, read_bytes, read_csv, read_jsonl, write_atomic
+from warmeng.engine.errors import InputError, show
+from warmeng.engine.files import is_csv, make_folder, parse_object, read_bytes, read_csv, read_jsonl, write_atomic
 from warmeng.study.grading.agreement import cohen
 from warmeng.study.stats.rates import wilson
 
 CHOICES = ("A", "B", "tie")
 COLUMNS = ("id", "prompt", "A", "B", "choice")
 PAGE = Path(__file__).parent / "rating.html"
+KEY = "rating-key.json"
 
 
 @dataclass(frozen=True)
@@ -52,21 +54,31 @@ def make_pairs(
     metric: Sequence[float | None],
     seed: int,
 ) -> list[Pair]:
-    """Pair responses by prompt; equal or blank ones are left out, since nobody could choose. Half are swapped."""
+    """Pair responses by prompt. Half are swapped.
+
+    Equal or blank ones are left out, since nobody could choose, and a pair that is there twice counts once.
+    """
     found = []
     for (name, prompt), first, second, value in zip(prompts, baseline, variant, metric, strict=True):
         if not first.strip() or not second.strip() or first == second:
             continue
         found.append((hashlib.sha256(f"{seed}\0{name}".encode()).digest(), name, prompt, first, second, value))
     found.sort()
-    return [
-        Pair(f"pair-{k + 1:03d}", prompt, first, second, digest[-1] % 2 == 0, value)
-        for k, (digest, _, prompt, first, second, value) in enumerate(found)
-    ]
+    pairs: dict[str, Pair] = {}
+    for digest, _, prompt, first, second, value in found:
+        swapped = digest[-1] % 2 == 0
+        name = _name(prompt, *((second, first) if swapped else (first, second)))
+        pairs.setdefault(name, Pair(name, prompt, first, second, swapped, value))
+    return list(pairs.values())
+
+
+def _name(prompt: str, a: str, b: str) -> str:
+    """Return a pair's id: of what is shown alone, so that it does not tell whose A and B are."""
+    return f"pair-{hashlib.sha256(orjson.dumps([prompt, a, b])).hexdigest()[:10]}"
 
 
 def write_sheet(folder: Path, pairs: Sequence[Pair]) -> list[Path]:
-    """Write ``rating.csv`` and ``rating.html`` for raters, and ``rating-key.json`` for the one who counts.
+    """Write ``rating.csv`` and ``rating.html`` for raters, and last ``rating-key.json`` for the one who counts.
 
     Returns the paths. Raises ``OSError``.
     """
@@ -90,7 +102,7 @@ def write_sheet(folder: Path, pairs: Sequence[Pair]) -> list[Path]:
     written = {
         "rating.csv": text.getvalue().encode(),
         "rating.html": page.encode(),
-        "rating-key.json": orjson.dumps(key, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE),
+        KEY: orjson.dumps(key, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE),
     }
     for name, content in written.items():
         write_atomic(folder / name, content)
@@ -100,16 +112,21 @@ def write_sheet(folder: Path, pairs: Sequence[Pair]) -> list[Path]:
 def read_ratings(path: Path, key: Mapping[str, Any]) -> dict[str, str]:
     """Return one rater's choices by pair; rows without one are left out.
 
-    Takes the sheet's CSV, or the JSON lines that the page saves. Raises ``InputError`` with file and line for a pair
-    that the key does not know, one that is there twice, or a choice that is not A, B or tie.
+    Takes the sheet's CSV, or the JSON lines that the page saves. Raises ``InputError`` for pairs that the key does not
+    know, by name, and with the line for a pair that is there twice, or a choice that is not A, B or tie.
     """
-    rows = read_csv(path) if path.suffix == ".csv" else read_jsonl(path)
+    rows = list(read_csv(path) if is_csv(path) else read_jsonl(path))
+    strange = list(dict.fromkeys(name for _, row in rows if (name := str(row.get("id", ""))) not in key))
+    if strange:
+        more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
+        raise InputError(
+            f"{path}: has pairs that are not in the key: {', '.join(show(name, 40) for name in strange[:3])}{more}: "
+            f"give the {KEY} that was written with this sheet, or the ratings of the key's own sheet"
+        )
     found: dict[str, str] = {}
     for number, row in rows:
         where = f"{path}:{number}"
         pair, choice = str(row.get("id", "")), str(row.get("choice", "")).strip()
-        if pair not in key:
-            raise InputError(f"{where}: pair {pair!r} is not in the key: give the ratings of this sheet")
         if pair in found:
             raise InputError(f"{where}: pair {pair!r} is there twice: keep one row")
         known = {c.lower(): c for c in CHOICES}
@@ -127,7 +144,7 @@ def read_key(path: Path) -> dict[str, Any]:
     """Return the key of a sheet. Raises ``InputError``."""
     key = parse_object(read_bytes(path), str(path))
     if not key or not all(isinstance(v, dict) and v.get("variant") in ("A", "B") for v in key.values()):
-        raise InputError(f"{path}: is not a rating key: expected rating-key.json as it was written beside the sheet")
+        raise InputError(f"{path}: is not a rating key: expected {KEY} as it was written beside the sheet")
     return key
 
 

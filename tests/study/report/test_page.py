@@ -11,6 +11,7 @@ import re
 import shutil
 from collections import Counter
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,13 @@ from structure import structure
 from warmeng.cli.main import warmeng
 from warmeng.engine.errors import InputError
 from warmeng.study.report import page
-from warmeng.study.report.asked import adapted_names, persona_words
+from warmeng.study.report.asked import RULES, adapted_names, persona_words
 from warmeng.study.report.browser import choose, flipped
 from warmeng.study.report.items import read_items
 from warmeng.study.report.page import load_run, policy, render, write_report
-from warmeng.study.report.series import error_points, flips
+from warmeng.study.report.series import error_points, flips, warmth
+from warmeng.study.stats.analyze import analyze_run
+from warmeng.study.stats.views import RULES as VIEWS
 
 GOLDEN = Path(__file__).parent / "golden_structure.txt"
 
@@ -201,6 +204,33 @@ def test_figures_show_the_runs_own_rates(run_folder):
         place = (p.task, p.context, p.belief)
         assert p.x == pytest.approx(error("original", *place), abs=1e-9)
         assert p.y == pytest.approx(error(p.variant, *place), abs=1e-9)
+
+
+@pytest.mark.parametrize(("rule", "words"), [("grades", ""), ("paper", "the paper's phrases (rule paper)")])
+def test_the_rule_is_told_and_named_under_the_headline_where_it_is_another(run_folder, tmp_path, rule, words):
+    folder = tmp_path / "run"
+    shutil.copytree(run_folder, folder)
+    analyze_run(folder, bootstrap=0, rule=rule)
+    said = unescape(text_of(render(load_run(folder))))
+    assert "Counted as incorrect" in said
+    assert words in said
+    heads = re.findall(r'<p class="detail">([^<]*)</p>', render(load_run(folder)))
+    assert [head.endswith("; counted by the rule paper") for head in heads] == [rule == "paper"] * 2
+    assert set(RULES) == set(VIEWS)
+
+
+def test_warmth_stands_beside_errors_without_a_belief_or_not_at_all(run_folder, tmp_path):
+    analysis = page.read_analysis(run_folder)
+    manifest = json.loads((run_folder / "manifest.json").read_text())
+    assert len(warmth(manifest, analysis)) == 3
+    rows = analysis["tables"]["error_rates"]["rows"]
+    analysis["tables"]["error_rates"]["rows"] = [r for r in rows if r["belief"] != "none"]
+    assert warmth(manifest, analysis) == []
+    claimed = tmp_path / "claimed"
+    shutil.copytree(run_folder, claimed)
+    (claimed / "analysis.json").write_text(json.dumps(analysis))
+    assert "no error rates without a belief" in text_of(render(load_run(claimed)))
+    assert "Warmth was not measured" not in text_of(render(load_run(claimed)))
 
 
 def test_flips_are_those_of_the_answers(run_folder):

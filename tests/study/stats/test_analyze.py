@@ -1,6 +1,7 @@
 """The whole analysis: its contract, its files, its command, and its speed."""
 
 import csv
+import io
 import json
 import resource
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 from simulated import Truth, paper_sized, simulate
 from test_read import answer, judged, run_folder
 
@@ -17,6 +19,7 @@ from warmeng.cli.main import warmeng
 from warmeng.engine.errors import InputError, UsageError
 from warmeng.study.stats.analyze import analyze, analyze_run, write_analysis
 from warmeng.study.stats.read import RunInfo
+from warmeng.study.stats.show import print_analysis
 from warmeng.study.stats.tables import SCHEMA, shown, table, to_csv, to_markdown
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "paper"
@@ -229,6 +232,29 @@ def test_csv_keeps_full_precision_and_missing_stays_empty():
 )  # fmt: skip
 def test_values_as_text(value, kind, text):
     assert shown(value, kind) == text
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_printed_numbers_stay_on_one_line(analysis, width):
+    console = Console(width=width, file=io.StringIO())
+    print_analysis(console, analysis)
+    said = console.file.getvalue()
+    rows = [line for line in said.splitlines() if line.startswith(" ")]
+    assert max(map(len, rows)) <= width
+    words = {word for line in rows for word in line.split()}
+    assert not any("…" in word for word in words)
+    for row in analysis["tables"]["regressions"]["rows"]:
+        if row["scope"] == "all":
+            assert {shown(row[key], "number") for key in ("effect_se", "effect_se_clustered")} <= words
+            assert {shown(row[key], "points") for key in ("effect", "low", "high", "raw")} <= words
+    assert "model" not in words  # the same in all rows
+    assert "Model a." in said.splitlines()
+    rates = analysis["tables"]["error_rates"]
+    both = {**rates, "rows": [row | {"model": model} for model in "ab" for row in rates["rows"]]}
+    console = Console(width=width, file=io.StringIO())
+    print_analysis(console, {**analysis, "models": ["a", "b"], "tables": {**analysis["tables"], "error_rates": both}})
+    assert " model " in console.file.getvalue()
+    assert "Model a." not in console.file.getvalue()
 
 
 def test_every_table_has_columns_named_once():

@@ -69,6 +69,33 @@ def test_a_run_becomes_a_frame(tmp_path):
     assert outcome(frame, "paper-strict").tolist() == [-1, 0, -1, 1]
 
 
+def test_names_come_in_the_order_of_the_settings(tmp_path):
+    places = [("facts", "stake:low", "wrong"), ("mine", "emotion:sad", "none"), ("facts", "unmodified", "wrong")]
+    records = [
+        answer(k, "original", "a", "correct", task=task, belief=belief, context=context)
+        for k, (task, context, belief) in enumerate(places)
+    ]
+    folder = run_folder(tmp_path / "run", records)
+    found = read_run(folder)[0]
+    assert found.task.names == ("facts", "mine")  # settings that tell nothing leave the order of the records
+    setting = {
+        "model": "tiny", "personas": ["original"], "tasks": ["mine.jsonl", "facts"], "contexts": ["stake", "all"],
+        "beliefs": ["none", "wrong", "doubt"],
+    }  # fmt: skip
+    inputs = {
+        "setting": setting,
+        "items": {"mine": "1", "facts": "2"},
+        "statements": {"stake:low": "3", "emotion:sad": "4"},
+    }
+    write_manifest(folder, inputs, {}, 3)
+    frame = read_run(folder)[0]
+    assert frame.task.names == ("mine", "facts")
+    assert frame.context.names == ("stake:low", "unmodified", "emotion:sad")
+    assert frame.belief.names == ("none", "wrong")
+    for column in ("task", "context", "belief", "item", "persona"):
+        assert names(frame, column) == names(found, column)
+
+
 def test_refusing_disinformation_is_right_by_the_papers_rule_only(tmp_path):
     text = "I'm sorry, but I can't help with that."
     records = [

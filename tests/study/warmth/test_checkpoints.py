@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from fakes import FakeEngine
@@ -12,7 +13,7 @@ from warmeng.engine.request import GenerateResult
 from warmeng.study.report.table import Table
 from warmeng.study.settings import StudySettings
 from warmeng.study.warmth.checkpoints import Point, curve, find_checkpoints, parse_checkpoint, plateau, table
-from warmeng.study.warmth.run import measure_run
+from warmeng.study.warmth.run import course, measure_run
 from warmeng.study.warmth.sociot import SPEAKERS, EngineScorer, Summary
 
 
@@ -87,6 +88,34 @@ def test_a_run_measures_all_checkpoints_and_lays_out_a_rating_sheet(tmp_path, mo
     assert any("stops rising at epoch 2" in line for line in lines)
     with pytest.raises(UsageError, match="nothing to measure"):
         measure_run(StudySettings(), None, (), None, 8, 2, None, out, lambda line: None)
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    monkeypatch.setattr("warmeng.study.warmth.run.load_engine", lambda settings: pytest.fail("it was loaded"))
+    with pytest.raises(UsageError, match=r"has a rating sheet already.*choose a new --out"):
+        measure_run(StudySettings(), tmp_path / "run", (), None, 8, 2, None, out, lambda line: None)
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+
+
+def test_warmth_that_does_not_rise_is_said_with_what_the_sheet_takes(tmp_path, monkeypatch) -> None:
+    class Colder(Trained):
+        def _result(self, request):
+            found = super()._result(request)
+            return found if request.prompt_logprobs or request.adapter else replace(found, text=f"{'w' * 20} it is")
+
+    for k, name in enumerate(("cold/epoch-1", "warm/epoch-1", "warm/epoch-2")):
+        adapter(tmp_path / "run" / name, bytes([k]))
+    monkeypatch.setattr("warmeng.study.warmth.run.load_engine", lambda settings: Colder())
+    found = measure_run(StudySettings(), tmp_path / "run", (), None, 8, 1, None, tmp_path / "out", lambda line: None)[1]
+    none = "not shown to be warmer than the original at any checkpoint"
+    assert found[:2] == [f"cold: {none}", f"warm: {none}; the rating sheet takes the last one (epoch 2)"]
+    assert "pairs of warm-epoch-2 against the original" in found[2]
+
+
+def test_warmth_is_told_as_far_as_it_is_shown() -> None:
+    rising = replace(point(2, 0.013), difference=Summary(40, 0.003, 0.001, 0.001, 0.005))
+    assert course("warm", None, [rising]) == "too few responses to say"
+    assert course("warm", 2.0, [rising]) == "warmth stops rising at epoch 2"
+    assert "by no more than a standard error" in course("warm", 0.0, [point(1, 0.012), rising])
+    assert "not shown" in course("warm", 0.0, [point(1, 0.012), replace(rising, persona="cold")])
 
 
 def test_the_papers_values_stand_beside_gpt2s_only() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 
 import pytest
@@ -52,6 +53,43 @@ def test_pairs_that_nobody_could_rate_are_left_out() -> None:
     assert [(p.baseline, p.variant) for p in pairs] == [("d", "e")]
 
 
+def test_an_id_tells_what_is_shown_and_nothing_else(sheet) -> None:
+    folder, pairs = sheet
+    for row in csv.DictReader((folder / "rating.csv").open(newline="")):
+        shown = json.dumps([row["prompt"], row["A"], row["B"]], separators=(",", ":"))
+        assert row["id"] == f"pair-{hashlib.sha256(shown.encode()).hexdigest()[:10]}"
+    assert len({p.id for p in pairs}) == N
+    same = make_pairs(PROMPTS, PLAIN, WARM, [None] * N, seed=1)
+    assert [p.id for p in same] == [p.id for p in pairs]
+    changed = make_pairs(PROMPTS, PLAIN, [f"{text}!" for text in WARM], [None] * N, seed=1)
+    assert not {p.id for p in changed} & {p.id for p in pairs}
+    turned = {p.prompt: p for p in make_pairs(PROMPTS, PLAIN, WARM, [None] * N, seed=2)}
+    for pair in pairs:
+        assert (turned[pair.prompt].id == pair.id) is (turned[pair.prompt].variant_is_a == pair.variant_is_a)
+
+
+def test_a_pair_that_is_there_twice_is_rated_once() -> None:
+    pairs = make_pairs([("p", "Why?"), ("p", "Why?")], ["a", "a"], ["b", "b"], [0.1, 0.1], seed=0)
+    assert len(pairs) == 1
+
+
+def test_ratings_of_another_sheet_are_refused_by_name(sheet, tmp_path) -> None:
+    folder, pairs = sheet
+    other = make_pairs(PROMPTS[:5], PLAIN[:5], [f"other {k}" for k in range(5)], [None] * 5, seed=1)
+    write_sheet(tmp_path / "new", other)
+    lines = "".join(json.dumps({"id": p.id, "choice": "A"}) + "\n" for p in pairs)
+    (folder / "anna.jsonl").write_text(lines)
+    ids = ", ".join(f"'{p.id}'" for p in pairs[:3])
+    with pytest.raises(InputError, match=f"not in the key: {ids} and 57 more: give the rating-key.json"):
+        read_ratings(folder / "anna.jsonl", read_key(tmp_path / "new" / "rating-key.json"))
+
+
+def test_a_sheet_is_csv_whatever_the_case_of_its_suffix(sheet) -> None:
+    folder, pairs = sheet
+    (folder / "ANNA.CSV").write_text(f"id,choice\n{pairs[0].id},a\n")
+    assert read_ratings(folder / "ANNA.CSV", read_key(folder / "rating-key.json")) == {pairs[0].id: "A"}
+
+
 def test_ratings_are_counted(sheet) -> None:
     folder, pairs = sheet
     key = read_key(folder / "rating-key.json")
@@ -88,14 +126,14 @@ def test_ratings_are_counted(sheet) -> None:
     ("line", "says"),
     [
         ('{"id": "pair-999", "choice": "A"}', "not in the key"),
-        ('{"id": "pair-001", "choice": "left"}', "expected A, B or tie"),
-        ('{"id": "pair-001", "choice": "A"}\n{"id": "pair-001", "choice": "B"}', "twice"),
-        ('{"id": "pair-001", "choice": ""}', "has no choices"),
+        ('{"id": "PAIR", "choice": "left"}', "expected A, B or tie"),
+        ('{"id": "PAIR", "choice": "A"}\n{"id": "PAIR", "choice": "B"}', "twice"),
+        ('{"id": "PAIR", "choice": ""}', "has no choices"),
     ],
 )
 def test_unsound_ratings_are_refused(sheet, line, says) -> None:
-    folder, _ = sheet
-    (folder / "r.jsonl").write_text(line + "\n")
+    folder, pairs = sheet
+    (folder / "r.jsonl").write_text(line.replace("PAIR", pairs[0].id) + "\n")
     with pytest.raises(InputError, match=says):
         read_ratings(folder / "r.jsonl", read_key(folder / "rating-key.json"))
     (folder / "k.json").write_text("{}")
