@@ -96,6 +96,13 @@ def projection_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
     }
 
 
+def num_weights(config: ModelConfig) -> int:
+    """Return how many numbers the matrices of a model hold; embedding and head are counted as two."""
+    sizes = {name: rows * columns for name, (rows, columns) in projection_shapes(config).items()}
+    head = sizes.pop("head")
+    return config.num_layers * sum(sizes.values()) + 2 * head
+
+
 def expected_names(config: ModelConfig) -> tuple[str, ...]:
     """The names of the tensors that a checkpoint of this configuration must have."""
     return tuple(expected_shapes(config))

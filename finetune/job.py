@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from warmeng.engine.adapters import target_shapes
-from warmeng.engine.checkpoint import projection_shapes
+from warmeng.engine.checkpoint import num_weights, projection_shapes
 from warmeng.engine.config import ModelConfig, read_config
 from warmeng.engine.errors import UsageError, show
 from warmeng.engine.registry import ModelSource, resolve_model
@@ -121,15 +121,8 @@ def _affordable(settings: TrainSettings, config: ModelConfig, device: torch.devi
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     budget = settings.memory_gib * 2**30
     if not budget:
-        budget = 2**30 if device.type == "cpu" else (torch.cuda.mem_get_info(device)[0] - _weights(config)) / 2
+        budget = 2**30 if device.type == "cpu" else (torch.cuda.mem_get_info(device)[0] - 2 * num_weights(config)) / 2
     return max(64, int(budget / bytes_per_token(config, dtype, settings.targets, settings.dropout > 0)))
-
-
-def _weights(config: ModelConfig) -> int:
-    """Return the bytes of a base in bfloat16, which is not loaded yet; embedding and head are counted as two."""
-    sizes = {name: rows * columns for name, (rows, columns) in projection_shapes(config).items()}
-    head = sizes.pop("head")
-    return 2 * (config.num_layers * sum(sizes.values()) + 2 * head)
 
 
 def describe(job: Job) -> list[str]:

@@ -169,8 +169,8 @@ class SiluMul(torch.autograd.Function):
 def leave_cudnn_attention() -> None:
     """Keep cuDNN out of PyTorch's choice of attention, for the whole process.
 
-    From PyTorch 2.11 on it comes first on Hopper. It plans anew for every length that it has not met, tens to hundreds
-    of milliseconds each, and its backward pass was seen to give NaN gradients with a mask.
+    From PyTorch 2.11 on it comes first on Hopper. Others report that it plans anew for each length that it has not met,
+    tens to hundreds of milliseconds each, and that its backward pass gave NaN gradients with a mask: not measured here.
     """
     torch.backends.cuda.enable_cudnn_sdp(False)
 

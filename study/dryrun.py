@@ -35,16 +35,14 @@ Lines = Iterator[tuple[str, Any]]
 
 def load_tokenizer(settings: StudySettings) -> tuple[TokenizerLike, ConfigLike, int]:
     """Return the model's tokenizer and facts without its weights, and about the bytes that it takes to run."""
-    from warmeng.engine.checkpoint import projection_shapes
+    from warmeng.engine.checkpoint import num_weights
     from warmeng.engine.config import read_config
     from warmeng.engine.registry import resolve_model
     from warmeng.engine.tokenizer import Tokenizer
 
     folder = resolve_model(settings.model, settings.revision).folder
     config = read_config(folder)
-    sizes = {name: rows * columns for name, (rows, columns) in projection_shapes(config).items()}
-    head = sizes.pop("head")
-    weights = 4 * (config.num_layers * sum(sizes.values()) + 2 * head)  # fp32; the embedding is as large as the head
+    weights = 4 * num_weights(config)  # fp32
     return cast(TokenizerLike, Tokenizer.load(folder)), config, int(weights + KV_BYTES + RUNTIME)
 
 

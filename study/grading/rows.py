@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from warmeng.engine.errors import InputError
-from warmeng.engine.files import read_csv, read_jsonl
+from warmeng.engine.files import is_csv, read_csv, read_jsonl
 from warmeng.study.grading.grade import GRADES
 from warmeng.study.tasks.task import Item
 
@@ -78,7 +78,7 @@ def wordless(path: Path) -> int:
 
 
 def _read(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    if path.suffix.lower() != ".csv":
+    if not is_csv(path):
         yield from read_jsonl(path)
         return
     for number, row in read_csv(path):

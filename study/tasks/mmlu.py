@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from warmeng.engine.errors import InputError, one_line, show
-from warmeng.engine.files import read_text
+from warmeng.engine.files import is_csv, read_text
 from warmeng.study.tasks.rows import read_rows, text, texts
 from warmeng.study.tasks.task import Item
 
@@ -20,7 +20,7 @@ LETTERS = ("A", "B", "C", "D")
 
 def read(path: Path) -> Iterator[tuple[int, Item]]:
     """Yield (line, item); ``InputError`` with file and line."""
-    if path.suffix.lower() == ".csv":
+    if is_csv(path):
         for line, cells in bare_rows(path):
             if len(cells) != 6 or cells[5].strip() not in LETTERS:
                 raise InputError(

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from warmeng.engine.errors import InputError, show
-from warmeng.engine.files import read_csv, read_jsonl
+from warmeng.engine.files import is_csv, read_csv, read_jsonl
 
 Row = dict[str, Any]
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
     """Yield (line, row) of a CSV file with a header, or of JSON lines."""
-    if path.suffix.lower() == ".csv":
+    if is_csv(path):
         yield from read_csv(path)
     else:
         yield from read_jsonl(path)
