@@ -6,7 +6,7 @@ import platform
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ import torch
 from warmeng.engine.adapters import Adapter, is_merged, load_adapter
 from warmeng.engine.backend import Flight, Runner, is_out_of_memory
 from warmeng.engine.cache import BlockPool
+from warmeng.engine.checkpoint import Weights
 from warmeng.engine.config import ModelConfig, read_config
 from warmeng.engine.constraints import ConstraintCompiler, Matcher
 from warmeng.engine.errors import UsageError
@@ -53,6 +54,7 @@ class EngineStats:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     steps: int = 0
+    computed_tokens: int = 0  # of all steps, those of preempted sequences again
     preemptions: int = 0
     retreats: int = 0  # steps that ran out of memory and were made smaller
 
@@ -143,13 +145,18 @@ class Engine:
 
     @classmethod
     def random(
-        cls, config: ModelConfig, *, device: str = "auto", settings: EngineSettings | None = None, seed: int = 0
-    ) -> Engine:
-        """Make an engine with random weights and without a tokenizer, for benchmarks: results have no text."""
+        cls, config: ModelConfig, *, device: str = "auto", settings: EngineSettings | None = None, seed: int = 0,
+        weights: Weights | None = None,
+    ) -> Engine:  # fmt: skip
+        """Make an engine with random weights and without a tokenizer, for benchmarks: results have no text.
+
+        ``weights``: those of another engine on a GPU, which are shared; None makes them from ``seed``.
+        """
         settings = settings or EngineSettings()
         chosen = choose_device(device)
         within = limits(settings, chosen, config.max_seq_len)
-        runner = load_runner(seed, config, config.vocab_size, settings, chosen, within)
+        source_of_weights = seed if weights is None else weights
+        runner = load_runner(source_of_weights, config, config.vocab_size, settings, chosen, within)
         source = ModelSource(f"random-{seed}", Path(f"random-{seed}"), "local", None, None)
         model = Model(source, config, cast(Tokenizer, NoTokenizer(config.vocab_size)), f"random-{seed}")
         return cls(model, runner, settings, within)
@@ -231,6 +238,15 @@ class Engine:
         """Answer score requests and return their results in the order given."""
         return [r for r in self._answer(list(requests)) if isinstance(r, ScoreResult)]
 
+    def cancel(self) -> None:
+        """Drop everything that is queued, running or not read yet."""
+        if self._started is not None:
+            before, self._started = self._started, None
+            self._settle(before)
+        self._scheduler.clear()
+        self._ready.clear()
+        self._ids.clear()
+
     def reset_prefix_cache(self) -> None:
         """Forget cached prefixes that nothing uses at the moment, for benchmarks."""
         self._pool.forget_idle()
@@ -248,7 +264,7 @@ class Engine:
             "numerics": NUMERICS,
             "settings": asdict(self.settings),
             "cache_slots": (self._runner.num_blocks - 1) * self.settings.block_size,
-            "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "llguidance")},
+            "versions": {name: _version(name) for name in ("torch", "transformers", "tokenizers", "llguidance")},
             **self._runner.describe(),
         }
 
@@ -263,6 +279,12 @@ class Engine:
             self._queue(request, matcher)
         found = {result.id: result for result in self.results()}
         return [found[request.id] for request in requests]
+
+    def step(self) -> int:
+        """Run one step, for profiles; returns the tokens it computes. ``results`` gives what it finishes."""
+        before = self.stats.computed_tokens
+        self._step()
+        return self.stats.computed_tokens - before
 
     def _step(self) -> None:
         """Start the next step, then read the outcome of the one before it, which ran meanwhile.
@@ -297,6 +319,7 @@ class Engine:
         self._lacked = 0
         self._scheduler.ran()
         self.stats.steps += 1
+        self.stats.computed_tokens += sum(item.stop - item.start for item in work)
         self.stats.preemptions = self._scheduler.preemptions
         places = {}
         for item in work:
@@ -428,3 +451,11 @@ class Engine:
                     f"{what} of request {request.id!r} has token ids {min(ids)} to {max(ids)}, "
                     f"expected 0 to {self._runner.vocab_size - 1}: was it encoded with this model's tokenizer?"
                 )
+
+
+def _version(name: str) -> str | None:
+    """Return the installed version of a distribution; None where it isn't there, as for benchmarks without text."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

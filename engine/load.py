@@ -43,24 +43,28 @@ def choose_device(device: str) -> str:
 
 
 def load_runner(
-    source: ModelSource | int,
+    source: ModelSource | int | Weights,
     config: ModelConfig,
     vocab_size: int,
     settings: EngineSettings,
     device: str,
     within: Limits,
 ) -> Runner:
-    """Load a checkpoint, or make random weights from a seed, for a chosen device."""
-    if not isinstance(source, int):  # before anything is made in the sizes that a configuration only claims
+    """Load a checkpoint, or make random weights from a seed, for a chosen device; or take weights as they lie there."""
+    if isinstance(source, ModelSource):  # before anything is made in the sizes that a configuration only claims
         check_shapes(open_checkpoint(source.folder), config)
     if device == "cpu":
+        if isinstance(source, Weights):
+            raise UsageError("the CPU backend arranges weights when it loads them: give a model or a seed")
         return _on_cpu(source, config, vocab_size, settings, within)
     from warmeng.engine.gpu.runner import GpuRunner
     from warmeng.engine.gpu.weight import DeviceWeight
 
     where = torch.device("cuda" if device == "cuda" else "cpu")
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    if isinstance(source, int):
+    if isinstance(source, Weights):
+        weights = source
+    elif isinstance(source, int):
         weights = random_weights(config, source, dtype, where, DeviceWeight)
     else:
         weights = load_weights(source.folder, config, dtype, where, DeviceWeight)

@@ -127,6 +127,13 @@ class Scheduler:
             self._preempted.remove(sequence)  # it gave its blocks back while the step that ended it was under way
         self._release(sequence)
 
+    def clear(self) -> None:
+        """Take all sequences out, and release their blocks."""
+        for sequence in list(self.running.values()):
+            self.finish(sequence)
+        self._preempted.clear()
+        self._waiting.clear()
+
     def retreat(self, work: list[Work]) -> bool:
         """Take back a step that could not run for lack of memory, and make the next ones smaller.
 

@@ -1,14 +1,16 @@
 """CUDA graphs of decoding steps: one for each number of rows on a ladder, with and without adapters.
 
 A graph replays the launches of a whole forward pass with the addresses they were captured with, so its inputs are one
-buffer that is filled anew each step. Graphs are captured when they are first needed; they share one memory pool. They
-end at the hidden states, because each would keep its output, and logits are large.
+buffer that is filled anew each step. All sizes of a kind are captured when the first of them is needed, the largest
+first, so that no later step waits for one; they share one memory pool. They end at the hidden states, because each
+would keep its output, and logits are large.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -32,8 +34,11 @@ class Captured:
 class DecodeGraphs:
     """The graphs of one runner."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, most: int) -> None:
+        """``most``: sequences that decode at once."""
         self.device = device
+        enough = next((i for i, size in enumerate(SIZES) if size >= most), len(SIZES) - 1)
+        self.sizes = SIZES[: enough + 1]
         self._pool = torch.cuda.graph_pool_handle()
         # One stream for warming up and capturing: what libraries keep for a stream is then made outside the graphs.
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -44,27 +49,30 @@ class DecodeGraphs:
         self._graphs.clear()
         self._pool = torch.cuda.graph_pool_handle()  # a pool whose last graph is gone can't be used again
 
-    @staticmethod
-    def rows_for(count: int) -> int | None:
+    def rows_for(self, count: int) -> int | None:
         """Return the rows of the smallest graph that holds ``count``, None where none does."""
-        return next((size for size in SIZES if size >= count), None)
+        return next((size for size in self.sizes if size >= count), None)
 
     def run(
         self,
         host: HostBatch,
-        forward: Callable[[dict[str, Tensor]], Tensor],
+        forward: Callable[[dict[str, Tensor], HostBatch], Tensor],
         ready: Callable[[dict[str, Tensor]], None],
+        blank: Callable[[int], HostBatch],
     ) -> Tensor:
         """Fill the inputs and replay; returns the hidden states, which the next replay overwrites.
 
         ``forward`` computes them from the input's parts and is what is captured; ``ready`` completes the inputs and
-        runs before each replay.
+        runs before each replay; ``blank`` gives a step of as many rows that is else like this one.
         """
-        flat, places = pack(host.arrays)
-        key = (host.arrays["token_ids"].size, host.arrays["tables"].shape[1], host.chunks, host.has_adapters)
-        found = self._graphs.get(key)
+        flat, _ = pack(host.arrays)
+        found = self._graphs.get(_key(host))
         if found is None:
-            found = self._graphs[key] = self._capture(flat, places, forward)
+            for size in reversed(self.sizes):
+                like = blank(size)
+                if _key(like) not in self._graphs:
+                    self._graphs[_key(like)] = self._capture(*pack(like.arrays), partial(_with, forward, like))
+            found = self._graphs[_key(host)]
         found.flat.copy_(_pinned(flat), non_blocking=True)
         ready(found.views)
         found.graph.replay()
@@ -97,6 +105,16 @@ class DecodeGraphs:
                 "kv_bytes or max_num_seqs if memory was short"
             ) from error
         return Captured(graph, buffer, views, hidden)
+
+
+def _with(
+    forward: Callable[[dict[str, Tensor], HostBatch], Tensor], host: HostBatch, views: dict[str, Tensor]
+) -> Tensor:
+    return forward(views, host)
+
+
+def _key(host: HostBatch) -> tuple[int, int, int, bool]:
+    return host.arrays["token_ids"].size, host.arrays["tables"].shape[1], host.chunks, host.has_adapters
 
 
 def _pinned(flat: Ints) -> Tensor:

@@ -14,7 +14,7 @@ from warmeng.engine.model import Fused, rotation
 from warmeng.kernels.gpu.activation import silu_mul
 from warmeng.kernels.gpu.attention import Tiling, attention
 from warmeng.kernels.gpu.change import Product
-from warmeng.kernels.gpu.matmul import Tile, project
+from warmeng.kernels.gpu.matmul import Tile, masked_low, project
 from warmeng.kernels.gpu.norm import add_changed, add_rms_norm
 from warmeng.kernels.gpu.rope import Heads, rotate_and_write
 
@@ -63,8 +63,8 @@ class GpuOps:
         y = weight.multiply(x)
         if change is None:
             return Product(y)
-        low = project(x, weight.w, change, batch.adapters, base=False, tiles=self.tiles)
-        return Product(y, low.low, change, batch.adapters)
+        assert batch.adapters is not None
+        return Product(y, masked_low(x, change, batch.adapters), change, batch.adapters)
 
     def attend(self, qkv: Product, layer: int, batch: Batch) -> Tensor:
         """Rotate queries and keys, write keys and values to the cache, attend."""
@@ -93,4 +93,6 @@ class GpuOps:
         head = self.weights.head
         assert isinstance(head, DeviceWeight)
         normed = add_rms_norm(None, hidden, self.weights.final_norm, self.config.rms_norm_eps)
+        if self.fast and normed.is_cuda:
+            return torch.mm(normed, head.w.t(), out_dtype=torch.float32)
         return project(normed, head.w, out_dtype=torch.float32, tiles=self.tiles).y

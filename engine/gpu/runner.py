@@ -6,7 +6,7 @@ where they lie; ``Step.wait`` is the only place where the host waits, once a ste
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -39,9 +39,10 @@ from warmeng.engine.request import GenerateRequest
 from warmeng.engine.scheduler import Work
 from warmeng.engine.sequence import Sequence
 from warmeng.engine.settings import EngineSettings, Limits
+from warmeng.kernels.attention import Segment
 from warmeng.kernels.gpu.agree import agreeing_tiles, agreeing_tiling, check_norm, fitting_tiles
 from warmeng.kernels.gpu.attention import tiling
-from warmeng.kernels.gpu.matmul import TILES, Tile
+from warmeng.kernels.gpu.matmul import TILES, Tile, tiles_for
 from warmeng.kernels.gpu.sampling import SamplingRows, choose, log_normaliser
 
 _LOGIT_ROWS = 1024  # at once: bounds the logits in memory, 0.5 GB at a vocabulary of 128,000
@@ -88,7 +89,9 @@ class GpuRunner:
         self._group = config.num_heads // config.num_kv_heads
         self._cuda = self.device.type == "cuda"
         major, minor = torch.cuda.get_device_capability(self.device) if self._cuda else (9, 0)
-        tiles: tuple[Tile, ...] = fitting_tiles(self.dtype, self.device) if self._cuda else TILES
+        tiles: tuple[Tile, ...] = TILES
+        if self._cuda:
+            tiles = fitting_tiles(self.dtype, self.device, tiles_for(10 * major + minor))
         cuts = tiling(config.head_dim, self.fast, 10 * major + minor)
         if self._cuda and not self.fast:
             tiles = agreeing_tiles(list(projection_shapes(config).values()), self.dtype, self.device, tiles)
@@ -103,7 +106,7 @@ class GpuRunner:
         self.num_blocks = self.memory.num_blocks
         self.ops.cache = self._empty_cache(self.num_blocks)
         if self._cuda:
-            self._graphs = DecodeGraphs(self.device)
+            self._graphs = DecodeGraphs(self.device, within.max_num_seqs)
 
     @torch.inference_mode()
     def start(self, work: list[Work], compiler: ConstraintCompiler | None) -> Step:
@@ -147,8 +150,8 @@ class GpuRunner:
             "device": "cuda" if self._cuda else "interpret",
             "dtype": str(self.dtype).removeprefix("torch."),
             "products": "library" if self.fast else "fixed tiles",
-            "tiles": [(t.block_m, t.block_n, t.block_k) for t in self.ops.tiles],
-            "attention_chunk": self.ops.tiling.chunk,
+            "tiles": [t.label for t in self.ops.tiles],
+            "attention": asdict(self.ops.tiling),
             "memory": self.memory.as_dict() | {"adapters": self.bank.num_bytes},
         }
         if self._cuda:
@@ -179,7 +182,7 @@ class GpuRunner:
     def _hidden(self, layout: Layout, extra: dict[str, Ints]) -> tuple[Tensor, dict[str, Tensor]]:
         """Run the forward pass; returns the hidden states whose logits are asked for, and the arrays on the device."""
         count = len(layout.tokens)
-        rows = DecodeGraphs.rows_for(count)
+        rows = None if self._graphs is None else self._graphs.rows_for(count)
         # One token of each sequence, all of them read, in the order of the rows.
         decodes = len(layout.segments) == count and np.array_equal(extra["logit_rows"], np.arange(count))
         if self._graphs is not None and rows is not None and decodes:
@@ -187,7 +190,8 @@ class GpuRunner:
             longest = max(len(s.table) for s in layout.segments)
             host = self._host(layout, rows=rows, table_width=-(-longest // width) * width)
             views = self._upload(extra)
-            hidden = self._graphs.run(host, lambda v: self._forward(v, host), lambda v: self._fill_in(v, host))
+            blank = partial(self._blank, host)
+            hidden = self._graphs.run(host, self._forward, lambda v: self._fill_in(v, host), blank)
             return hidden[:count], views
         host = self._host(layout)
         views = self._upload(dict(host.arrays) | extra)
@@ -198,6 +202,14 @@ class GpuRunner:
         return host_batch(
             layout, self.bank, self._group, self.ops.tiling, self.block_size, rows=rows, table_width=table_width
         )
+
+    def _blank(self, like: HostBatch, rows: int) -> HostBatch:
+        """Return a step of padding rows with the table's width, chunks and adapters of another."""
+        width = like.arrays["tables"].shape[1]
+        name = next(iter(self.bank.numbers)) if like.has_adapters else ""
+        table = np.zeros(1, dtype=np.int64)
+        one = Layout([0], [0], [0], [name], [Segment(table, 1, 1)], Wanted((), ()))
+        return replace(self._host(one, rows=rows, table_width=width), chunks=like.chunks)
 
     def _forward(self, views: dict[str, Tensor], host: HostBatch) -> Tensor:
         return forward(self.weights, self.ops, device_batch(views, host, self.bank))

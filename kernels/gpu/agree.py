@@ -11,7 +11,7 @@ from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
 from warmeng.kernels.gpu.attention import FIELDS, PagedPlan, Tiling, attention, cut
-from warmeng.kernels.gpu.change import AdapterRows, Change, Product, spans
+from warmeng.kernels.gpu.change import RANK_TILE, AdapterRows, Change, Product, spans
 from warmeng.kernels.gpu.matmul import TILES, Tile, project
 from warmeng.kernels.gpu.norm import add_rms_norm
 
@@ -43,26 +43,60 @@ def agreeing_tiles(
 ) -> tuple[Tile, ...]:
     """Return the tiles whose products of weights (out, in) have the same bits at any number of rows.
 
-    The first tile is the measure; it must agree with itself. Raises RuntimeError where it doesn't.
+    Also where other rows carry adapters, which takes another variant of the kernel; and so have the rows' parts of the
+    A product. The first tile is the measure; it must agree with itself. Raises RuntimeError where it doesn't.
     """
     kept = list(tiles)
     for outs, depth in sorted(set(shapes)):
-        generator = torch.Generator(device=device).manual_seed(outs * 31 + depth)
-        w = torch.randn(min(outs, _OUTS), depth, dtype=dtype, device=device, generator=generator)
-        x = torch.randn(max(_ROWS), depth, dtype=dtype, device=device, generator=generator)
-        expected = project(x, w, out_dtype=torch.float32, tiles=tiles[:1]).y  # bf16 would hide differences
-
-        def agrees(tile: Tile, x: torch.Tensor = x, w: torch.Tensor = w, expected: torch.Tensor = expected) -> bool:
-            found = (project(x[-rows:].contiguous(), w, out_dtype=torch.float32, tiles=(tile,)).y for rows in _ROWS)
-            return all(torch.equal(y, expected[-rows:]) for y, rows in zip(found, _ROWS, strict=True))
-
-        kept = [tile for tile in kept if agrees(tile)]
+        trial = _Trial(min(outs, _OUTS), depth, dtype, device)
+        expected = trial.run(tiles[0], max(_ROWS), False), trial.run(tiles[0], max(_ROWS), True)
+        kept = [tile for tile in kept if trial.agrees(tile, expected)]
         if tiles[0] not in kept:
             raise RuntimeError(
                 f"a product of shape {outs} x {depth} gives other bits for other numbers of rows on this device, so "
                 "results can't be batch-invariant here: run with --fast"
             )
     return tuple(kept)
+
+
+class _Trial:
+    """One product of random numbers, of which a tile makes the last rows; every other row carries an adapter."""
+
+    def __init__(self, outs: int, depth: int, dtype: torch.dtype, device: torch.device) -> None:
+        generator = torch.Generator(device=device).manual_seed(outs * 31 + depth)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, dtype=dtype, device=device, generator=generator)
+
+        self.w, self.x = normal(outs, depth), normal(max(_ROWS), depth)
+        self.change = Change(normal(RANK_TILE, depth), normal(outs, RANK_TILE), (outs,))
+        self.owner = torch.zeros(RANK_TILE, dtype=torch.int32, device=device)
+
+    def run(self, tile: Tile, count: int, adapters: bool) -> Product:
+        """Return the product of the last rows, in single precision: bf16 would hide differences."""
+        x = self.x[-count:].contiguous()
+        if not adapters:
+            return project(x, self.w, out_dtype=torch.float32, tiles=(tile,))
+        ids = (np.arange(max(_ROWS), dtype=np.int32) % 2 - 1)[-count:]
+        tables = (torch.from_numpy(a).to(x.device) for a in (ids, spans(ids, [(0, RANK_TILE)])))
+        rows = AdapterRows(next(tables), self.owner, next(tables))
+        return project(x, self.w, self.change, rows, out_dtype=torch.float32, tiles=(tile,))
+
+    def agrees(self, tile: Tile, expected: tuple[Product, Product]) -> bool:
+        """Tell whether all numbers of rows give the expected bits, in both variants."""
+        plain, changed = expected
+        assert changed.low is not None
+        for count in _ROWS:
+            found, with_adapters = self.run(tile, count, False), self.run(tile, count, True)
+            low = with_adapters.low
+            if not (
+                torch.equal(found.y, plain.y[-count:])
+                and torch.equal(with_adapters.y, plain.y[-count:])
+                and low is not None
+                and torch.equal(low, changed.low[-count:])
+            ):
+                return False
+        return True
 
 
 @torch.inference_mode()

@@ -72,12 +72,18 @@ class PagedPlan:
     chunks: int  # of the longest context
 
 
-def cut(queries: Sequence[int], group: int, tiles: Tiling) -> tuple[np.ndarray, np.ndarray]:
-    """Return the decode and prefill tiles, int32 [tiles, 2], of segments with these numbers of query tokens."""
+def cut(
+    queries: Sequence[int], group: int, tiles: Tiling, contexts: Sequence[int] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the decode and prefill tiles, int32 [tiles, 2], of segments with these numbers of query tokens.
+
+    With ``contexts``, the segments' lengths, the longest come first: started last, one would run on alone.
+    """
     decode: list[tuple[int, int]] = []
     prefill: list[tuple[int, int]] = []
-    for segment, count in enumerate(queries):
-        rows = count * group
+    order = range(len(queries)) if contexts is None else np.argsort(contexts)[::-1].tolist()
+    for segment in order:
+        rows = queries[segment] * group
         short = rows <= tiles.decode.block_m
         step = tiles.decode.block_m if short else tiles.prefill.block_m
         (decode if short else prefill).extend((segment, first) for first in range(0, rows, step))
@@ -136,7 +142,7 @@ def _paged_attention(
     CHUNK: tl.constexpr, CHUNKED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, FIELDS: tl.constexpr,
 ):  # fmt: skip
     GROUP: tl.constexpr = HEADS // KEYS
-    tile, kv_head, chunk = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    kv_head, tile, chunk = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     segment = tl.load(tiles + tile * 2)
     row = tl.load(tiles + tile * 2 + 1) + tl.arange(0, BLOCK_M)
     about = segments + segment * FIELDS
@@ -226,7 +232,7 @@ def attention(
     for which, tile in ((plan.decode, tiles.decode), (plan.prefill, tiles.prefill)):
         if not len(which):
             continue
-        _paged_attention[(len(which), keys, plan.chunks)](
+        _paged_attention[(keys, len(which), plan.chunks)](
             q, k_cache, v_cache, out, parts, sums, plan.segments, plan.tables, which,
             scale / math.log(2), plan.tables.shape[1], tokens,
             HEADS=heads, KEYS=keys, SIZE=size, WIDTH=width, CACHE_BLOCK=block_size, CHUNK=tiles.chunk,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +48,11 @@ class AdapterRows:
     owner: Tensor  # int32 [R]: the adapter of each column
     spans: Tensor  # int32 [ceil(rows / ROW_TILE), 2]: columns (first, stop) that the tile's rows need; equal: none
 
+    @cached_property
+    def own(self) -> Tensor:
+        """Which columns of a part are a row's own, bool [rows, R]."""
+        return self.owner[None, :] == self.ids[:, None]
+
 
 @dataclass(frozen=True)
 class Product:
@@ -82,7 +88,7 @@ def spans(ids: npt.NDArray[np.int32], columns: Sequence[tuple[int, int]]) -> npt
 
 def own_columns(rows: AdapterRows, parts: int) -> Tensor:
     """Return which columns of ``low`` are a row's own, bool [rows, parts * R]."""
-    return (rows.owner[None, :] == rows.ids[:, None]).repeat(1, parts)
+    return rows.own.repeat(1, parts)
 
 
 def change_plain(product: Product, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -21,6 +21,9 @@ from torch import Tensor
 INTS = 8  # of a row: seed, item word 0, item word 1, sample, position, top_k, row of its mask or -1, unused
 FLOATS = 2  # temperature (0 is greedy), top_p
 _BLOCK = 2048
+# Blocks of logits on their way at once: more would cost a choice the registers of the second program beside it.
+_CHOICE_STAGES = 2
+_SUM_STAGES = 4
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ def _threshold(
 @triton.jit(do_not_specialize=["words"])
 def _choose(
     logits, ints, floats, masks, tokens, logprobs, vocab, stride, words,
-    INTS: tl.constexpr, FLOATS: tl.constexpr, BLOCK: tl.constexpr, PIVOT_BLOCK: tl.constexpr,
+    INTS: tl.constexpr, FLOATS: tl.constexpr, BLOCK: tl.constexpr, PIVOT_BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     logits += row * stride
@@ -136,7 +139,7 @@ def _choose(
     sum_of = tl.zeros((BLOCK,), tl.float32)
     best = tl.full((BLOCK,), -float("inf"), tl.float32)
     best_token = tl.zeros((BLOCK,), tl.int32)
-    for start in range(0, vocab, BLOCK):
+    for start in tl.range(0, vocab, BLOCK, num_stages=STAGES):
         n = start + tl.arange(0, BLOCK)
         x, value = _scaled(logits, masks, mask_row, words, n, vocab, temperature)
         new_peak = tl.maximum(peak_of, x)
@@ -158,12 +161,12 @@ def _choose(
 
 
 @triton.jit
-def _log_normaliser(logits, out, vocab, stride, BLOCK: tl.constexpr):
+def _log_normaliser(logits, out, vocab, stride, BLOCK: tl.constexpr, STAGES: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     logits += row * stride
     peak = tl.full((BLOCK,), -float("inf"), tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
-    for start in range(0, vocab, BLOCK):
+    for start in tl.range(0, vocab, BLOCK, num_stages=STAGES):
         n = start + tl.arange(0, BLOCK)
         x = tl.load(logits + n, mask=n < vocab, other=-float("inf")).to(tl.float32)
         new_peak = tl.maximum(peak, x)
@@ -190,7 +193,7 @@ def choose(logits: Tensor, rows: SamplingRows, vocab: int) -> tuple[Tensor, Tens
     block = _block(vocab)
     _choose[(count,)](
         logits, rows.ints, rows.floats, rows.masks, tokens, logprobs, vocab, logits.stride(0), rows.masks.shape[1],
-        INTS=INTS, FLOATS=FLOATS, BLOCK=block, PIVOT_BLOCK=min(block, 512), num_warps=8,
+        INTS=INTS, FLOATS=FLOATS, BLOCK=block, PIVOT_BLOCK=min(block, 512), STAGES=_CHOICE_STAGES, num_warps=8,
     )  # fmt: skip
     return tokens, logprobs
 
@@ -198,5 +201,7 @@ def choose(logits: Tensor, rows: SamplingRows, vocab: int) -> tuple[Tensor, Tens
 def log_normaliser(logits: Tensor, vocab: int) -> Tensor:
     """Return log(sum(exp(logits))) of each row's first ``vocab`` columns, fp32 [rows]; one pass."""
     out = torch.empty(logits.shape[0], dtype=torch.float32, device=logits.device)
-    _log_normaliser[(logits.shape[0],)](logits, out, vocab, logits.stride(0), BLOCK=_block(vocab), num_warps=8)
+    _log_normaliser[(logits.shape[0],)](
+        logits, out, vocab, logits.stride(0), BLOCK=_block(vocab), STAGES=_SUM_STAGES, num_warps=8
+    )
     return out

@@ -6,6 +6,7 @@ kernels are compiled in exactly the configurations that the code under test asks
     python compile_only.py 90               prints one JSON line for each compiled kernel
     python compile_only.py 90 --table       prints a table
     python compile_only.py 90 --part        compiles for some of the models
+    python compile_only.py 90 --shard 3/8   compiles an eighth of what the usual model launches, and describes nothing
 """
 
 from __future__ import annotations
@@ -47,6 +48,9 @@ class _Utils:
 
     def load_binary(self, *args: object) -> tuple[int, int, int, int, int]:
         return 0, 0, 0, 0, 1024
+
+    def fill_tma_descriptor(self, *args: object) -> int:
+        return 0
 
     def unload_module(self, module: object) -> None:
         """Nothing was loaded."""
@@ -155,8 +159,12 @@ OTHER_ROWS = (1, 2, 16, 64)  # must take the same kernels
 _BLOCKS, _BLOCK_SIZE = 1000, 16
 
 
-def launch(model: Model, arch: int, count: int = ROWS) -> None:
-    """Launch what the engine does for a step of ``count`` rows, with and without adapters, deterministic and fast."""
+def launch(model: Model, arch: int, count: int = ROWS, tiles: tuple[matmul.Tile, ...] | None = None) -> None:
+    """Launch what the engine does for a step of ``count`` rows, with and without adapters, deterministic and fast.
+
+    ``tiles``: of the products; None takes all.
+    """
+    tiles = matmul.tiles_for(arch) if tiles is None else tiles
     heads = model.heads
     q, kv = heads.queries * heads.size, heads.keys * heads.size
     rows = AdapterRows(_ints(count), _ints(2 * RANK_TILE), _ints(-(-count // ROW_TILE), 2))
@@ -165,12 +173,12 @@ def launch(model: Model, arch: int, count: int = ROWS) -> None:
     def products(depth: int, widths: tuple[int, ...]) -> list[Product]:
         change = Change(_bf16(len(widths) * 2 * RANK_TILE, depth), _bf16(sum(widths), 2 * RANK_TILE), widths)
         x, w = _bf16(count, depth), _bf16(sum(widths), depth)
-        for tile in matmul.TILES:
-            matmul.project(x, w, change, rows, base=False, tiles=(tile,))
+        found = []
+        for tile in tiles:
             found = [matmul.project(x, w, c, rows, tiles=(tile,)) for c in (None, change)]
         return found
 
-    for tile in matmul.TILES:
+    for tile in tiles:
         matmul.project(hidden, _bf16(model.vocab, model.hidden), out_dtype=torch.float32, tiles=(tile,))
     norm.add_rms_norm(None, residual, weight, 1e-5)
     for product in products(q, (model.hidden,)) + products(model.inter, (model.hidden,)):
@@ -209,6 +217,18 @@ def _ints(*shape: int) -> torch.Tensor:
 def main() -> None:
     """Compile for the architecture given and print what came of it."""
     arch, options = int(sys.argv[1]), sys.argv[2:]
+    if "--shard" in options:
+        shard, of = map(int, options[-1].split("/"))
+        with compiled_for(arch) as found:
+            tiles = matmul.tiles_for(arch)[shard::of]
+            launch(MODELS[PART[0]], arch, tiles=tiles)
+            for tile in tiles:  # what the trial at load launches beside it
+                rows = AdapterRows(_ints(ROWS), _ints(RANK_TILE), _ints(-(-ROWS // ROW_TILE), 2))
+                change = Change(_bf16(RANK_TILE, 4096), _bf16(2048, RANK_TILE), (2048,))
+                x, w = _bf16(ROWS, 4096), _bf16(2048, 4096)
+                matmul.project(x, w, change, rows, out_dtype=torch.float32, tiles=(tile,))
+        print(f"{len(found)} kernels compiled")
+        return
     with compiled_for(arch) as found:
         for name in PART if "--part" in options else MODELS:
             launch(MODELS[name], arch)

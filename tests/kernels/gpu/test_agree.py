@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -11,29 +12,47 @@ from triton.runtime.errors import OutOfResources
 
 from warmeng.kernels.gpu import agree
 from warmeng.kernels.gpu.attention import PagedPlan, Tiling, tiling
-from warmeng.kernels.gpu.change import Product
+from warmeng.kernels.gpu.change import AdapterRows, Change, Product
 from warmeng.kernels.gpu.matmul import TILES, Tile
 from warmeng.kernels.gpu.norm import add_rms_norm
 
 HERE = torch.device("cpu")
 
 
-def exact(x: Tensor, w: Tensor, off: float = 0.0) -> Product:
-    """A product that no company changes, or one that is off by a little."""
-    return Product(x[:, :1] * w[:, 0] + off)
+class StandIn:
+    """A product that no company changes, but for what ``off`` gives of (tile, rows, with adapters)."""
 
+    def __init__(self, off: Callable[[Tile, int, bool], bool] = lambda tile, rows, adapters: False, low: bool = False):
+        self.off, self.low = off, low
 
-def test_tiles_that_differ_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    def moody(x: Tensor, w: Tensor, tiles: tuple[Tile, ...], out_dtype: torch.dtype) -> Product:
+    def __call__(
+        self, x: Tensor, w: Tensor, change: Change | None = None, rows: AdapterRows | None = None, *,
+        tiles: tuple[Tile, ...], out_dtype: torch.dtype | None = None,
+    ) -> Product:  # fmt: skip
         assert out_dtype == torch.float32  # of bf16, differences are mostly rounded away
-        return exact(x, w, 1e-3 if tiles[0] == TILES[2] and len(x) == 200 else 0.0)
+        wrong = 1e-3 * self.off(tiles[0], len(x), change is not None)
+        y = x[:, :1] * w[:, 0]
+        if change is None:
+            return Product(y + wrong)
+        low = x[:, :1] * change.a[:, 0] + (wrong if self.low else 0.0)
+        return Product(y + (0.0 if self.low else wrong), low, change, rows)
 
-    monkeypatch.setattr(agree, "project", moody)
-    assert agree.agreeing_tiles([(96, 64), (64, 96)], torch.float32, HERE) == (*TILES[:2], TILES[3])
+
+@pytest.mark.parametrize("low", [False, True], ids=["base", "adapters"])
+@pytest.mark.parametrize("when", ["rows", "adapters"])
+def test_tiles_that_differ_are_left_out(when: str, low: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether for a number of rows, or where other rows carry adapters; in the base's numbers or in theirs."""
+
+    def moody(tile: Tile, rows: int, adapters: bool) -> bool:
+        return tile == TILES[2] and (adapters if when == "adapters" else rows == 200)
+
+    monkeypatch.setattr(agree, "project", StandIn(moody, low))
+    assert agree.agreeing_tiles([(96, 64), (64, 96)], torch.float32, HERE) == (*TILES[:2], *TILES[3:])
 
 
-def test_a_first_tile_that_differs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agree, "project", lambda x, w, tiles, out_dtype: exact(x, w, 1e-3 if len(x) == 17 else 0.0))
+@pytest.mark.parametrize("adapters", [False, True])
+def test_a_first_tile_that_differs_is_refused(adapters: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agree, "project", StandIn(lambda tile, rows, changed: rows == 17 and changed == adapters))
     with pytest.raises(RuntimeError, match="--fast"):
         agree.agreeing_tiles([(96, 64)], torch.float32, HERE)
 
@@ -42,12 +61,12 @@ def test_tiles_that_do_not_fit_are_left_out(monkeypatch: pytest.MonkeyPatch) -> 
     def small(x: Tensor, w: Tensor, tiles: tuple[Tile, ...]) -> Product:
         if tiles[0].block_n > limit:
             raise OutOfResources(200_000, 100_000, "shared memory")
-        return exact(x, w)
+        return Product(x)
 
     monkeypatch.setattr(agree, "project", small)
     limit = 128
-    assert agree.fitting_tiles(torch.float32, HERE) == TILES[:3]
-    limit = 32
+    assert agree.fitting_tiles(torch.float32, HERE) == tuple(t for t in TILES if t.block_n <= 128)
+    limit = 16
     with pytest.raises(OutOfResources):
         agree.fitting_tiles(torch.float32, HERE)
 

@@ -143,7 +143,7 @@ def test_contexts_of_several_chunks(tiny_model: Callable[[str], Path], monkeypat
     whole = module.tiling
     monkeypatch.setattr(module, "tiling", lambda *args: replace(whole(*args), chunk=64))
     kernels, plain, _ = both(tiny_model("llama"), [], SETTINGS)
-    assert kernels.describe()["attention_chunk"] == 64
+    assert kernels.describe()["attention"]["chunk"] == 64
     params = SamplingParams(max_new_tokens=4, logprobs=True)
     requests = [
         GenerateRequest(f"r{i}", tuple(plain.tokenizer.encode((TEXT * 3)[: 50 + 60 * i])), params) for i in range(3)

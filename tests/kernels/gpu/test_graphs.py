@@ -52,7 +52,7 @@ def test_a_failed_capture_is_no_lack_of_memory(during: str, capturing: list[bool
         return views["token_ids"]
 
     with torch.device("cpu"):
-        graphs = DecodeGraphs(torch.device("cpu"))
+        graphs = DecodeGraphs(torch.device("cpu"), 8)
         flat, places = pack({name: np.zeros(8, dtype=np.int32) for name in ("token_ids", "slots")})
         with pytest.raises(RuntimeError) as raised:
             graphs._capture(flat, places, forward)

@@ -7,7 +7,16 @@ import pytest
 import torch
 
 from warmeng.kernels.gpu.change import ROW_TILE, AdapterRows, own_columns
-from warmeng.kernels.gpu.matmul import TILES, Tile, choose, project, project_plain
+from warmeng.kernels.gpu.matmul import (
+    TILES,
+    Tile,
+    choose,
+    masked_low,
+    predicted_time,
+    project,
+    project_plain,
+    tiles_for,
+)
 
 # rows, the parts' widths, depth: no multiples of the tiles, and one that fits all of them
 SHAPES = [(1, (3, 5), 64), (2, (64,), 70), (15, (60, 70), 48), (16, (128, 128), 128), (17, (33,), 100),
@@ -52,10 +61,10 @@ def test_every_mix_of_adapters(pattern: str, dtype: torch.dtype, near, make_adap
     adapters = make_adapters(pattern, count)
     change, rows = adapters.change(widths, depth, dtype), adapters.rows
     reference = project_plain(x, w, change, rows)
-    for out in (project(x, w, change, rows), project(x, w, change, rows, base=False)):
-        check_low(out.low, reference.low, rows, 3, near, dtype)
-    assert out.y.shape == (count, 0)
-    near(project(x, w, change, rows).y, reference.y, dtype)
+    out = project(x, w, change, rows)
+    near(out.y, reference.y, dtype)
+    for low in (out.low, masked_low(x, change, rows)):
+        check_low(low, reference.low, rows, 3, near, dtype)
 
 
 def test_tiles_that_need_no_columns_are_passed_over(make_adapters) -> None:
@@ -100,20 +109,24 @@ def test_order_of_rows_does_not_matter(make_adapters, dtype: torch.dtype, near) 
     near(after.low[own], before.low[order][own].double(), dtype)
 
 
-def test_chosen_tiles_are_sensible(rng) -> None:
-    """The largest tile that busies nine processors in ten; where none does, one that reads the weight least often."""
-
-    def programs(tile: Tile, rows: int, outs: int) -> int:
-        return -(-rows // tile.block_m) * -(-outs // tile.block_n)
-
-    for _ in range(3000):
+def test_the_tile_of_the_least_predicted_time_is_chosen(rng) -> None:
+    for _ in range(1000):
         rows, outs = int(2 ** rng.uniform(0, 13)), int(2 ** rng.uniform(4, 17))
-        processors = int(rng.choice([1, 60, 108, 132, 148]))
-        tile = choose(rows, outs, processors=processors)
+        processors, low_outs = int(rng.choice([1, 60, 108, 132, 148])), int(rng.choice([0, 32, 96]))
+        tile = choose(rows, outs, 4096, low_outs, TILES, processors)
         fitting = [t for t in TILES if t.block_m < 2 * max(rows, 64)]
-        busy = [t for t in fitting if programs(t, rows, outs) >= processors * 9 // 10]
         assert tile in fitting
-        assert tile == busy[-1] if busy else -(-rows // tile.block_m) == min(-(-rows // t.block_m) for t in TILES)
-    for rows in (1, 16, 64):
-        assert choose(rows, 6144).block_m == 64
-    assert choose(5, 64, TILES[2:]) == TILES[2]  # where the small ones may not be taken
+        times = [predicted_time(t, rows, outs, 4096, low_outs, processors) for t in fitting]
+        assert predicted_time(tile, rows, outs, 4096, low_outs, processors) == min(times)
+    assert choose(5, 64, 64, 0, TILES[4:], 132) in TILES[4:]  # where the small ones may not be taken
+    assert not any(t.tma for t in tiles_for(80))
+    assert tiles_for(90) == TILES
+
+
+def test_a_wave_more_is_paid_for() -> None:
+    """One tile more than processors takes a second wave; the A product's tiles may take what the last one leaves."""
+    tile = Tile(128, 256, 64, 8, 4, tma=True, speeds=(0.8,))
+    one, two = (predicted_time(tile, rows, 4096, 4096, 0, 128) for rows in (1024, 1025))
+    assert two == pytest.approx(2 * one)
+    assert predicted_time(tile, 1024, 4096, 4096, 32, 132) < 1.01 * one  # eight narrow tiles on four idle processors
+    assert predicted_time(tile, 1024, 4096, 4096, 32, 128) > 1.1 * one  # and on none
