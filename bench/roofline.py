@@ -60,8 +60,11 @@ def measure_roofline(
     for size in sizes or _COPIES[kind]:
         source = torch.randint(0, 255, (size,), dtype=torch.uint8, device=device)
         target = torch.empty_like(source)
-        found = measure([lambda s=source, t=target: t.copy_(s)], device, seconds)  # type: ignore[misc]
-        by_bytes[size] = 2 * size / found.seconds
+        # PyTorch's copy of bytes reached 2.8 TB/s on an H200.
+        ways: list[Callable[[], object]] = [partial(target.copy_, source)]
+        if kind == "cuda":
+            ways.append(partial(torch.neg, source.view(torch.float32), out=target.view(torch.float32)))
+        by_bytes[size] = 2 * size / min(measure([way], device, seconds).seconds for way in ways)
         say(f"copy of {size / 2**20:,.0f} MiB: {by_bytes[size] / 1e9:,.1f} GB/s, read plus written")
         del source, target
     by_side: dict[int, float] = {}

@@ -280,6 +280,11 @@ class Engine:
         found = {result.id: result for result in self.results()}
         return [found[request.id] for request in requests]
 
+    @property
+    def busy(self) -> bool:
+        """Something is queued or runs."""
+        return self._scheduler.busy or self._started is not None
+
     def step(self) -> int:
         """Run one step, for profiles; returns the tokens it computes. ``results`` gives what it finishes."""
         before = self.stats.computed_tokens

@@ -80,7 +80,8 @@ def host_batch(
     # A segment without a hole has an empty one past its end, so that no slot is looked at twice.
     no_hole = about[:, 4] <= about[:, 3]
     about[no_hole, 3:5] = np.iinfo(np.int32).max
-    decode, prefill = cut(queries + [1] * (num_segments - len(segments)), group, tiling)
+    contexts = [s.context_len for s in segments] + [0] * (num_segments - len(segments))
+    decode, prefill = cut(queries + [1] * (num_segments - len(segments)), group, tiling, contexts)
     arrays: dict[str, Ints] = {
         "token_ids": _int32(layout.tokens, padding),
         "positions": _int32(layout.positions, padding),

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from warmeng.kernels.gpu.change import RANK_TILE, ROW_TILE, Product, change_plain, low_rank_tile
+from warmeng.kernels.gpu.change import RANK_TILE, ROW_TILE, Product, change_plain
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -27,15 +27,21 @@ def _silu_mul(
     gate = tl.load(gate_up + at, mask=mask, other=0.0)
     up = tl.load(gate_up + at + width, mask=mask, other=0.0)
     if HAS_CHANGE:
-        first, stop = tl.load(span_table + tile * 2), tl.load(span_table + tile * 2 + 1)
-        more = low_rank_tile(
-            low, b, m, n, m_in, n_in, first, stop, 0, low_stride, rank, ROW_TILE, BLOCK_N, RANK_TILE
-        )  # fmt: skip
-        gate = (gate.to(tl.float32) + more).to(gate.dtype)
-        more = low_rank_tile(
-            low, b, m, n + width, m_in, n_in, first, stop, rank, low_stride, rank, ROW_TILE, BLOCK_N, RANK_TILE
-        )  # fmt: skip
-        up = (up.to(tl.float32) + more).to(up.dtype)
+        # Both sums in one loop: their operands are on their way together.
+        more_gate = tl.zeros((ROW_TILE, BLOCK_N), tl.float32)
+        more_up = tl.zeros((ROW_TILE, BLOCK_N), tl.float32)
+        for first in range(tl.load(span_table + tile * 2), tl.load(span_table + tile * 2 + 1), RANK_TILE):
+            column = first + tl.arange(0, RANK_TILE)
+            low_at = low + m[:, None] * low_stride + column[None, :]
+            b_at = b + n[None, :] * rank + column[:, None]
+            low_gate = tl.load(low_at, mask=m_in[:, None], other=0.0)
+            low_up = tl.load(low_at + rank, mask=m_in[:, None], other=0.0)
+            b_gate = tl.load(b_at, mask=n_in[None, :], other=0.0)
+            b_up = tl.load(b_at + width * rank, mask=n_in[None, :], other=0.0)
+            more_gate = tl.dot(low_gate, b_gate, more_gate, input_precision="ieee")
+            more_up = tl.dot(low_up, b_up, more_up, input_precision="ieee")
+        gate = (gate.to(tl.float32) + more_gate).to(gate.dtype)
+        up = (up.to(tl.float32) + more_up).to(up.dtype)
     x = gate.to(tl.float32)
     y = x / (1.0 + tl.exp(-x)) * up.to(tl.float32)
     tl.store(out + m[:, None].to(tl.int64) * width + n[None, :], y.to(out.dtype.element_ty), mask=mask)

@@ -24,16 +24,18 @@ from warmeng.kernels.gpu.change import ROW_TILE, AdapterRows, Change, Product, o
 
 # Row tiles that read one weight tile one after the other, so that it comes from the L2 cache.
 _GROUP_M = 8
-# Columns of a tile of the A product.
-_LOW_N = 32
+# Columns of a tile of the A product: fewest and most.
+_LOW_N = (32, 128)
+# Microseconds that such a tile takes for 64 of its depth: few operations, so it waits for its operands.
+_LOW_TIME = 0.25
 
 
 @dataclass(frozen=True)
 class Tile:
     """One configuration of the kernel. Only ``block_k`` decides the order of summation.
 
-    ``tma``: operands come through the tensor memory accelerator (Hopper and later), not through ``cp.async``.
-    ``speeds``: the share of a multiprocessor's peak that 1, 2, ... of these reach together on it; as many as fit.
+    ``times``: microseconds that 1, 2, ... of these take together on one multiprocessor for 64 of their depth; as many
+    as fit beside each other. ``tma``: operands come through the tensor memory accelerator (Hopper and later).
     """
 
     block_m: int
@@ -41,8 +43,8 @@ class Tile:
     block_k: int
     warps: int
     stages: int
+    times: tuple[float, ...]
     tma: bool = False
-    speeds: tuple[float, ...] = (1.0,)
 
     @property
     def label(self) -> str:
@@ -52,64 +54,75 @@ class Tile:
 
 
 # 64 rows are what one warp group's instruction takes on Hopper, so a row's numbers come from the same instruction in
-# all of them. The first is the measure that the others are compared with at load; it runs on every device.
+# all of them. The first is the measure that the others are compared with at load. Times were measured on an H200.
 TILES = (
-    Tile(64, 64, 64, 4, 4, speeds=(0.2, 0.3, 0.4)),
-    Tile(64, 32, 64, 4, 8, tma=True, speeds=(0.15, 0.25)),
-    Tile(64, 64, 64, 4, 6, tma=True, speeds=(0.25, 0.4)),
-    Tile(128, 64, 64, 4, 4, speeds=(0.35, 0.5)),
-    Tile(128, 128, 64, 8, 3, speeds=(0.55, 0.7)),
-    Tile(128, 128, 64, 4, 3, tma=True, speeds=(0.6, 0.75)),
-    Tile(128, 256, 64, 8, 3, speeds=(0.75,)),
-    Tile(128, 256, 64, 8, 4, tma=True, speeds=(0.8,)),
+    Tile(64, 64, 64, 4, 4, (0.295, 0.345, 0.42)),
+    Tile(64, 32, 128, 4, 6, (0.145,), tma=True),
+    Tile(64, 64, 64, 4, 6, (0.215, 0.26), tma=True),
+    Tile(64, 128, 64, 4, 4, (0.34, 0.41), tma=True),
+    Tile(128, 128, 64, 8, 5, (0.365,), tma=True),
+    Tile(128, 256, 64, 8, 4, (0.67,), tma=True),
+)
+# Before Hopper operands come through cp.async. These times are guesses: nothing was measured there.
+_AMPERE = (
+    Tile(64, 64, 64, 4, 4, (0.4, 0.5, 0.6)),
+    Tile(128, 64, 64, 4, 4, (0.5, 0.8)),
+    Tile(128, 128, 64, 8, 3, (0.9, 1.5)),
+    Tile(128, 256, 64, 8, 3, (1.8,)),
 )
 
 
 def tiles_for(capability: int) -> tuple[Tile, ...]:
-    """Return the tiles for a device (``capability``: 80, 90, 100); the memory accelerator came with Hopper."""
-    return TILES if capability >= 90 else tuple(t for t in TILES if not t.tma)
+    """Return the tiles for a device (``capability``: 80, 90, 100)."""
+    return TILES if capability >= 90 else _AMPERE
 
 
-# What a choice between tiles is computed from: operations per microsecond of one multiprocessor of an H100, and the
-# microseconds from asking for an operand to having it.
-_PEAK = 6.0e6
-_LATENCY = 0.9
+@dataclass(frozen=True)
+class Launch:
+    """How many programs make a product, and how many of them, those that are done first, make its A product."""
+
+    programs: int
+    low_programs: int
+    # Predicted microseconds.
+    time: float
 
 
-def _step_time(tile: Tile, columns: int, together: int) -> float:
-    """Return the microseconds that ``together`` tiles of one multiprocessor take for ``block_k`` of their depth."""
-    operations = 2 * tile.block_m * columns * tile.block_k * together
-    return max(operations / (_PEAK * tile.speeds[together - 1]), _LATENCY / (tile.stages - 1))
+def plan_launch(tile: Tile, rows: int, outs: int, depth: int, low_outs: int, processors: int) -> Launch:
+    """Return the launch of a product with its A product, by whole waves.
 
-
-def predicted_time(tile: Tile, rows: int, outs: int, depth: int, low_outs: int, processors: int) -> float:
-    """Return the microseconds of a product with its A product, by whole waves: what tiles are chosen by.
-
-    A multiprocessor takes ``len(tile.speeds)`` tiles at once and all of its own before it is done. The A product's
-    tiles are started last: on what is idle in the last wave, and then in waves of their own.
+    A multiprocessor holds ``len(tile.times)`` programs, which take tiles in turn until none is left. The A product's
+    tiles go to the programs that the last wave leaves idle where these make them in about a wave's time, else to all.
     """
     row_tiles = -(-rows // tile.block_m)
-    count, resident = row_tiles * -(-outs // tile.block_n), len(tile.speeds)
-    most = -(-count // processors)
-    full, rest = divmod(most, resident)
-    time = full * _step_time(tile, tile.block_n, resident) + (_step_time(tile, tile.block_n, rest) if rest else 0.0)
-    low = row_tiles * -(-low_outs // _LOW_N)
-    if low:
-        each = _step_time(tile, _LOW_N, 1)
-        idle = most * processors - count
-        beside = idle * int(_step_time(tile, tile.block_n, 1) / each)
-        time += -(-max(0, low - beside) // processors) * each
-    return time * -(-depth // tile.block_k)
+    count, low = row_tiles * -(-outs // tile.block_n), row_tiles * -(-low_outs // _low_width(low_outs, tile))
+    steps, resident = -(-depth // 64), len(tile.times)
+    programs = min(processors * resident, count + low)
+    full, rest = divmod(-(-count // processors), resident)
+    time = full * tile.times[-1] + (tile.times[rest - 1] if rest else 0.0)
+    if not low:
+        return Launch(programs, 1, time * steps)
+    idle = -count % programs
+    if idle and -(-low // idle) * _LOW_TIME <= 1.2 * tile.times[0]:
+        return Launch(programs, min(idle, low), time * steps)
+    return Launch(programs, programs, (time + -(-low // programs) * _LOW_TIME) * steps)
+
+
+def _low_width(low_outs: int, tile: Tile) -> int:
+    """Return the columns of the A product's tiles: all where such a tile is no wider than the base's."""
+    return max(_LOW_N[0], min(_LOW_N[1], tile.block_n, 1 << (low_outs - 1).bit_length()))
 
 
 @lru_cache(maxsize=4096)
-def choose(rows: int, outs: int, depth: int, low_outs: int, tiles: tuple[Tile, ...], processors: int) -> Tile:
-    """Return the tile whose predicted time is the least; of equal ones the larger.
+def choose(
+    rows: int, outs: int, depth: int, low_outs: int, tiles: tuple[Tile, ...], processors: int
+) -> tuple[Tile, Launch]:
+    """Return the tile whose predicted time is the least, and its launch; of equal ones the larger tile.
 
     Tiles differ in speed alone where they agree bit for bit, which the engine tries at load.
     """
     fitting = [t for t in tiles if t.block_m <= max(64, triton.next_power_of_2(rows))] or list(tiles[:1])
-    return min(fitting, key=lambda t: (predicted_time(t, rows, outs, depth, low_outs, processors), -t.block_n))
+    launches = [(t, plan_launch(t, rows, outs, depth, low_outs, processors)) for t in fitting]
+    return min(launches, key=lambda found: (found[1].time, -found[0].block_n))
 
 
 @lru_cache
@@ -148,48 +161,50 @@ def _sum_over_depth(
     return total
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["rows", "low_programs"])
 def _tile_product(
     x, w, a, y, low, ids, owner, span_table,
-    rows, outs, depth, low_outs, rank, y_stride,
+    rows, low_programs, outs, depth, low_outs, rank, y_stride,
     HAS_CHANGE: tl.constexpr, TMA: tl.constexpr, EVEN_K: tl.constexpr, ROW_TILE: tl.constexpr, GROUP_M: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, LOW_N: tl.constexpr,
 ):  # fmt: skip
-    pid = tl.program_id(0)
+    """Each program takes tiles in turn; flattened, the loads of the next tile begin before this one is stored."""
+    program, programs = tl.program_id(0), tl.num_programs(0)
     row_tiles = tl.cdiv(rows, BLOCK_M)
-    base_tiles = tl.cdiv(outs, BLOCK_N)
+    tiles = row_tiles * tl.cdiv(outs, BLOCK_N)
+    per_group = GROUP_M * tl.cdiv(outs, BLOCK_N)
+    for tile in tl.range(program, tiles, programs, flatten=TMA):
+        first_row_tile = tile // per_group * GROUP_M
+        group = tl.minimum(row_tiles - first_row_tile, GROUP_M)
+        row = (first_row_tile + tile % per_group % group) * BLOCK_M
+        column = tile % per_group // group * BLOCK_N
+        total = _sum_over_depth(x, w, row, column, rows, outs, depth, TMA, EVEN_K, BLOCK_M, BLOCK_N, BLOCK_K)
+        m = row + tl.arange(0, BLOCK_M)
+        n = column + tl.arange(0, BLOCK_N)
+        at = y + m[:, None].to(tl.int64) * y_stride + n[None, :]
+        tl.store(at, total.to(y.dtype.element_ty), mask=(m < rows)[:, None] & (n < outs)[None, :])
     if HAS_CHANGE:
-        low_tile = pid - row_tiles * base_tiles
-        if low_tile >= 0:
-            row = low_tile % row_tiles * BLOCK_M
-            column = low_tile // row_tiles * LOW_N
+        # The programs that the last wave left without a tile come first.
+        first = (program + programs - tiles % programs) % programs
+        stop = tl.where(first < low_programs, row_tiles * tl.cdiv(low_outs, LOW_N), 0)
+        for tile in range(first, stop, low_programs):
+            row = tile % row_tiles * BLOCK_M
+            column = tile // row_tiles * LOW_N
             m = row + tl.arange(0, BLOCK_M)
             n = column + tl.arange(0, LOW_N)
             # Nothing to do where no row of the tile has an adapter with columns in it.
             spans_of = row // ROW_TILE + tl.arange(0, BLOCK_M // ROW_TILE)
             inside = spans_of < tl.cdiv(rows, ROW_TILE)
-            stop = tl.max(tl.load(span_table + spans_of * 2 + 1, mask=inside, other=0))
-            first = tl.min(tl.load(span_table + spans_of * 2, mask=inside, other=2147483647))
+            span_stop = tl.max(tl.load(span_table + spans_of * 2 + 1, mask=inside, other=0))
+            span_first = tl.min(tl.load(span_table + spans_of * 2, mask=inside, other=2147483647))
             of_part = tl.minimum(n, low_outs - 1) % rank
-            if tl.sum(((of_part >= first) & (of_part < stop)).to(tl.int32)) == 0:
-                return
-            total = _sum_over_depth(x, a, row, column, rows, low_outs, depth, TMA, EVEN_K, BLOCK_M, LOW_N, BLOCK_K)
-            mine = tl.load(ids + m, mask=m < rows, other=-1)
-            theirs = tl.load(owner + n % rank)
-            total = tl.where(mine[:, None] == theirs[None, :], total, 0.0)
-            at = low + m[:, None].to(tl.int64) * low_outs + n[None, :]
-            tl.store(at, total.to(low.dtype.element_ty), mask=(m < rows)[:, None] & (n < low_outs)[None, :])
-            return
-    per_group = GROUP_M * base_tiles
-    first_row_tile = pid // per_group * GROUP_M
-    group = tl.minimum(row_tiles - first_row_tile, GROUP_M)
-    row = (first_row_tile + pid % per_group % group) * BLOCK_M
-    column = pid % per_group // group * BLOCK_N
-    total = _sum_over_depth(x, w, row, column, rows, outs, depth, TMA, EVEN_K, BLOCK_M, BLOCK_N, BLOCK_K)
-    m = row + tl.arange(0, BLOCK_M)
-    n = column + tl.arange(0, BLOCK_N)
-    at = y + m[:, None].to(tl.int64) * y_stride + n[None, :]
-    tl.store(at, total.to(y.dtype.element_ty), mask=(m < rows)[:, None] & (n < outs)[None, :])
+            if tl.sum(((of_part >= span_first) & (of_part < span_stop)).to(tl.int32)) > 0:
+                total = _sum_over_depth(x, a, row, column, rows, low_outs, depth, TMA, EVEN_K, BLOCK_M, LOW_N, BLOCK_K)
+                mine = tl.load(ids + m, mask=m < rows, other=-1)
+                theirs = tl.load(owner + n % rank)
+                total = tl.where(mine[:, None] == theirs[None, :], total, 0.0)
+                at = low + m[:, None].to(tl.int64) * low_outs + n[None, :]
+                tl.store(at, total.to(low.dtype.element_ty), mask=(m < rows)[:, None] & (n < low_outs)[None, :])
 
 
 def project(
@@ -217,17 +232,17 @@ def project(
         ids, owner, span_table = rows.ids, rows.owner, rows.spans
     if depth * x.element_size() % 16:
         tiles = tuple(t for t in tiles if not t.tma) or TILES[:1]
-    t = choose(count, outs, depth, low_outs, tiles, processors_of(x.device))
-    row_tiles = -(-count // t.block_m)
+    t, launch = choose(count, outs, depth, low_outs, tiles, processors_of(x.device))
+    low_n = _low_width(low_outs, t)
     operands = (x, w, a)
     if t.tma:
-        heights = (t.block_m, t.block_n, _LOW_N)
+        heights = (t.block_m, t.block_n, low_n)
         operands = tuple(_described(m, height, t.block_k) for m, height in zip(operands, heights, strict=True))
-    _tile_product[(row_tiles * (-(-outs // t.block_n) + -(-low_outs // _LOW_N)),)](
+    _tile_product[(launch.programs,)](
         *operands, y, low, ids, owner, span_table,
-        count, outs, depth, low_outs, rank, outs,
+        count, launch.low_programs, outs, depth, low_outs, rank, outs,
         HAS_CHANGE=low_outs > 0, TMA=t.tma, EVEN_K=depth % t.block_k == 0, ROW_TILE=ROW_TILE, GROUP_M=_GROUP_M,
-        BLOCK_M=t.block_m, BLOCK_N=t.block_n, BLOCK_K=t.block_k, LOW_N=_LOW_N,
+        BLOCK_M=t.block_m, BLOCK_N=t.block_n, BLOCK_K=t.block_k, LOW_N=low_n,
         num_warps=t.warps, num_stages=t.stages,
     )  # fmt: skip
     return Product(y, low, change, rows) if low_outs else Product(y)

@@ -21,8 +21,8 @@ from torch import Tensor
 INTS = 8  # of a row: seed, item word 0, item word 1, sample, position, top_k, row of its mask or -1, unused
 FLOATS = 2  # temperature (0 is greedy), top_p
 _BLOCK = 2048
-# Blocks of logits on their way at once: more would cost a choice the registers of the second program beside it.
-_CHOICE_STAGES = 2
+# Blocks of logits on their way at once, of a sum. A choice was slower with two or four than with one (H200: 449, 512
+# and 698 us for 512 rows at a temperature): they take the registers that other programs would run in.
 _SUM_STAGES = 4
 
 
@@ -101,7 +101,7 @@ def _threshold(
 @triton.jit(do_not_specialize=["words"])
 def _choose(
     logits, ints, floats, masks, tokens, logprobs, vocab, stride, words,
-    INTS: tl.constexpr, FLOATS: tl.constexpr, BLOCK: tl.constexpr, PIVOT_BLOCK: tl.constexpr, STAGES: tl.constexpr,
+    INTS: tl.constexpr, FLOATS: tl.constexpr, BLOCK: tl.constexpr, PIVOT_BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     logits += row * stride
@@ -139,7 +139,7 @@ def _choose(
     sum_of = tl.zeros((BLOCK,), tl.float32)
     best = tl.full((BLOCK,), -float("inf"), tl.float32)
     best_token = tl.zeros((BLOCK,), tl.int32)
-    for start in tl.range(0, vocab, BLOCK, num_stages=STAGES):
+    for start in range(0, vocab, BLOCK):
         n = start + tl.arange(0, BLOCK)
         x, value = _scaled(logits, masks, mask_row, words, n, vocab, temperature)
         new_peak = tl.maximum(peak_of, x)
@@ -193,7 +193,7 @@ def choose(logits: Tensor, rows: SamplingRows, vocab: int) -> tuple[Tensor, Tens
     block = _block(vocab)
     _choose[(count,)](
         logits, rows.ints, rows.floats, rows.masks, tokens, logprobs, vocab, logits.stride(0), rows.masks.shape[1],
-        INTS=INTS, FLOATS=FLOATS, BLOCK=block, PIVOT_BLOCK=min(block, 512), STAGES=_CHOICE_STAGES, num_warps=8,
+        INTS=INTS, FLOATS=FLOATS, BLOCK=block, PIVOT_BLOCK=min(block, 512), num_warps=8,
     )  # fmt: skip
     return tokens, logprobs
 

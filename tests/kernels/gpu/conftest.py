@@ -120,14 +120,15 @@ def rng(seed: int) -> np.random.Generator:
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Make tensors on the device, and let ``empty`` ones hold NaN: what a kernel does not write is seen."""
 
-    def poisonous(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def poisonous(make: Callable[..., Tensor], **defaults: object) -> Callable[..., Tensor]:
         def fill(*args: object, **kwargs: object) -> Tensor:
-            out = make(*args, **kwargs)
+            out = make(*args, **{**defaults, **kwargs})
             return out.fill_(torch.nan if out.is_floating_point() else POISON)
 
         return fill
 
-    monkeypatch.setattr(torch, "empty", poisonous(torch.empty))
+    # The context below gives a device to ``torch.empty`` alone, which this no longer is.
+    monkeypatch.setattr(torch, "empty", poisonous(torch.empty, device=DEVICE))
     monkeypatch.setattr(torch, "empty_like", poisonous(torch.empty_like))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the tensors are small

@@ -12,7 +12,7 @@ from warmeng.kernels.gpu.matmul import (
     Tile,
     choose,
     masked_low,
-    predicted_time,
+    plan_launch,
     project,
     project_plain,
     tiles_for,
@@ -113,20 +113,21 @@ def test_the_tile_of_the_least_predicted_time_is_chosen(rng) -> None:
     for _ in range(1000):
         rows, outs = int(2 ** rng.uniform(0, 13)), int(2 ** rng.uniform(4, 17))
         processors, low_outs = int(rng.choice([1, 60, 108, 132, 148])), int(rng.choice([0, 32, 96]))
-        tile = choose(rows, outs, 4096, low_outs, TILES, processors)
+        tile, launch = choose(rows, outs, 4096, low_outs, TILES, processors)
         fitting = [t for t in TILES if t.block_m < 2 * max(rows, 64)]
         assert tile in fitting
-        times = [predicted_time(t, rows, outs, 4096, low_outs, processors) for t in fitting]
-        assert predicted_time(tile, rows, outs, 4096, low_outs, processors) == min(times)
-    assert choose(5, 64, 64, 0, TILES[4:], 132) in TILES[4:]  # where the small ones may not be taken
+        assert launch.time == min(plan_launch(t, rows, outs, 4096, low_outs, processors).time for t in fitting)
+        assert 1 <= launch.low_programs <= launch.programs <= processors * len(tile.times)
+    assert choose(5, 64, 64, 0, TILES[4:], 132)[0] in TILES[4:]  # where the small ones may not be taken
     assert not any(t.tma for t in tiles_for(80))
     assert tiles_for(90) == TILES
 
 
 def test_a_wave_more_is_paid_for() -> None:
     """One tile more than processors takes a second wave; the A product's tiles may take what the last one leaves."""
-    tile = Tile(128, 256, 64, 8, 4, tma=True, speeds=(0.8,))
-    one, two = (predicted_time(tile, rows, 4096, 4096, 0, 128) for rows in (1024, 1025))
-    assert two == pytest.approx(2 * one)
-    assert predicted_time(tile, 1024, 4096, 4096, 32, 132) < 1.01 * one  # eight narrow tiles on four idle processors
-    assert predicted_time(tile, 1024, 4096, 4096, 32, 128) > 1.1 * one  # and on none
+    tile = TILES[-1]
+    one, two = (plan_launch(tile, rows, 4096, 4096, 0, 128) for rows in (1024, 1025))
+    assert two.time == pytest.approx(2 * one.time)
+    beside = plan_launch(tile, 1024, 4096, 4096, 32, 132)  # eight narrow tiles on four idle processors
+    assert (beside.time, beside.programs, beside.low_programs) == (one.time, 132, 4)
+    assert plan_launch(tile, 1024, 4096, 4096, 32, 128).time > 1.2 * one.time  # and on none
