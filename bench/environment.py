@@ -84,9 +84,9 @@ def versions(names: Iterable[str]) -> dict[str, str | None]:
 
 
 def commit() -> str | None:
-    """Return this repository's commit; where the code has no repository, ``WARMENG_COMMIT`` or None."""
+    """Return ``WARMENG_COMMIT`` where it is set, as for a copy of a tree; else this repository's commit, or None."""
     found = _first_line("git", "-C", str(_HERE), "rev-parse", "HEAD")
-    if found is None:
+    if found is None or "WARMENG_COMMIT" in os.environ:
         return os.environ.get("WARMENG_COMMIT") or None
     return found + ("-changed" if _first_line("git", "-C", str(_HERE), "status", "--porcelain") else "")
 
