@@ -17,18 +17,21 @@ from warmeng.kernels.gpu.norm import add_rms_norm
 
 _OUTS = 2048  # of a trial: more outputs are more of the same
 _ROWS = (1, 17, 64, 200, 512)
+# (with adapters, type of the result) of the products that are run: a layer's, and the head's logits.
+_VARIANTS = ((False, torch.float32), (False, None), (True, None))
 _TRIALS = 32  # random sequences for attention: a last bit that differs is lost in most results' rounding
 _CONTEXT = 300  # tokens of the attention's trial: several tiles of keys, the last one partly filled
 
 
 @torch.inference_mode()
 def fitting_tiles(dtype: torch.dtype, device: torch.device, tiles: tuple[Tile, ...] = TILES) -> tuple[Tile, ...]:
-    """Return the tiles that this device has the shared memory for; the first one must fit."""
-    x = torch.randn(64, 128, dtype=dtype, device=device)
+    """Return the tiles that this device has the shared memory for, with adapters too; the first one must fit."""
+    trial = _Trial(256, 128, dtype, device, rank=128)
     kept: list[Tile] = []
     for tile in tiles:
         try:
-            project(x, x, tiles=(tile,))
+            for adapters, out_dtype in _VARIANTS:
+                trial.run(tile, 64, adapters, out_dtype)
         except OutOfResources:
             if not kept:
                 raise
@@ -49,8 +52,10 @@ def agreeing_tiles(
     kept = list(tiles)
     for outs, depth in sorted(set(shapes)):
         trial = _Trial(min(outs, _OUTS), depth, dtype, device)
-        expected = trial.run(tiles[0], max(_ROWS), False), trial.run(tiles[0], max(_ROWS), True)
-        kept = [tile for tile in kept if trial.agrees(tile, expected)]
+        y = trial.run(tiles[0], max(_ROWS), False, torch.float32).y
+        low = trial.run(tiles[0], max(_ROWS), True, None).low
+        assert low is not None
+        kept = [tile for tile in kept if trial.agrees(tile, y, low)]
         if tiles[0] not in kept:
             raise RuntimeError(
                 f"a product of shape {outs} x {depth} gives other bits for other numbers of rows on this device, so "
@@ -62,40 +67,40 @@ def agreeing_tiles(
 class _Trial:
     """One product of random numbers, of which a tile makes the last rows; every other row carries an adapter."""
 
-    def __init__(self, outs: int, depth: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, outs: int, depth: int, dtype: torch.dtype, device: torch.device, rank: int = RANK_TILE
+    ) -> None:  # fmt: skip
         generator = torch.Generator(device=device).manual_seed(outs * 31 + depth)
 
         def normal(*shape: int) -> Tensor:
             return torch.randn(*shape, dtype=dtype, device=device, generator=generator)
 
         self.w, self.x = normal(outs, depth), normal(max(_ROWS), depth)
-        self.change = Change(normal(RANK_TILE, depth), normal(outs, RANK_TILE), (outs,))
-        self.owner = torch.zeros(RANK_TILE, dtype=torch.int32, device=device)
+        self.change = Change(normal(rank, depth), normal(outs, rank), (outs,))
+        self.owner = torch.zeros(rank, dtype=torch.int32, device=device)
 
-    def run(self, tile: Tile, count: int, adapters: bool) -> Product:
-        """Return the product of the last rows, in single precision: bf16 would hide differences."""
+    def run(self, tile: Tile, count: int, adapters: bool, out_dtype: torch.dtype | None) -> Product:
+        """Return the product of the last ``count`` rows."""
         x = self.x[-count:].contiguous()
         if not adapters:
-            return project(x, self.w, out_dtype=torch.float32, tiles=(tile,))
+            return project(x, self.w, out_dtype=out_dtype, tiles=(tile,))
         ids = (np.arange(max(_ROWS), dtype=np.int32) % 2 - 1)[-count:]
-        tables = (torch.from_numpy(a).to(x.device) for a in (ids, spans(ids, [(0, RANK_TILE)])))
+        tables = (torch.from_numpy(a).to(x.device) for a in (ids, spans(ids, [(0, len(self.owner))])))
         rows = AdapterRows(next(tables), self.owner, next(tables))
-        return project(x, self.w, self.change, rows, out_dtype=torch.float32, tiles=(tile,))
+        return project(x, self.w, self.change, rows, out_dtype=out_dtype, tiles=(tile,))
 
-    def agrees(self, tile: Tile, expected: tuple[Product, Product]) -> bool:
-        """Tell whether all numbers of rows give the expected bits, in both variants."""
-        plain, changed = expected
-        assert changed.low is not None
+    def agrees(self, tile: Tile, y: Tensor, low: Tensor) -> bool:
+        """Tell whether all numbers of rows give the expected bits, in every variant that is run.
+
+        ``y``: in single precision, because bf16 hides most differences; a million numbers in bf16 still show some.
+        """
         for count in _ROWS:
-            found, with_adapters = self.run(tile, count, False), self.run(tile, count, True)
-            low = with_adapters.low
-            if not (
-                torch.equal(found.y, plain.y[-count:])
-                and torch.equal(with_adapters.y, plain.y[-count:])
-                and low is not None
-                and torch.equal(low, changed.low[-count:])
-            ):
-                return False
+            for adapters, out_dtype in _VARIANTS:
+                found = self.run(tile, count, adapters, out_dtype)
+                if not torch.equal(found.y, y[-count:].to(found.y.dtype)):
+                    return False
+                if adapters and (found.low is None or not torch.equal(found.low, low[-count:])):
+                    return False
         return True
 
 

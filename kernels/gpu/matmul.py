@@ -91,20 +91,23 @@ def plan_launch(tile: Tile, rows: int, outs: int, depth: int, low_outs: int, pro
     """Return the launch of a product with its A product, by whole waves.
 
     A multiprocessor holds ``len(tile.times)`` programs, which take tiles in turn until none is left. The A product's
-    tiles go to the programs that the last wave leaves idle where these make them in about a wave's time, else to all.
+    tiles go to the programs that the last wave leaves idle, or to all, whichever is done sooner.
     """
     row_tiles = -(-rows // tile.block_m)
     count, low = row_tiles * -(-outs // tile.block_n), row_tiles * -(-low_outs // _low_width(low_outs, tile))
     steps, resident = -(-depth // 64), len(tile.times)
     programs = min(processors * resident, count + low)
     full, rest = divmod(-(-count // processors), resident)
-    time = full * tile.times[-1] + (tile.times[rest - 1] if rest else 0.0)
+    last = tile.times[rest - 1] if rest else tile.times[-1]
+    time = full * tile.times[-1] + last * (rest > 0)
     if not low:
         return Launch(programs, 1, time * steps)
+    spread = time + -(-low // programs) * _LOW_TIME
     idle = -count % programs
-    if idle and -(-low // idle) * _LOW_TIME <= 1.2 * tile.times[0]:
-        return Launch(programs, min(idle, low), time * steps)
-    return Launch(programs, programs, (time + -(-low // programs) * _LOW_TIME) * steps)
+    beside = max(time, time - last + -(-low // idle) * _LOW_TIME) if idle else spread
+    if beside < spread:
+        return Launch(programs, min(idle, low), beside * steps)
+    return Launch(programs, programs, spread * steps)
 
 
 def _low_width(low_outs: int, tile: Tile) -> int:
@@ -165,15 +168,15 @@ def _sum_over_depth(
 def _tile_product(
     x, w, a, y, low, ids, owner, span_table,
     rows, low_programs, outs, depth, low_outs, rank, y_stride,
-    HAS_CHANGE: tl.constexpr, TMA: tl.constexpr, EVEN_K: tl.constexpr, ROW_TILE: tl.constexpr, GROUP_M: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, LOW_N: tl.constexpr,
+    HAS_CHANGE: tl.constexpr, TMA: tl.constexpr, FLAT: tl.constexpr, EVEN_K: tl.constexpr, ROW_TILE: tl.constexpr,
+    GROUP_M: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, LOW_N: tl.constexpr,
 ):  # fmt: skip
     """Each program takes tiles in turn; flattened, the loads of the next tile begin before this one is stored."""
     program, programs = tl.program_id(0), tl.num_programs(0)
     row_tiles = tl.cdiv(rows, BLOCK_M)
     tiles = row_tiles * tl.cdiv(outs, BLOCK_N)
     per_group = GROUP_M * tl.cdiv(outs, BLOCK_N)
-    for tile in tl.range(program, tiles, programs, flatten=TMA):
+    for tile in tl.range(program, tiles, programs, flatten=FLAT):
         first_row_tile = tile // per_group * GROUP_M
         group = tl.minimum(row_tiles - first_row_tile, GROUP_M)
         row = (first_row_tile + tile % per_group % group) * BLOCK_M
@@ -238,10 +241,13 @@ def project(
     if t.tma:
         heights = (t.block_m, t.block_n, low_n)
         operands = tuple(_described(m, height, t.block_k) for m, height in zip(operands, heights, strict=True))
+    # A result of four bytes a number does not fit beside the loads of the next tile.
+    flat = t.tma and y.element_size() == 2
     _tile_product[(launch.programs,)](
         *operands, y, low, ids, owner, span_table,
         count, launch.low_programs, outs, depth, low_outs, rank, outs,
-        HAS_CHANGE=low_outs > 0, TMA=t.tma, EVEN_K=depth % t.block_k == 0, ROW_TILE=ROW_TILE, GROUP_M=_GROUP_M,
+        HAS_CHANGE=low_outs > 0, TMA=t.tma, FLAT=flat, EVEN_K=depth % t.block_k == 0,
+        ROW_TILE=ROW_TILE, GROUP_M=_GROUP_M,
         BLOCK_M=t.block_m, BLOCK_N=t.block_n, BLOCK_K=t.block_k, LOW_N=low_n,
         num_warps=t.warps, num_stages=t.stages,
     )  # fmt: skip

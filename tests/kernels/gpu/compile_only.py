@@ -222,11 +222,6 @@ def main() -> None:
         with compiled_for(arch) as found:
             tiles = matmul.tiles_for(arch)[shard::of]
             launch(MODELS[PART[0]], arch, tiles=tiles)
-            for tile in tiles:  # what the trial at load launches beside it
-                rows = AdapterRows(_ints(ROWS), _ints(RANK_TILE), _ints(-(-ROWS // ROW_TILE), 2))
-                change = Change(_bf16(RANK_TILE, 4096), _bf16(2048, RANK_TILE), (2048,))
-                x, w = _bf16(ROWS, 4096), _bf16(2048, 4096)
-                matmul.project(x, w, change, rows, out_dtype=torch.float32, tiles=(tile,))
         print(f"{len(found)} kernels compiled")
         return
     with compiled_for(arch) as found:

@@ -27,9 +27,8 @@ class StandIn:
 
     def __call__(
         self, x: Tensor, w: Tensor, change: Change | None = None, rows: AdapterRows | None = None, *,
-        tiles: tuple[Tile, ...], out_dtype: torch.dtype | None = None,
+        tiles: tuple[Tile, ...], out_dtype: torch.dtype | None,
     ) -> Product:  # fmt: skip
-        assert out_dtype == torch.float32  # of bf16, differences are mostly rounded away
         wrong = 1e-3 * self.off(tiles[0], len(x), change is not None)
         y = x[:, :1] * w[:, 0]
         if change is None:
@@ -57,12 +56,20 @@ def test_a_first_tile_that_differs_is_refused(adapters: bool, monkeypatch: pytes
         agree.agreeing_tiles([(96, 64)], torch.float32, HERE)
 
 
-def test_tiles_that_do_not_fit_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    def small(x: Tensor, w: Tensor, tiles: tuple[Tile, ...]) -> Product:
-        if tiles[0].block_n > limit:
+@pytest.mark.parametrize("adapters", [False, True])
+@pytest.mark.parametrize("out_dtype", [None, torch.float32])
+def test_tiles_that_do_not_fit_are_left_out(adapters: bool, out_dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In any variant that will be run: one with adapters, or one of larger results, takes more."""
+
+    def small(
+        x: Tensor, w: Tensor, change: Change | None = None, rows: AdapterRows | None = None, *,
+        tiles: tuple[Tile, ...], out_dtype: torch.dtype | None,
+    ) -> Product:  # fmt: skip
+        if tiles[0].block_n > limit and (change is not None, out_dtype) == (adapters, out_dtype_of_fault):
             raise OutOfResources(200_000, 100_000, "shared memory")
         return Product(x)
 
+    out_dtype_of_fault = None if adapters else out_dtype
     monkeypatch.setattr(agree, "project", small)
     limit = 128
     assert agree.fitting_tiles(torch.float32, HERE) == tuple(t for t in TILES if t.block_n <= 128)

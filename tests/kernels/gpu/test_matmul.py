@@ -123,6 +123,39 @@ def test_the_tile_of_the_least_predicted_time_is_chosen(rng) -> None:
     assert tiles_for(90) == TILES
 
 
+# (out, in, parts of its adapters) of the products of a layer.
+LAYERS = {
+    "8B": {"qkv": (6144, 4096, 3), "o": (4096, 4096, 1), "gate_up": (28672, 4096, 2), "down": (4096, 14336, 1)},
+    "22B": {"qkv": (8192, 6144, 3), "o": (6144, 6144, 1), "gate_up": (32768, 6144, 2), "down": (6144, 16384, 1)},
+    "32B": {"qkv": (7168, 5120, 3), "o": (5120, 5120, 1), "gate_up": (55296, 5120, 2), "down": (5120, 27648, 1)},
+    "70B": {"qkv": (10240, 8192, 3), "o": (8192, 8192, 1), "gate_up": (57344, 8192, 2), "down": (8192, 28672, 1)},
+}
+
+
+def test_little_of_the_paid_tiles_is_waste() -> None:
+    """Useful over paid tiles on 132 multiprocessors, and what two adapters of rank 8 add to the predicted time.
+
+    Tiles are powers of two, so 96 of 132 multiprocessors (73 %) work where 512 rows meet 6,144 outputs; a smaller tile
+    would take two waves of more than half the time. Adding up two halves of the depth would fill them, and cost more
+    in writing and reading the halves than it wins.
+    """
+    shares, added = {}, {}
+    for model, layer in LAYERS.items():
+        for rows in (256, 512, 768, 1024, 2048, 4096):
+            for name, (outs, depth, parts) in layer.items():
+                tile, launch = choose(rows, outs, depth, 0, TILES, 132)
+                waves = -(-(-(-rows // tile.block_m) * -(-outs // tile.block_n)) // 132)
+                key = model, name, rows
+                shares[key] = rows * outs / (waves * 132 * tile.block_m * tile.block_n)
+                added[key] = choose(rows, outs, depth, 32 * parts, TILES, 132)[1].time / launch.time - 1
+    assert max(added.values()) < 0.01
+    low = {key for key, share in shares.items() if share < 0.84}
+    assert {name for _, name, _ in low} == {"qkv", "o", "down"}
+    assert all(rows <= 768 or (model, rows) == ("32B", 1024) for model, _, rows in low)
+    assert min(shares.values()) > 0.6
+    assert all(shares["8B", name, 1024] > 0.96 for name in LAYERS["8B"])
+
+
 def test_a_wave_more_is_paid_for() -> None:
     """One tile more than processors takes a second wave; the A product's tiles may take what the last one leaves."""
     tile = TILES[-1]
