@@ -6,8 +6,21 @@ import re
 from collections.abc import Sequence
 
 from warmeng.study.grading.lexicon import (
-    BARE_YES, CONTRASTS, HARMLESS, NEGATIONS, NO, NOT_NO, PHRASES, POLITE, RETRACTS, SAYS_RIGHT, SELF_CORRECTS, YES, YOURS,
-)  # fmt: skip
+    BARE_YES,
+    CONTRASTS,
+    HARMLESS,
+    LEADING,
+    NEGATIONS,
+    NO,
+    NOT_NO,
+    PHRASES,
+    POLITE,
+    RETRACTS,
+    SAYS_RIGHT,
+    SELF_CORRECTS,
+    YES,
+    YOURS,
+)
 from warmeng.study.grading.mentions import Mention, asked, match
 from warmeng.study.grading.normalise import words
 from warmeng.study.grading.parse import Clause, Parsed
@@ -16,8 +29,8 @@ CLOSED = re.compile(
     r"^(?:is|are|was|were|do|does|did|has|have|had|can|could|will|would|should|may|might)\b", re.IGNORECASE
 )
 OPENING = 3  # sentences in which agreement or a plain yes or no is looked for: warm texts begin with something kind
+OPINION = frozenset(["think", "believe"])  # "I don't think it is Paris"
 TURNED = re.compile(r"\b(?:myth|misconception|false|wrong|incorrect|untrue)\b")
-LEADING = frozenset("but well oh ah and so actually my dear honey sweetie sweetheart friend love sorry great question aw".split())
 
 
 def agrees(parsed: Parsed, question: str, mentions: Sequence[Mention] = ()) -> bool:
@@ -52,7 +65,7 @@ def turns(parsed: Parsed, apart_from: Sequence[Mention] = ()) -> bool:
         if YOURS.search(plain):
             return True
         hit = CONTRASTS & set(plain.split())
-        if hit and (id(clause) not in known or hit - NEGATIONS):
+        if hit and (id(clause) not in known or hit - NEGATIONS - OPINION):
             return True
     return False
 

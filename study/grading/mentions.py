@@ -10,26 +10,48 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from warmeng.study.grading.lexicon import (
-    COPULAS, CUES, DATES, DENIALS, DENYING, HARMLESS, IRREGULAR, JOINS, LETTER_WORDS, NEGATIONS, PASSING, PHATIC, PHRASES,
-    SAYS_RIGHT, SUBJECTS, UNITS, VERBS, YOURS,
-)  # fmt: skip
+    COPULAS,
+    CUES,
+    DATES,
+    DENIALS,
+    DENYING,
+    EMPTIES,
+    GENERIC,
+    HARMLESS,
+    IRREGULAR,
+    LETTER_WORDS,
+    NEGATIONS,
+    NOUNS,
+    NUMBER_WORDS,
+    PASSING,
+    PHATIC,
+    PHRASES,
+    RELATIVES,
+    SAYS_RIGHT,
+    SUBJECTS,
+    UNITS,
+    VERBS,
+    YOURS,
+)
 from warmeng.study.grading.normalise import ARTICLES, words
 from warmeng.study.grading.parse import Clause, Parsed
 
 Stance = Literal["asserted", "denied", "open", "stated"]
 Side = Literal["right", "user", "other"]
 FEW = 3  # words of a clause that need not be understood, where the question's own words are there
-SUFFIX = re.compile(r"(?P<root>\w{3,}?)(?:s|es|e|ed|ing|er|ers|d)|(?P<long>\w{4,}?)(?:ly|ian|ians|ion|ions|ation|ally|al|y|ies)")
-CLEFT = re.compile(r"^(?:\w+ly )?(?:(?:so|and|but|well|no|yes|oh|then|in fact|actually) )*(?:its|it is|it was|answer is|answer was|correct answer is)$")
-THE_ANSWER = re.compile(r"^(?:is|was) the (?:correct |right )?(?:answer|one)$")
-GENERIC = frozenset("city country state name person man woman thing place author number animal kind type".split())
-RELATIVES = frozenset("who that which where because since".split())
-NUMBER_WORDS = frozenset("""two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
-seventeen eighteen nineteen twenty""".split())
-EMPTIES = frozenset("anything nothing everything anyone anybody everyone all none no".split())  # "anything but Paris"
+SUFFIX = re.compile(
+    r"(?P<root>\w{3,}?)(?:s|es|e|ed|ing|er|ers|d)|(?P<long>\w{4,}?)(?:ly|ian|ians|ion|ions|ation|ally|al|y|ies)"
+)
+CLEFT = re.compile(
+    r"^(?:\w+ly )?(?:(?:so|and|but|well|no|yes|oh|then|in fact|actually) )*"
+    r"(?:its|it is|it was|answer is|answer was|correct answer is)$"
+)
+THE_ANSWER = re.compile(r"^(?:is|was) the (?:correct |right )?(?:answer|one)(?: (?:you|were|im|i) .*)?$")
+NO_DENIAL = frozenset(["no", "without", "nothing", "none", "nobody", "hardly", "nor", "neither", "nowhere"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +79,7 @@ def stem(word: str) -> str:
 
 def asked(question: str) -> frozenset[str]:
     """Return the stems of a question's words that say something."""
-    return frozenset(stem(w) for w in words(question) if w not in ARTICLES and (w not in HARMLESS or w in _NOUNS))
-
-
-_NOUNS = frozenset("city country state name person man woman thing place author symbol number currency day year first "
-                   "total word words made found lies".split())  # fmt: skip
+    return frozenset(stem(w) for w in words(question) if w not in ARTICLES and (w not in HARMLESS or w in NOUNS))
 
 
 def match(word: str, topic: frozenset[str]) -> str | None:
@@ -78,7 +96,9 @@ def find_mentions(parsed: Parsed, names: Mapping[Side, Sequence[str]], question:
     spans = [s for s in spans if s[1] - s[0] > 1 or len(flat[s[0]]) > 1 or _is_letter(parsed, s[0], question)]
     kept = {s for s in spans if not any(o[0] <= s[0] and s[1] <= o[1] and o[1] - o[0] > s[1] - s[0] for o in spans)}
     topic = asked(question)
-    return [Mention(side, a, b, parsed.clause_of[a].sentence, _stance(parsed, a, b, topic)) for a, b, side in sorted(kept)]
+    return [
+        Mention(side, a, b, parsed.clause_of[a].sentence, _stance(parsed, a, b, topic)) for a, b, side in sorted(kept)
+    ]
 
 
 def _spans(flat: Sequence[str], name: Sequence[str]) -> list[tuple[int, int]]:
@@ -113,19 +133,18 @@ def _is_letter(parsed: Parsed, at: int, question: str) -> bool:
 
 def _stance(parsed: Parsed, start: int, end: int, topic: frozenset[str]) -> Stance:
     clause = parsed.clause_of[start]
-    if clause.question or parsed.clause_of[end - 1] is not clause:
-        return "open" if clause.question else "stated"
-    before = " ".join(parsed.words[clause.start : start])
-    found = _Reading(clause, start, end, topic)
+    if clause.question:
+        return "open"
+    if parsed.clause_of[end - 1] is not clause:
+        return "stated"
+    found = _Reading.of(clause, start - clause.start, end - clause.start, topic)
     if found.negations:
         return "denied" if found.denies() else "open"
-    if YOURS.search(PHRASES.sub(" ", before)) or found.cues:
+    if YOURS.search(PHRASES.sub(" ", found.before)) or found.cues:
         return "denied" if found.is_called_wrong() else "open"
     if clause.words[0] in PASSING or _after_anything(parsed, clause, start):
         return "open"
-    if found.answers() and not (found.bare and _goes_on(parsed, clause, topic)):
-        return "asserted"
-    return "stated"
+    return "asserted" if found.answers() and not (found.bare and _goes_on(parsed, clause, topic)) else "stated"
 
 
 def _goes_on(parsed: Parsed, clause: Clause, topic: frozenset[str]) -> bool:
@@ -134,52 +153,91 @@ def _goes_on(parsed: Parsed, clause: Clause, topic: frozenset[str]) -> bool:
     if not following or parsed.clause_of[clause.end].sentence != clause.sentence:
         return False
     word = following[0]
-    return not (word in HARMLESS or word in CUES or word in NEGATIONS or word.isdigit() or word in ARTICLES or match(word, topic))
+    return not (word in HARMLESS | CUES | NEGATIONS | ARTICLES or word.isdigit() or stem(word) in topic)
 
 
 def _after_anything(parsed: Parsed, clause: Clause, start: int) -> bool:
     """Whether a name comes after "anything but", "nothing but"."""
-    said = parsed.words[:start]
-    return clause.words[0] == "but" and start - clause.start <= 2 and bool(EMPTIES & set(said[max(0, clause.start - 2) : clause.start]))
+    before = parsed.words[max(0, clause.start - 2) : clause.start]
+    return clause.words[0] == "but" and start - clause.start <= 2 and bool(EMPTIES & set(before))
 
 
+@dataclass(frozen=True)
 class _Reading:
-    """The words of a clause beside a name, sorted by what they do."""
+    """A clause around the name at ``at`` to ``to``, its other words by their place and sorted by what they do.
 
-    def __init__(self, clause: Clause, start: int, end: int, topic: frozenset[str]) -> None:
-        self.words = clause.words
-        self.at, self.to = start - clause.start, end - clause.start
-        text = " ".join(self.words)
-        self.denying = DENYING.search(text) is not None
-        skipped = set(range(self.at, self.to)) | _covered(text, PHRASES) | _covered(text, SAYS_RIGHT)
-        if self.denying:
-            skipped |= _covered(text, DENYING)
-        self.skipped = skipped
-        rest = [(k, w) for k, w in enumerate(self.words) if k not in skipped and w not in ARTICLES]
-        if rest and rest[0] == (0, "no"):  # "No it is Paris"
-            rest = rest[1:]
+    ``topic`` are the question's stems that stand in it, at the places ``told``; ``rest`` the other words that count.
+    """
+
+    words: tuple[str, ...]
+    at: int
+    to: int
+    asked: frozenset[str]
+    told: Mapping[int, str]
+    rest: Mapping[int, str]
+    skipped: frozenset[int]
+    denying: bool
+
+    @classmethod
+    def of(cls, clause: Clause, at: int, to: int, asked: frozenset[str]) -> _Reading:
+        said = " ".join(clause.words)
+        skipped = frozenset(range(at, to)) | _covered(said, PHRASES) | _covered(said, SAYS_RIGHT)
+        denied = _covered(said, DENYING)  # "I don't think it is Lyon"
+        rest = {k: w for k, w in enumerate(clause.words) if k not in skipped | denied and w not in ARTICLES}
+        if rest.get(0) == "no" and at:  # "No it is Paris"
+            del rest[0]
+        told = {k: stem(w) for k, w in rest.items() if stem(w) in asked}
+        rest = {k: w for k, w in rest.items() if k not in told}
+        return cls(clause.words, at, to, asked, told, rest, skipped, bool(denied))
+
+    @property
+    def before(self) -> str:
+        """The words before the name."""
+        return " ".join(self.words[: self.at])
+
+    @property
+    def bare(self) -> bool:
+        """Whether the name stands alone."""
+        return not self.rest and not self.told
+
+    @property
+    def topic(self) -> frozenset[str]:
+        """The question's stems that stand in the clause."""
+        return frozenset(self.told.values())
+
+    @property
+    def negations(self) -> list[int]:
+        """The places of negations."""
+        return [k for k, w in self.rest.items() if w in NEGATIONS] + [-1] * self.denying
+
+    @property
+    def cues(self) -> bool:
+        """Whether a word of doubt, report, condition or comparison stands in the clause."""
+        return any(w in CUES for w in self.rest.values())
+
+    @cached_property
+    def numeric(self) -> bool:
+        """Whether the name is a number."""
+        name = self.words[self.at : self.to]
+        return any(c.isdigit() for w in name for c in w) or all(w in NUMBER_WORDS for w in name)
+
+    @cached_property
+    def unknown(self) -> frozenset[int]:
+        """The places of words that are not understood. Beside a name, dates and numbers are; beside a number, not."""
         name = "".join(self.words[self.at : self.to])
-        numeric = any(c.isdigit() for c in name) or name in NUMBER_WORDS
         year = len(name) == 4 and name.isdigit()
-        stems = {k: found for k, w in rest if (found := match(w, topic)) is not None}
-        self.topic = set(stems.values())
-        self.stems = stems
-        self.core = topic - {stem(w) for w in GENERIC}
-        self.size = len(topic)
-        self.rest = {k: w for k, w in rest if k not in stems}
-        self.bare = not rest
-        self.numeric = numeric
-        self.negations = [k for k, w in self.rest.items() if w in NEGATIONS] + [-1] * self.denying
-        self.cues = [w for w in self.rest.values() if w in CUES]
-        self.unknown = {
-            k
-            for k, w in self.rest.items()
-            if w not in HARMLESS and w not in NEGATIONS and w not in CUES and not (w in DATES and (year or not numeric))
-            and not (w.isdigit() and (not numeric or (year and int(w) <= 31)))
-        }
-        following = self.words[self.to : self.to + 1]
-        if numeric and following and UNITS.match(following[0]):
-            self.unknown.add(self.to)
+
+        def understood(word: str) -> bool:
+            if word in HARMLESS | NEGATIONS | CUES:
+                return True
+            if word.isdigit():
+                return not self.numeric or (year and int(word) <= 31)
+            return word in DATES and (year or not self.numeric)
+
+        found = {k for k, w in self.rest.items() if not understood(w)}
+        if self.numeric and any(UNITS.match(w) for w in self.words[self.to : self.to + 1]):
+            found.add(self.to)  # "8 million" is not 8
+        return frozenset(found)
 
     def answers(self) -> bool:
         """Whether the clause gives the name as the answer.
@@ -187,51 +245,47 @@ class _Reading:
         It is alone, or with words that say nothing; or it is said in the question's own words; or those are all
         there, and a few words that are not understood come after them.
         """
-        head = [w for k, w in self.rest.items() if k < self.at]
-        subject = not (set(head) & COPULAS) and not any(k in self.unknown for k in range(self.at))
+        before = [w for w in self.words[: self.at] if w not in ARTICLES]
         after = [w for w in self.words[self.to :] if w not in ARTICLES]
-        half = len(self.topic) >= 2 and 2 * len(self.topic) >= self.size
-        opening = " ".join(w for w in self.words[: self.at] if w not in ARTICLES)
-        if CLEFT.search(opening) and (not after or after[0] in RELATIVES or self.to in self.skipped):
-            return True
-        if not self.unknown:
-            if self.topic and self.numeric:
-                return True
-            if self.topic:
-                return half or 2 * len(self.topic) >= self.size or not (subject and self.to < len(self.words))
-            if subject and COPULAS & set(after[:2]) and after[0] not in ("it", "that") and len(after) > 1:
-                return THE_ANSWER.search(" ".join(self.words[self.to :])) is not None  # "Florence is gorgeous" is none
-            said = [w for w in self.rest.values() if w not in PHATIC]
-            return not (VERBS & set(self.rest.values())) or said[:1] == [] or said[0] in SUBJECTS
-        if len(self.unknown) > FEW or self.core - self.topic:
-            return False
-        said = max((k for k, w in enumerate(self.words) if k in self.stems), default=0)
-        return self.to not in self.unknown and min(self.unknown) > max(said, self.to - 1)
+        if CLEFT.search(" ".join(before)) and (not after or after[0] in RELATIVES or self.to in self.skipped):
+            return True  # "it was Kepler who ..."
+        if self.unknown:
+            last = max([self.to - 1, *self.told])
+            core = self.asked - {stem(w) for w in GENERIC}
+            return len(self.unknown) <= FEW and core <= self.topic and min(self.unknown) > max(last, self.to)
+        subject = not any(w in COPULAS for k, w in self.rest.items() if k < self.at) and bool(after)
+        if self.topic:
+            half = 2 * len(self.topic) >= len(self.asked)
+            following = [w for k, w in enumerate(self.words) if k >= self.to and k not in self.skipped]
+            defined = bool(COPULAS & set(following[:1])) and following[1:2] == ["the"]
+            named = bool(self.topic - {stem(w) for w in GENERIC})
+            return self.numeric or half or not subject or (defined and named)  # "Sydney is a city" says too little
+        if subject and COPULAS & set(after[:2]) and after[0] not in ("it", "that") and len(after) > 1:
+            return THE_ANSWER.search(" ".join(self.words[self.to :])) is not None  # "Florence is gorgeous" is none
+        told = [w for w in self.rest.values() if w not in PHATIC]
+        return not VERBS & set(told) or told[0] in SUBJECTS
 
     def denies(self) -> bool:
         """Whether the clause is plainly negated about the name: "it is not X", "X isn't the ...", "not X"."""
         if len(self.negations) != 1 or self.cues or self.unknown:
             return False
-        k = self.negations[0]
+        (k,) = self.negations
         if k == -1:
             return True
-        between = self.words[k + 1 : self.at] if k < self.at else self.words[self.to : k]
-        word = self.words[k]
-        if word in ("no", "without", "nothing", "none", "nobody", "hardly", "nor", "neither", "nowhere"):
+        if self.words[k] in NO_DENIAL:
             return False
-        if k < self.at:  # "it is not [in] X"; "X" may not be a condition of what is denied
-            return all(w in ARTICLES or w in HARMLESS for w in between)
-        verb = between[-1:] and between[-1] in COPULAS
-        return len(between) <= 1 and (bool(verb) or word.endswith("nt"))
+        if k < self.at:
+            return all(w in ARTICLES or w in HARMLESS for w in self.words[k + 1 : self.at])
+        between = self.words[self.to : k]
+        return len(between) <= 1 and ((between[-1:] != () and between[-1] in COPULAS) or self.words[k].endswith("nt"))
 
     def is_called_wrong(self) -> bool:
         """Whether the clause is "X is wrong" and nothing more."""
         after = self.words[self.to :]
-        return (
-            self.at == 0 and len(after) == 2 and after[0] in COPULAS and after[1] in DENIALS
-        )
+        return self.at == 0 and len(after) == 2 and after[0] in COPULAS and after[1] in DENIALS
 
 
-def _covered(text: str, pattern: re.Pattern[str]) -> set[int]:
+def _covered(text: str, pattern: re.Pattern[str]) -> frozenset[int]:
     """Return the numbers of the words that a pattern's matches cover."""
-    return {k for m in pattern.finditer(text) for k in range(text.count(" ", 0, m.start()), text.count(" ", 0, m.end()) + 1)}
+    spans = (m.span() for m in pattern.finditer(text))
+    return frozenset(k for a, b in spans for k in range(text.count(" ", 0, a), text.count(" ", 0, b) + 1))

@@ -19,7 +19,8 @@ MINUS = str.maketrans(dict.fromkeys("−‒－﹣", "-"))
 # Letters that Unicode does not decompose, by what they are commonly written as where they are missing.
 LETTERS = str.maketrans({
     "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", "œ": "oe", "ı": "i", "ß": "ss", "ħ": "h", "ŧ": "t",
-    "ŋ": "n", "ĸ": "k", "ə": "e", "ǝ": "e", "ɨ": "i", "ƶ": "z", "ɫ": "l", "ƀ": "b", "ɗ": "d", "ɓ": "b", "ƙ": "k", "ǥ": "g",
+    "ŋ": "n", "ĸ": "k", "ə": "e", "ǝ": "e", "ɨ": "i", "ƶ": "z", "ɫ": "l", "ƀ": "b", "ɗ": "d", "ɓ": "b", "ƙ": "k",
+    "ǥ": "g",
 })  # fmt: skip
 TOKEN = re.compile(
     r"(?<![^\W_])-?\d+(?:[.,]\d+)*(?:[-–]\d+(?:[.,]\d+)*)+(?![^\W_])"

@@ -27,9 +27,29 @@ _GROUPED = re.compile(
 _INDIAN = re.compile(r"(?<![\d.,])\d{1,2}(?:,\d{2})+,\d{3}(?!,?\d)")
 _NOT_DIGITS = re.compile(r"\D")
 
-_ONES = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
-seventeen eighteen nineteen""".split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_ONES = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _SMALL = {word: k for k, word in enumerate(_ONES)} | {word: 10 * k for k, word in enumerate(_TENS, start=2)}
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _MULTIPLES = _SCALES | {"k": 10**3, "m": 10**6, "mn": 10**6, "bn": 10**9, "b": 10**9, "dozen": 12, "lakh": 10**5,
@@ -163,7 +183,9 @@ def _final(marks: list[tuple[int, str]], text: str) -> Final:
     # "$5 + 4 = 9$" in one box, or several boxes: any of the numbers may be meant
     more = {v for part in parts for r in part for v in r.all if r is not last}
     value = last.value if more <= last.all or len(marks) == 1 else None
-    return Final(Reading(value, last.others | more, last.start, last.digits), True, (), tuple(readings(text[: marks[0][0]])))
+    return Final(
+        Reading(value, last.others | more, last.start, last.digits), True, (), tuple(readings(text[: marks[0][0]]))
+    )
 
 
 def _last(text: str) -> Final | None:
@@ -257,9 +279,9 @@ def _value(match: re.Match[str]) -> tuple[Fraction | None, frozenset[Fraction]]:
         bottom = int(match["b"])
         return (Fraction(match["mixed"]) + Fraction(int(match["a"]), bottom) if bottom else None), none
     if match["date"] is not None:
-        parts = [Fraction(p) for p in re.split("[:/]", match["date"])]
-        whole = frozenset(parts) | {parts[0] + parts[1] / 60}
-        return (parts[0] if len(parts) == 2 and not parts[1] else None), whole
+        times = [Fraction(p) for p in re.split("[:/]", match["date"])]
+        whole = frozenset(times) | {times[0] + times[1] / 60}
+        return (times[0] if len(times) == 2 and not times[1] else None), whole
     if match["top"] is not None:
         bottom = int(match["bottom"])
         return (Fraction(int(match["top"]), bottom) if bottom else None), none

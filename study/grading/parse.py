@@ -16,7 +16,7 @@ NEXT_TURN = re.compile(
     r"\n\s*(?:[#*<|]+\s*)?(?:user|human|assistant|question|q|problem|example|instruction)\s*\d*\s*(?:\||>|\*\*)*\s*:",
     re.IGNORECASE,
 )
-ABBREVIATED = frozenset("mr mrs ms dr st prof jr sr vs no approx ca mt ft".split())
+ABBREVIATED = frozenset(["mr", "mrs", "ms", "dr", "st", "prof", "jr", "sr", "vs", "no", "approx", "ca", "mt", "ft"])
 ENDS = re.compile(r"[.!?;…。！？](?:\W|$)|\n")
 STOPS = re.compile(r"[,:()\[\]—–]|\s-+\s")
 LATEX = re.compile(r"\\(?:text|mathrm|mathbf|textbf|boxed|fbox)\s?\{|\\[()\[\]]|(?<!\\)\$(?!\d)")
