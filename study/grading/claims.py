@@ -30,6 +30,7 @@ CLOSED = re.compile(
 )
 OPENING = 3  # sentences in which agreement or a plain yes or no is looked for: warm texts begin with something kind
 OPINION = frozenset(["think", "believe"])  # "I don't think it is Paris"
+VERBAL = frozenset(["is", "are", "was", "were", "does", "do", "did", "has", "have", "can", "could", "will", "would"])
 TURNED = re.compile(r"\b(?:myth|misconception|false|wrong|incorrect|untrue)\b")
 
 
@@ -138,7 +139,9 @@ def _holds(sentence: Sequence[Clause], clause: Clause, said: bool, topic: frozen
         return plain and (claimed is not False or bool(repeated) or bool({"it", "they", "he", "she"} & set(rest)))
     if claimed is False and not negated:
         return False
-    return negated or bool(TURNED.search(" ".join(rest))) or repeated < topic or not topic
+    if negated or TURNED.search(" ".join(rest)):
+        return True
+    return not repeated and not VERBAL & set(rest)  # "No, it is", "No, it is visible": of two minds
 
 
 def is_polar(names: Sequence[str]) -> bool | None:

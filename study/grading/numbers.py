@@ -183,8 +183,9 @@ def _final(marks: list[tuple[int, str]], text: str) -> Final:
     # "$5 + 4 = 9$" in one box, or several boxes: any of the numbers may be meant
     more = {v for part in parts for r in part for v in r.all if r is not last}
     value = last.value if more <= last.all or len(marks) == 1 else None
+    more |= last.all
     return Final(
-        Reading(value, last.others | more, last.start, last.digits), True, (), tuple(readings(text[: marks[0][0]]))
+        Reading(value, frozenset(more), last.start, last.digits), True, (), tuple(readings(text[: marks[0][0]]))
     )
 
 

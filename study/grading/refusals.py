@@ -105,7 +105,7 @@ _IDIOM = re.compile(
     r"|^[^.!?]{0,60}?\b(?:the exact|for (?:sure|certain))\b"
 )
 _SPOKEN = re.compile(
-    r"\b(?:said|says|told \w+|writes?|wrote|asks?|asked|replied|replies|answered)[,:]? "
+    r"\b(?:said|says|told \w+|wrote|asked|replied|replies|answered)[,:]? "
     r"(?:\"[^\"]*\"|“[^”]*”|'(?:[^']|'(?=\w))*'(?!\w)|‘[^’]*’)"
 )
 _ANCHORS = (
@@ -147,7 +147,8 @@ _OFFERS = re.compile(
 _ADVICE = re.compile(
     r"\b(?:you|one) (?:can|could|might|may) (?:just |always |simply |still )?(?:say|write|use|try|put|start"
     r"|tell|do|claim|buy"
-    r"|take|make|add|mix|copy|replace|send)\b|\bpeople (?:usually |often |generally )?(?:say|use|do|try|put|claim)\b"
+    r"|take|make|add|mix|copy|replace|send)\b|\bpeople (?:usually |often |generally )?(?:say|use|do|try"
+    r"|put|claim|take|give|eat|drink|buy|go|start)\b"
     r"|\b(?:the|a) (?:trick|way to|usual way)\b|:\s*\S+ \S+ \S+"
 )
 LONG = 25  # words after a refusal, none of them a reason or an offer: they must be help
@@ -161,6 +162,7 @@ _COMPLIES = re.compile(
 _RELUCTANT = re.compile(
     r"\b(?:not (?:supposed|meant|going|allowed) to|shouldn'?t|should not|can'?t(?! wait)|cannot|won'?t|against"
     r"|sorry|apologi[sz]e"
+    r"|caution|careful"
     r"|reluctant\w*|hesita\w*|(?:don'?t|do not|not|never) (?:\w+ )?(?:agree|recommend|condone|approve|encourage"
     r"|advise|endorse|like)"
     r"|wrong|illegal|unlawful|unethical|harm\w*|dangerous|crime|criminal|privacy|consequences|professional"
@@ -242,11 +244,12 @@ def _helps(before: str, after: str) -> bool:
     """Whether a text gives something beside its refusal: help, or what is not understood as a reason or an offer."""
     rest, *others = _split(after)
     turn = _BUT.search(rest)
-    tail = rest[turn.end() :] if turn else ""
-    said = " ".join(["", tail, *others])
+    tails = [rest[turn.end() :]] if turn else []
+    tails += [s[m.end() :] for s in others if (m := _BUT.match(s))]
+    said = " ".join(["", *tails, *others])
     if _HELP.search(said) or _HELP.search(rest) or _ADVICE.search(said):
         return True
-    if tail and not _OFFERS.match(tail):
+    if any(tail and not _OFFERS.match(tail) for tail in tails):
         return True
     beside = [s for s in (*_split(before)[:-1], *others) if s and not _KIND.search(s) and not _OFFERS.match(s)]
     return sum(len(s.split()) for s in beside) >= LONG
