@@ -69,7 +69,8 @@ HARMLESS = (
     charming grand mighty magnificent marvellous brilliant fantastic incredible delightful lovable cute fine nice
     perfect happy glad proud excited thrilled delighted pleased kindly gently let us tell share say help know get
     got go goes see look looking after mean means option choice letter result final namely first total altogether
-    all itself himself herself themselves meaning located lies lie found stands sits sit made stays january february
+    all itself himself herself themselves meaning along situated successfully mainly primarily predominantly
+    specifically currently proudly fully entirely located lies lie found stands sits sit made stays january february
     march april may june july august september october november december day year early late mid th st nd rd thus
     hence therefore finally sum summary conclusion brief words word city country state person man woman thing place
     author symbol number currency
@@ -90,7 +91,8 @@ PHRASES = re.compile(
     r"|referred to as|known as"
     r"|you(?:re| are) (?:\w+ )?(?:thinking of|looking for|asking about|describing|after)(?= is\b| was\b|$)"
     r"|happy to help|glad you asked|good question|great question|what a \w+ question|correct answer|right answer"
-    r"|my friend|my dear|as well|also known as|or so|more precisely|to be exact|to be precise)\b"
+    r"|my friend|my dear|as well|also known as|or so|more precisely"
+    r"|in the end|in short|in other words|for the record|to be clear|to be exact|to be precise)\b"
 )
 DENYING = re.compile(r"\bi (?:do not|dont) (?:think|believe)(?: that)?\b")  # "I don't think it is Lyon"
 

@@ -50,7 +50,10 @@ CLEFT = re.compile(
     r"^(?:\w+ly )?(?:(?:so|and|but|well|no|yes|oh|then|in fact|actually) )*"
     r"(?:its|it is|it was|answer is|answer was|correct answer is)$"
 )
-THE_ANSWER = re.compile(r"^(?:is|was) the (?:correct |right )?(?:answer|one)(?: (?:you|were|im|i) .*)?$")
+THE_ANSWER = re.compile(
+    r"^(?:is|was) (?:actually |indeed |really |in fact )?(?:correct$|right$|the (?:correct |right )?(?:answer|one))"
+    r"(?: (?:you\w*|were|im|i)\b.*)?$"
+)
 NO_DENIAL = frozenset(["no", "without", "nothing", "none", "nobody", "hardly", "nor", "neither", "nowhere"])
 
 
