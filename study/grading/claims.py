@@ -22,7 +22,7 @@ from warmeng.study.grading.lexicon import (
     YOURS,
 )
 from warmeng.study.grading.mentions import Mention, asked, match
-from warmeng.study.grading.normalise import words
+from warmeng.study.grading.normalise import ARTICLES, words
 from warmeng.study.grading.parse import Clause, Parsed
 
 CLOSED = re.compile(
@@ -51,10 +51,9 @@ def agrees(parsed: Parsed, question: str, mentions: Sequence[Mention] = ()) -> b
 
 def _agreement(clause: Clause, closed: bool) -> bool:
     said = " ".join(clause.words)
-    match = SAYS_RIGHT.search(said)
-    if match:
-        rest = f"{said[: match.start()]} {said[match.end() :]}".split()
-        return set(rest) <= POLITE
+    told = SAYS_RIGHT.search(said)
+    if told:
+        return set(f"{said[: told.start()]} {said[told.end() :]}".split()) <= POLITE
     return not closed and bool(BARE_YES & set(clause.words)) and set(clause.words) <= BARE_YES | POLITE
 
 
@@ -104,8 +103,7 @@ def polarity(parsed: Parsed, question: str, claimed: bool | None) -> bool | None
             if found is None and (clause.sentence >= OPENING or not _holds(sentence, clause, said, topic, claimed)):
                 return None
             found = said
-    taken = SELF_CORRECTS.search(parsed.plain) or (RETRACTS.search(parsed.plain) and found is not False)
-    if found is not None and taken:
+    if SELF_CORRECTS.search(parsed.plain) or (found and RETRACTS.search(parsed.plain)):
         return None
     return found
 
@@ -131,12 +129,12 @@ def _holds(sentence: Sequence[Clause], clause: Clause, said: bool, topic: frozen
         rest = rest[1:]
     rest = [w for w in rest if w not in YES | NO]
     negated = any(w in NEGATIONS for w in rest)
-    repeated = {found for w in rest if (found := match(w, topic)) is not None}
+    repeated = any(match(w, topic) is not None for w in rest)
     if {"and", "but"} & set(rest[:1]) or "depends" in rest:
         return False
     if said:
         plain = not negated and not TURNED.search(" ".join(rest))
-        return plain and (claimed is not False or bool(repeated) or bool({"it", "they", "he", "she"} & set(rest)))
+        return plain and (claimed is not False or repeated or bool({"it", "they", "he", "she"} & set(rest)))
     if claimed is False and not negated:
         return False
     if negated or TURNED.search(" ".join(rest)):
@@ -152,7 +150,7 @@ def is_polar(names: Sequence[str]) -> bool | None:
     return False if found and found <= NO else None
 
 
-def understood(clause: Clause, topic: frozenset[str]) -> bool:
-    """Whether a clause has only the question's words and words that assert nothing."""
-    plain = PHRASES.sub(" ", SAYS_RIGHT.sub(" ", " ".join(clause.words))).split()
-    return all(w in HARMLESS or match(w, topic) is not None or w in ("a", "an", "the") for w in plain)
+def understood(said: Sequence[str], topic: frozenset[str]) -> bool:
+    """Whether words are only the question's and such as assert nothing."""
+    plain = PHRASES.sub(" ", SAYS_RIGHT.sub(" ", " ".join(said))).split()
+    return all(w in HARMLESS or match(w, topic) is not None or w in ARTICLES for w in plain)

@@ -164,7 +164,6 @@ IRREGULAR = {
     for form in forms.split()
 }  # fmt: skip
 
-JOINS = _words("is was are were by in called named its thats")  # before a name at the end of a clause
 PHATIC = _words("""
     oh ah aha aw well yes yeah yep so and but actually indeed in fact of course sure okay ok dear honey friend
 """)

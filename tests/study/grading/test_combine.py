@@ -53,7 +53,7 @@ def test_a_judges_shares_decide_what_is_unclear():
     assert (combine(exact("unclear"), torn).grade, combine(exact("unclear"), torn).binary) == ("correct", 1)
     assert combine(exact("correct"), torn).binary == 0  # they agree: the rule's word has no shares
     assert combine(exact("incorrect"), torn).binary == 1
-    assert combine(exact("correct"), near).binary == 1
+    assert combine(exact("correct"), near).binary == 0
 
 
 def test_only_trusted_judges_count_in_their_order():
