@@ -138,10 +138,11 @@ def _exact(facts: Mapping[str, Any], found: Survey) -> list[Gate]:
     measured = (facts.get("exact_rule") or {}).get("by_persona") or {}
     told, held = [], True
     for style, errors in measured.items():
-        right, wrong = errors["passed"] + errors["found"], errors["correct"] + errors["incorrect"]
-        if style != ALL and wrong:
-            told.append(f"{style} {right} of {wrong}")
-            held &= right >= MIN_EXACT * wrong
+        if style == ALL or not (n := errors["correct"] + errors["incorrect"]):
+            continue
+        right = errors["passed"] + errors["found"]
+        told.append(f"{style} {right} of {n}")
+        held &= right >= MIN_EXACT * n
     rows = []
     if told:
         words = f"Right in the labelled answers that they decide: {', '.join(told)}."
