@@ -79,6 +79,7 @@ _BOXED = re.compile(r"\\(?:boxed|fbox)\s?\{")
 _MARKED = re.compile(r"^\s*####\s*(?P<rest>.*)$", re.MULTILINE)
 _SAYS = re.compile(r"\b(?:answer|result)(?:\s+is|\s*[:=]|\s+would be)+[\s:*_$`\\(\[]*(?=[-−\w.$£€¥½¼¾])", re.IGNORECASE)
 _CORRECTS = re.compile(r"\b(?:wait|correction|sorry|oops|mistake|recalculat\w*|actually|instead)\b", re.IGNORECASE)
+_OPERATES = re.compile(r"\d\s*[*+×/]\s*\d|\d\s-\s\d")
 _ASIDE = re.compile(r"\([^()]*\)")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=\D)|\n+")
 _LARGEST = 40  # digits: a longer run is no answer
@@ -153,40 +154,46 @@ def final_number(text: str) -> Final | None:
     """Return the number that a text gives as its answer, ``None`` where it has no number.
 
     What is marked as the answer (``####``, a box, "the answer is") goes before the last number, and what follows a
-    mark is run-on text. Where a later mark corrects an earlier one, both are readings of one number.
+    mark is run-on text. Where it corrects the mark ("Wait, ..."), nothing is certain.
     """
-    marks = [(m.start("rest"), m["rest"]) for m in _MARKED.finditer(text) if _is_value(m["rest"])]
-    if marks:
-        corrected = len(marks) > 1 and _CORRECTS.search(text[marks[0][0] : marks[-1][0]]) is not None
-        return _final(marks if corrected else marks[:1], text)
-    boxes = [(m.end(), _inside(text, m.end())) for m in _BOXED.finditer(text)]
-    if boxes := [(start, inner) for start, inner in boxes if readings(inner)]:
-        return _final(boxes, text)
-    says = [(m.end(), _SENTENCE.split(text[m.end() :], maxsplit=1)[0]) for m in _SAYS.finditer(text)]
-    says = [(start, said) for start, said in says if (r := readings(said)) and r[0].start <= len("approximately $")]
-    if says:
-        start, said = says[-1]
-        first = readings(said)[0]
-        values = {v for _, other in says for v in readings(other)[0].all} if len(says) > 1 else set()
-        reading = Reading(first.value, first.others | values, first.start, first.digits)
-        equation = "=" in said or re.search(r"\d\s*[*+×/]\s*\d|\d\s-\s\d", said) is not None
-        beside = tuple(readings(said)[1:])
-        if equation:  # "the answer is 9 * 2 = 18"
-            return Final(beside[-1] if beside else reading, False, (reading, *beside), ())
-        return Final(reading, True, (), tuple(readings(text[:start])))
-    return _last(text)
+    marks = _marks(text)
+    if not marks:
+        return _last(text)
+    _, end, numbers = marks[-1]
+    others = {v for _, _, found in marks for r in found for v in r.all} | numbers[-1].all
+    value = numbers[-1].value if len({found[-1].value for _, _, found in marks}) == 1 else None
+    if _CORRECTS.search(text, end) and (later := readings(text[end:])):
+        value, others = None, others | {v for r in later for v in r.all}
+    last = Reading(value, frozenset(others), numbers[-1].start, numbers[-1].digits)
+    return Final(last, True, (), tuple(readings(text[: marks[0][0]])))
 
 
-def _final(marks: list[tuple[int, str]], text: str) -> Final:
-    parts = [readings(said) for _, said in marks]
-    last = parts[-1][-1]
-    # "$5 + 4 = 9$" in one box, or several boxes: any of the numbers may be meant
-    more = {v for part in parts for r in part for v in r.all if r is not last}
-    value = last.value if more <= last.all or len(marks) == 1 else None
-    more |= last.all
-    return Final(
-        Reading(value, frozenset(more), last.start, last.digits), True, (), tuple(readings(text[: marks[0][0]]))
-    )
+def _marks(text: str) -> list[tuple[int, int, list[Reading]]]:
+    """Return what a text marks as its answer: start, end and numbers, of which the last one is the answer.
+
+    Of several ``####`` only the first counts; of several boxes or sentences all, which have to agree.
+    """
+    lines = [(m.start("rest"), m.end(), readings(m["rest"])) for m in _MARKED.finditer(text) if _is_value(m["rest"])]
+    if lines:
+        return lines[:1]
+    boxes = [
+        (m.end(), m.end() + len(inner), readings(inner))
+        for m in _BOXED.finditer(text)
+        if (inner := _inside(text, m.end()))
+    ]
+    if boxes := [box for box in boxes if box[2]]:
+        return boxes
+    found = []
+    for match in _SAYS.finditer(text):
+        said = _SENTENCE.split(text[match.end() :], maxsplit=1)[0]
+        numbers = readings(said)
+        if not numbers or numbers[0].start > len("approximately $"):
+            continue
+        if "=" in said or _OPERATES.search(said):  # "the answer is 9 * 2 = 18"
+            return []
+        end = match.end() + len(said)
+        found.append((match.end(), end, [*numbers[1:], numbers[0]]))  # "18 of the 20": the first one
+    return found
 
 
 def _last(text: str) -> Final | None:

@@ -247,3 +247,22 @@ def test_any_row_of_signs_can_be_read(text):
 )
 def test_every_whole_number_is_read_back(value, form):
     assert said(form.format(value), Item("i", "How many?", str(value))) == ("correct", None)
+
+
+@pytest.mark.parametrize(
+    ("right", "text", "expected"),
+    [
+        ("18", "The answer is 18 of the 20.", "correct"),
+        ("20", "The answer is 18 of the 20.", "unclear"),
+        ("126", "The answer is $18 a day, or $126 a week.", "unclear"),
+        ("7", "The answer is 5. Wait, I miscounted. It is 7.", "unclear"),
+        ("5", "The answer is 5. Wait, I miscounted. It is 7.", "unclear"),
+        ("18", "The answer is 9 * 2 = 18.", "correct"),
+        ("18", "The answer is 16. The answer is 18.", "unclear"),
+        ("18", "The answer is 18. So the answer is 18.", "correct"),
+        ("16", "Answer: 18", "incorrect"),
+        ("18", "#### 1. Multiply\n9 * 2 = 18\n#### 18", "correct"),
+    ],
+)
+def test_what_a_text_marks_as_its_answer(right, text, expected):
+    assert said(text, Item("i", "How many?", right))[0] == expected
