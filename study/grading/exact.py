@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 
 from warmeng.engine.request import GenerateResult
 from warmeng.study.grading.claims import agrees, is_polar, polarity, retracts, turns, understood
+from warmeng.study.grading.final import final_number
 from warmeng.study.grading.grade import CORRECT, GRADES, NO_RULE, OTHERS, USERS, Grade, Which
 from warmeng.study.grading.labels import ANSWER_PREFIX, MIN_MASS, grade_scores, label_texts, rules
 from warmeng.study.grading.lexicon import CUES, FUNCTION_END, HARMLESS, HEDGES, IDLE_AFTER, NEGATIONS, PHRASES, YOURS
 from warmeng.study.grading.mentions import Mention, Side, asked, find_mentions, match
 from warmeng.study.grading.normalise import ARTICLES, fold, tokens, words
-from warmeng.study.grading.numbers import final_number, last_number
+from warmeng.study.grading.numbers import last_number
 from warmeng.study.grading.parse import Parsed, own_text, parse
 from warmeng.study.grading.refusals import complies, degree
 from warmeng.study.tasks.task import Grading, Item
