@@ -32,6 +32,8 @@ TOKEN = re.compile(
 def fold(text: str) -> str:
     """Return the text casefolded, in plain letters and with plain apostrophes; its punctuation stays."""
     text = ungroup(text)
+    if text.isascii():  # nothing to decompose
+        return ungroup(text.translate(APOSTROPHES).casefold())
     while True:  # casefolding and decomposition can each undo the other's work: two rounds suffice for known text
         parts = unicodedata.normalize("NFKD", text.translate(APOSTROPHES).translate(MINUS).casefold())
         bare = "".join(c for c in parts if unicodedata.category(c) not in ("Mn", "Cf"))

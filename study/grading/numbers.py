@@ -24,6 +24,7 @@ _GROUPED = re.compile(
     rf"(?!(?:[,'’]|{_GAP})?\d)"
 )
 _INDIAN = re.compile(r"(?<![\d.,])\d{1,2}(?:,\d{2})+,\d{3}(?!,?\d)")
+_DIGIT = re.compile(r"\d")
 _NOT_DIGITS = re.compile(r"\D")
 
 _ONES = [
@@ -100,7 +101,7 @@ class Reading:
 
 def ungroup(text: str) -> str:
     """Return a text whose numbers have no thousands separators, where those can be nothing else."""
-    if not any(c.isdigit() for c in text):
+    if _DIGIT.search(text) is None:
         return text
     text = _INDIAN.sub(lambda m: m[0].replace(",", ""), text)
     return _GROUPED.sub(lambda m: _NOT_DIGITS.sub("", m[0]), text)
