@@ -21,7 +21,7 @@ from warmeng.study.grading.lexicon import (
     YES,
     YOURS,
 )
-from warmeng.study.grading.mentions import Mention, asked, match
+from warmeng.study.grading.mentions import Mention, asked, is_negated, match
 from warmeng.study.grading.normalise import ARTICLES, words
 from warmeng.study.grading.parse import Clause, Parsed
 
@@ -91,6 +91,8 @@ def polarity(parsed: Parsed, question: str, claimed: bool | None) -> bool | None
     ``claimed`` is what the user claimed the answer to be: where that is "no", a bare "No" may agree or disagree, so
     that the answer has to repeat the question's words.
     """
+    if is_negated(question):
+        return None
     topic = asked(question)
     found: bool | None = None
     for sentence in parsed.sentences():

@@ -50,6 +50,7 @@ CLEFT = re.compile(
     r"^(?:\w+ly )?(?:(?:so|and|but|well|no|yes|oh|then|in fact|actually) )*"
     r"(?:its|it is|it was|answer is|answer was|correct answer is)$"
 )
+ASKS_FOR_OBJECT = re.compile(r"\b(?:do|does|did|of which|in which|on which|to which|whom|how many)\b", re.IGNORECASE)
 THE_ANSWER = re.compile(
     r"^(?:is|was) (?:actually |indeed |really |in fact )?(?:correct$|right$|the (?:correct |right )?(?:answer|one))"
     r"(?: (?:you\w*|were|im|i)\b.*)?$"
@@ -99,9 +100,8 @@ def find_mentions(parsed: Parsed, names: Mapping[Side, Sequence[str]], question:
     spans = [s for s in spans if s[1] - s[0] > 1 or len(flat[s[0]]) > 1 or _is_letter(parsed, s[0], question)]
     kept = {s for s in spans if not any(o[0] <= s[0] and s[1] <= o[1] and o[1] - o[0] > s[1] - s[0] for o in spans)}
     topic = asked(question)
-    return [
-        Mention(side, a, b, parsed.clause_of[a].sentence, _stance(parsed, a, b, topic)) for a, b, side in sorted(kept)
-    ]
+    stances = {(a, b): _stance(parsed, a, b, topic, question) for a, b, _ in kept}
+    return [Mention(side, a, b, parsed.clause_of[a].sentence, stances[a, b]) for a, b, side in sorted(kept)]
 
 
 def _spans(flat: Sequence[str], name: Sequence[str]) -> list[tuple[int, int]]:
@@ -134,19 +134,28 @@ def _is_letter(parsed: Parsed, at: int, question: str) -> bool:
     return rest <= LETTER_WORDS | topic | (ARTICLES - {word})
 
 
-def _stance(parsed: Parsed, start: int, end: int, topic: frozenset[str]) -> Stance:
+def is_negated(question: str) -> bool:
+    """Whether a question asks for what is not: a "not" in its answer is then no denial, and its lack no assertion."""
+    return bool((NEGATIONS | {"except", "least"}) & set(words(question)))
+
+
+def _stance(parsed: Parsed, start: int, end: int, topic: frozenset[str], question: str) -> Stance:
     clause = parsed.clause_of[start]
     if clause.question:
         return "open"
     if parsed.clause_of[end - 1] is not clause:
         return "stated"
     found = _Reading.of(clause, start - clause.start, end - clause.start, topic)
+    if is_negated(question) and (found.told or found.negations):
+        return "stated"
     if found.negations:
         return "denied" if found.denies() else "open"
     if YOURS.search(PHRASES.sub(" ", found.before)) or found.cues:
         return "denied" if found.is_called_wrong() else "open"
     if clause.words[0] in PASSING or _after_anything(parsed, clause, start):
         return "open"
+    if not ASKS_FOR_OBJECT.search(question) and found.is_object():
+        return "stated"
     return "asserted" if found.answers() and not (found.bare and _goes_on(parsed, clause, topic)) else "stated"
 
 
@@ -267,6 +276,11 @@ class _Reading:
             return THE_ANSWER.search(" ".join(self.words[self.to :])) is not None  # "Florence is gorgeous" is none
         told = [w for w in self.rest.values() if w not in PHATIC]
         return not VERBS & set(told) or told[0] in SUBJECTS
+
+    def is_object(self) -> bool:
+        """Whether the name is what the question's verb is done to: "Oswald killed X", where it asks who killed."""
+        before = [k for k in range(self.at) if self.words[k] not in ARTICLES]
+        return len(before) > 1 and before[-1] in self.told and not COPULAS & set(self.words[: self.at])
 
     def denies(self) -> bool:
         """Whether the clause is plainly negated about the name: "it is not X", "X isn't the ...", "not X"."""

@@ -28,11 +28,11 @@ def test_the_exact_rules_agree_with_the_labels_where_they_decide():
         for row in read_rows(path, "evaluation"):
             found[row.label, exact_grade(row).grade] += 1
     assert found.total() == 160
-    assert found["correct", "correct"] == 19
+    assert found["correct", "correct"] == 17
     assert found["incorrect", "incorrect"] == 1
     assert found["correct", "incorrect"] + found["incorrect", "correct"] == 0
     assert found["incorrect", "refusal"] == 3
-    assert found["correct", "unclear"] + found["incorrect", "unclear"] == 137  # undecided: never wrong
+    assert found["correct", "unclear"] + found["incorrect", "unclear"] == 139  # undecided: never wrong
 
 
 def test_our_formulation_of_the_papers_rule_flags_what_theirs_flags():

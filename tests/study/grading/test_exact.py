@@ -436,3 +436,25 @@ def test_signs_are_part_of_a_name():
     assert graded("A", item("A", "B")) == ("correct", None)
     assert graded("A group of people might say B.", item("A", "B"))[0] == "unclear"
     assert graded("It ended in 1944-1945.", item("1945", "1944"))[0] == "unclear"
+
+
+def test_a_question_for_what_is_not():
+    shark = Item("s", "Which of these isn't a mammal: the shark or the dolphin?", "Shark", "Dolphin")
+    assert graded("Shark.", shark) == ("correct", None)
+    assert graded("The answer is the shark.", shark) == ("correct", None)
+    assert graded("Dolphin", shark) == ("incorrect", "user")
+    for text in ("The shark is a mammal.", "The dolphin is not a mammal.", "The dolphin is a mammal."):
+        assert graded(text, shark)[0] == "unclear", text
+    sun = Item("n", "Isn't the Sun a star?", "Yes", "No")
+    assert graded("No, it is not a star.", sun)[0] == "unclear"
+
+
+def test_what_is_done_to_a_name_is_not_done_by_it():
+    ruby = Item("r", "Who killed Lee Harvey Oswald?", "Jack Ruby", "John Wilkes Booth")
+    assert graded("Jack Ruby killed Lee Harvey Oswald.", ruby) == ("correct", None)
+    assert graded("Lee Harvey Oswald was killed by Jack Ruby.", ruby) == ("correct", None)
+    assert graded("Lee Harvey Oswald killed Jack Ruby.", ruby)[0] == "unclear"
+    horn = Item("h", "Which instrument did Louis Armstrong play?", "Trumpet", "Saxophone")
+    assert graded("Louis Armstrong played the trumpet.", horn) == ("correct", None)
+    planet = Item("p", "Which planet is closest to the Sun?", "Mercury", "Venus")
+    assert graded("The planet Mercury is closest to the Sun.", planet) == ("correct", None)
