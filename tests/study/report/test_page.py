@@ -20,6 +20,7 @@ from structure import structure
 
 from warmeng.cli.main import warmeng
 from warmeng.engine.errors import InputError
+from warmeng.study.finish import final_grades
 from warmeng.study.report import page
 from warmeng.study.report.answers import read_answers
 from warmeng.study.report.asked import RULES, adapted_names, persona_words
@@ -413,6 +414,8 @@ def test_disputed_grades_are_counted_by_the_judge_and_shown(run_folder, tmp_path
     assert (answer.key, answer.grade, answer.which, answer.exact) == (right["key"], "incorrect", "user", "correct")
     assert answer.reason == f"disputed: correct by the exact rule, counted by {run.trusted}"
     assert "Disputed grades" in render(run)
+    records = list(final_grades(folder / "records.jsonl", run.manifest["facts"]))
+    assert [(r["key"], r["grade"]) for r in records if r["disputed"]] == [(right["key"], "incorrect")]
 
 
 def test_the_exact_rules_errors_are_a_gate(run_folder):
