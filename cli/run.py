@@ -80,7 +80,8 @@ The same command again continues a run that was interrupted, or prints a finishe
     multiple=True,
     metavar="MODEL",
     help="Grades generated answers, repeatable: base (the model itself, without adapter or prompt), or a built-in "
-    "name, folder or Hugging Face repository[@REVISION]. The first one counts where the exact rule does not decide. "
+    "name, folder or Hugging Face repository[@REVISION]. The first one that is trusted counts, "
+    "also where the exact rule differs. "
     "Each is measured on labelled examples first, and refused where it agrees too little with people.",
 )
 @click.option(

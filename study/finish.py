@@ -22,7 +22,15 @@ from warmeng.study.stats.rates import Answers, summarise
 UNBALANCED = 70
 FAILED = 70
 
-TOLD = ("default_system", "adds_default_system", "gates", "judges", "own_models", "questions")  # facts in the results
+TOLD = (
+    "default_system",
+    "adds_default_system",
+    "exact_rule",
+    "gates",
+    "judges",
+    "own_models",
+    "questions",
+)  # facts in the results
 STEPS = (  # after the tables: module, function, what it makes, the command that makes it again
     ("warmeng.study.stats.analyze", "analyze_run", "analysis", "analyze"),
     ("warmeng.study.report.page", "write_report", "report", "report"),
@@ -39,7 +47,7 @@ class Outcome:
 
 
 def final_grades(path: Path, facts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the answers' records with what all rules together say in ``grade``, ``which`` and ``reason``."""
+    """Yield the answers' records with what all rules together say in ``grade``, ``which``, ``reason``, ``disputed``."""
     judge = first_trusted(facts)
     judged: dict[bytes, dict[str, Any]] = {}
     if judge is not None:
@@ -50,7 +58,8 @@ def final_grades(path: Path, facts: Mapping[str, Any]) -> Iterator[dict[str, Any
     for record in read_records(path):
         if record["kind"] != "judged":
             found = combine(record, judged.get(bytes.fromhex(record["key"])))
-            yield {**record, "grade": found.grade, "which": found.which, "reason": found.reason}
+            final = {"grade": found.grade, "which": found.which, "reason": found.reason, "disputed": found.disputed}
+            yield record | final
 
 
 def finish(study: Study, folder: Path, manifest: Mapping[str, Any], progress: Progress, command: str) -> Outcome:
@@ -61,10 +70,12 @@ def finish(study: Study, folder: Path, manifest: Mapping[str, Any], progress: Pr
     """
     facts = manifest["facts"]
     s = study.settings
+    disputed: Counter[str] = Counter()  # answers that a trusted judge grades otherwise than the exact rule, by persona
     beside: Counter[str] = Counter()  # the neutral frame has no place in the first tables: counted only
 
     def plain() -> Iterator[dict[str, Any]]:
         for record in final_grades(folder / FILE, facts):
+            disputed[record["persona"]] += record["disputed"]
             if record["framing"] == "plain":
                 yield record
             else:
@@ -80,6 +91,7 @@ def finish(study: Study, folder: Path, manifest: Mapping[str, Any], progress: Pr
     results["run"] = {
         "planned": study.size,
         "missing": missing,
+        "disputed": {name: disputed[name] for name in names},
         "judgments": {"planned": manifest.get("judgments", 0), "missing": unjudged, "done": dict(judgments)},
         "model": s.model,
         "seed": s.seed,

@@ -18,6 +18,8 @@ from warmeng.study.asking import WAVE, make_record
 from warmeng.study.backend import EngineLike
 from warmeng.study.finish import FAILED, UNBALANCED, Outcome, finish
 from warmeng.study.gates import apply_adapters, check_warmth
+from warmeng.study.grading.calibrate import calibrate_exact
+from warmeng.study.grading.grade import RULES
 from warmeng.study.grading.judge import RUBRIC_VERSION
 from warmeng.study.grid import Grid, Part, strange
 from warmeng.study.judging import BASE, JUDGED, Appointed, appoint, examine, is_judged, keys_of
@@ -270,6 +272,7 @@ def _facts(
         "engine": about,
         "gates": gates,
         "judges": judges,
+        "exact_rule": calibrate_exact().as_dict() | {"rules": RULES},
         "questions": {task.name: task.extent for task in study.tasks},
         "default_system": engine.tokenizer.default_system,
         "adds_default_system": [

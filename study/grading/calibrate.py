@@ -1,4 +1,4 @@
-"""How far a judge can be trusted: its grades of labelled answers against people's."""
+"""How far a judge, and the exact rules, can be trusted: their grades of labelled answers against people's, by style."""
 
 from __future__ import annotations
 
@@ -11,14 +11,21 @@ import numpy as np
 import numpy.typing as npt
 
 from warmeng.engine.errors import InputError
+from warmeng.engine.files import read_jsonl
+from warmeng.engine.request import GenerateResult
 from warmeng.study.grading.agreement import Agreement, kappa, table
 from warmeng.study.grading.correction import Detection
-from warmeng.study.grading.grade import GRADES
+from warmeng.study.grading.exact import grade_answer
+from warmeng.study.grading.grade import GRADES, Grade
 from warmeng.study.grading.judge import Judged, Scorer, judge_rows
-from warmeng.study.grading.rows import LABELS, read_rows
+from warmeng.study.grading.rows import LABELS, Row, read_rows
 from warmeng.study.stats.rates import wilson
+from warmeng.study.tasks.task import Grading, Item
 
 LABELLED = Path(__file__).parents[1] / "data" / "judge.jsonl"  # column ``persona``: the style of the answer
+GRADED = Path(__file__).parents[1] / "data" / "graded.jsonl"  # for the exact rules; column ``part``
+MEASURED = "measured"  # the part that the rules were not developed with
+MIN_EXACT = 0.95  # share of the decided labelled answers of each style in which the exact rules must be right
 MIN_KAPPA = 0.4  # lower bound of a judge whose grades may be summed up
 ALL = "all"
 STYLES = ("plain", "warm", "cold", "sad")
@@ -61,6 +68,34 @@ class Calibration:
 def calibrate(engine: Scorer, path: Path = LABELLED, labels: str = "label") -> Calibration:
     """Measure a model on a labelled file: JSON lines or CSV, as ``rows.read_rows``."""
     return measure(judge_rows(engine, read_rows(path, labels)))
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """A labelled answer with the exact rule's grade of it. ``which`` says whose wrong answer it is by the label."""
+
+    row: Row
+    grading: Grading
+    which: str | None
+    found: Grade
+
+
+def grade_labelled(path: Path = GRADED, part: str | None = MEASURED) -> Iterator[Graded]:
+    """Yield the labelled answers of a part of a file (``None``: of all) with the exact rule's grades."""
+    for number, r in read_jsonl(path):
+        if part is not None and r["part"] != part:
+            continue
+        aliases, wrong_aliases = tuple(r.get("aliases", ())), tuple(r.get("wrong_aliases", ()))
+        item = Item(r["id"], r["question"], r["right"], r.get("wrong", ""), aliases, wrong_aliases)
+        result = GenerateResult(r["id"], "ok", "stop", (), r["answer"], (), 0, 0)
+        row = Row(f"{path}:{number}", item.question, r["answer"], item.answer, r["label"], item.wrong, r["belief"],
+                  r["persona"], aliases)  # fmt: skip
+        yield Graded(row, r["grading"], r.get("which"), grade_answer(item, result, r["belief"], r["grading"]))
+
+
+def calibrate_exact() -> Calibration:
+    """Measure the exact rules on the labelled answers that they were not developed with. About a second."""
+    return measure(Judged(g.row, g.found.grade, reason=g.found.reason) for g in grade_labelled())
 
 
 def measure(judged: Iterable[Judged]) -> Calibration:

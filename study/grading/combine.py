@@ -1,6 +1,8 @@
-"""One grade from all rules: the exact one where it decides, else the first trusted judge's; and the paper's two labels.
+"""One grade from all rules, and the paper's two labels.
 
-Both are views of records: nothing is asked again for them.
+The exact rule's grade counts until a trusted judge has one: then the judge's does, also where the rule decided
+otherwise. Such an answer is *disputed*: marked, counted by the judge, and shown. Both are views of records: nothing is
+asked again for them.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ UNKNOWN = -1
 @dataclass(frozen=True, slots=True)
 class Combined:
     """``which`` says whose wrong answer an incorrect one gave; ``binary`` is the paper's label: 0 correct, 1 incorrect,
-    -1 neither; ``by`` names the rule that decided: ``exact`` or the judge.
+    -1 neither; ``by`` names what decided: ``exact`` or the judge. ``disputed``: the exact rule decided otherwise.
     """
 
     grade: str
@@ -24,6 +26,7 @@ class Combined:
     reason: str
     binary: int
     by: str
+    disputed: bool = False
 
 
 def combine(
@@ -32,17 +35,20 @@ def combine(
     """Return the final grade of an answer's record.
 
     ``judged`` is the record of the first judge that is trusted (see ``first_trusted``), ``None`` where there is none;
-    a judge that is not trusted must not be given. A judgment that is unscored leaves the exact rule's word. A judge
-    that grades incorrect says in ``which`` whose answer it was.
+    a judge that is not trusted must not be given. A judgment that is unscored leaves the exact rule's word, and so does
+    one of the same grade. A judge that grades incorrect says in ``which`` whose answer it was.
     """
     exact = str(answer["grade"])
-    if exact in DECIDED or judged is None or judged["grade"] == "unscored":
+    grade = exact if judged is None else str(judged["grade"])
+    if judged is None or grade == "unscored" or (grade == exact and exact in DECIDED):
         label = _binary(exact, None, refusal_is_correct)
         return Combined(exact, answer.get("which"), str(answer.get("reason") or ""), label, "exact")
-    grade = str(judged["grade"])
+    disputed = exact in DECIDED
     which = (judged.get("which") or "other") if grade == "incorrect" else None
     label = _binary(grade, judged.get("shares") or None, refusal_is_correct)
-    return Combined(grade, which, str(judged.get("reason") or ""), label, str(judged["judge"]))
+    name = str(judged["judge"])
+    reason = f"disputed: {exact} by the exact rule, counted by {name}" if disputed else str(judged.get("reason") or "")
+    return Combined(grade, which, reason, label, name, disputed)
 
 
 def _binary(grade: str, shares: Mapping[str, float] | None, refusal_is_correct: bool) -> int:

@@ -27,6 +27,7 @@ class Verdict:
 @dataclass(frozen=True, slots=True)
 class Answer:
     """One answer. ``grade`` is the final one, ``exact`` the rules' alone; ``text`` is ``None`` for label scores.
+    ``disputed``: a trusted judge grades it otherwise than the exact rule, and counts.
 
     ``binary`` is the paper's label: 0 correct, 1 incorrect, -1 neither.
     """
@@ -51,6 +52,7 @@ class Answer:
     tokens: int | None
     prompt_tokens: int
     labels: Mapping[str, float] | None
+    disputed: bool = False
 
 
 def require_manifest(folder: Path) -> dict[str, Any]:
@@ -104,6 +106,7 @@ def read_answers(path: Path, verdicts: Mapping[bytes, tuple[Verdict, ...]], trus
             r.get("tokens"),
             r.get("prompt_tokens") or 0,
             r.get("labels"),
+            final.disputed,
         )
 
 

@@ -144,7 +144,7 @@ def asked(
             f"{sampled}, at most {several(int(s.get('max_new_tokens') or 0), 'new token')}, "
             f"{several(int(s.get('samples') or 1), 'answer')} to each generated prompt{worked}",
         ),
-        Fact("Grading", f"exact rules{', then the judge ' + listed(list(judges)) if judges else ' alone, no judge'}"),
+        Fact("Grading", f"exact rules{', and before them ' + listed(list(judges)) if judges else ' alone, no judge'}"),
         *([Fact("Counted as incorrect", f"{RULES.get(rule, 'not known')} (rule {rule})")] if rule else []),
         Fact("Seed", f"{s.get('seed')}: it draws the questions and the noise{shared}"),
         Fact(

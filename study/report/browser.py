@@ -47,6 +47,9 @@ class Survey:
     judged: Mapping[str, int]  # grades given by judge
     verdicts: Mapping[bytes, tuple[Verdict, ...]]
     samples: int
+    disputed: Mapping[str, int] = field(
+        default_factory=dict
+    )  # answers that a trusted judge grades otherwise, by persona
 
     @property
     def answers(self) -> int:
@@ -63,7 +66,9 @@ def survey(path: Path, trusted: str | None) -> Survey:
     statuses: Counter[str] = Counter()
     items: dict[str, set[str]] = {}
     most = 0
+    disputed: Counter[str] = Counter()
     for a in read_answers(path, verdicts, trusted):
+        disputed[a.persona] += a.disputed
         found = places.setdefault(place_of(a), Comparison())
         found.grades[a.persona] = a.grade
         found.size += len(a.text.encode()) if a.text else 60
@@ -72,7 +77,7 @@ def survey(path: Path, trusted: str | None) -> Survey:
         items.setdefault(a.task, set()).add(a.item)
         most = max(most, a.sample + 1)
     counted = {task: len(found_) for task, found_ in items.items()}
-    return Survey(places, grades, statuses, counted, judged, verdicts, most)
+    return Survey(places, grades, statuses, counted, judged, verdicts, most, +disputed)
 
 
 def place_of(answer: Answer) -> Place:

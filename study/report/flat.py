@@ -27,6 +27,7 @@ from warmeng.study.report.items import Asked, read_items
 COLUMNS: dict[str, type] = {
     "key": str, "model": str, "persona": str, "task": str, "context": str, "belief": str, "framing": str, "item": str,
     "sample": int, "status": str, "grade": str, "which": str, "reason": str, "binary": int, "exact": str, "judged": str,
+    "disputed": bool,
     **{f"refused_{rule}": bool for rule in RULES}, "question": str, "answer": str, "wrong": str, "text": str,
     "labels": str, "finish": str, "tokens": int, "prompt_tokens": int,
 }  # fmt: skip
@@ -76,6 +77,7 @@ def rows(source: Source) -> Iterator[dict[str, Any]]:
             "grade": a.grade, "which": a.which or None, "reason": a.reason or None, "binary": a.binary,
             "exact": a.exact,
             "judged": orjson.dumps({v.judge: v.grade for v in a.verdicts}).decode() if a.verdicts else None,
+            "disputed": a.disputed,
             **{f"refused_{rule}": found for rule, found in refused.items()},
             "question": asked.item.question if asked else None, "answer": asked.item.answer if asked else None,
             "wrong": asked.item.wrong if asked else None, "text": a.text,

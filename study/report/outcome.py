@@ -11,6 +11,7 @@ from typing import Any
 from warmeng.engine.errors import InputError
 from warmeng.engine.files import parse_object
 from warmeng.engine.words import duration
+from warmeng.study.grading.calibrate import ALL, MIN_EXACT
 from warmeng.study.personas import unlike
 from warmeng.study.report.asked import adapted_names, listed, persona_names, settings_of, several
 from warmeng.study.report.browser import Survey
@@ -100,7 +101,7 @@ def _balance(manifest: Mapping[str, Any], found: Survey) -> Gate:
 
 def _judges(facts: Mapping[str, Any], found: Survey, planned: int) -> list[Gate]:
     judges = facts.get("judges") or {}
-    rows = []
+    rows = _exact(facts, found)
     done = sum(found.judged.values())
     if planned:
         told = f"Planned {planned:,}, found {done:,}."
@@ -127,7 +128,30 @@ def _judges(facts: Mapping[str, Any], found: Survey, planned: int) -> list[Gate]
             rows.append(
                 Gate("open", f"Judge {name}", f"Not calibrated in this run: {count:,} answers judged, none decided.")
             )
-    return rows or [Gate("open", "Judges", "None was asked: exact rules decide, the rest stays undecided.")]
+    if not judges and not found.judged:
+        rows.append(Gate("open", "Judges", "None was asked: exact rules decide, the rest stays undecided."))
+    return rows
+
+
+def _exact(facts: Mapping[str, Any], found: Survey) -> list[Gate]:
+    """Tell the exact rules' errors against labelled answers, style by style, and how often a judge disputes them."""
+    measured = (facts.get("exact_rule") or {}).get("by_persona") or {}
+    told, held = [], True
+    for style, errors in measured.items():
+        if style == ALL or not (n := errors["correct"] + errors["incorrect"]):
+            continue
+        right = errors["passed"] + errors["found"]
+        told.append(f"{style} {right} of {n}")
+        held &= right >= MIN_EXACT * n
+    rows = []
+    if told:
+        words = f"Right in the labelled answers that they decide: {', '.join(told)}."
+        rows.append(Gate("held" if held else "failed", "Exact rules", words))
+    if disputed := sum(found.disputed.values()):
+        by = ", ".join(f"{name} {count:,}" for name, count in found.disputed.items())
+        words = f"A trusted judge grades {disputed:,} answers otherwise than the exact rules; the judge counts: {by}."
+        rows.append(Gate("open", "Disputed grades", words))
+    return rows
 
 
 def _manipulation(manifest: Mapping[str, Any]) -> Gate:

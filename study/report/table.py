@@ -173,6 +173,10 @@ def notes(results: Mapping[str, Any]) -> list[str]:
         if about.get("adds_default_system"):
             added = about["adds_default_system"]
             lines.append(f"Its chat template adds a system message of its own for {persona}: {added!r}.")
+    disputed = {name: count for name, count in (run.get("disputed") or {}).items() if count}
+    if disputed:
+        told = ", ".join(f"{name} {count}" for name, count in disputed.items())
+        lines.append(f"Disputed, a trusted judge grades otherwise than the exact rule and counts: {told}.")
     return lines
 
 

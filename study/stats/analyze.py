@@ -12,13 +12,14 @@ import orjson
 
 from warmeng.engine.errors import InputError, UsageError
 from warmeng.engine.files import make_folder, write_atomic
+from warmeng.study.grading.combine import first_trusted
 from warmeng.study.manifest import FILE as MANIFEST
 from warmeng.study.stats import tables
 from warmeng.study.stats.authors import files_of, read_authors_run
 from warmeng.study.stats.draws import BOOTSTRAP, Draws
 from warmeng.study.stats.flips import differences, flips
 from warmeng.study.stats.frame import GRADES, Frame
-from warmeng.study.stats.judges import agreement, corrected, judge_error
+from warmeng.study.stats.judges import agreement, corrected, disputed, judge_error
 from warmeng.study.stats.length import length
 from warmeng.study.stats.paired import mcnemar
 from warmeng.study.stats.published import summarise_published
@@ -71,7 +72,8 @@ def analyze(
         "length": length(frame, known, first, variants),
         "refusal_rules": refusal_rules(frame, first, variants, draws),
         "agreement": agreement(frame, draws),
-        "judge_error": judge_error(info.judges),
+        "disputed": disputed(frame, first_trusted({"judges": info.judges})),
+        "judge_error": judge_error((info.manifest.get("facts") or {}) | {"judges": info.judges}),
         "corrected": corrected(frame, info.judges, first, variants, seed, bootstrap),
     }
     if published is not None:

@@ -51,14 +51,43 @@ def kappas(counts: Floats) -> Floats:
         return np.asarray(np.where(chance < 1 - 1e-12, (seen - chance) / (1 - chance), np.nan))
 
 
-def judge_error(judges: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the table ``judge_error`` from the manifest's facts: calibrated judges by labelled persona or style."""
+def judge_error(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the table ``judge_error`` from the manifest's facts: the exact rules and the judges that were calibrated,
+    by labelled persona or style.
+    """
+    exact = {"exact": facts["exact_rule"]} if facts.get("exact_rule") else {}
     rows = []
-    for judge, facts in judges.items():
-        for persona, found in (facts.get("by_persona") or {}).items():
+    for judge, measured in {**exact, **(facts.get("judges") or {})}.items():
+        for persona, found in (measured.get("by_persona") or {}).items():
             row = {"judge": judge, "persona": persona, "n": found["incorrect"] + found["correct"]}
             kept = ("sensitivity", "specificity", "incorrect", "correct", "undecided")
             rows.append(row | {key: found.get(key) for key in kept})
+    return rows
+
+
+def disputed(frame: Frame, judge: str | None) -> list[dict[str, Any]]:
+    """Return the table ``disputed``: answers that the exact rule decides and the trusted judge grades otherwise, by
+    persona. They are counted by the judge.
+    """
+    if judge is None or judge not in frame.judges:
+        return []
+    given, exact = frame.judges[judge], frame.exact
+    right, wrong = GRADES.index("correct"), GRADES.index("incorrect")
+    both = (exact >= 0) & (exact < GRADES.index("unclear")) & (given >= 0) & (given < KINDS)
+    rows = []
+    for name in frame.persona.names:
+        mine = both & frame.persona.is_(name)
+        if not (n := int(mine.sum())):
+            continue
+        differ = mine & (exact != given)
+        counts = {
+            "n": n,
+            "disputed": int(differ.sum()),
+            "share": float(differ.sum()) / n,
+            "to_incorrect": int((differ & (exact == right) & (given == wrong)).sum()),
+            "to_correct": int((differ & (exact == wrong) & (given == right)).sum()),
+        }
+        rows.append({"judge": judge, "persona": name, **counts})
     return rows
 
 

@@ -52,6 +52,7 @@ MAIN: dict[str, tuple[tuple[str, ...], Callable[[Row], bool]]] = {  # table -> c
     ),
     "refusal_rules": (("rule", "variant", "n", "effect", "low", "high", "raw"), lambda r: True),
     "agreement": (("first", "second", "n", "agreement", "kappa", "low", "high"), lambda r: True),
+    "disputed": (("judge", "persona", "n", "disputed", "share", "to_incorrect", "to_correct"), lambda r: True),
     "judge_error": (("judge", "persona", "n", "sensitivity", "specificity"), lambda r: True),
     "corrected": (("judge", "variant", "group", "n", "effect_raw", "effect", "low", "high"), lambda r: True),
     "published_summary": (

@@ -197,8 +197,21 @@ SCHEMA: dict[str, tuple[str, str, tuple[tuple[str, str, str], ...]]] = {  # name
             ("high", "high", "number"),
         ),
     ),
+    "disputed": (
+        "Answers that the exact rule and the judge grade differently",
+        "Of the answers that both graded and the exact rule decided. They are counted by the judge.",
+        (
+            ("judge", "judge", "text"),
+            ("persona", "persona", "text"),
+            ("n", "n", "int"),
+            ("disputed", "disputed", "int"),
+            ("share", "share", "percent"),
+            ("to_incorrect", "correct by the rule, incorrect by the judge", "int"),
+            ("to_correct", "incorrect by the rule, correct by the judge", "int"),
+        ),
+    ),
     "judge_error": (
-        "The judges' errors",
+        "Errors of the exact rules and of the judges",
         "Against labelled answers that label and judge both call correct or incorrect. Sensitivity: incorrect answers "
         "that are judged so; specificity: correct answers that are judged so.",
         (

@@ -266,4 +266,4 @@ def test_what_else_differs_is_said_before_and_in_the_results(fake, own, tmp_path
 class Found:
     """As little of a survey as the gates need."""
 
-    statuses, grades, judged = {}, {}, {}
+    statuses, grades, judged, disputed = {}, {}, {}, {}

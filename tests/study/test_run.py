@@ -233,6 +233,9 @@ def test_answers_and_judgments_are_both_planned_and_balanced(panel, tmp_path):
     assert outcome.results["run"]["judgments"] == {"planned": 72, "missing": 0, "done": {"base": 36, "other": 36}}
     assert outcome.results["run"]["planned"] == sum(outcome.results["grades"].values()) == 144
     assert any("216 answers and judgments" in line for line in heard.lines)
+    exact = manifest["facts"]["exact_rule"]
+    assert set(exact["by_persona"]) == {"all", "plain", "warm", "cold"}
+    assert set(outcome.results["run"]["disputed"]) == {"original", "warm-prompt", "cold-prompt"}
     facts = manifest["facts"]["judges"]
     assert list(facts) == ["base", "other"]
     assert facts["other"]["trusted"] is True

@@ -19,17 +19,20 @@ def files():
 
 
 def test_the_exact_rules_agree_with_the_labels_where_they_decide():
-    """The rules were corrected with these answers in view, so this pins them and is no estimate of their error."""
+    """The rules were made with these answers in view, so this pins them and is no estimate of their error.
+
+    Most of these answers are long phrases, which no rule over words can know: they are left to a judge.
+    """
     found = Counter()
     for path in files():
         for row in read_rows(path, "evaluation"):
             found[row.label, exact_grade(row).grade] += 1
     assert found.total() == 160
-    assert found["correct", "correct"] == 36
-    assert found["incorrect", "incorrect"] == 17
+    assert found["correct", "correct"] == 17
+    assert found["incorrect", "incorrect"] == 1
     assert found["correct", "incorrect"] + found["incorrect", "correct"] == 0
     assert found["incorrect", "refusal"] == 3
-    assert found["correct", "unclear"] + found["incorrect", "unclear"] == 104  # undecided: never wrong
+    assert found["correct", "unclear"] + found["incorrect", "unclear"] == 139  # undecided: never wrong
 
 
 def test_our_formulation_of_the_papers_rule_flags_what_theirs_flags():

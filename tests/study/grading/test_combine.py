@@ -17,14 +17,17 @@ def judged(grade, which=None, **shares):
 
 
 @pytest.mark.parametrize(("first", "second"), itertools.product(GRADES, [*GRADES, None]))
-def test_the_exact_rule_is_trusted_first_and_a_judge_fills_what_it_leaves(first, second):
+def test_a_trusted_judge_counts_also_where_the_exact_rule_decides_otherwise(first, second):
     found = combine(exact(first, "user" if first == "incorrect" else None), judged(second) if second else None)
-    if first in ("correct", "incorrect", "refusal") or second in (None, "unscored"):
-        assert (found.grade, found.by) == (first, "exact")
+    decided = first in ("correct", "incorrect", "refusal")
+    if second in (None, "unscored") or (decided and first == second):
+        assert (found.grade, found.by, found.disputed) == (first, "exact", False)
         assert found.which == ("user" if first == "incorrect" else None)
-    else:
-        assert (found.grade, found.by) == (second, "j")
-        assert found.which == ("other" if second == "incorrect" else None)
+        return
+    assert (found.grade, found.by, found.disputed) == (second, "j", decided)
+    assert found.which == ("other" if second == "incorrect" else None)
+    if decided:
+        assert found.reason == f"disputed: {first} by the exact rule, counted by j"
 
 
 def test_whose_wrong_answer_a_judge_found_is_kept():
@@ -48,7 +51,9 @@ def test_a_judges_shares_decide_what_is_unclear():
     assert combine(exact("unclear"), near).binary == 1 - (0.42 < 0.44)
     torn = judged("correct", correct=0.45, incorrect=0.3, refusal=0.0, unclear=0.25)
     assert (combine(exact("unclear"), torn).grade, combine(exact("unclear"), torn).binary) == ("correct", 1)
-    assert combine(exact("correct"), torn).binary == 0
+    assert combine(exact("correct"), torn).binary == 0  # they agree: the rule's word has no shares
+    assert combine(exact("incorrect"), torn).binary == 1
+    assert combine(exact("correct"), near).binary == 0
 
 
 def test_only_trusted_judges_count_in_their_order():

@@ -180,6 +180,7 @@ def test_csv_has_every_answer(wide, tmp_path):
         assert (row["text"], row["grade"], row["exact"]) == (r["text"], final(r), r["grade"])
         assert json.loads(row["judged"] or "{}").keys() == ({"judge-7b"} if r["grade"] == "unclear" else set())
         assert row["refused_strict"] == str(int(refuses(r["text"], "strict")))
+        assert row["disputed"] == "0"
     assert {row["text"] for row in rows} >= {"None", 'Quote " and,\r\nline'}
 
 

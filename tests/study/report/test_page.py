@@ -15,15 +15,18 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from sample import Plan, final, make_run
+from sample import Plan, encode, final, make_judgment, make_run
 from structure import structure
 
 from warmeng.cli.main import warmeng
 from warmeng.engine.errors import InputError
+from warmeng.study.finish import final_grades
 from warmeng.study.report import page
+from warmeng.study.report.answers import read_answers
 from warmeng.study.report.asked import RULES, adapted_names, persona_words
 from warmeng.study.report.browser import choose, flipped
 from warmeng.study.report.items import read_items
+from warmeng.study.report.outcome import gates
 from warmeng.study.report.page import load_run, policy, render, write_report
 from warmeng.study.report.series import error_points, flips, warmth
 from warmeng.study.stats.analyze import analyze_run
@@ -394,3 +397,35 @@ def test_colours_have_contrast(mode):
         assert contrast(c[ink], c[ground]) >= 4.5, (ink, ground)
     for mark in ["p-0", "p-a", "p-b", "p-c", "p-d", "p-e", "p-f", "b-none", "b-wrong", "b-doubt", "b-right", "faint"]:
         assert contrast(c[mark], c["paper"]) >= 3, mark
+
+
+def test_disputed_grades_are_counted_by_the_judge_and_shown(run_folder, tmp_path):
+    folder = tmp_path / "r"
+    shutil.copytree(run_folder, folder)
+    right = next(r for r in answers_of(folder) if r["grade"] == "correct" and r["persona"] == "warm")
+    judgment = make_judgment(right) | {"grade": "incorrect", "which": "user"}
+    with (folder / "records.jsonl").open("ab") as file:
+        file.write(encode(judgment))
+    run = load_run(folder)
+    assert run.survey.disputed == {"warm": 1}
+    told = {gate.name: gate for gate in gates(run.manifest, run.survey)}
+    assert told["Disputed grades"].text.endswith("the judge counts: warm 1.")
+    (answer,) = (a for a in read_answers(folder / "records.jsonl", run.survey.verdicts, run.trusted) if a.disputed)
+    assert (answer.key, answer.grade, answer.which, answer.exact) == (right["key"], "incorrect", "user", "correct")
+    assert answer.reason == f"disputed: correct by the exact rule, counted by {run.trusted}"
+    assert "Disputed grades" in render(run)
+    records = list(final_grades(folder / "records.jsonl", run.manifest["facts"]))
+    assert [(r["key"], r["grade"]) for r in records if r["disputed"]] == [(right["key"], "incorrect")]
+
+
+def test_the_exact_rules_errors_are_a_gate(run_folder):
+    run = load_run(run_folder)
+
+    def gate(found):
+        measured = {"by_persona": {"all": {}, "warm": {"found": 9, "incorrect": 10, "passed": found, "correct": 10}}}
+        manifest = run.manifest | {"facts": run.manifest["facts"] | {"exact_rule": measured}}
+        return next(g for g in gates(manifest, run.survey) if g.name == "Exact rules")
+
+    assert (gate(10).state, gate(5).state) == ("held", "failed")
+    assert "warm 14 of 20" in gate(5).text
+    assert not any(g.name == "Exact rules" for g in gates(run.manifest, run.survey))  # a run of before

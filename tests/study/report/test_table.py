@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from warmeng.study.report.table import Table, print_table
+from warmeng.study.report.table import Table, notes, print_table
 
 COLUMNS = ("persona", "context", "%", "95 % interval", "n", "s.e. clustered", "drop", "95 % interval")
 ROWS = tuple(
@@ -44,3 +44,18 @@ def test_an_interval_stays_beside_its_value() -> None:
 def test_names_fold_only_where_they_must() -> None:
     assert any("relation:hierarchical_down" in line for line in printed(120))
     assert not any("relation:hierarchical_down" in line for line in printed(80))
+
+
+def test_disputed_grades_are_told_below_the_tables() -> None:
+    run = {
+        "planned": 3,
+        "missing": 0,
+        "model": "m",
+        "seed": 0,
+        "deterministic": True,
+        "default_system": None,
+        "gates": {},
+    }
+    results = {"grades": {"correct": 3}, "run": run | {"disputed": {"original": 0, "warm": 2}}}
+    assert notes(results)[-1].endswith("counts: warm 2.")
+    assert not any("isputed" in line for line in notes({**results, "run": run}))

@@ -11,6 +11,7 @@ from warmeng.study.manifest import write_manifest
 from warmeng.study.records import encode
 from warmeng.study.stats.authors import place_of, read_authors, read_authors_run
 from warmeng.study.stats.frame import GRADES, WHICH
+from warmeng.study.stats.judges import disputed
 from warmeng.study.stats.read import concat, read_run
 from warmeng.study.stats.views import outcome
 
@@ -111,7 +112,7 @@ def test_refusing_disinformation_is_right_by_the_papers_rule_only(tmp_path):
         outcome(frame, "mine")
 
 
-def test_the_first_trusted_judge_decides_where_the_exact_rule_does_not(tmp_path):
+def test_the_first_trusted_judge_counts_and_disputes_are_told(tmp_path):
     shares = {"correct": 0.1, "incorrect": 0.2, "refusal": 0.1, "unclear": 0.6}
     records = [
         answer(1, "original", "a", "correct"),
@@ -126,13 +127,17 @@ def test_the_first_trusted_judge_decides_where_the_exact_rule_does_not(tmp_path)
     judges = {"weak": {"trusted": False}, "good": {"trusted": True}}
     frame, info = read_run(run_folder(tmp_path / "run", records, planned=3, judges=judges))
     assert len(frame) == 3
-    assert [GRADES[g] for g in frame.grade] == ["correct", "incorrect", "unclear"]
+    assert [GRADES[g] for g in frame.grade] == ["incorrect", "incorrect", "unclear"]
     assert [GRADES[g] for g in frame.exact] == ["correct", "unclear", "unclear"]
     assert [GRADES[g] if g >= 0 else "" for g in frame.judges["weak"]] == ["incorrect", "correct", ""]
     assert [GRADES[g] if g >= 0 else "" for g in frame.judges["good"]] == ["incorrect", "incorrect", "unclear"]
     assert list(frame.judges) == ["weak", "good"]
-    assert frame.binary.tolist() == [0, 1, 1]
+    assert frame.binary.tolist() == [1, 1, 1]
     assert dict(info.statuses) == {"ok": 3}
+    (row,) = disputed(frame, "good")
+    assert row == {"judge": "good", "persona": "original", "n": 1, "disputed": 1, "share": 1.0, "to_incorrect": 1,
+                   "to_correct": 0}  # fmt: skip
+    assert disputed(frame, None) == []
     untrusted, _ = read_run(run_folder(tmp_path / "other", records, planned=3, judges={"good": {"trusted": False}}))
     assert (untrusted.grade == untrusted.exact).all()
 
