@@ -10,6 +10,8 @@ from fakes import FakeEngine, Heard, knowing_judge
 
 from warmeng.engine import stamps
 from warmeng.engine.errors import InputError
+from warmeng.study.report import outcome as outcome_of
+from warmeng.study.report.table import notes
 from warmeng.study.run import run_study
 from warmeng.study.settings import StudySettings
 
@@ -156,3 +158,28 @@ def test_shards_are_compared_with_their_index(study, tmp_path):
     (folder / "model-00002-of-00002.safetensors").write_bytes(b"3")
     with pytest.raises(InputError, match=r"model model-00002-of-00002.safetensors"):
         go(tmp_path / "r", settings)
+
+
+def test_a_template_and_a_base_of_the_adapters_own_are_said_and_recorded(fake, tmp_path):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_model.safetensors").write_bytes(b"one")
+    (adapter / "chat_template.jinja").write_text("{{ messages }}")
+    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/another"}')
+    settings = StudySettings(personas=("original", f"warm={adapter}"), limit=2, warmth_prompts=0, tasks=("facts",))
+    outcome, said = go(tmp_path / "r", settings)
+    told = [line for line in said if line.startswith("persona warm")]
+    assert [line.partition(f"{adapter}: ")[2].partition(":")[0] for line in told] == [
+        "it has a chat template of its own and the base's is used", "it names another base (owner/another)",
+    ]  # fmt: skip
+    manifest = json.loads((tmp_path / "r" / "manifest.json").read_text())
+    gate = manifest["facts"]["gates"]["warm"]
+    assert (gate["same_template"], gate["other_base"]) == (False, "owner/another")
+    assert any("names another base (owner/another)" in line for line in notes(outcome.results))
+
+
+def test_the_report_tells_what_of_an_adapter_is_not_the_bases():
+    told = outcome_of._adapter("warm", "It moves", {"same_template": False, "other_base": "owner/another"})
+    assert (told.state, told.text.count("a difference may come from there")) == ("unsure", 2)
+    for gate in ({}, {"same_template": True, "other_base": None}, {"same_template": None}):
+        assert outcome_of._adapter("warm", "It moves", gate).state == "held"
