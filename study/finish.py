@@ -22,7 +22,15 @@ from warmeng.study.stats.rates import Answers, summarise
 UNBALANCED = 70
 FAILED = 70
 
-TOLD = ("default_system", "adds_default_system", "gates", "judges", "own_models", "questions")  # facts in the results
+TOLD = (
+    "default_system",
+    "adds_default_system",
+    "gates",
+    "judges",
+    "own_models",
+    "questions",
+    "left_out",
+)  # facts in the results
 STEPS = (  # after the tables: module, function, what it makes, the command that makes it again
     ("warmeng.study.stats.analyze", "analyze_run", "analysis", "analyze"),
     ("warmeng.study.report.page", "write_report", "report", "report"),

@@ -65,6 +65,9 @@ def run_study(settings: StudySettings, folder: Path, progress: Progress, command
     folder, ``StorageFailed`` where the disk does not take a record.
     """
     study = Study.load(settings)
+    for task in study.tasks:
+        if task.left_out:
+            progress.message(f"{task.name}: {task.left_out}")
     check_judges(study, progress)
     check_own_models(study)
     before = read_manifest(folder)
@@ -277,6 +280,7 @@ def _facts(
         "gates": gates,
         "judges": judges,
         "questions": {task.name: task.extent for task in study.tasks},
+        "left_out": {task.name: task.left_out for task in study.tasks if task.left_out},
         "default_system": engine.tokenizer.default_system,
         "adds_default_system": [
             p.name for p in on_base(study.personas) if p.system is None and engine.tokenizer.default_system

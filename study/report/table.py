@@ -164,6 +164,7 @@ def notes(results: Mapping[str, Any]) -> list[str]:
     )
     if run.get("questions"):
         lines.append(f"Questions: {', '.join(f'{name} {extent}' for name, extent in run['questions'].items())}.")
+    lines += [f"{name}: {told}." for name, told in (run.get("left_out") or {}).items()]
     if run["default_system"] and run["adds_default_system"]:
         names = ", ".join(run["adds_default_system"])
         lines.append(f"The chat template adds a system message of its own for {names}: {run['default_system']!r}.")
