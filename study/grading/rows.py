@@ -143,8 +143,11 @@ def _row(row: dict[str, Any], where: str, labels: str | None) -> Row:
         label = found.strip().lower() if isinstance(found, str) else found
         if label not in LABELS:
             raise InputError(f"{where}: label {labels} is {found!r}, expected one of {', '.join(LABELS)}")
-    told = (label, text(WRONG), belief, text(("persona",)), *names)
-    return Row(where, question, answer, right.strip(), *told, grading, row.get("finish") == "length")
+    aliases, wrong_aliases = names
+    return Row(
+        where, question, answer, right.strip(), label, text(WRONG), belief, text(("persona",)), aliases, wrong_aliases,
+        grading, row.get("finish") == "length",
+    )  # fmt: skip
 
 
 def _names(value: Any, where: str) -> tuple[str, ...]:

@@ -2,8 +2,8 @@
 
 ``evaluation`` is CORRECT or INCORRECT by the paper's rule of two labels, empty where our grades know neither;
 ``refusal`` is 1 where the authors' list of phrases finds one. ``confidence`` and ``is_correct``, whose meaning is not
-published, stay empty. Some of ours follow, so that ``warmeng grade`` grades as the run did. Left out: users who are right, whom the authors did not test. Texts that a spreadsheet would run have an apostrophe in front
-(``flat.as_cell``).
+published, stay empty. Some of ours follow, so that ``warmeng grade`` grades as the run did. Left out: users who are
+right, whom the authors did not test. Texts that a spreadsheet would run have an apostrophe in front (``flat.as_cell``).
 """
 
 from __future__ import annotations
