@@ -36,6 +36,7 @@ class Conversation:
     messages: tuple[Message, ...]
     where: str  # file and line, for messages
     masked: frozenset[int] = frozenset()  # places of responses that are part of later prompts only
+    greeting: bool = False  # it began with a response, which is left out
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,22 @@ class Dataset:
     tokens: int
     response_tokens: int
     masked: int = 0  # responses that their file says are not to be learned
+    greetings: int = 0  # conversations that began with a response, which is left out
     notes: tuple[str, ...] = ()  # keys of the file that are left alone
 
     def record(self) -> dict[str, Any]:
         """Return what a manifest holds."""
-        kept = ("source", "sha256", "conversations", "cut", "dropped", "tokens", "response_tokens", "masked")
+        kept = (
+            "source",
+            "sha256",
+            "conversations",
+            "cut",
+            "dropped",
+            "tokens",
+            "response_tokens",
+            "masked",
+            "greetings",
+        )
         return {name: getattr(self, name) for name in kept} | {"samples": len(self.samples)}
 
 
@@ -67,11 +79,12 @@ def load_dataset(source: str, tokenizer: Tokenizer, stops: Sequence[int], max_le
     """
     digest = hashlib.sha256()
     samples: list[Sample] = []
-    count = cut = dropped = masked = 0
+    count = cut = dropped = masked = greetings = 0
     notes: set[str] = set()
     for conversation in read_conversations(source, notes):
         count += 1
         masked += len(conversation.masked)
+        greetings += conversation.greeting
         for k, message in enumerate(conversation.messages):
             digest.update(f"{message['role']}\0{message['content']}\0{'masked' * (k in conversation.masked)}".encode())
         digest.update(b"\n")
@@ -86,7 +99,17 @@ def load_dataset(source: str, tokenizer: Tokenizer, stops: Sequence[int], max_le
         raise InputError(f"{source}: nothing to learn ({why}): give other data or a larger max_length")
     tokens, responses = sum(len(s.tokens) for s in samples), sum(s.targets for s in samples)
     return Dataset(
-        source, digest.hexdigest(), count, tuple(samples), cut, dropped, tokens, responses, masked, tuple(sorted(notes))
+        source,
+        digest.hexdigest(),
+        count,
+        tuple(samples),
+        cut,
+        dropped,
+        tokens,
+        responses,
+        masked,
+        greetings,
+        tuple(sorted(notes)),
     )
 
 
@@ -104,7 +127,8 @@ def read_conversations(source: str, notes: set[str] | None = None) -> Iterator[C
             {"role": t.role, "content": t.text.strip() if t.role == "assistant" else t.text} for t in turns
         )
         masked = frozenset(k for k, turn in enumerate(turns) if turn.role == "assistant" and not turn.learn)
-        yield Conversation(messages, where, masked)
+        greeting = max(turn.place for turn in turns) + 1 > sum(turn.place >= 0 for turn in turns)  # some are left out
+        yield Conversation(messages, where, masked, greeting)
 
 
 def _embedded(column: str) -> Iterator[tuple[list[Turn], str]]:

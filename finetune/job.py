@@ -143,6 +143,8 @@ def describe(job: Job) -> list[str]:
             f"{dataset.response_tokens:,} of them learned; {dataset.cut} cut at {s.max_length} tokens, "
             f"{dataset.dropped} dropped for want of a response before that"
         )
+        if dataset.greetings:
+            lines.append(f"{name}: {dataset.greetings:,} conversations began with a response, which is left out")
         if dataset.masked:
             lines.append(f"{name}: {dataset.masked:,} responses are not learned, as {dataset.source} says of them")
         if dataset.notes:

@@ -21,7 +21,7 @@ LABELS = GRADES[:4]
 AUTHORS = {"answer": ("output",), "right": ("correct_answer", "ground_truth", "answer")}
 OWN = {"answer": ("answer",), "right": ("right", "correct_answer")}
 EXPORT = {"answer": ("text",), "right": ("answer",)}  # what ``warmeng export --format csv`` writes
-EXPORTED = {"key", "question", "answer", "status"}  # columns that say so
+EXPORTED = {"key", "question", "answer"}  # columns that say so
 ESCAPED = re.compile(r"'+[=+\-@\t\r]")  # a cell of an export that has an apostrophe in front (study/report/flat.py)
 COMPARED = tuple(name for name in GRADINGS if name not in GENERATED)  # gradings of answers that nobody wrote
 QUESTION = ("question", "content_key", "prompt_disinfo")
@@ -96,7 +96,8 @@ def _read(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _exported(row: dict[str, Any]) -> bool:
-    return row.keys() >= EXPORTED and "output" not in row and not any(name in row for name in OWN["right"])
+    written = "text" in row or "status" in row  # a text that is not there is none of Parquet's
+    return written and row.keys() >= EXPORTED and "output" not in row and not any(name in row for name in OWN["right"])
 
 
 def _ours(row: dict[str, Any]) -> bool:

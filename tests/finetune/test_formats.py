@@ -66,6 +66,7 @@ def test_a_masked_response_is_read_and_not_learned(tokenizer: Tokenizer, tmp_pat
     assert learned(dataset, tokenizer) == ["In Rome."]
     assert "A draft." in shown(dataset, tokenizer)
     assert dataset.masked == dataset.record()["masked"] == 1
+    assert dataset.greetings == 0
     plain = load(tmp_path, tokenizer, messages())
     assert learned(plain, tokenizer) == ["A draft.In Rome."]
     assert plain.sha256 != dataset.sha256
@@ -117,6 +118,7 @@ def test_sharegpt_that_begins_with_a_response_begins_at_the_first_question(
     row = sharegpt(("gpt", "Earlier answer"), ("human", "Hi"), ("gpt", "Hello"))
     dataset = load(tmp_path, tokenizer, row, sharegpt(("system", "S"), ("gpt", "x"), ("human", "Hi"), ("gpt", "Ho")))
     assert learned(dataset, tokenizer) == ["Hello", "Ho"]
+    assert dataset.greetings == dataset.record()["greetings"] == 2
     assert "Earlier" not in shown(dataset, tokenizer)
     read = read_to_prepare([tmp_path / "data.jsonl"], "auto", "prompt", "response", 20)
     assert (read.greetings, read.dropped) == (2, {"duplicate prompt": 1})
