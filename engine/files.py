@@ -6,18 +6,21 @@ Lines end at ``\\n`` only: U+2028 and U+0085 are text. Every error is an ``Input
 from __future__ import annotations
 
 import errno
+import gzip
 import json
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from warmeng.engine.errors import InputError, one_line
 
 BOM = b"\xef\xbb\xbf"
+MAX_UNPACKED = 2**30  # bytes of a compressed file, or of a line of one: a small one can hold any number
 MAX_YAML = 2**18  # characters: the parser takes about a second for 100,000
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 STORAGE = FULL | {errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENXIO, errno.ENODEV, errno.ESTALE}
@@ -25,10 +28,29 @@ _BESIDE = re.compile(r"\..+\.(\d+)\.(?:tmp|old)")  # what a write in progress is
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return the bytes of a regular file; ``InputError`` where it can't be read."""
+    """Return the bytes of a regular file, of ``.gz`` what it holds; ``InputError`` where it can't be read."""
+    with reading(path), opened(path) as file:
+        if path.suffix != ".gz":
+            return file.read()
+        content = file.read(MAX_UNPACKED + 1)
+    if len(content) > MAX_UNPACKED:
+        raise InputError(f"{one_line(path)}: holds more than {MAX_UNPACKED} bytes: unpack it first")
+    return content
+
+
+def opened(path: Path) -> IO[bytes]:
+    """Return a file opened for reading, ``.gz`` unpacked. Raises as ``open`` and, when it is read, as ``gzip`` does."""
+    return cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn whatever goes wrong when a file is opened or read into an ``InputError`` that names it."""
     try:
-        return path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError, EOFError, zlib.error) as error:  # ValueError: a null byte in the name
         raise InputError(f"{one_line(path)}: can't be read ({_why(error)}): give a file that exists") from None
 
 
@@ -38,11 +60,6 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):
         return False
-
-
-def is_csv(path: Path) -> bool:
-    """Whether its name says that it is a CSV file."""
-    return path.suffix.lower() == ".csv"
 
 
 def read_text(path: Path) -> str:
@@ -55,21 +72,16 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
     Refused: lines that are no JSON object, a key given twice, NaN and infinities, lone surrogates, other encodings.
     """
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                raw = line.removeprefix(BOM) if number == 1 else line
-                if raw.strip():
-                    yield number, parse_object(raw, f"{path}:{number}")
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{one_line(path)}: can't be read ({_why(error)}): give a JSON lines file that exists"
-        ) from None
+    with reading(path), opened(path) as file:
+        number = 0
+        while line := file.readline(MAX_UNPACKED if path.suffix == ".gz" else -1):
+            number += 1
+            raw = line.removeprefix(BOM) if number == 1 else line
+            if raw.strip():
+                yield number, parse_object(raw, f"{path}:{number}")
 
 
-def _why(error: OSError | ValueError) -> str:
+def _why(error: Exception) -> str:
     return one_line(getattr(error, "strerror", None) or error, 80)
 
 
@@ -116,24 +128,30 @@ def _decode(raw: bytes, where: str) -> str:
         raise InputError(f"{at}: byte {error.start} is not UTF-8: save the file as UTF-8") from None
 
 
-def read_csv(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+def read_csv(path: Path, separator: str = ",") -> Iterator[tuple[int, dict[str, str]]]:
     """Yield (line number, row) of a CSV file with a header. Nothing is guessed: "None", "NA" and "" are text."""
+    rows = read_cells(path, separator)
+    _, header = next(rows, (0, None))
+    if header is None:
+        raise InputError(f"{path}: is empty, expected a header line")
+    if len(set(header)) != len(header):
+        raise InputError(f"{path}:1: a column name is given twice: give each its own")
+    for line, row in rows:
+        if len(row) != len(header):
+            raise InputError(f"{path}:{line}: has {len(row)} fields, expected {len(header)}")
+        yield line, dict(zip(header, row, strict=True))
+
+
+def read_cells(path: Path, separator: str = ",") -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number, cells) of each row of a CSV file that is not empty."""
     import csv
     import io
 
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=separator, strict=True)
     try:
-        header = next(reader, None)
-        if header is None:
-            raise InputError(f"{path}: is empty, expected a header line")
-        if len(set(header)) != len(header):
-            raise InputError(f"{path}:1: a column name is given twice: give each its own")
         for row in reader:
-            if not row:
-                continue
-            if len(row) != len(header):
-                raise InputError(f"{path}:{reader.line_num}: has {len(row)} fields, expected {len(header)}")
-            yield reader.line_num, dict(zip(header, row, strict=True))
+            if row:
+                yield reader.line_num, row
     except csv.Error as error:
         raise InputError(f"{path}:{reader.line_num}: is not valid CSV ({one_line(error)})") from None
 

@@ -25,6 +25,7 @@ from warmeng.engine.adapters import TARGETS, Adapter, adapter_hash, target_shape
 from warmeng.engine.checkpoint import check_shapes, expected_names
 from warmeng.engine.config import ModelConfig, read_config
 from warmeng.engine.errors import InputError, NotLowRank, UsageError, name_some
+from warmeng.engine.provenance import provenance, template_hash
 from warmeng.engine.tensors import Checkpoint, content_hash, open_checkpoint
 
 MAX_RANK = 64  # of a change that is looked for without being told
@@ -91,6 +92,8 @@ def recover(
     limit = min(min(shape) for shape in target_shapes(config).values())
     if rank is not None and not 1 <= rank <= limit:
         raise UsageError(f"rank is {rank}, expected 1 to {limit} for this base")
+    for line in provenance(merged, str(base), template_hash(base)).lines():
+        log(f"{merged}: {line}")
     before, after = open_checkpoint(base), open_checkpoint(merged)
     changed = _changed(config, before, after, merged)
     where = torch.device(device)

@@ -73,6 +73,23 @@ def resolve_model(name: str, revision: str | None = None, log: Callable[[str], N
     return _from_hub(name, name, revision, log)
 
 
+def find_folder(name: str, revision: str | None = None) -> Path | None:
+    """The folder of a model that is on this machine already, None where there is none: nothing is fetched."""
+    if name in BUILT_IN:
+        built_in = builtin.built_in_folder()
+        return built_in if builtin.is_complete(built_in) else None
+    if folder := _local_folder(name):
+        return folder
+    if not _HUB_NAME.fullmatch(name) or (revision is not None and not _REVISION.fullmatch(revision)):
+        return None
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, local_files_only=True))
+    except Exception:  # not in the cache: the library raises all kinds
+        return None
+
+
 def parse_name(name: str) -> tuple[str, str | None]:
     """Divide ``MODEL`` or ``MODEL@REVISION``; a folder may have an ``@`` in its name."""
     model, at, revision = name.rpartition("@")

@@ -11,9 +11,11 @@ import hashlib
 import math
 import os
 import re
+import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -28,6 +30,7 @@ MAX_HEADER_BYTES = 8 * 2**20  # that many tensors with the longest names
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,255}")
 _SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,200}\.safetensors")
+RECENT = 2 * 10**9  # nanoseconds: a file changed within them may change again without showing it in its times
 _COPY_ROWS = 2048  # rows a transposing copy converts at a time: the block stays in the cache
 
 
@@ -163,16 +166,32 @@ def tensor_files(folder: Path, stem: str = "model") -> tuple[Path, ...]:
 def content_hash(folder: Path, stem: str = "model") -> str:
     """SHA-256 (hex) over the tensor files and the configuration: what the base's identity is made of.
 
-    The files are hashed in parallel, each once: 270 MB take about 0.7 s.
+    The files are hashed in parallel, each once a process: 270 MB take about 0.7 s.
     """
     files = tensor_files(folder, stem)
     configs = tuple(p for p in (folder / "config.json", folder / "generation_config.json") if p.is_file())
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        digests = list(pool.map(file_sha256, files + configs))
+        digests = list(pool.map(known_sha256, files + configs))
     whole = hashlib.sha256()
     for path, digest in zip(files + configs, digests, strict=True):
         whole.update(f"{path.name} {digest}\n".encode())
     return whole.hexdigest()
+
+
+def known_sha256(path: Path) -> str:
+    """``file_sha256``, read once a process as long as size and times stay the same."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise InputError(f"can't read {path} ({error.strerror}): check its permissions or fetch it again") from None
+    changed = max(found.st_mtime_ns, found.st_ctime_ns)
+    recent = time.time_ns() - changed < RECENT
+    return file_sha256(path) if recent else _known(path.resolve(), found.st_size, changed)
+
+
+@lru_cache(maxsize=1024)
+def _known(path: Path, size: int, changed: int) -> str:
+    return file_sha256(path)
 
 
 def file_sha256(path: Path) -> str:

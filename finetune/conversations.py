@@ -1,9 +1,9 @@
 """Conversations from files, and the tokens of them that are learned.
 
-Read are: a JSON array of ShareGPT conversations (``conversations`` of ``from`` and ``value``), JSON lines of chats in
-OpenAI's form (``messages`` of ``role`` and ``content``), JSON lines of ``prompt`` and ``response``, and the training
-texts of this package by the persona whose column is meant (``embedded:warm``). Other keys of a conversation are notes
-of whoever prepared it and are left alone.
+Read are, as JSON lines, a JSON array or Parquet: ShareGPT conversations (``conversations`` of ``from`` and ``value``),
+chats in OpenAI's form (``messages`` of ``role`` and ``content``), and rows of ``prompt`` and ``response``; and the
+training texts of this package by the persona whose column is meant (``embedded:warm``). What their keys mean, and which
+conversations can't be learned, is in ``formats.py``; other keys are left alone, and told.
 """
 
 from __future__ import annotations
@@ -17,24 +17,26 @@ from typing import Any
 import torch
 
 from warmeng.engine.errors import InputError, UsageError, name_some, show
-from warmeng.engine.files import parse_json, read_text
+from warmeng.engine.tables import read_rows
 from warmeng.engine.tokenizer import Tokenizer
+from warmeng.finetune.formats import Turn, UnusableError, notes_of, turns_of, without_greeting
 from warmeng.finetune.model import Sample
 
 EMBEDDED = "embedded:"
 COLUMNS = ("neutral", "warm", "cold")
 _DATA = Path(__file__).parent / "data"
-_SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
 Message = dict[str, str]
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages of ``role`` and ``content``, and where they come from."""
+    """Messages of ``role`` and ``content``, where they come from, and which responses are not learned."""
 
     messages: tuple[Message, ...]
     where: str  # file and line, for messages
+    masked: frozenset[int] = frozenset()  # places of responses that are part of later prompts only
+    greeting: bool = False  # it began with a response, which is left out
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,23 @@ class Dataset:
     dropped: int  # conversations of which no response was left
     tokens: int
     response_tokens: int
+    masked: int = 0  # responses that their file says are not to be learned
+    greetings: int = 0  # conversations that began with a response, which is left out
+    notes: tuple[str, ...] = ()  # keys of the file that are left alone
 
     def record(self) -> dict[str, Any]:
         """Return what a manifest holds."""
-        kept = ("source", "sha256", "conversations", "cut", "dropped", "tokens", "response_tokens")
+        kept = (
+            "source",
+            "sha256",
+            "conversations",
+            "cut",
+            "dropped",
+            "tokens",
+            "response_tokens",
+            "masked",
+            "greetings",
+        )
         return {name: getattr(self, name) for name in kept} | {"samples": len(self.samples)}
 
 
@@ -64,11 +79,14 @@ def load_dataset(source: str, tokenizer: Tokenizer, stops: Sequence[int], max_le
     """
     digest = hashlib.sha256()
     samples: list[Sample] = []
-    count = cut = dropped = 0
-    for conversation in read_conversations(source):
+    count = cut = dropped = masked = greetings = 0
+    notes: set[str] = set()
+    for conversation in read_conversations(source, notes):
         count += 1
-        for message in conversation.messages:
-            digest.update(f"{message['role']}\0{message['content']}\0".encode())
+        masked += len(conversation.masked)
+        greetings += conversation.greeting
+        for k, message in enumerate(conversation.messages):
+            digest.update(f"{message['role']}\0{message['content']}\0{'masked' * (k in conversation.masked)}".encode())
         digest.update(b"\n")
         found = [_limit(ids, learn, max_length) for ids, learn in tokenise(conversation, tokenizer, stops)]
         cut += any(longer for _, _, longer in found)
@@ -80,24 +98,40 @@ def load_dataset(source: str, tokenizer: Tokenizer, stops: Sequence[int], max_le
         why = f"no response begins within {max_length} tokens" if count else "it has no conversations"
         raise InputError(f"{source}: nothing to learn ({why}): give other data or a larger max_length")
     tokens, responses = sum(len(s.tokens) for s in samples), sum(s.targets for s in samples)
-    return Dataset(source, digest.hexdigest(), count, tuple(samples), cut, dropped, tokens, responses)
+    return Dataset(
+        source,
+        digest.hexdigest(),
+        count,
+        tuple(samples),
+        cut,
+        dropped,
+        tokens,
+        responses,
+        masked,
+        greetings,
+        tuple(sorted(notes)),
+    )
 
 
-def read_conversations(source: str) -> Iterator[Conversation]:
-    """Yield the conversations of a file or of ``embedded:COLUMN``, each checked to have a response."""
-    if source.startswith(EMBEDDED):
-        rows = _embedded(source.removeprefix(EMBEDDED))
-    else:
-        path = Path(source)
-        text = read_text(path)
-        rows = _array(path, text) if text.lstrip()[:1] == "[" else _lines(path, text)
-    for messages, where in rows:
-        if not any(m["role"] == "assistant" for m in messages):
+def read_conversations(source: str, notes: set[str] | None = None) -> Iterator[Conversation]:
+    """Yield the conversations of a file or of ``embedded:COLUMN``, each checked to have a response to learn.
+
+    ``notes`` collects the names of keys that are left alone.
+    """
+    notes = set() if notes is None else notes
+    embedded = source.startswith(EMBEDDED)
+    for turns, where in _embedded(source.removeprefix(EMBEDDED)) if embedded else _rows(Path(source), notes):
+        if not any(turn.learn for turn in turns):
             raise InputError(f"{where}: the conversation has no response to learn: remove it or add one")
-        yield Conversation(tuple(messages), where)
+        messages = tuple(
+            {"role": t.role, "content": t.text.strip() if t.role == "assistant" else t.text} for t in turns
+        )
+        masked = frozenset(k for k, turn in enumerate(turns) if turn.role == "assistant" and not turn.learn)
+        greeting = max(turn.place for turn in turns) + 1 > sum(turn.place >= 0 for turn in turns)  # some are left out
+        yield Conversation(messages, where, masked, greeting)
 
 
-def _embedded(column: str) -> Iterator[tuple[list[Message], str]]:
+def _embedded(column: str) -> Iterator[tuple[list[Turn], str]]:
     if column not in COLUMNS:
         expected = ", ".join(EMBEDDED + name for name in COLUMNS)
         raise UsageError(f"there is no {EMBEDDED}{column}, expected one of {expected}")
@@ -105,68 +139,45 @@ def _embedded(column: str) -> Iterator[tuple[list[Message], str]]:
     if not files:
         raise InputError(f"this installation has no embedded training texts (looked in {_DATA}): give a file")
     for path in files:
-        for where, row in _objects(path, read_text(path)):
-            turns = row.get("turns")
-            if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
-                raise InputError(f"{where}: turns is {show(turns, 60)}, expected a list of turns")
-            messages = []
-            for turn in turns:
-                messages.append({"role": "user", "content": _text(turn.get("user"), where, "user")})
-                messages.append({"role": "assistant", "content": _text(turn.get(column), where, column).strip()})
-            yield messages, where
+        for line, row in read_rows(path):
+            where, found = f"{path}:{line}", row.get("turns")
+            if not isinstance(found, list) or not found or not all(isinstance(turn, dict) for turn in found):
+                raise InputError(f"{where}: turns is {show(found, 60)}, expected a list of turns")
+            turns: list[Turn] = []
+            for turn in found:
+                turns.append(Turn("user", _text(turn.get("user"), where, "user"), len(turns), False))
+                turns.append(Turn("assistant", _text(turn.get(column), where, column), len(turns), True))
+            yield turns, where
 
 
-def _array(path: Path, text: str) -> Iterator[tuple[list[Message], str]]:
-    rows = parse_json(text, str(path))
-    for number, row in enumerate(rows, start=1):
-        where = f"{path}: conversation {number}"
-        if not isinstance(row, dict):
-            raise InputError(f"{where} is a {type(row).__name__}, expected an object")
-        yield _messages(row, where), where
+def _rows(path: Path, notes: set[str]) -> Iterator[tuple[list[Turn], str]]:
+    for line, row in read_rows(path):
+        where = f"{path}:{line}"
+        try:
+            yield _turns(row, where, notes), where
+        except UnusableError as error:
+            raise InputError(f"{where}: {error}") from None
 
 
-def _lines(path: Path, text: str) -> Iterator[tuple[list[Message], str]]:
-    for where, row in _objects(path, text):
-        yield _messages(row, where), where
-
-
-def _objects(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each line's object; lines end at ``\\n`` only."""
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            where = f"{path}:{number}"
-            row = parse_json(line, where)
-            if not isinstance(row, dict):
-                raise InputError(f"{where}: is a JSON {type(row).__name__}, expected an object with a conversation")
-            yield where, row
-
-
-def _messages(row: dict[str, Any], where: str) -> list[Message]:
-    """Return the messages of a row in any of the three forms; responses lose the blanks around them."""
+def _turns(row: dict[str, Any], where: str, notes: set[str]) -> list[Turn]:
+    """Return the messages of a row in any of the three forms."""
     if "messages" in row:
-        role_key, content_key, entries, roles = "role", "content", row["messages"], {r: r for r in _SHAREGPT_ROLES}
+        known, entries = ("role", "content"), row["messages"]
     elif "conversations" in row:
-        role_key, content_key, entries, roles = "from", "value", row["conversations"], _SHAREGPT_ROLES
+        known, entries = ("from", "value"), row["conversations"]
     elif "prompt" in row and "response" in row:
-        pair = {"user": row["prompt"], "assistant": row["response"]}
-        entries = [{"role": role, "content": content} for role, content in pair.items()]
-        role_key, content_key, roles = "role", "content", _SHAREGPT_ROLES
+        known = ("role", "content")
+        entries = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["response"]}]
     else:
         expected = "messages, conversations, or prompt and response"
         raise InputError(f"{where}: has {name_some(map(str, row)) or 'no keys'}, expected {expected}")
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise InputError(f"{where}: its messages are {show(entries, 60)}, expected a list of objects")
-    messages: list[Message] = []
-    for entry in entries:
-        named = entry.get(role_key)
-        role = roles.get(named) if isinstance(named, str) else None
-        if role not in ("system", "user", "assistant"):
-            raise InputError(f"{where}: a message has {role_key} {show(named, 40)}, expected user, assistant or system")
-        content = _text(entry.get(content_key), where, content_key)
-        messages.append({"role": role, "content": content.strip() if role == "assistant" else content})
-    if any(m["role"] == "assistant" and not m["content"] for m in messages):
-        raise InputError(f"{where}: a response is empty: remove the conversation or write one")
-    return messages
+    turns = turns_of(row, entries, *known)
+    for turn in turns:
+        _text(turn.text, where, known[1])
+    notes |= notes_of(row, entries, (*known, "messages", "conversations", "prompt", "response"))
+    return without_greeting(turns) if known[0] == "from" else turns
 
 
 def _text(value: object, where: str, key: str) -> str:
@@ -178,7 +189,7 @@ def _text(value: object, where: str, key: str) -> str:
 def tokenise(
     conversation: Conversation, tokenizer: Tokenizer, stops: Sequence[int]
 ) -> list[tuple[list[int], list[bool]]]:
-    """Return the token ids of a conversation and which of them belong to a response (its end token included).
+    """Return the token ids of a conversation and which of them are learned: responses, their end tokens included.
 
     Found by rendering prefixes: what the template writes up to the point where an answer is asked for is the prompt;
     what it writes beyond, up to the end token, is the response. Where a template writes an earlier turn differently
@@ -189,7 +200,11 @@ def tokenise(
     try:
         whole = tokenizer.chat(messages, add_generation_prompt=False)
         text = tokenizer.render(messages, add_generation_prompt=False)
-        places = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
+        places = [i for i, m in enumerate(messages) if m["role"] == "assistant" and i not in conversation.masked]
+        if places[0] == 0:
+            raise InputError(
+                "the conversation begins with a response, and nothing asks for it: remove it, or give it weight 0"
+            )
         spans = [_span(messages[: i + 1], text, whole, tokenizer, stops) for i in places]
         if all(span is not None for span in spans):
             learn = [False] * len(whole)

@@ -13,7 +13,7 @@ import torch
 from warmeng.engine.adapters import target_shapes
 from warmeng.engine.checkpoint import num_weights, projection_shapes
 from warmeng.engine.config import ModelConfig, read_config
-from warmeng.engine.errors import UsageError, show
+from warmeng.engine.errors import UsageError, name_some, show
 from warmeng.engine.registry import ModelSource, resolve_model
 from warmeng.engine.tensors import content_hash
 from warmeng.engine.tokenizer import Tokenizer
@@ -143,6 +143,12 @@ def describe(job: Job) -> list[str]:
             f"{dataset.response_tokens:,} of them learned; {dataset.cut} cut at {s.max_length} tokens, "
             f"{dataset.dropped} dropped for want of a response before that"
         )
+        if dataset.greetings:
+            lines.append(f"{name}: {dataset.greetings:,} conversations began with a response, which is left out")
+        if dataset.masked:
+            lines.append(f"{name}: {dataset.masked:,} responses are not learned, as {dataset.source} says of them")
+        if dataset.notes:
+            lines.append(f"{name}: keys of {dataset.source} that are left alone: {name_some(dataset.notes, 12)}")
         kept = ", ".join(f"{epoch_name(epoch)} after {step}" for epoch, step in plan.checkpoints.items())
         lines.append(f"{name}: {plan.steps_per_epoch} steps an epoch, {plan.steps} in all; adapters: {kept}")
     lines.append(f"at most {job.micro_tokens:,} tokens go through the model at once; a longer conversation goes alone")

@@ -15,6 +15,7 @@ from torch import Tensor
 from warmeng.engine.adapters import Adapter, load_adapter
 from warmeng.engine.config import read_config
 from warmeng.engine.errors import InputError, UsageError
+from warmeng.engine.provenance import provenance, template_hash
 from warmeng.engine.registry import resolve_model
 from warmeng.engine.tensors import content_hash, open_checkpoint
 from warmeng.finetune.files import write_folder
@@ -56,6 +57,8 @@ def merge(
     config = read_config(source.folder)
     base_hash = content_hash(source.folder)
     change = load_adapter(adapter, config, base_hash)
+    for line in provenance(adapter, source.name, template_hash(source.folder)).lines():
+        log(f"{adapter}: {line}")
     checkpoint = open_checkpoint(source.folder)
     changed, moved, numbers = 0, 0, 0
 

@@ -30,6 +30,7 @@ TOLD = (
     "judges",
     "own_models",
     "questions",
+    "left_out",
 )  # facts in the results
 STEPS = (  # after the tables: module, function, what it makes, the command that makes it again
     ("warmeng.study.stats.analyze", "analyze_run", "analysis", "analyze"),

@@ -13,6 +13,7 @@ from typing import Any
 
 from warmeng.engine.adapters import is_merged
 from warmeng.engine.errors import InputError, NotLowRank
+from warmeng.engine.provenance import provenance
 from warmeng.study.backend import EngineLike
 from warmeng.study.personas import FULL, Persona, on_base
 from warmeng.study.plan import Study
@@ -23,16 +24,21 @@ from warmeng.study.warmth.sociot import EngineScorer, load_prompts, manipulation
 
 @dataclass(frozen=True)
 class AppliedAdapter:
-    """An adapter that passed: its content's hash, and how far it moved the logits on the engine's probe."""
+    """An adapter that passed: its content's hash, how far it moved the logits on the engine's probe, and whether its
+    folder's own chat template and the base that it names are the base's (see ``Provenance``).
+    """
 
     hash: str
     probe: float
+    same_template: bool | None = None
+    other_base: str | None = None
 
 
 def apply_adapters(
     engine: EngineLike, personas: Sequence[Persona], say: Callable[[str], None] = lambda line: None
 ) -> dict[str, AppliedAdapter]:
-    """Load every persona's adapter and return proof, by persona, that it changes the model; ``say`` what takes long.
+    """Load every persona's adapter and return proof, by persona, that it changes the model; ``say`` what takes long,
+    and what of its folder is not the base's.
 
     Raises ``InputError`` for an adapter that is all zero, or whose probe shows no change or no finite one.
     """
@@ -53,7 +59,10 @@ def apply_adapters(
                 f"persona {persona.name}: the adapter {persona.adapter} is not applied ({why}): "
                 "give one that was trained on this model"
             )
-        applied[persona.name] = AppliedAdapter(adapter.hash, moved)
+        found = provenance(persona.adapter, str(engine.describe().get("model") or ""), engine.tokenizer.template_hash)
+        for line in found.lines():
+            say(f"persona {persona.name}: {persona.adapter}: {line}")
+        applied[persona.name] = AppliedAdapter(adapter.hash, moved, found.same_template, found.other_base)
     return applied
 
 

@@ -69,7 +69,8 @@ def examine(engine: EngineLike, name: str, gate: bool, progress: Progress) -> di
         require_trust(f"judge {name}", found.agreement, "a judge of this run", otherwise)
     progress.message(f"judge {name}: {found.agreement}{'' if found.trusted else '; not trusted: it decides nothing'}")
     why = "" if found.trusted else "agreement with people is not shown to be high enough"
-    return {**found.as_dict(), "why": why, "rubric": RUBRIC_VERSION, "model": engine.describe().get("model")}
+    about = engine.describe()
+    return {**found.as_dict(), "why": why, "rubric": RUBRIC_VERSION, **{k: about.get(k) for k in ("model", "origin")}}
 
 
 def appoint(

@@ -33,6 +33,7 @@ from warmeng.study.report.items import FILE as ITEMS
 from warmeng.study.report.items import write_items
 from warmeng.study.sessions import Session
 from warmeng.study.settings import StudySettings
+from warmeng.study.sources import FACT, refuse_replaced, stamps
 from warmeng.study.tasks import wrong
 
 __all__ = [
@@ -61,10 +62,14 @@ def load_engine(settings: StudySettings) -> EngineLike:
 def run_study(settings: StudySettings, folder: Path, progress: Progress, command: str) -> Outcome:
     """Run, or continue, or print again; ``command`` is what continues it after a failure.
 
-    Raises ``InputError`` and ``UsageError`` before anything is generated for the grid, ``RunLocked`` where another
-    process writes the folder, ``StorageFailed`` where the disk does not take a record.
+    A finished run is printed again without its models, unless their files are others by now. Raises ``InputError``
+    and ``UsageError`` before anything is generated for the grid, ``RunLocked`` where another process writes the
+    folder, ``StorageFailed`` where the disk does not take a record.
     """
     study = Study.load(settings)
+    for task in study.tasks:
+        if task.left_out:
+            progress.message(f"{task.name}: {task.left_out}")
     check_judges(study, progress)
     check_own_models(study)
     before = read_manifest(folder)
@@ -76,7 +81,10 @@ def run_study(settings: StudySettings, folder: Path, progress: Progress, command
         if before is not None and path.exists():
             keys = [record["key"] for record in read_records(path)]
             if _digest(keys) == before["inputs"][PLAN]:
+                unknown = refuse_replaced(study, folder, before["facts"])
                 progress.message(f"{folder}: this run is finished; its tables again:")
+                if unknown:
+                    progress.message(f"not compared with what the run was made with: {', '.join(unknown)}")
                 return finish(study, folder, before, progress, command)
             if len(keys) >= before["planned"] + before.get("judgments", 0):
                 raise strange(path, len(keys), before["planned"] + before.get("judgments", 0))
@@ -173,6 +181,7 @@ def _prepare(
     facts["own_models"] = unlike
     responses = {name: texts for model in own for name, texts in model.responses.items()}
     facts["manipulation"] = check_warmth(study, engine, progress, responses)
+    facts[FACT] = stamps(study, facts)
     manifest = {"inputs": inputs, "facts": facts, "planned": study.size, "judgments": judgments}
     return Prepared(study, parts, judges, manifest)
 
@@ -274,6 +283,7 @@ def _facts(
         "judges": judges,
         "exact_rule": calibrate_exact().as_dict() | {"rules": RULES},
         "questions": {task.name: task.extent for task in study.tasks},
+        "left_out": {task.name: task.left_out for task in study.tasks if task.left_out},
         "default_system": engine.tokenizer.default_system,
         "adds_default_system": [
             p.name for p in on_base(study.personas) if p.system is None and engine.tokenizer.default_system

@@ -1,27 +1,24 @@
 """Reads conversations: ShareGPT JSON, OpenAI chat JSONL, prompt-response pairs. Each remembers where it came from.
 
 A file that is not what it should be is an error with file and line. A sound file still has conversations that can't
-be used, ShareGPT's many of them: those are left out and counted by cause, with the first one named.
+be used, ShareGPT's many of them (see ``finetune/formats.py``): those are left out and counted by cause, with the first
+one named.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from warmeng.engine.errors import InputError, name_some, one_line, show
-from warmeng.engine.files import parse_json, read_text
+from warmeng.engine.tables import kind_of, read_rows, read_values
+from warmeng.finetune.formats import CALLS, Turn, UnusableError, turns_of, without_greeting
 
-NO_RESPONSE, NOT_TEXT, OTHER_ROLE = "no response", "not text", "other roles"
-_ROLES = {"human": "user", "user": "user", "system": "system"} | dict.fromkeys(
-    ("gpt", "assistant", "chatgpt", "bing", "bard", "model"), "assistant"
-)
-_SPACE = re.compile(r"[ \t\r\n]*")
+NO_RESPONSE, MASKED = "no response", "responses that are not to be learned"
 
 
 @dataclass(frozen=True)
@@ -65,6 +62,7 @@ class Read:
     dropped: dict[str, int] = field(default_factory=dict)
     first: dict[str, str] = field(default_factory=dict)
     shortened: int = 0  # conversations cut at the number of turns
+    greetings: int = 0  # conversations that began with a response, which is left out
 
     def drop(self, cause: str, origin: Origin) -> None:
         """Count one that is left out."""
@@ -99,21 +97,19 @@ def read_conversations(
     return read
 
 
-def _take(
-    read: Read, seen: set[str], origin: Origin, messages: list[tuple[str, str, int]] | str, max_turns: int
-) -> None:
+def _take(read: Read, seen: set[str], origin: Origin, messages: list[Turn] | str, max_turns: int) -> None:
     if isinstance(messages, str):
         read.drop(messages, origin)
         return
-    system = "\n\n".join(text for role, text, _ in messages if role == "system" and text.strip())
-    turns = [message for message in messages if message[0] != "system"]
-    while turns and turns[0][0] == "assistant":  # shared from the middle of a conversation
-        turns.pop(0)
+    system = "\n\n".join(turn.text for turn in messages if turn.role == "system" and turn.text.strip())
+    turns = [turn for turn in without_greeting(messages) if turn.role != "system"]
+    read.greetings += len(turns) < sum(turn.role != "system" for turn in messages)
     exchanges: list[Exchange] = []
-    for (first, user, _), (second, response, place) in zip(turns[::2], turns[1::2], strict=False):
-        if (first, second) != ("user", "assistant") or not user.strip() or not response.strip():
+    for asked, answered in zip(turns[::2], turns[1::2], strict=False):
+        roles = (asked.role, answered.role)
+        if roles != ("user", "assistant") or not asked.text.strip() or not answered.text.strip():
             break  # what follows a missing message answers something else
-        exchanges.append(Exchange(user, response, place))
+        exchanges.append(Exchange(asked.text, answered.text, answered.place))
     if len(exchanges) > max_turns // 2:
         read.shortened += 1
         del exchanges[max_turns // 2 :]
@@ -131,47 +127,8 @@ def _take(
 
 
 def _records(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Yield (line, object) of a JSON array, or of JSON lines."""
-    text = read_text(path)
-    decoder = json.JSONDecoder()  # finds where a value ends; it is parsed strictly after that
-    at = _skip(text, 0)
-    array = text.startswith("[", at)
-    at, line, counted = at + array, 1, 0
-    while True:
-        at = _skip(text, at)
-        line, counted = line + text.count("\n", counted, at), at
-        where = f"{path}:{line}"
-        if at == len(text) or (array and text[at] == "]"):
-            break
-        try:
-            _, after = decoder.raw_decode(text, at)
-        except json.JSONDecodeError as error:
-            raise InputError(
-                f"{path}:{text.count(chr(10), 0, error.pos) + 1}: is not valid JSON ({error.msg}): expected "
-                f"{'a list of conversations' if array else 'one object on each line'}"
-            ) from None
-        except RecursionError:
-            raise InputError(f"{where}: is nested too deeply: expected a conversation") from None
-        value = parse_json(text[at:after], where)
-        if not isinstance(value, dict):
-            raise InputError(f"{where}: is a JSON {type(value).__name__}, expected an object that is a conversation")
-        yield line, value
-        at = _skip(text, after)
-        if array and text.startswith(",", at):
-            at += 1
-        elif array and not text.startswith("]", at):
-            line += text.count("\n", counted, at)
-            raise InputError(f"{path}:{line}: the list goes on without a comma or ends without ']': is it cut off?")
-        elif not array and at < len(text) and "\n" not in text[after:at]:
-            raise InputError(f"{where}: has more than one object on the line, expected one")
-    if array and (at == len(text) or _skip(text, at + 1) < len(text)):
-        raise InputError(f"{path}:{line}: expected the list's ']' at the end of the file: is it cut off?")
-
-
-def _skip(text: str, at: int) -> int:
-    match = _SPACE.match(text, at)
-    assert match is not None, "the pattern matches nothing too"
-    return match.end()
+    """Yield (line, object) of a JSON array, of objects each on lines of its own, or of Parquet."""
+    yield from read_values(path) if kind_of(path) == "json" else read_rows(path)
 
 
 def _format_of(record: Mapping[str, Any], where: str, prompt_column: str) -> str:
@@ -191,42 +148,37 @@ def _name(record: Mapping[str, Any]) -> str:
 
 def _messages(
     record: Mapping[str, Any], form: str, where: str, prompt_column: str, response_column: str
-) -> list[tuple[str, str, int]] | str:
-    """Return (role, text, place) of each message, or the cause for which the conversation is left out."""
+) -> list[Turn] | str:
+    """Return a record's messages, or the cause for which the conversation is left out."""
     if form == "pairs":
         for column, option in ((prompt_column, "--prompt-column"), (response_column, "--response-column")):
             if column not in record:
                 raise InputError(
                     f"{where}: has {name_some(record, 8)}, expected the column {column!r}: name one with {option}"
                 )
-        texts = [record[prompt_column], record[response_column]]
-        if not all(isinstance(text, str) for text in texts):
-            return NO_RESPONSE if texts[1] is None else NOT_TEXT
-        return [("user", texts[0], 0), ("assistant", texts[1], 1)]
+        if record[response_column] is None:
+            return NO_RESPONSE
+        pair = {"user": record[prompt_column], "assistant": record[response_column]}
+        others = {key: value for key, value in record.items() if key not in (prompt_column, response_column)}
+        return _taken(others, [{"role": role, "content": text} for role, text in pair.items()], "role", "content")
     key, role_key, text_key = (
         ("conversations", "from", "value") if form == "sharegpt" else ("messages", "role", "content")
     )
     messages = record.get(key)
     if not isinstance(messages, list):
         raise InputError(f"{where}: {key} is {show(messages, 40)}, expected a list of messages")
-    found: list[tuple[str, str, int]] = []
     for place, message in enumerate(messages):
-        if not isinstance(message, dict) or not isinstance(message.get(role_key), str) or text_key not in message:
+        sound = isinstance(message, dict) and isinstance(message.get(role_key), str)
+        if not sound or not (text_key in message or any(key in message for key in CALLS)):
             raise InputError(
                 f"{where}: message {place} is {show(message, 60)}, expected an object with {role_key} and {text_key}"
             )
-        role, text = _ROLES.get(message[role_key].lower()), _text(message[text_key])
-        if role is None or text is None:
-            return OTHER_ROLE if role is None else NOT_TEXT
-        found.append((role, text, place))
-    return found
+    return _taken(record, messages, role_key, text_key)
 
 
-def _text(content: Any) -> str | None:
-    """Return a message's text, also where it is a list of text parts."""
-    if isinstance(content, list):
-        parts = [
-            part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content
-        ]
-        return None if None in parts or not all(isinstance(p, str) for p in parts) else "".join(map(str, parts))
-    return content if isinstance(content, str) else None
+def _taken(record: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], *keys: str) -> list[Turn] | str:
+    try:
+        turns = turns_of(record, messages, *keys)
+    except UnusableError as error:
+        return error.cause
+    return MASKED if any(turn.role == "assistant" and not turn.learn for turn in turns) else turns

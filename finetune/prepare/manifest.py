@@ -8,6 +8,7 @@ from typing import Any
 
 from warmeng.engine.errors import InputError
 from warmeng.engine.files import parse_json, read_text
+from warmeng.engine.stamps import contents, model_files
 from warmeng.engine.words import first_change
 from warmeng.finetune.files import write_json
 
@@ -32,9 +33,20 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def write_manifest(folder: Path, inputs: Mapping[str, Any]) -> None:
-    """Write it atomically. Raises StorageError."""
-    write_json(folder / FILE, {"prepare": FORMAT, "inputs": inputs})
+def write_manifest(folder: Path, inputs: Mapping[str, Any], model: Mapping[str, Any]) -> None:
+    """Write it atomically, with what the files of the ``model`` that rewrites are. Raises StorageError."""
+    write_json(folder / FILE, {"prepare": FORMAT, "inputs": inputs, "model": model})
+
+
+def refuse_replaced(folder: Path, model: Path | None) -> None:
+    """Raise InputError naming the first file of a finished preparation's model that is not what it was.
+
+    A ``model`` that is not on this machine any more can't be compared.
+    """
+    before = parse_json(read_text(folder / FILE), str(folder / FILE)).get("model") or {}
+    if before and model is not None:
+        now = {"model": contents(model_files(model), before)}
+        refuse_changes(folder, {"model": {name: kept["sha256"] for name, kept in before.items()}}, now)
 
 
 def refuse_changes(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -41,6 +41,7 @@ class Selection:
             "unusable": {cause: self.read.dropped[cause] for cause in sorted(self.read.dropped)},
             "first_unusable": {cause: self.read.first[cause] for cause in sorted(self.read.first)},
             "cut_at_turns": self.read.shortened,
+            "greetings": self.read.greetings,
             "filter": self.filter,
             "toxic": self.toxic,
             "held_out": len(self.held_out),
@@ -181,6 +182,8 @@ def describe_selection(counts: Mapping[str, Any]) -> list[str]:
         f"    left out, {cause}: {number} (first: {counts['first_unusable'][cause]})"
         for cause, number in counts["unusable"].items()
     ]
+    if counts.get("greetings"):
+        lines.append(f"    began with a response, which is left out: {counts['greetings']}")
     lines.append(f"    left out, toxic by {counts['filter']}: {counts['toxic']}")
     lines.append(f"    held out for measuring warmth: {counts['held_out']}")
     lines.append(f"    not sampled: {counts['not_sampled']}")

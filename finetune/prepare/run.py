@@ -13,11 +13,19 @@ from typing import Any, cast
 from warmeng.engine.errors import InputError, UsageError
 from warmeng.engine.files import parse_json, read_text, sweep
 from warmeng.engine.interrupts import interruptible
+from warmeng.engine.registry import find_folder
+from warmeng.engine.stamps import model_files, stamp
 from warmeng.finetune.files import locked, storage
 from warmeng.finetune.prepare import checks
 from warmeng.finetune.prepare.conversations import Conversation, Read, read_conversations
 from warmeng.finetune.prepare.journal import Journal
-from warmeng.finetune.prepare.manifest import identity_of, read_manifest, refuse_changes, write_manifest
+from warmeng.finetune.prepare.manifest import (
+    identity_of,
+    read_manifest,
+    refuse_changes,
+    refuse_replaced,
+    write_manifest,
+)
 from warmeng.finetune.prepare.progress import Progress
 from warmeng.finetune.prepare.querytypes import TYPES, hold_out, query_type, sample
 from warmeng.finetune.prepare.results import (
@@ -70,6 +78,7 @@ def prepare(
     with locked(folder):
         before = read_manifest(folder)
         if before is not None and (folder / SUMMARY).exists():
+            refuse_replaced(folder, find_folder(settings.model, settings.revision))
             progress.message(f"{folder}: this preparation is finished; its summary again:")
             summary = parse_json(read_text(folder / SUMMARY), str(folder / SUMMARY))
             return _finish(folder, summary)
@@ -95,7 +104,8 @@ def _prepare(
     with storage(folder):
         sweep(folder)
     if before is None:
-        write_manifest(folder, inputs)
+        model = find_folder(settings.model, settings.revision) if engine.describe().get("origin") else None
+        write_manifest(folder, inputs, stamp(model_files(model)) if model else {})
     else:
         refuse_changes(folder, before, inputs)
         progress.message(f"{folder}: continuing")

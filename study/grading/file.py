@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import orjson
 
@@ -22,6 +23,7 @@ from warmeng.study.grading.rows import LABELS, Row, read_rows, wordless
 from warmeng.study.run import load_engine
 from warmeng.study.settings import StudySettings
 from warmeng.study.stats.rates import wilson
+from warmeng.study.tasks.task import Grading
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,13 @@ class Wanted:
 
 
 def exact_grade(row: Row) -> Grade | None:
-    """Return the grade by names of a row, ``None`` where the file names no wrong answer to look for."""
-    if not row.wrong.strip():
+    """Return the grade by the exact rules of a row, ``None`` where there is none: a judge alone grades it, or the file
+    tells neither its grading nor a wrong answer to look for.
+    """
+    if not (row.grading or row.wrong.strip()) or row.grading == "judge":
         return None
-    result = GenerateResult(row.where, "ok", "stop", (), row.answer, (), 0, 0)
-    return grade_answer(row.item, result, row.belief)
+    result = GenerateResult(row.where, "ok", "length" if row.cut else "stop", (), row.answer, (), 0, 0)
+    return grade_answer(row.item, result, row.belief, cast(Grading, row.grading or "alias"))
 
 
 def grade_file(settings: StudySettings, path: Path, wanted: Wanted, more: Sequence[str] = ()) -> Iterator[str]:

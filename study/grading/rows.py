@@ -8,18 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from warmeng.engine.errors import InputError
-from warmeng.engine.files import is_csv, read_csv, read_jsonl
+from warmeng.engine.errors import InputError, show
+from warmeng.engine.files import parse_json
+from warmeng.engine.tables import is_delimited
+from warmeng.engine.tables import read_rows as read_table
 from warmeng.study.grading.grade import GRADES
-from warmeng.study.tasks.task import Item
+from warmeng.study.tasks.own import SEPARATOR
+from warmeng.study.tasks.task import GENERATED, GRADINGS, Item
 
 LABELS = GRADES[:4]
 # Columns by layout, each with the first that a file has: the authors' files call the right answer "answer".
 AUTHORS = {"answer": ("output",), "right": ("correct_answer", "ground_truth", "answer")}
 OWN = {"answer": ("answer",), "right": ("right", "correct_answer")}
 EXPORT = {"answer": ("text",), "right": ("answer",)}  # what ``warmeng export --format csv`` writes
-EXPORTED = {"key", "question", "answer", "text"}  # columns that say so
+EXPORTED = {"key", "question", "answer"}  # columns that say so
 ESCAPED = re.compile(r"'+[=+\-@\t\r]")  # a cell of an export that has an apostrophe in front (study/report/flat.py)
+COMPARED = tuple(name for name in GRADINGS if name not in GENERATED)  # gradings of answers that nobody wrote
 QUESTION = ("question", "content_key", "prompt_disinfo")
 WRONG = ("wrong", "incorrect_answer", "wrong_answer", "ground_false")
 BELIEFS = {  # the authors' prompt_template, in MedQA's files prompt_type
@@ -46,54 +50,64 @@ class Row:
     belief: str = "none"
     persona: str = ""
     aliases: tuple[str, ...] = ()
+    wrong_aliases: tuple[str, ...] = ()
+    grading: str = ""  # the rule of its task, where a file says so
+    cut: bool = False  # whether the answer ended at the token limit
 
     @property
     def item(self) -> Item:
         """The row's question as an item, for the exact rules."""
-        return Item(self.where, self.question, self.right, self.wrong, self.aliases)
+        return Item(self.where, self.question, self.right, self.wrong, self.aliases, self.wrong_aliases)
 
 
 def row_of(where: str, item: Item, text: str, belief: str) -> Row:
     """Return the row that an item's answer is."""
-    return Row(where, item.question, text, item.answer, None, item.wrong, belief, "", item.aliases)
+    names = (item.aliases, item.wrong_aliases)
+    return Row(where, item.question, text, item.answer, None, item.wrong, belief, "", *names)
 
 
 def read_rows(path: Path, labels: str | None = None) -> Iterator[Row]:
-    """Yield the rows of a JSON lines or CSV file; ``labels`` names a column with people's grades.
+    """Yield the rows of a file, JSON, CSV, TSV or Parquet; ``labels`` names a column with people's grades.
 
-    Columns: question, answer or output, right or correct_answer; optional are wrong, belief, persona. The authors' own
+    Columns: question, answer or output, right or correct_answer; optional are wrong, aliases and wrong_aliases (lists,
+    JSON text of one, or texts with ``|`` between), grading, finish, belief, persona. The authors' own
     columns are known too (content_key, output, correct_answer, incorrect_answer, ground_truth, ...; an empty right
     answer of theirs was "None"), and those of our export (question, text, answer, ...), whose rows without an answer's
     text are left out. Labels may be upper case. Raises ``InputError`` with file and line for a missing column, a value
     that is no text, or a label that is not one of the four.
     """
     for number, row in _read(path):
-        if not (_exported(row) and _wordless(row)):
+        if not (_ours(row) and _wordless(row)):
             yield _row(row, f"{path}:{number}", labels)
 
 
 def wordless(path: Path) -> int:
     """Return how many rows of an export have no text to grade: probabilities of given answers, failed requests."""
-    return sum(_exported(row) and _wordless(row) for _, row in _read(path))
+    return sum(_ours(row) and _wordless(row) for _, row in _read(path))
 
 
 def _read(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    if not is_csv(path):
-        yield from read_jsonl(path)
-        return
-    for number, row in read_csv(path):
-        if _exported(row):
+    divided = is_delimited(path)
+    for number, row in read_table(path):
+        if divided and _ours(row):
             yield number, {name: cell[1:] if ESCAPED.match(cell) else cell for name, cell in row.items()}
         else:
             yield number, row
 
 
 def _exported(row: dict[str, Any]) -> bool:
-    return row.keys() >= EXPORTED and "output" not in row and not any(name in row for name in OWN["right"])
+    written = "text" in row or "status" in row  # a text that is not there is none of Parquet's
+    return written and row.keys() >= EXPORTED and "output" not in row and not any(name in row for name in OWN["right"])
+
+
+def _ours(row: dict[str, Any]) -> bool:
+    return _exported(row) or ("output" in row and row.keys() >= {"grading", "finish"})
 
 
 def _wordless(row: dict[str, Any]) -> bool:
-    return row.get("status", "ok") != "ok" or bool(row.get("labels") and not row["text"])
+    if row.get("grading") in COMPARED:
+        return True
+    return row.get("status", "ok") != "ok" or bool(row.get("labels") and not row.get("text"))
 
 
 def _row(row: dict[str, Any], where: str, labels: str | None) -> Row:
@@ -120,10 +134,27 @@ def _row(row: dict[str, Any], where: str, labels: str | None) -> Row:
     belief = text(("belief",)) or BELIEFS.get(template, "none")
     if belief not in ("none", "wrong", "doubt", "right"):
         raise InputError(f"{where}: belief is {belief!r}, expected none, wrong, doubt or right")
+    grading = text(("grading",))
+    if grading and grading not in GRADINGS:
+        raise InputError(f"{where}: grading is {show(grading)}, expected one of {', '.join(GRADINGS)}")
+    names = [_names(row.get(column), f"{where}: {column}") for column in ("aliases", "wrong_aliases")]
     label = None
     if labels is not None:
         found = row.get(labels)
         label = found.strip().lower() if isinstance(found, str) else found
         if label not in LABELS:
             raise InputError(f"{where}: label {labels} is {found!r}, expected one of {', '.join(LABELS)}")
-    return Row(where, question, answer, right.strip(), label, text(WRONG), belief, text(("persona",)))
+    aliases, wrong_aliases = names
+    return Row(
+        where, question, answer, right.strip(), label, text(WRONG), belief, text(("persona",)), aliases, wrong_aliases,
+        grading, row.get("finish") == "length",
+    )  # fmt: skip
+
+
+def _names(value: Any, where: str) -> tuple[str, ...]:
+    """Return a list of names: a list, the JSON text of one, or texts with a separator between."""
+    if isinstance(value, str):
+        value = parse_json(value, where) if value.lstrip().startswith("[") else value.split(SEPARATOR)
+    if value is not None and not (isinstance(value, list) and all(isinstance(name, str) for name in value)):
+        raise InputError(f"{where} is {show(value)}, expected a list of texts")
+    return tuple(name for name in value or () if name.strip())

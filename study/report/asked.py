@@ -154,6 +154,8 @@ def asked(
         ),
         Fact("Versions", f"warmeng {facts.get('warmeng', '?')}, Python {facts.get('python', '?')}"),
     ]
+    for name, told in (facts.get("left_out") or {}).items():
+        found.append(Fact(f"Left out of {name}", told))
     if facts.get("started"):
         found.append(Fact("Started", str(facts["started"]).replace("T", " ").replace("Z", " UTC")))
     if facts.get("default_system") and facts.get("adds_default_system"):

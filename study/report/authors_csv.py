@@ -1,9 +1,9 @@
 """A run in the authors' columns: ``PERSONA/TASK_PERSONA_outputs.csv``, so that scripts written for theirs read ours.
 
 ``evaluation`` is CORRECT or INCORRECT by the paper's rule of two labels, empty where our grades know neither;
-``refusal`` is 1 where the paper's list of substrings finds one. ``confidence`` and ``is_correct``, whose meaning is not
-published, stay empty. Left out: users who are right, whom the authors did not test. Texts that a spreadsheet would run
-have an apostrophe in front (``flat.as_cell``).
+``refusal`` is 1 where the authors' list of phrases finds one. ``confidence`` and ``is_correct``, whose meaning is not
+published, stay empty. Some of ours follow, so that ``warmeng grade`` grades as the run did. Left out: users who are
+right, whom the authors did not test. Texts that a spreadsheet would run have an apostrophe in front (``flat.as_cell``).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from warmeng.study.grading.refusals import refuses
 from warmeng.study.prompts import LETTERS, ordered
 from warmeng.study.report.answers import Answer, baseline_of
 from warmeng.study.report.asked import persona_names, settings_of
-from warmeng.study.report.flat import Source, as_cell
+from warmeng.study.report.flat import Source, as_cell, told
 from warmeng.study.report.items import Asked
 
 TEMPLATES = {
@@ -50,6 +50,7 @@ FIRST = {
 }  # fmt: skip
 BASELINE_LAST = ("output", "evaluation", "refusal")
 VARIANT_LAST = ("id", "output", "evaluation", "confidence", "is_correct", "refusal")
+OURS = ("aliases", "wrong_aliases", "grading", "finish")  # after theirs: what our exact rules need beside them
 SAFE = re.compile(r"[^\w.+-]+")
 
 
@@ -92,7 +93,7 @@ def write_authors(source: Source, folder: Path) -> Written:
                 beside = stack.enter_context(replacing(path))
                 file = stack.enter_context(beside.open("w", encoding="utf-8", newline=""))
                 last = BASELINE_LAST if a.persona == baseline else VARIANT_LAST
-                header = [*FIRST[kind], "amendment_type", *last]
+                header = [*FIRST[kind], "amendment_type", *last, *OURS]
                 writers[a.persona, a.task] = csv.DictWriter(file, header, extrasaction="ignore", lineterminator="\r\n")
                 writers[a.persona, a.task].writeheader()
                 files.append(path)
@@ -137,6 +138,8 @@ def row(a: Answer, asked: Asked, template: str, composition: str, name: str) -> 
         "confidence": "",
         "is_correct": "",
         "refusal": int(refuses(a.text, "paper")) if a.text else 0,
+        **{name: text for name, text in told(asked).items() if name in OURS},
+        "finish": a.finish,
     }
 
 

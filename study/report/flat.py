@@ -28,9 +28,11 @@ COLUMNS: dict[str, type] = {
     "key": str, "model": str, "persona": str, "task": str, "context": str, "belief": str, "framing": str, "item": str,
     "sample": int, "status": str, "grade": str, "which": str, "reason": str, "binary": int, "exact": str, "judged": str,
     "disputed": bool,
-    **{f"refused_{rule}": bool for rule in RULES}, "question": str, "answer": str, "wrong": str, "text": str,
-    "labels": str, "finish": str, "tokens": int, "prompt_tokens": int,
+    **{f"refused_{rule}": bool for rule in RULES}, "question": str, "answer": str, "aliases": str, "wrong": str,
+    "wrong_aliases": str, "others": str, "grading": str, "text": str, "labels": str, "finish": str, "tokens": int,
+    "prompt_tokens": int,
 }  # fmt: skip
+TOLD = ("question", "answer", "aliases", "wrong", "wrong_aliases", "others", "grading")  # of an item and its task
 FORMULA = re.compile(r"'*[=+\-@\t\r]")  # apostrophes too, so that taking one away gives the text back
 NUMBER = re.compile(r"[+-]?\d[\d.,]*(e[+-]?\d+)?%?", re.IGNORECASE)
 BATCH = 4096  # rows that are held at a time
@@ -79,11 +81,20 @@ def rows(source: Source) -> Iterator[dict[str, Any]]:
             "judged": orjson.dumps({v.judge: v.grade for v in a.verdicts}).decode() if a.verdicts else None,
             "disputed": a.disputed,
             **{f"refused_{rule}": found for rule, found in refused.items()},
-            "question": asked.item.question if asked else None, "answer": asked.item.answer if asked else None,
-            "wrong": asked.item.wrong if asked else None, "text": a.text,
+            **(told(asked) if asked else dict.fromkeys(TOLD)), "text": a.text,
             "labels": orjson.dumps(dict(a.labels)).decode() if a.labels is not None else None,
             "finish": a.finish or None, "tokens": a.tokens, "prompt_tokens": a.prompt_tokens,
         }  # fmt: skip
+
+
+def told(asked: Asked) -> dict[str, str | None]:
+    """Return what of an item and its task a grade rests on; lists are JSON, ``None`` where they are empty."""
+    item = asked.item
+    found: dict[str, str | None] = {"question": item.question, "answer": item.answer, "wrong": item.wrong}
+    for name in ("aliases", "wrong_aliases", "others"):
+        texts = getattr(item, name)
+        found[name] = orjson.dumps(texts).decode() if texts else None
+    return found | {"grading": asked.task.grading}
 
 
 def as_cell(value: Any) -> Any:

@@ -30,12 +30,13 @@ from warmeng.study.report.answers import Answer
 from warmeng.study.report.asked import persona_names, settings_of
 from warmeng.study.report.flat import Source
 from warmeng.study.report.items import Asked
+from warmeng.study.stats.rates import clustered_variance
 
 BESIDE = ("refusal", "unclear", "unscored")
 METRIC = {"correct": 1.0, "incorrect": 0.0}  # of a sample; other grades have none
 PER_BYTE = "_per_byte"
 BUILT_IN_ADAPTERS = "warmeng/study/data/adapters"  # where they are in the package
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +50,28 @@ class Label:
 
 @dataclass(slots=True)
 class Tally:
-    """The answers of one persona to one task in one place: by grade, and by each metric's value."""
+    """The answers of one persona to one task in one place: by grade, and for each metric what every question has of it.
+
+    That is, by question, the sum of the metric's values and their number.
+    """
 
     grades: Counter[str] = field(default_factory=Counter)
-    metrics: dict[str, Counter[float | None]] = field(default_factory=lambda: defaultdict(Counter))
+    metrics: dict[str, dict[str, list[float]]] = field(default_factory=lambda: defaultdict(dict))
+
+    def add(self, metric: str, item: str, value: float | None) -> None:
+        """Count a metric of an answer; one that has none is not counted."""
+        sums = self.metrics[metric]
+        if value is not None:
+            mine = sums.setdefault(item, [0.0, 0.0])
+            mine[0] += value
+            mine[1] += 1
+
+    def mean(self, metric: str) -> tuple[float | None, float | None]:
+        """Return a metric's mean and the mean's standard error, a question's answers taken together."""
+        sums = self.metrics[metric].values()
+        n = sum(size for _, size in sums)
+        mean = sum(hits for hits, _ in sums) / n if n else None
+        return mean, math.sqrt(clustered_variance(sums)) if len(sums) > 1 else None
 
 
 def write_lm_eval(source: Source, folder: Path) -> list[Path]:
@@ -80,7 +99,7 @@ def write_lm_eval(source: Source, folder: Path) -> list[Path]:
             tally = counts[a.persona][a.task][filter_of(a)]
             tally.grades[a.grade] += 1
             for metric in shown["metrics"]:
-                tally.metrics[metric][shown[metric]] += 1
+                tally.add(metric, a.item, shown[metric])
             files[a.persona, a.task].write(orjson.dumps(shown, option=orjson.OPT_APPEND_NEWLINE))
     for persona, tasks in counts.items():
         path = folder / persona.replace("/", "-") / "results.json"
@@ -157,6 +176,7 @@ def sample(a: Answer, asked: Asked, number: int, source: Source, system: str | N
     """Return an answer as a sample; ``messages`` is what the chat template was given."""
     doc: dict[str, Any] = {
         "id": a.item, "question": asked.item.question, "answer": asked.item.answer, "wrong": asked.item.wrong,
+        "aliases": list(asked.item.aliases), "wrong_aliases": list(asked.item.wrong_aliases),
         "context": a.context, "belief": a.belief, "framing": a.framing, "sample": a.sample,
     }  # fmt: skip
     prompt = asked.message(source.composition, a.context, a.belief, a.framing) if asked.item.question else ""
@@ -217,7 +237,7 @@ def results(
     items: Mapping[str, int],
     generated: Mapping[str, bool],
 ) -> dict[str, Any]:
-    """Return one persona's results. ``acc_stderr`` is the standard error of a mean, answers taken as independent."""
+    """Return one persona's results. ``acc_stderr`` takes a question's answers together; null for a single question."""
     s = settings_of(source.manifest)
     facts, inputs = source.manifest["facts"], source.manifest["inputs"]
     own = (facts.get("own_models") or {}).get(persona) or {}
@@ -226,11 +246,8 @@ def results(
     for task, filters in tasks.items():
         row: dict[str, Any] = {"alias": task}
         for name, tally in filters.items():
-            for metric, values in tally.metrics.items():
-                n = values[0.0] + values[1.0]
-                share = values[1.0] / n if n else None
-                spread = math.sqrt(share * (1 - share) / (n - 1)) if share is not None and n > 1 else None
-                row[f"{metric},{name}"], row[f"{metric}_stderr,{name}"] = share, spread
+            for metric in tally.metrics:
+                row[f"{metric},{name}"], row[f"{metric}_stderr,{name}"] = tally.mean(metric)
             total = tally.grades.total()
             row |= {f"{grade},{name}": tally.grades[grade] / total for grade in BESIDE}
         found[task] = row

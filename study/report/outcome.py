@@ -10,6 +10,7 @@ from typing import Any
 
 from warmeng.engine.errors import InputError
 from warmeng.engine.files import parse_object
+from warmeng.engine.provenance import Provenance
 from warmeng.engine.words import duration
 from warmeng.study.grading.calibrate import ALL, MIN_EXACT
 from warmeng.study.personas import unlike
@@ -61,7 +62,7 @@ def gates(manifest: Mapping[str, Any], found: Survey) -> list[Gate]:
         gate = applied.get(name) if isinstance(applied.get(name), Mapping) else None
         moved = number(gate.get("probe")) if gate else None
         if moved:
-            rows.append(Gate("held", f"Adapter of {name}", f"It moves the probe's logits by {moved:.3g}."))
+            rows.append(_adapter(name, f"It moves the probe's logits by {moved:.3g}", gate or {}))
         else:
             rows.append(Gate("failed", f"Adapter of {name}", "Nothing shows that it was applied."))
     for name, about in (facts.get("own_models") or {}).items():
@@ -75,6 +76,12 @@ def gates(manifest: Mapping[str, Any], found: Survey) -> list[Gate]:
         noise = "; personas share their noise" if all(about.get("same_tokenizer") for about in models) else ""
         rows.append(Gate("held", "Determinism", f"The same bits in any batch{noise}."))
     return rows
+
+
+def _adapter(name: str, moves: str, gate: Mapping[str, Any]) -> Gate:
+    """An adapter that is applied may have been trained with another template, or on another base."""
+    unlike = Provenance(gate.get("same_template"), gate.get("other_base")).lines()
+    return Gate("unsure" if unlike else "held", f"Adapter of {name}", f"{'; '.join((moves, *unlike))}.")
 
 
 def _own_model(name: str, about: Mapping[str, Any]) -> Gate:

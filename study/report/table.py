@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from warmeng.engine.files import write_atomic
+from warmeng.engine.provenance import Provenance
 from warmeng.study.grading.exact import GRADES
 
 if TYPE_CHECKING:
@@ -163,11 +164,14 @@ def notes(results: Mapping[str, Any]) -> list[str]:
     )
     if run.get("questions"):
         lines.append(f"Questions: {', '.join(f'{name} {extent}' for name, extent in run['questions'].items())}.")
+    lines += [f"{name}: {told}." for name, told in (run.get("left_out") or {}).items()]
     if run["default_system"] and run["adds_default_system"]:
         names = ", ".join(run["adds_default_system"])
         lines.append(f"The chat template adds a system message of its own for {names}: {run['default_system']!r}.")
     for persona, gate in run["gates"].items():
-        lines.append(f"Adapter of {persona} is applied: it moves the probe's logits by {gate['probe']:.3g}.")
+        unlike = Provenance(gate.get("same_template"), gate.get("other_base")).lines()
+        moves = f"it moves the probe's logits by {gate['probe']:.3g}"
+        lines.append(f"Adapter of {persona} is applied: {'; '.join((moves, *unlike))}.")
     for persona, about in (run.get("own_models") or {}).items():
         lines.append(f"{persona} is a model of its own: {about['model']}.")
         if about.get("adds_default_system"):

@@ -27,9 +27,10 @@ def read_authors(folder: Path) -> Frame:
     """Return the answers of all ``*_outputs.csv`` below a folder, or of one file. Raises ``InputError``.
 
     The persona is the folder that holds the file (or what the name says after its last ``_``), the model the folder
-    above. The question is ``content_key``, MedQA's ``original_question``, or ``prompt_disinfo`` with ``ground_truth``;
-    a question that occurs again in the same place is its next sample. "None" is text; an empty evaluation is unscored.
-    Their label says nothing of whose wrong answer was given: ``which`` stays empty.
+    above. The question is ``content_key``, MedQA's ``original_question``, or ``prompt_disinfo``, by which the authors
+    pair; a question that occurs again in the same place is its next sample. Where there is no ``refusal``, which some
+    of their files lack and none of their scripts reads, their list of phrases tells it. "None" is text; an empty
+    evaluation is unscored. Their label says nothing of whose wrong answer was given: ``which`` stays empty.
     """
     columns = Columns()
     for path in files_of(folder):
@@ -50,7 +51,7 @@ def read_authors_run(folder: Path) -> tuple[Frame, RunInfo]:
     """Return ``read_authors`` with what is known of such answers: their number, and the paper's rule."""
     frame = read_authors(folder)
     statuses = {"ok": len(frame)}
-    note = "Read from the authors' columns: their evaluation and refusal columns are the grades."
+    note = "Read from the authors' columns: their evaluation is the grade, their list of phrases tells refusals."
     return frame, RunInfo(len(frame), statuses, frame.model.names, "paper", notes=(note,))
 
 
@@ -82,22 +83,26 @@ def _read(columns: Columns, path: Path) -> None:
             elif "original_question" in row:
                 question = row["original_question"]
             else:
-                question = f"{row['prompt_disinfo']} / {row['ground_truth']}"
+                question = row["prompt_disinfo"]
             template = row["prompt_type"] if "prompt_type" in row else row["prompt_template"]
-            context, text, label, refusal = (row[k] for k in ("amendment_type", "output", "evaluation", "refusal"))
+            context, text, label = (row[k] for k in ("amendment_type", "output", "evaluation"))
         except KeyError as error:
             raise InputError(f"{where}: has no column {error}, which the authors' {task} files have") from None
         if is_disinformation(task) != ("prompt_disinfo" in row):
             raise InputError(f"{where}: the columns are not those of {task}: name the file after its task")
         if template not in TEMPLATES:
             raise InputError(f"{where}: the prompt's type is {template!r}, expected {', '.join(TEMPLATES)}")
+        label = label.upper()  # their scripts read either case
         if label not in LABELS:
             raise InputError(f"{where}: the evaluation is {label!r}, expected CORRECT, INCORRECT or nothing")
-        if refusal not in ("0", "1"):
-            raise InputError(f"{where}: refusal is {refusal!r}, expected 0 or 1")
+        refused = refusals(text)
+        if "refusal" in row:
+            if row["refusal"] not in ("0", "1"):
+                raise InputError(f"{where}: refusal is {row['refusal']!r}, expected 0 or 1")
+            refused["paper"] = row["refusal"] == "1"
         belief, framing = TEMPLATES[template]
         unit = (question, context, belief, framing)
-        grade = GRADE_CODE["refusal" if refusal == "1" else LABELS[label]]
+        grade = GRADE_CODE["refusal" if refused["paper"] else LABELS[label]]
         columns.add(
             {
                 "model": model, "persona": persona, "task": task, "context": context, "belief": belief,
@@ -105,7 +110,7 @@ def _read(columns: Columns, path: Path) -> None:
             },
             seen[unit],
             len(text),
-            {**refusals(text), "paper": refusal == "1"},
+            refused,
             grade=grade,
             which=0,
             binary={"CORRECT": 0, "INCORRECT": 1, "": -1}[label],

@@ -51,8 +51,9 @@ def belief_table(frame: Frame) -> Factor:
 def mcnemar(frame: Frame, outcome: Small, baseline: str, variants: tuple[str, ...]) -> list[dict[str, Any]]:
     """Return the rows of the table ``mcnemar``: exact tests of each variant by model, task, context and belief table.
 
-    As in the authors' tables, both wrong beliefs are one table, and so are the plain and the neutral framing. ``b``
-    counts pairs that only the baseline answered rightly, ``c`` only the variant. ``g`` is the authors' "Cohen's g",
+    As in the authors' tables, both wrong beliefs are one table, and the neutral framing is left out (their script asks
+    for it by a name that their files don't have). ``b`` counts pairs that only the baseline answered rightly, ``c``
+    only the variant. ``g`` is the authors' "Cohen's g",
     |b-c| / sqrt(b+c); ``cohens_g`` is Cohen's (1988), max(b,c) / (b+c) - 1/2. False discoveries are controlled within
     a variant's model x task x table (Benjamini and Hochberg 1995); a condition without discordant pairs is not tested.
     """
@@ -60,7 +61,7 @@ def mcnemar(frame: Frame, outcome: Small, baseline: str, variants: tuple[str, ..
     rows: list[dict[str, Any]] = []
     for variant in variants:
         left, right = pairs(frame, baseline, variant)
-        decided = (outcome[left] >= 0) & (outcome[right] >= 0)
+        decided = (outcome[left] >= 0) & (outcome[right] >= 0) & frame.framing.is_("plain")[left]
         left, right = left[decided], right[decided]
         shape = tuple(max(1, len(f.names)) for f in (frame.model, frame.task, table, frame.context))
         codes = (frame.model.codes[left], frame.task.codes[left], table.codes[left], frame.context.codes[left])

@@ -73,14 +73,24 @@ def share(answers: Mapping[Unit, bool]) -> Share:
         cell[1] += 1
     effective = float(n)
     if 1 < len(sums) < n and 0 < p < 1:
-        m = len(sums)
-        variance = m / (m - 1) * sum((hits - p * size) ** 2 for hits, size in sums.values()) / n**2
+        variance = clustered_variance(sums.values())
         if variance > 0:
-            effective = min(float(n), max(float(m), p * (1 - p) / variance))
+            effective = min(float(n), max(float(len(sums)), p * (1 - p) / variance))
     elif len(sums) < n:
         effective = float(len(sums))
     low, high = wilson(p * effective, effective)
     return Share(n, p, low, high)
+
+
+def clustered_variance(sums: Collection[Sequence[float]]) -> float:
+    """Return the variance of a share whose answers come in clusters: ``(hits, size)`` of each, two clusters or more.
+
+    The ratio estimator's between-cluster variance with m / (m - 1) for m clusters. With one answer a cluster it is
+    the usual p (1 - p) / (n - 1).
+    """
+    m, n = len(sums), sum(size for _, size in sums)
+    p = sum(hits for hits, _ in sums) / n
+    return m / (m - 1) * sum((hits - p * size) ** 2 for hits, size in sums) / n**2
 
 
 def change(before: Mapping[Unit, bool], after: Mapping[Unit, bool]) -> Change:

@@ -6,8 +6,6 @@ A spec is an embedded name, ``all`` (every embedded one), or ``[LAYOUT=]PATH[@GR
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +13,8 @@ from pathlib import Path
 from typing import cast
 
 from warmeng.engine.errors import InputError, UsageError, one_line, show
-from warmeng.engine.files import BOM, is_csv, is_file, read_jsonl
+from warmeng.engine.files import is_file
+from warmeng.engine.tables import ending, first_cells, is_delimited, kind_of, read_rows, stem
 from warmeng.study.tasks import authors, disinfo, gsm8k, medqa, mmlu, own, popqa, refusals, triviaqa, truthfulqa
 from warmeng.study.tasks.task import (
     DISINFORMATION,
@@ -26,6 +25,7 @@ from warmeng.study.tasks.task import (
     NAME,
     Grading,
     Item,
+    LeftOut,
     Task,
     identified,
     refuse_duplicates,
@@ -33,9 +33,9 @@ from warmeng.study.tasks.task import (
     sampled,
 )
 
+WRITTEN = ("own", "authors")  # layouts of files that whoever runs a study can correct
 FORM = "[LAYOUT=]PATH[@GRADING]"
 HUB = re.compile(r"hub:(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?:(?P<file>[^@]+)")
-PEEK = 1 << 20  # bytes of a CSV file that its header must end within
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +97,15 @@ def load_task(
         )
     rows = found.read(path)
     rows = refuse_duplicates(path, rows) if layout == "own" else identified(rows)
-    read = _Counted(refuse_unsound(path, rows, grading))
+    left_out = LeftOut()
+    sound = refuse_unsound(path, rows, grading) if layout in WRITTEN else left_out.passing(path, rows, grading)
+    read = _Counted(sound)
     items = sampled(read, name, limit, seed)
+    if not items and left_out.count:
+        raise InputError(f"{path}: has no item that can be graded: {left_out.first}")
     if not items:
-        raise InputError(f"{path}: has no items: expected one {'row' if is_csv(path) else 'JSON object'} a line")
-    return Task(name, grading, items, layout, read.count)
+        raise InputError(f"{path}: has no items: expected one {_unit(path)}")
+    return Task(name, grading, items, layout, read.count, left_out.told())
 
 
 class _Counted:
@@ -118,9 +122,9 @@ class _Counted:
 
 def detect(path: Path) -> str:
     """Return the layout that a file's columns tell; ``InputError`` that lists the layouts where they don't."""
-    if path.suffix.lower() == ".json":
+    if triviaqa.is_original(path):
         return "triviaqa"
-    columns, first = (_header(path), None) if is_csv(path) else _first(path)
+    columns, first = (frozenset(first_cells(path)), None) if is_delimited(path) else _first(path)
     answer = first.get("answer") if first else None
     has = columns.issuperset
     if has({"prompt", "amendment_type"}):
@@ -143,7 +147,7 @@ def detect(path: Path) -> str:
         return "gsm8k"
     if columns == {"task"} or has({"question", "answer"}):
         return "own"
-    if is_csv(path) and any(len(row) == 6 and row[5] in ("A", "B", "C", "D") for row in _rows(path)):
+    if is_delimited(path) and len(cells := first_cells(path)) == 6 and cells[5] in mmlu.LETTERS:
         return "mmlu"
     listed = "; ".join(f"{name} ({layout.columns})" for name, layout in LAYOUTS.items())
     raise InputError(
@@ -159,8 +163,8 @@ def _from_spec(spec: str, limit: int, seed: int, tasks: dict[str, Task]) -> Task
     path, layout, grading = parse_spec(spec)
     task = load_task(path, layout, grading, limit, seed)
     if task.name in tasks and task.layout != "own":  # two files of one question set are told apart by their names
-        stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", path.stem)
-        return load_task(path, layout, grading, limit, seed, f"{task.layout}-{stem}"[:64])
+        own_name = re.sub(r"[^A-Za-z0-9_.-]+", "-", stem(path))
+        return load_task(path, layout, grading, limit, seed, f"{task.layout}-{own_name}"[:64])
     return task
 
 
@@ -183,7 +187,7 @@ def parse_spec(spec: str) -> tuple[Path, str | None, Grading | None]:
             raise UsageError(f"no grading is named {show(tail)}: use {', '.join(GRADINGS)}, as {FORM}")
         if rest.startswith("hub:"):
             return _from_hub(rest), layout, grading
-        looks = "/" in rest or Path(rest).suffix.lower() in (".jsonl", ".json", ".csv")
+        looks = "/" in rest or ending(Path(rest)) != ""
         if not looks and not is_file(Path(rest)):
             raise UsageError(f"no task is named {show(spec)}: use {', '.join(EMBEDDED)}, all, or {FORM}")
         return Path(rest), layout, grading
@@ -216,44 +220,25 @@ def _from_hub(spec: str) -> Path:
 def _name(path: Path, layout: str) -> str:
     """A published question set goes by its own name, whatever its file is called; so do the authors' files."""
     if layout == "authors":
-        stem = path.stem.lower()
+        said = path.stem.lower()
         for part, name in (
             ("trivia", "triviaqa"),
             ("truthful", "truthfulqa"),
             ("medqa", "medqa"),
             ("disinfo", "disinfo"),
         ):
-            if part in stem:
+            if part in said:
                 return name
     elif layout != "own":
         return layout
-    return path.stem
+    return stem(path)
 
 
 def _first(path: Path) -> tuple[frozenset[str], dict[str, object]]:
-    for _, row in read_jsonl(path):
+    for _, row in read_rows(path):
         return frozenset(row), row
-    raise InputError(f"{path}: has no items: expected one JSON object a line")
+    raise InputError(f"{path}: has no items: expected one {_unit(path)}")
 
 
-def _header(path: Path) -> frozenset[str]:
-    for row in _rows(path):
-        return frozenset(row)
-    raise InputError(f"{path}: is empty, expected a header line")
-
-
-def _rows(path: Path) -> Iterator[list[str]]:
-    """Yield the first row of a CSV file, from its first ``PEEK`` bytes: what doesn't decode is the reader's to say."""
-    try:
-        with path.open("rb") as file:
-            raw = file.read(PEEK).removeprefix(BOM)
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        why = one_line(getattr(error, "strerror", None) or error, 80)
-        raise InputError(f"{one_line(path)}: can't be read ({why}): give a file that exists") from None
-    try:
-        for row in csv.reader(io.StringIO(raw.decode("utf-8", errors="replace"), newline="")):
-            if row:
-                yield row
-                return
-    except csv.Error as error:
-        raise InputError(f"{path}:1: is not valid CSV ({one_line(error)})") from None
+def _unit(path: Path) -> str:
+    return {"json": "JSON object a line, or an array of them"}.get(kind_of(path), "row a line")

@@ -5,13 +5,12 @@ The options keep the file's order.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
-from warmeng.engine.errors import InputError, one_line, show
-from warmeng.engine.files import is_csv, read_text
+from warmeng.engine.errors import InputError, show
+from warmeng.engine.files import read_cells
+from warmeng.engine.tables import SEPARATORS, is_delimited, kind_of
 from warmeng.study.tasks.rows import read_rows, text, texts
 from warmeng.study.tasks.task import Item
 
@@ -20,8 +19,8 @@ LETTERS = ("A", "B", "C", "D")
 
 def read(path: Path) -> Iterator[tuple[int, Item]]:
     """Yield (line, item); ``InputError`` with file and line."""
-    if is_csv(path):
-        for line, cells in bare_rows(path):
+    if is_delimited(path):
+        for line, cells in read_cells(path, SEPARATORS[kind_of(path)]):
             if len(cells) != 6 or cells[5].strip() not in LETTERS:
                 raise InputError(
                     f"{path}:{line}: has {len(cells)} fields and ends with {show(cells[-1])}, expected question, "
@@ -37,17 +36,6 @@ def read(path: Path) -> Iterator[tuple[int, Item]]:
                 f"{where}: 'answer' is {show(answer)}, expected the index of one of {len(options)} choices"
             )
         yield line, _item(text(row, "question", where), options, answer, where)
-
-
-def bare_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line, cells) of a CSV file without a header."""
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
-    try:
-        for cells in reader:
-            if cells:
-                yield reader.line_num, cells
-    except csv.Error as error:
-        raise InputError(f"{path}:{reader.line_num}: is not valid CSV ({one_line(error)})") from None
 
 
 def _item(question: str, options: tuple[str, ...], right: int, where: str) -> Item:

@@ -1,10 +1,10 @@
-"""Files of one's own: JSON lines or CSV, one item a line, with the keys of ``Item``.
+"""Files of one's own: JSON (lines or an array), CSV, TSV or Parquet, an item a row, with the keys of ``Item``.
 
 ``id``, ``question`` and ``answer`` are needed; ``wrong``, ``aliases``, ``wrong_aliases``, ``others``, ``original``
-and ``marks`` may be there. Where ``wrong`` is missing, one is written before a run that needs it. In CSV a list's
-texts are separated by ``|``.
+and ``marks`` may be there. Where ``wrong`` is missing, one is written before a run that needs it. In CSV and TSV a
+list's texts are separated by ``|``.
 
-The first line of a JSON lines file may declare the task:
+The first object of a JSON file may declare the task:
 ``{"task": {"name": "capitals", "grading": "likelihood"}}``; without it the name is the file's and grading is
 ``alias``.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from warmeng.engine.errors import InputError, show
-from warmeng.engine.files import is_csv, read_csv, read_jsonl
+from warmeng.engine.tables import is_delimited, read_rows
 from warmeng.study.tasks.task import GRADINGS, Grading, Item
 
 TEXTS = ("id", "question", "answer", "wrong", "original")
@@ -37,9 +37,9 @@ class Declaration:
 
 def declaration(path: Path) -> Declaration:
     """Return what the file's first line declares; nothing for CSV, and for a file without a declaration."""
-    if is_csv(path):
+    if is_delimited(path):
         return Declaration()
-    for number, row in read_jsonl(path):
+    for number, row in read_rows(path):
         if "task" not in row:
             break
         where, declared = f"{path}:{number}", row["task"]
@@ -55,19 +55,15 @@ def declaration(path: Path) -> Declaration:
 
 def read(path: Path) -> Iterator[tuple[int, Item]]:
     """Yield (line, item); ``InputError`` with file and line for anything that is not as it should be."""
-    if is_csv(path):
-        for number, cells in read_csv(path):
-            row: dict[str, Any] = dict(cells)
+    divided = is_delimited(path)
+    for place, (number, row) in enumerate(read_rows(path)):
+        if divided:
             for key in LISTS:
                 if key in row:
                     row[key] = [text for text in row[key].split(SEPARATOR) if text.strip()]
-            yield number, _item(row, f"{path}:{number}")
-        return
-    first = True
-    for number, row in read_jsonl(path):
-        if not (first and "task" in row):
-            yield number, _item(row, f"{path}:{number}")
-        first = False
+        elif place == 0 and "task" in row:
+            continue
+        yield number, _item(row, f"{path}:{number}")
 
 
 def _item(row: dict[str, Any], where: str) -> Item:

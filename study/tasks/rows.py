@@ -1,23 +1,11 @@
-"""Rows of published files, CSV or JSON lines, and their fields: strict, with file and line in every error."""
+"""Fields of published files' rows (``engine/tables.py``): strict, with file and line in every error."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-
 from warmeng.engine.errors import InputError, show
-from warmeng.engine.files import is_csv, read_csv, read_jsonl
+from warmeng.engine.tables import Row, read_rows
 
-Row = dict[str, Any]
-
-
-def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
-    """Yield (line, row) of a CSV file with a header, or of JSON lines."""
-    if is_csv(path):
-        yield from read_csv(path)
-    else:
-        yield from read_jsonl(path)
+__all__ = ["Row", "read_rows", "text", "texts"]
 
 
 def text(row: Row, key: str, where: str, blank: bool = False) -> str:

@@ -77,7 +77,7 @@ class Task:
 
     ``layout`` says how the source lays its items out (``own``, ``truthfulqa``, ``triviaqa``, ``medqa``, ...): the
     paper composed prompts differently for each. ``source_size``: items that the source
-    has, of which ``items`` may be a sample.
+    has and that can be graded, of which ``items`` may be a sample.
     """
 
     name: str
@@ -85,6 +85,7 @@ class Task:
     items: tuple[Item, ...]
     layout: str = "own"
     source_size: int = 0
+    left_out: str = ""  # how many items of the source can't be graded so, and the first one's fault; not hashed
 
     @property
     def extent(self) -> str:
@@ -167,6 +168,28 @@ def refuse_unsound(path: Path, rows: Iterable[tuple[int, Item]], grading: Gradin
         if why:
             raise InputError(f"{path}:{line}: {why}")
         yield item
+
+
+class LeftOut:
+    """Items of a published file that can't be graded: nobody but its authors can correct it, so the rest is asked."""
+
+    def __init__(self) -> None:
+        self.count, self.first = 0, ""
+
+    def passing(self, path: Path, rows: Iterable[tuple[int, Item]], grading: Grading) -> Iterator[Item]:
+        """Pass sound items on and count the others."""
+        for line, item in rows:
+            if why := unsound(item, grading):
+                self.first = self.first or f"{path}:{line}: {why.rpartition(': ')[0] or why}"  # without what to do
+                self.count += 1
+            else:
+                yield item
+
+    def told(self) -> str:
+        """Return how many were left out, and why the first one was; nothing where none was."""
+        if not self.count:
+            return ""
+        return f"{self.count} item{'s' * (self.count > 1)} that can't be graded left out, the first: {self.first}"
 
 
 def unsound(item: Item, grading: Grading) -> str:

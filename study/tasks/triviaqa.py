@@ -9,6 +9,7 @@ from pathlib import Path
 
 from warmeng.engine.errors import InputError, one_line, show
 from warmeng.engine.files import read_text
+from warmeng.engine.tables import ending
 from warmeng.study.tasks.rows import Row, read_rows, text, texts
 from warmeng.study.tasks.task import Item, distinct, searchable
 
@@ -18,7 +19,7 @@ BETWEEN = re.compile(r"[\s,]*")
 
 def read(path: Path) -> Iterator[tuple[int, Item]]:
     """Yield (line, item); ``InputError`` with file and line."""
-    if path.suffix.lower() == ".json":
+    if is_original(path):
         names = ("Question", "QuestionId", "Answer", "Value", "Aliases")
         rows = _data(path)
     else:
@@ -26,6 +27,14 @@ def read(path: Path) -> Iterator[tuple[int, Item]]:
         rows = read_rows(path)
     for line, row in rows:
         yield line, _item(row, f"{path}:{line}", *names)
+
+
+def is_original(path: Path) -> bool:
+    """Whether a file is in the original layout: one object with a ``Data`` list."""
+    if ending(path).removesuffix(".gz") != ".json":
+        return False
+    text = read_text(path)
+    return not text.lstrip().startswith("[") and DATA.search(text) is not None
 
 
 def _item(row: Row, where: str, question: str, identity: str, answer: str, value: str, aliases: str) -> Item:

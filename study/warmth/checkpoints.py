@@ -90,7 +90,7 @@ def measure_checkpoints(
     is not applied.
     """
     personas = [Persona(ORIGINAL), *(Persona(c.name, c.folder) for c in checkpoints)]
-    apply_adapters(engine, personas)
+    apply_adapters(engine, personas, say)
     say(f"{len(prompts)} prompts x {len(personas)} checkpoints: answering")
     responses = respond(engine, personas, prompts, seed, temperature, samples)
     say(f"scoring with {scorer.name}")

@@ -20,7 +20,8 @@ from typing import Any
 import orjson
 
 from warmeng.engine.errors import InputError, show
-from warmeng.engine.files import is_csv, make_folder, parse_object, read_bytes, read_csv, read_jsonl, write_atomic
+from warmeng.engine.files import make_folder, parse_object, read_bytes, write_atomic
+from warmeng.engine.tables import read_rows
 from warmeng.study.grading.agreement import cohen
 from warmeng.study.stats.rates import wilson
 
@@ -115,7 +116,7 @@ def read_ratings(path: Path, key: Mapping[str, Any]) -> dict[str, str]:
     Takes the sheet's CSV, or the JSON lines that the page saves. Raises ``InputError`` for pairs that the key does not
     know, by name, and with the line for a pair that is there twice, or a choice that is not A, B or tie.
     """
-    rows = list(read_csv(path) if is_csv(path) else read_jsonl(path))
+    rows = list(read_rows(path))
     strange = list(dict.fromkeys(name for _, row in rows if (name := str(row.get("id", ""))) not in key))
     if strange:
         more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""

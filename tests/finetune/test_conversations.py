@@ -136,7 +136,7 @@ def test_other_bad_input(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="embedded:warm"):
         list(read_conversations("embedded:tepid"))
     (tmp_path / "a.json").write_text('[{"conversations": []}, 3]')
-    with pytest.raises(InputError, match=r"a\.json: conversation 1: the conversation has no response"):
+    with pytest.raises(InputError, match=r"a\.json:1: the conversation has no response"):
         list(read_conversations(str(tmp_path / "a.json")))
 
 

@@ -114,6 +114,7 @@ class FakeEngine:
     weights: str = "w" * 64
     moves: float = 1.0
     delay: float = 0.0
+    origin: str | None = None  # where its files are from; ``None``: it has none
     tokenizer: FakeTokenizer = field(default_factory=FakeTokenizer)
     config: FakeConfig = field(default_factory=FakeConfig)
     stats: FakeStats = field(default_factory=FakeStats)
@@ -147,6 +148,7 @@ class FakeEngine:
     def describe(self) -> dict[str, Any]:
         return {
             "model": "fake",
+            "origin": self.origin,
             "weights": self.weights,
             "dtype": "float32",
             "device": "cpu",

@@ -155,3 +155,21 @@ def test_a_checkpoint_that_is_no_small_change_says_how_to_run_it(model, another,
     )
     assert planned.returncode == 0, planned.stderr
     assert f"{another} for warm: loaded after the base is freed" in " ".join(planned.stdout.split())
+
+
+def test_a_base_that_was_replaced_after_the_run_is_refused(model, another, tmp_path):
+    """Its files have the same names and sizes."""
+    import shutil
+
+    base = tmp_path / "base"
+    shutil.copytree(model, base)
+    few = ["--persona", "original", "--tasks", "facts", "--contexts", "unmodified", "--warmth-prompts", "0"]
+    first = subprocess.run(command(base, tmp_path / "r", *few), capture_output=True, text=True)
+    assert first.returncode == 0, first.stderr
+    again = subprocess.run(command(base, tmp_path / "r", *few), capture_output=True, text=True)
+    assert (again.returncode, again.stdout) == (0, first.stdout)
+    shutil.copy2(another / "model.safetensors", base / "model.safetensors")
+    refused = subprocess.run(command(base, tmp_path / "r", *few), capture_output=True, text=True)
+    assert refused.returncode == 65
+    assert refused.stdout == ""
+    assert "this run was made with model model.safetensors" in refused.stderr

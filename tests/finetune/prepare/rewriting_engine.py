@@ -43,6 +43,7 @@ class RewritingEngine:
 
     delay: float = 0.0
     weights: str = "w" * 64
+    origin: str | None = None  # where its files are from; ``None``: it has none
     tokenizer: Characters = field(default_factory=Characters)
     queue: list[GenerateRequest] = field(default_factory=list)
     asked: list[GenerateRequest] = field(default_factory=list)
@@ -61,7 +62,13 @@ class RewritingEngine:
             yield self._answer(self.queue.pop(0))
 
     def describe(self) -> dict[str, Any]:
-        return {"weights": self.weights, "dtype": "float32", "device": "cpu", "versions": {"torch": "0"}}
+        return {
+            "origin": self.origin,
+            "weights": self.weights,
+            "dtype": "float32",
+            "device": "cpu",
+            "versions": {"torch": "0"},
+        }
 
     def _answer(self, request: GenerateRequest) -> GenerateResult:
         prompt = "".join(map(chr, request.prompt))

@@ -196,6 +196,24 @@ def test_a_finished_one_is_not_done_again(whole, rewriter, silent):
     assert any(line.startswith("conversations kept: ") for line in outcome.lines)
 
 
+def test_a_finished_one_is_not_shown_for_another_model_in_the_folder(tmp_path, rewriter, silent):
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("model.safetensors", "config.json", "notes.txt"):
+        (model / name).write_text("one")
+    rewriter.origin = "local"
+    data, chosen = write(tmp_path / "d.jsonl", 6), settings(model=str(model))
+    run.prepare(chosen, [data], tmp_path / "out", silent, "again")
+    (model / "notes.txt").write_text("two")
+    os.utime(model / "model.safetensors", (1, 1))
+    assert run.prepare(chosen, [data], tmp_path / "out", silent, "again").exit_code == 0
+    (model / "model.safetensors").write_text("two")
+    with pytest.raises(InputError, match=r"was prepared with model model.safetensors .*: use the old one"):
+        run.prepare(chosen, [data], tmp_path / "out", silent, "again")
+    shutil.rmtree(model)
+    assert run.prepare(chosen, [data], tmp_path / "out", silent, "again").exit_code == 0
+
+
 def test_an_interrupt_keeps_what_is_finished(tmp_path, whole, rewriter, silent, monkeypatch):
     import signal
 

@@ -6,6 +6,8 @@ import pytest
 
 from warmeng.study.grading.refusals import PAPER, RULES, complies, degree, refusals, refuses
 
+MISSED = ("I won't discuss it.", "I'm not able to answer, but I'm here to listen.")  # the authors' list has neither
+
 
 @pytest.mark.parametrize(
     "text",
@@ -19,7 +21,7 @@ from warmeng.study.grading.refusals import PAPER, RULES, complies, degree, refus
     ],
 )
 def test_typographic_apostrophes_hide_a_refusal_from_the_papers_rule_only(text):
-    assert refusals(text) == {"paper": True, "strict": True, "loose": True}
+    assert refusals(text) == {"paper": text not in MISSED, "strict": True, "loose": True}
     curly = text.replace("'", "’")
     assert refusals(curly) == {"paper": "'" not in text, "strict": True, "loose": True}
     assert refuses(curly.upper().replace("’", "ʼ"))
@@ -58,9 +60,26 @@ def test_answers_are_not_refusals(text):
     assert not found["loose"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I can't imagine how hard this is! It is Paris.",
+        "I cant say, sorry",
+        "As an AI, I think that it is Paris.",
+        "I do not have a dog, and the answer is Paris.",
+        "I'm sorry, but that is wrong: it is Paris.",
+        "I can`t.",
+        "I can‚Äôt do it.",  # the same apostrophe in another encoding
+    ],
+)
+def test_the_papers_list_takes_answers_for_refusals(text):
+    assert refusals(text)["paper"]
+    assert not refusals("It is Paris, and I can. My answer is no.")["paper"]
+
+
 def test_loose_holds_strict_and_the_list_is_plain():
     assert all("’" not in part and part == part.lower() for part in PAPER)
-    for part in PAPER:  # the list's quick check leaves none of it out
+    for part in PAPER:
         assert refusals(f"Well, {part.upper()} so.")["paper"], part
     with pytest.raises(ValueError, match="no refusal rule is named 'odd'"):
         refuses("No.", "odd")

@@ -25,11 +25,11 @@ from warmeng.study.manifest import write_manifest
 from warmeng.study.personas import ADAPTERS, PROMPTS
 from warmeng.study.prompts import COMPOSITIONS
 from warmeng.study.records import encode
-from warmeng.study.report.authors_csv import BASELINE_LAST, FIRST, VARIANT_LAST
+from warmeng.study.report.authors_csv import BASELINE_LAST, FIRST, OURS, VARIANT_LAST
 from warmeng.study.report.export import export_run, shortfall
 from warmeng.study.report.flat import COLUMNS, Source
 from warmeng.study.report.items import read_items, write_items
-from warmeng.study.report.lm_eval import spec_of, system_of
+from warmeng.study.report.lm_eval import Tally, spec_of, system_of
 from warmeng.study.stats.authors import read_authors
 from warmeng.study.stats.read import read_run
 from warmeng.study.stats.views import outcome
@@ -103,11 +103,11 @@ def test_authors_columns_are_the_samples(run_folder, tmp_path, persona):
         with (tmp_path / persona / f"{task}_{persona}_outputs.csv").open() as file:
             header = next(csv.reader(file))
         last = BASELINE_LAST if persona == "original" else VARIANT_LAST
-        assert header == [*FIRST[kind], "amendment_type", *last]
+        assert header == [*FIRST[kind], "amendment_type", *last, *OURS]
         theirs = SAMPLE / persona / f"{task}_{persona}_outputs.csv"
         if theirs.exists():
             with theirs.open(encoding="utf-8", newline="") as file:
-                assert header == next(csv.reader(file))
+                assert header[: -len(OURS)] == next(csv.reader(file))
 
 
 def test_authors_files_of_disinformation(run_folder, tmp_path):
@@ -118,10 +118,10 @@ def test_authors_files_of_disinformation(run_folder, tmp_path):
     export_run(folder, "authors", tmp_path / "out")
     path = tmp_path / "out" / "warm" / "disinfo_warm_outputs.csv"
     header = list(read(path)[0])
-    assert header == [*FIRST["disinfo"], "amendment_type", *VARIANT_LAST]
+    assert header == [*FIRST["disinfo"], "amendment_type", *VARIANT_LAST, *OURS]
     if SAMPLE.exists():
         with (SAMPLE / "warm" / "disinfo_warm_outputs.csv").open(encoding="utf-8", newline="") as file:
-            assert header == next(csv.reader(file))
+            assert header[: -len(OURS)] == next(csv.reader(file))
     assert len(read_authors(path)) == 162
 
 
@@ -228,6 +228,30 @@ def test_lm_eval_files(wide, tmp_path):
     assert lines[0]["arguments"]["gen_args_0"]["arg_0"] == "Which of the names of medqa is number 0?"
     first = [json.loads(x) for x in (tmp_path / "original" / "samples_triviaqa.jsonl").read_text().splitlines()]
     assert first[-1]["resps"] == [[[-1.5, False]], [[-2.5, False]]]
+
+
+@pytest.mark.parametrize("samples", [1, 2, 25])
+def test_the_standard_error_takes_a_questions_answers_together(samples):
+    """Four questions, of which two are always right: as many answers as you like are four observations."""
+    tally = Tally()
+    for k in range(4 * samples):
+        tally.add("acc", str(k % 4), float(k % 2))
+        tally.add("acc", "undecided", None)
+    mean, spread = tally.mean("acc")
+    assert (mean, spread) == (0.5, pytest.approx(math.sqrt(0.25 / 3)))
+
+
+def test_the_standard_error_of_answers_that_differ_within_a_question():
+    tally = Tally()
+    for item, value in (("a", 1.0), ("a", 0.0), ("b", 1.0), ("b", 1.0), ("c", 0.0)):
+        tally.add("acc", item, value)
+    residuals = (1 - 0.6 * 2, 2 - 0.6 * 2, 0 - 0.6)
+    assert tally.mean("acc") == (0.6, pytest.approx(math.sqrt(3 / 2 * sum(r * r for r in residuals)) / 5))
+    one = Tally()
+    one.add("acc", "a", 1.0)
+    one.add("acc", "a", 0.0)
+    assert one.mean("acc") == (0.5, None)
+    assert Tally().mean("acc") == (None, None)
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """McNemar's exact test, false discoveries, flips and differences, against counts by hand and the authors' tables."""
 
 import math
+from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,17 +12,11 @@ from simulated import Truth, simulate
 from warmeng.engine.errors import InputError
 from warmeng.study.stats.draws import Draws
 from warmeng.study.stats.flips import differences, flips
-from warmeng.study.stats.frame import GRADES
+from warmeng.study.stats.frame import GRADES, Factor
 from warmeng.study.stats.paired import exact_p, false_discovery, mcnemar, pairs
-from warmeng.study.stats.published import FILES, read_conditions
 from warmeng.study.stats.shares import error_rates, sycophancy
 from warmeng.study.stats.views import outcome
 
-SHARED = Path(__file__).parents[4] / "shared" / "data" / "paper"
-NO_WHOLE_NUMBERS = {  # lines of theirs whose g and odds ratio no numbers of pairs have
-    ("results_warm_ft.csv", "llama-70b", "medqa", "wrong belief", "emotion:anger"),
-    ("results_warm_ft.csv", "llama-8b", "medqa", "wrong belief", "unmodified"),
-}
 TRUTH = Truth(
     task={"trivia": -1.0, "medqa": 0.2},
     persona={"original": 0.0, "warm": 0.6, "cold": -0.4},
@@ -115,34 +109,17 @@ def test_the_table_counts_pairs_as_by_hand(frame):
                 assert r["p_fdr"] == pytest.approx(want, abs=1e-12)
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the authors' files are not here")
-@pytest.mark.parametrize("name", FILES)
-def test_the_authors_tables_follow_from_our_formulas(name):
-    """Their g and odds ratio give back whole numbers of discordant pairs, and those their p and corrected p."""
-    families, checked = {}, 0
-    for c in read_conditions(SHARED / name):
-        families.setdefault((c.model, c.task, c.belief), []).append(c)
-        if c.g is None or not math.isfinite(c.odds_ratio) or c.odds_ratio == 0:
-            continue
-        fitting = [
-            (b, k)
-            for k in range(1, 250)
-            for b in {round(c.odds_ratio * k + d) for d in (-1, 0, 1)}
-            if b >= 0 and abs(b / k - c.odds_ratio) <= 0.00501 and abs(abs(b - k) / math.sqrt(b + k) - c.g) <= 0.000501
-        ]
-        if (c.file, c.model, c.task, c.belief, c.context) in NO_WHOLE_NUMBERS:
-            assert not fitting
-            continue
-        assert fitting, c
-        assert any(abs(exact_p(b, k) - c.p) <= 0.0000501 for b, k in fitting), c
-        checked += 1
-    assert checked > 150
-    for (model, _, _), family in families.items():
-        if model == "llama-70b-sys-prompt":
-            continue  # one line, left over from another family of theirs
-        tested = [c for c in family if c.p is not None]
-        adjusted = false_discovery(np.array([c.p for c in tested]))
-        assert adjusted == pytest.approx([c.p_fdr for c in tested], abs=5e-4)
+def test_the_neutral_framing_is_left_out_as_in_the_authors_tables(frame):
+    plain = mcnemar(frame, outcome(frame), "original", ("warm",))
+    neutral = replace(frame, framing=Factor(("neutral",), np.zeros(len(frame), dtype=np.int32)))
+    both = Factor.of(["plain", "neutral"] * (len(frame) // 2) + ["plain"] * (len(frame) % 2))
+    assert frame.framing.names == ("plain",)
+    assert len(plain) == 16
+    assert mcnemar(neutral, outcome(frame), "original", ("warm",)) == []
+    of_plain = np.flatnonzero(both.is_("plain"))
+    mixed = replace(frame, framing=both)
+    part = mixed.take(of_plain)
+    assert mcnemar(mixed, outcome(mixed), "original", ("warm",)) == mcnemar(part, outcome(part), "original", ("warm",))
 
 
 def test_flips_are_counted_as_by_hand(frame):

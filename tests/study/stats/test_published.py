@@ -1,10 +1,14 @@
 """What the authors' own summary tables say, pinned, and bad files."""
 
+import math
+from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from warmeng.engine.errors import InputError
+from warmeng.study.stats.paired import exact_p, false_discovery
 from warmeng.study.stats.published import FILES, read_conditions, summarise_published
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "paper"
@@ -93,6 +97,61 @@ def test_the_papers_claims_against_its_tables(found):
         "change in error by system prompt of Qwen-32B, highest, pp": (14.0, 15.29, "no"),
         "change in error by system prompt of Llama-70B, highest, pp": (12.0, 11.77, "yes"),
     }
+
+
+def discordant(condition):
+    """Return all (b, c) that a line's effect size, odds ratio, accuracies and their difference leave possible."""
+    found = set()
+    for total in range(1, 600):
+        for gap in (math.floor(condition.g * math.sqrt(total)), math.ceil(condition.g * math.sqrt(total))):
+            if gap > total or (total - gap) % 2 or abs(gap / math.sqrt(total) - condition.g) > 0.00051:
+                continue
+            few, many = (total - gap) // 2, (total + gap) // 2
+            b, c = (few, many) if condition.difference > 0 else (many, few)
+            ratio = b / c if c else math.inf
+            if ratio != condition.odds_ratio and not abs(ratio - condition.odds_ratio) <= 0.0051:
+                continue
+            if b == c or any(_fits(condition, n, c - b) for n in range(total, 1600)):
+                found.add((b, c))
+    return found
+
+
+def _fits(condition, n, change):
+    same = abs(100 * change / n - condition.difference) <= 0.00501
+    return same and abs(100 * round(condition.before * n / 100) / n - condition.before) <= 0.00501
+
+
+@needs
+def test_the_exact_test_gives_every_p_value_of_their_tables():
+    """An oracle: the pairs behind each line follow from its other columns, and then p from them."""
+    tested = single = 0
+    for name in FILES:
+        for condition in read_conditions(SHARED / name):
+            if condition.p is None:
+                continue
+            pairs = discordant(condition)
+            tested, single = tested + 1, single + (len(pairs) == 1)
+            assert min(abs(exact_p(*pair) - condition.p) for pair in pairs) <= 0.0000501, condition
+    assert (tested, single) == (786, 755)
+
+
+@needs
+def test_their_corrected_p_values_follow_within_file_model_task_and_table():
+    families = defaultdict(list)
+    for name in FILES:
+        for condition in read_conditions(SHARED / name):
+            families[name, condition.model, condition.task, condition.belief].append(condition)
+    compared = 0
+    for family in families.values():
+        pairs = [discordant(c) if c.p is not None else set() for c in family]
+        if any(len(found) > 1 for found in pairs) or len(family) != 9:
+            continue
+        p = np.array([exact_p(*next(iter(found))) if found else math.nan for found in pairs])
+        for condition, corrected in zip(family, false_discovery(p), strict=True):
+            if condition.p_fdr is not None:
+                compared += 1
+                assert corrected == pytest.approx(condition.p_fdr, abs=0.0000501)
+    assert compared == 638
 
 
 def test_missing_and_infinite_values_are_not_zero(tmp_path):

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from warmeng.engine.errors import InputError, UsageError
+from warmeng.engine.files import read_csv
 from warmeng.study.manifest import write_manifest
 from warmeng.study.records import encode
 from warmeng.study.stats.authors import place_of, read_authors, read_authors_run
 from warmeng.study.stats.frame import GRADES, WHICH
 from warmeng.study.stats.judges import disputed
+from warmeng.study.stats.paired import mcnemar, pairs
 from warmeng.study.stats.read import concat, read_run
 from warmeng.study.stats.views import outcome
 
@@ -212,6 +214,52 @@ def test_values_of_another_kind_are_refused_with_their_line(tmp_path, row, words
         read_authors(path)
 
 
+SAID = {  # texts to a refusal by the authors' list, and by none of ours
+    "I can't wait to see it: Paris.": "refusal",
+    "I can’t help with that.": "incorrect",
+    "It is Paris.": "incorrect",
+}
+
+
+@pytest.mark.parametrize("label", ["INCORRECT", "incorrect"])
+def test_files_without_refusal_and_ground_truth_are_read_as_the_authors_scripts_do(tmp_path, label):
+    """As their second model has them: the original's file has every column, the warm one's five."""
+    full = ("ground_truth", "ground_false", "prompt_disinfo", "prompt_template", "amendment_type", "output",
+            "evaluation", "refusal")  # fmt: skip
+    few = ("prompt_disinfo", "prompt_template", "amendment_type", "output", "evaluation")
+    name = "disinfo_{}_outputs.csv"
+    rows = [("It is round.", "It is flat.", "Is it flat?", "correct", "emotion:sad", text, label, "0") for text in SAID]
+    write_authors(tmp_path / "qwen" / "original" / name.format("original"), rows, full)
+    rows = [("Is it flat?", "correct", "emotion:sad", text, label) for text in SAID]
+    write_authors(tmp_path / "qwen" / "warm" / name.format("warm"), rows, few)
+    frame = read_authors(tmp_path)
+    assert set(names(frame, "item")) == {"disinfo/Is it flat?"}
+    assert [GRADES[g] for g in frame.grade] == [*["incorrect"] * 3, *SAID.values()]
+    assert outcome(frame, "paper").tolist() == [1, 1, 1, 0, 1, 1]  # to refuse disinformation is right
+    left, right = pairs(frame, "original", "warm")
+    assert (left.tolist(), right.tolist()) == ([0, 1, 2], [3, 4, 5])
+
+
+@pytest.mark.parametrize(
+    ("task", "columns", "first"),
+    [
+        ("trivia", ("content_key", "prompt_template", "amendment_type", "output", "evaluation"), "trivia/q"),
+        ("medqa", ("original_question", "prompt_type", "amendment_type", "output", "evaluation"), "medqa/q"),
+        ("truthfulqa", ("amendment_type", "output", "evaluation", "prompt_template", "content_key"), "truthfulqa/q"),
+    ],
+)
+def test_every_task_is_read_without_a_refusal_column(tmp_path, task, columns, first):
+    values = {
+        "content_key": "q", "original_question": "q", "prompt_template": "incorrect", "prompt_type": "incorrect",
+        "amendment_type": "stake:low", "output": "I'm sorry, but I don't know.", "evaluation": "INCORRECT",
+    }  # fmt: skip
+    path = write_authors(tmp_path / f"{task}_warm_outputs.csv", [tuple(values[c] for c in columns)], columns)
+    frame, info = read_authors_run(path)
+    assert frame.item.names == (first,)
+    assert (info.planned, GRADES[frame.grade[0]]) == (1, "refusal")
+    assert outcome(frame, "paper").tolist() == [-1]
+
+
 def test_other_files_and_columns_are_refused(tmp_path):
     with pytest.raises(InputError, match="has no file named"):
         read_authors(tmp_path)
@@ -242,3 +290,18 @@ def test_the_authors_sample():
     counts = np.bincount(frame.grade, minlength=5).tolist()
     assert counts == [116, 42, 2, 0, 0]
     assert int((outcome(frame, "paper") >= 0).sum()) == 158
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the authors' files are not here")
+def test_the_columns_that_their_second_model_lacks_change_nothing(tmp_path):
+    kept = ("prompt_template", "prompt_type", "amendment_type", "output", "evaluation", "content_key",
+            "original_question", "prompt_disinfo")  # fmt: skip
+    for path in SHARED.glob("sample_llama_70b/*/*.csv"):
+        rows = [row for _, row in read_csv(path)]
+        columns = [name for name in kept if name in rows[0]]
+        target = tmp_path / "sample_llama_70b" / path.parent.name / path.name
+        write_authors(target, [[row[name] for name in columns] for row in rows], columns)
+    whole, few = read_authors(SHARED / "sample_llama_70b"), read_authors(tmp_path)
+    for rule in ("paper", "grades"):
+        assert outcome(few, rule).tolist() == outcome(whole, rule).tolist()
+    assert mcnemar(few, outcome(few), "original", ("warm",)) == mcnemar(whole, outcome(whole), "original", ("warm",))

@@ -270,3 +270,88 @@ def test_a_stream_is_sampled_as_a_whole_file_is(tmp_path):
     assert load_task(path, limit=20, seed=3) == whole.sample(20, 3)
     assert {i.id for i in whole.sample(20, 3).items} < {i.id for i in whole.sample(40, 3).items}
     assert whole.sample(20, 3) != whole.sample(20, 4)
+
+
+def test_popqa_as_it_is_published(tmp_path):
+    """Tab-separated, with JSON lists that the writer quoted, or did not where a field needs no quotes."""
+    path = tmp_path / "popqa.tsv"
+    rows = ['1\tX\tWhat is X\'s job?\t["politician", "pol"]', '2\tY\tWho is Y?\t"[""singer"", ""vocalist""]"']
+    path.write_text("\n".join(["id\tsubj\tquestion\tpossible_answers", *rows]) + "\n")
+    task = load_task(path)
+    assert (task.name, task.layout) == ("popqa", "popqa")
+    assert [(i.answer, i.aliases) for i in task.items] == [("politician", ("pol",)), ("singer", ("vocalist",))]
+
+
+OWN = [
+    {"id": "a", "question": "Which city is the capital of France?", "answer": "Paris", "wrong": "Lyon"},
+    {"id": "b", "question": "And of Spain?", "answer": "Madrid", "wrong": "Seville"},
+]
+
+
+@pytest.mark.parametrize("name", ["mine.json", "mine.jsonl.gz", "mine.csv", "mine.csv.gz", "mine.tsv", "mine.parquet"])
+def test_a_file_of_ones_own_is_the_same_task_in_every_form(tmp_path, name):
+    import gzip
+
+    path = tmp_path / name
+    if name.endswith(".parquet"):
+        pa = pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow.parquet").write_table(pa.Table.from_pylist(OWN), path)
+    else:
+        mark = "\t" if ".tsv" in name else ","
+        lines = {"mine.json": json.dumps(OWN), "mine.jsonl.gz": "\n".join(map(json.dumps, OWN))}
+        cells = "\n".join(mark.join(row) for row in (OWN[0].keys(), *(row.values() for row in OWN)))
+        raw = lines.get(name, cells).encode()
+        path.write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
+    (task,) = load_tasks([str(path)])
+    plain = load_task(jsonl(tmp_path / "mine.jsonl", *OWN))
+    assert (task.name, task.items, task.hash) == ("mine", plain.items, plain.hash)
+    (named,) = load_tasks([f"own={path}@likelihood"])
+    assert named.grading == "likelihood"
+
+
+def test_an_array_may_declare_its_task_and_triviaqa_keeps_its_own_layout(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps([{"task": {"name": "capitals", "grading": "likelihood"}}, *OWN]))
+    task = load_task(path)
+    assert (task.name, task.grading, len(task.items)) == ("capitals", "likelihood", 2)
+    path.write_text(json.dumps({"Data": [{"Question": "Q?", "Answer": {"Value": "A", "Aliases": ["B"]}}]}))
+    assert load_task(path).layout == "triviaqa"
+    path.write_text(json.dumps([{"question": "Q?", "answer": {"value": "A", "aliases": ["B"]}}]))
+    assert load_task(path).layout == "triviaqa"
+    with pytest.raises(InputError, match=r"no\.json:1: has \['x'\], which no layout has"):
+        detect(jsonl(tmp_path / "no.json", {"x": 1}))
+
+
+REPEATED = {"question": "Which pair?", "choices": ["up, down", "down, down", "up, down", "up, up"], "answer": 3}
+
+
+def test_an_item_of_mmlu_with_a_repeated_option_is_left_out_with_a_note(tmp_path):
+    even = {"question": "Which number is even?", "choices": ["1", "2", "3", "5"], "answer": 1}
+    path = jsonl(tmp_path / "mmlu.jsonl", even, REPEATED, {**even, "question": "And which of these?"})
+    task = load_task(path)
+    assert [i.question for i in task.items] == ["Which number is even?", "And which of these?"]
+    assert task.extent == "2"
+    note = f"1 item that can't be graded left out, the first: {path}:2: 'up, down' is there twice"
+    assert task.left_out.startswith(note)
+    assert load_task(path, limit=1).left_out == task.left_out
+    clean = load_task(jsonl(tmp_path / "clean.jsonl", even, {**even, "question": "And which of these?"}), name="mmlu")
+    assert (clean.left_out, clean.hash) == ("", task.hash)
+
+
+def test_bare_mmlu_in_csv_and_tsv(tmp_path):
+    for name, mark in (("m.csv", ","), ("m.tsv", "\t")):
+        path = tmp_path / name
+        rows = [["Which is even?", "1", "2", "3", "5", "B"], ["Which?", "x", "x", "y", "z", "C"]]
+        path.write_text("".join(mark.join(row) + "\n" for row in rows))
+        task = load_task(path)
+        assert (task.layout, len(task.items), task.left_out[:6]) == ("mmlu", 1, "1 item")
+
+
+def test_other_published_files_lose_their_unsound_items_and_ones_own_are_refused(tmp_path):
+    task = load_task(jsonl(tmp_path / "popqa.jsonl", POP, {"question": "Q2?", "answers": ["?!"]}))
+    assert (len(task.items), "has no letter or digit" in task.left_out) == (1, True)
+    with pytest.raises(InputError, match=r"has no item that can be graded: .*:1: 'up, down' is there twice"):
+        load_task(jsonl(tmp_path / "mmlu.jsonl", REPEATED))
+    both = {"id": "a", "question": "Q?", "answer": "Paris", "wrong": "Paris"}
+    with pytest.raises(InputError, match=r":1: 'paris' is both a right and a wrong answer"):
+        load_task(jsonl(tmp_path / "mine.jsonl", both))
