@@ -67,10 +67,10 @@ class Slot:
         found = read_lengths(self.count(many))
         return [Lengths(min(x.prompt, 12), min(x.answer, 2)) for x in found] if self.tiny else found
 
-    def engine(self, fast: bool = False, most: int | None = None, adapters: int = 2) -> Engine:
-        """Make an engine on the shared weights, with random adapters."""
+    def engine(self, fast: bool = False, most: int | None = None, adapters: int = 2, block: int = 16) -> Engine:
+        """Make an engine on the shared weights, with random adapters and cache blocks of so many slots."""
         small = {"kv_bytes": 4 * 2**20, "max_batched_tokens": 64} if self.tiny else {}
-        settings = EngineSettings(fast=fast, max_num_seqs=most, **small)
+        settings = EngineSettings(fast=fast, max_num_seqs=most, block_size=block, **small)
         engine = Engine.random(self.config, device=self.device, settings=settings, weights=self.base())
         for i, name in enumerate(PERSONAS[:adapters]):
             engine.add_random_adapter(name, 8, i + 1)
@@ -238,6 +238,14 @@ def fast(slot: Slot) -> dict[str, Any]:
     return _mode(slot, fast=True)
 
 
+def blocks(slot: Slot) -> dict[str, Any]:
+    """The headline with cache blocks of 32 slots, from which the memory accelerator brings keys and values."""
+    engine = slot.engine(block=32)
+    _warm(slot, engine, 3)
+    run = _run(slot, engine, "blocks of 32, personas, 1,024 at once", 1024, 3, 0.8)
+    return {"engine": engine.describe(), "runs": [run]}
+
+
 def invariance(slot: Slot) -> dict[str, Any]:
     """Answers of some requests alone, and among 44 to 1,024: every bit of their log-probabilities."""
     engine = slot.engine()
@@ -385,5 +393,5 @@ def grade(slot: Slot) -> dict[str, Any]:
 
 
 STAGES: dict[str, Stage] = {
-    s.__name__: s for s in (roofline, deterministic, invariance, oracle, fast, grade, huggingface, kernels)
+    s.__name__: s for s in (roofline, deterministic, blocks, invariance, oracle, fast, grade, huggingface, kernels)
 }

@@ -21,6 +21,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 FIELDS = 6  # of a segment: first query row, query tokens, context length, hole (first, stop), row of the block table
 
@@ -42,6 +43,7 @@ class Tiling:
     decode: AttentionTile
     prefill: AttentionTile
     chunk: int  # slots; a multiple of both block_n
+    tma: bool = False  # the device has a tensor memory accelerator (Hopper and later)
 
 
 def tiling(head_size: int, fast: bool, capability: int, chunk: int = 2048) -> Tiling:
@@ -51,17 +53,18 @@ def tiling(head_size: int, fast: bool, capability: int, chunk: int = 2048) -> Ti
     token that was decoded would have other bits than the same token prefilled. Widths and warps are those that keep
     everything in registers.
     """
+    hopper = capability >= 90
     if head_size > 128:  # the accumulator of 64 rows takes the registers of eight warps
         both = AttentionTile(64, 32, 8, 2)
-        return Tiling(AttentionTile(16, 32, 4, 2) if fast else both, both, chunk)
+        return Tiling(AttentionTile(16, 32, 4, 2) if fast else both, both, chunk, hopper)
     if fast:
-        block_n = 64 if capability >= 90 or head_size <= 64 else 32
+        block_n = 64 if hopper or head_size <= 64 else 32
         # Ampere's assembler spills one of these at three stages: it wants seven blocks at once, not the registers.
-        shallow = capability < 90 and head_size <= 64
-        return Tiling(AttentionTile(16, block_n, 4, 2 if shallow else 3), AttentionTile(128, block_n, 8, 3), chunk)
+        decode = AttentionTile(16, block_n, 4, 3 if hopper or head_size > 64 else 2)
+        return Tiling(decode, AttentionTile(128, block_n, 8, 3), chunk, hopper)
     # With 32 keys three programs fit on a multiprocessor, with 64 two: 113 against 126 us for 256 sequences (H200).
-    block_n = 64 if capability < 90 and head_size <= 64 else 32
-    return Tiling(AttentionTile(64, block_n, 4, 2 if capability >= 90 else 3), AttentionTile(128, block_n, 8, 3), chunk)
+    block_n = 64 if not hopper and head_size <= 64 else 32
+    return Tiling(AttentionTile(64, block_n, 4, 2 if hopper else 3), AttentionTile(128, block_n, 8, 3), chunk, hopper)
 
 
 @dataclass(frozen=True)
@@ -98,9 +101,11 @@ def cut(
 def _walk(
     total, peak, weight, q, table, k_cache, v_cache, start, stop, last, hole_first, hole_stop, context, kv_head,
     scale, KEYS: tl.constexpr, SIZE: tl.constexpr, WIDTH: tl.constexpr, CACHE_BLOCK: tl.constexpr,
-    BLOCK_N: tl.constexpr, MASKED: tl.constexpr,
+    BLOCK_N: tl.constexpr, MASKED: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
     """Take the slots from ``start`` to ``stop`` into the running softmax of the tile's rows.
+
+    With ``TMA``, k_cache and v_cache are descriptors of [blocks * keys * CACHE_BLOCK, SIZE]; a tile lies in one block.
 
     With a mask and without, a slot must give the same bits. Left to itself the compiler rounds the scaled score less
     the peak once where nothing lies between, and twice where the mask does, so the launch forbids it to fuse them.
@@ -112,13 +117,17 @@ def _walk(
         there = n < context
         if MASKED:
             there &= (n < hole_first) | (n >= hole_stop)
-        block = tl.load(table + n // CACHE_BLOCK, mask=n < context, other=0).to(tl.int64)
-        at = ((block * KEYS + kv_head) * CACHE_BLOCK + n % CACHE_BLOCK)[:, None] * SIZE + d[None, :]
-        if MASKED or WIDTH != SIZE:
-            load = there[:, None] & d_in[None, :]
-            k = tl.load(k_cache + at, mask=load, other=0.0)
+        if TMA:
+            row = (tl.load(table + first // CACHE_BLOCK) * KEYS + kv_head) * CACHE_BLOCK + first % CACHE_BLOCK
+            k = k_cache.load([row, 0])
         else:
-            k = tl.load(k_cache + at)
+            block = tl.load(table + n // CACHE_BLOCK, mask=n < context, other=0).to(tl.int64)
+            at = ((block * KEYS + kv_head) * CACHE_BLOCK + n % CACHE_BLOCK)[:, None] * SIZE + d[None, :]
+            if MASKED or WIDTH != SIZE:
+                load = there[:, None] & d_in[None, :]
+                k = tl.load(k_cache + at, mask=load, other=0.0)
+            else:
+                k = tl.load(k_cache + at)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
         if MASKED:
             scores = tl.where(there[None, :] & (n[None, :] <= last[:, None]), scores, -float("inf"))
@@ -127,7 +136,9 @@ def _walk(
         p = tl.exp2(scores - base[:, None])
         fade = tl.exp2(peak - base)
         weight = weight * fade + tl.sum(p, 1)
-        if MASKED or WIDTH != SIZE:
+        if TMA:
+            v = v_cache.load([row, 0])
+        elif MASKED or WIDTH != SIZE:
             load = there[:, None] & d_in[None, :]
             v = tl.load(v_cache + at, mask=load, other=0.0)
         else:
@@ -139,10 +150,11 @@ def _walk(
 
 @triton.jit(do_not_specialize=["table_stride", "tokens"])
 def _paged_attention(
-    q, k_cache, v_cache, out, part_out, part_sums, segments, tables, tiles,
+    q, k_cache, v_cache, k_blocks, v_blocks, out, part_out, part_sums, segments, tables, tiles,
     scale, table_stride, tokens,
     HEADS: tl.constexpr, KEYS: tl.constexpr, SIZE: tl.constexpr, WIDTH: tl.constexpr, CACHE_BLOCK: tl.constexpr,
     CHUNK: tl.constexpr, CHUNKED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, FIELDS: tl.constexpr,
+    TMA: tl.constexpr,
 ):  # fmt: skip
     GROUP: tl.constexpr = HEADS // KEYS
     kv_head, tile, chunk = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -173,12 +185,12 @@ def _paged_attention(
     seen = tl.minimum(context - queries + tl.min(row) // GROUP + 1, end)
     whole = start + tl.maximum(tl.minimum(seen, hole_first) - start, 0) // BLOCK_N * BLOCK_N
     total, peak, weight = _walk(
-        total, peak, weight, rows, table, k_cache, v_cache, start, whole, last, hole_first, hole_stop, context, kv_head,
-        scale, KEYS, SIZE, WIDTH, CACHE_BLOCK, BLOCK_N, False,
+        total, peak, weight, rows, table, k_blocks, v_blocks, start, whole, last, hole_first, hole_stop, context,
+        kv_head, scale, KEYS, SIZE, WIDTH, CACHE_BLOCK, BLOCK_N, False, TMA,
     )  # fmt: skip
     total, peak, weight = _walk(
         total, peak, weight, rows, table, k_cache, v_cache, whole, end, last, hole_first, hole_stop, context, kv_head,
-        scale, KEYS, SIZE, WIDTH, CACHE_BLOCK, BLOCK_N, True,
+        scale, KEYS, SIZE, WIDTH, CACHE_BLOCK, BLOCK_N, True, False,
     )  # fmt: skip
     if CHUNKED:
         part = chunk.to(tl.int64) * tokens * HEADS + place
@@ -235,11 +247,14 @@ def attention(
     for which, tile in ((plan.decode, tiles.decode), (plan.prefill, tiles.prefill)):
         if not len(which):
             continue
+        # Whole tiles that lie in one block come through the memory accelerator; others, and masked ones, by themselves.
+        tma = tiles.tma and block_size % tile.block_n == 0 and width == size
+        blocks = (_described(c, tile.block_n) for c in (k_cache, v_cache)) if tma else (k_cache, v_cache)
         _paged_attention[(keys, len(which), plan.chunks)](
-            q, k_cache, v_cache, out, parts, sums, plan.segments, plan.tables, which,
+            q, k_cache, v_cache, *blocks, out, parts, sums, plan.segments, plan.tables, which,
             scale / math.log(2), plan.tables.shape[1], tokens,
             HEADS=heads, KEYS=keys, SIZE=size, WIDTH=width, CACHE_BLOCK=block_size, CHUNK=tiles.chunk,
-            CHUNKED=plan.chunks > 1, BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, FIELDS=FIELDS,
+            CHUNKED=plan.chunks > 1, BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, FIELDS=FIELDS, TMA=tma,
             num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=False,
         )  # fmt: skip
     if plan.chunks > 1:
@@ -247,6 +262,12 @@ def attention(
             parts, sums, out, lengths, tokens, HEADS=heads, SIZE=size, WIDTH=width, CHUNK=tiles.chunk, num_warps=1
         )
     return out
+
+
+def _described(cache: Tensor, height: int) -> TensorDescriptor:
+    """Return what the memory accelerator reads tiles [height, size] of a cache [blocks, keys, block_size, size] by."""
+    size = cache.shape[-1]
+    return TensorDescriptor(cache, [cache.numel() // size, size], [size, 1], [height, size])
 
 
 def attention_plain(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: PagedPlan, scale: float) -> Tensor:
