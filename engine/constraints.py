@@ -1,9 +1,12 @@
-"""Constrained decoding through ``llguidance``: one token-mask call for the whole batch."""
+"""Constrained decoding through ``llguidance``: one token-mask call for the whole batch.
+
+It is told what bytes each token stands for, so it needs no file and no kind of tokenizer of its own.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -12,6 +15,8 @@ import torch
 from torch import Tensor
 
 from warmeng.engine.request import Constraint, RequestError
+
+_BEFORE = "\x02"  # a character that no tokenizer joins with the next one
 
 
 @dataclass
@@ -34,13 +39,28 @@ class Matcher:
 class ConstraintCompiler:
     """Builds matchers for one tokenizer."""
 
-    def __init__(self, tokenizer_json: str, vocab_size: int, end_token: int) -> None:
-        """``tokenizer_json`` is the text of the checkpoint's tokenizer.json; ``vocab_size`` the width of the logits."""
+    def __init__(
+        self,
+        vocabulary: Sequence[bytes],
+        control: Collection[int],
+        ends: Sequence[int],
+        width: int,
+        encode: Callable[[str], list[int]],
+    ) -> None:
+        """Take what each token id adds to a text, which ids are control tokens, and which of those end an answer.
+
+        ``width`` is that of the logits: ids from there on are never allowed. ``encode`` is the tokenizer's.
+        """
         import llguidance
 
-        self._tokenizer = llguidance.LLTokenizer(tokenizer_json, n_vocab=vocab_size, eos_token=end_token)
+        # An end token that the tokenizer doesn't know has no text; it is allowed wherever the others are.
+        tokens = [*vocabulary, *(b"" for _ in range(len(vocabulary), width))]
+        known = _Vocabulary(ends[0], None, tokens, sorted({*control, *ends}), encode)
+        wrapped = llguidance.TokenizerWrapper(known)
+        self._tokenizer = llguidance.LLTokenizer(wrapped, n_vocab=len(tokens), eos_token=list(ends))
+        known.greedy = self._tokenizer.greedy_tokenize
         self._executor = llguidance.LLExecutor()
-        self.vocab_size = vocab_size
+        self.width = width
 
     def matcher(self, constraint: Constraint) -> Matcher:
         """Compile a constraint. Raises RequestError with the grammar's own message where it is malformed."""
@@ -52,13 +72,38 @@ class ConstraintCompiler:
         return Matcher(state)
 
     def masks(self, matchers: Sequence[Matcher]) -> Tensor:
-        """Return which tokens may come next: int32 [len(matchers), ceil(vocab / 32)], lowest bit first."""
+        """Return which tokens may come next: int32 [len(matchers), ceil(width / 32)], lowest bit first."""
         import llguidance.torch
 
-        bits: Tensor = llguidance.torch.allocate_token_bitmask(len(matchers), self.vocab_size)
+        bits: Tensor = llguidance.torch.allocate_token_bitmask(len(matchers), self._tokenizer.vocab_size)
         rows = [(matcher.state, row) for row, matcher in enumerate(matchers)]
         llguidance.torch.fill_next_token_bitmask_par(self._executor, rows, bits)
-        return bits
+        return bits[:, : -(-self.width // 32)].contiguous()
+
+
+@dataclass
+class _Vocabulary:
+    """A tokenizer as ``llguidance.TokenizerWrapper`` wants it.
+
+    It is asked for the tokens of a text that must come next, and only those are then allowed. They must spell it as it
+    stands after other text, where some tokenizers write a first blank more, or leave characters out.
+    """
+
+    eos_token_id: int
+    bos_token_id: int | None
+    tokens: Sequence[bytes]
+    special_token_ids: Sequence[int]
+    encode: Callable[[str], list[int]]
+    greedy: Callable[[str], list[int]] | None = None
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        if not isinstance(text, str) or self.greedy is None:  # the wrapper tries whether bytes are taken
+            raise TypeError
+        before = self.encode(_BEFORE)
+        found = self.encode(_BEFORE + text)
+        after = found[len(before) :]
+        whole = b"".join(self.tokens[token] for token in after) == text.encode()
+        return after if whole and found[: len(before)] == before else self.greedy(text)
 
 
 @lru_cache(maxsize=256)
