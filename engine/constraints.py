@@ -16,9 +16,6 @@ from torch import Tensor
 
 from warmeng.engine.request import Constraint, RequestError
 
-_BEFORE = "\x02"  # a character that no tokenizer joins with the next one
-
-
 @dataclass
 class Matcher:
     """The state of one constrained sequence."""
@@ -49,7 +46,8 @@ class ConstraintCompiler:
     ) -> None:
         """Take what each token id adds to a text, which ids are control tokens, and which of those end an answer.
 
-        ``width`` is that of the logits: ids from there on are never allowed. ``encode`` is the tokenizer's.
+        ``width`` is that of the logits: ids from there on are never allowed. ``encode`` gives the
+        ids of a text as it stands after other text.
         """
         import llguidance
 
@@ -86,7 +84,7 @@ class _Vocabulary:
     """A tokenizer as ``llguidance.TokenizerWrapper`` wants it.
 
     It is asked for the tokens of a text that must come next, and only those are then allowed. They must spell it as it
-    stands after other text, where some tokenizers write a first blank more, or leave characters out.
+    stands after other text; what the tokenizer can't spell so is cut into the longest tokens that there are.
     """
 
     eos_token_id: int
@@ -99,11 +97,9 @@ class _Vocabulary:
     def __call__(self, text: str | bytes) -> list[int]:
         if not isinstance(text, str) or self.greedy is None:  # the wrapper tries whether bytes are taken
             raise TypeError
-        before = self.encode(_BEFORE)
-        found = self.encode(_BEFORE + text)
-        after = found[len(before) :]
-        whole = b"".join(self.tokens[token] for token in after) == text.encode()
-        return after if whole and found[: len(before)] == before else self.greedy(text)
+        found = self.encode(text)
+        spelled = b"".join(self.tokens[token] for token in found)
+        return found if spelled == text.encode() else self.greedy(text)
 
 
 @lru_cache(maxsize=256)

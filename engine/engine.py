@@ -6,6 +6,7 @@ import platform
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -406,9 +407,12 @@ class Engine:
 
     def _compile(self) -> ConstraintCompiler:
         if self._compiler is None:
-            vocabulary, control = self.tokenizer.vocabulary(), self.tokenizer.special_tokens.values()
             self._compiler = ConstraintCompiler(
-                vocabulary, control, self.config.stop_token_ids, self.config.vocab_size, self.tokenizer.encode
+                self.tokenizer.vocabulary(),
+                self.tokenizer.special_tokens.values(),
+                self.config.stop_token_ids,
+                self.config.vocab_size,
+                partial(self.tokenizer.encode, inside=True),
             )
         return self._compiler
 

@@ -21,6 +21,7 @@ from warmeng.engine.tokenizer_files import TokenizerFiles, parse_tokenizer, read
 FROZEN_NOW = datetime(2026, 1, 1)  # what templates that ask for the date are told unless the caller says otherwise
 ROLES = ("system", "user", "assistant")
 _FIRST = re.compile(r'("prepend_scheme"\s*:\s*)"first"')
+_BEFORE = "\x02"  # a character that no tokenizer joins with the next one
 _ANCHORS = "aetonisrEATN0123456789"
 # Byte-level vocabularies spell bytes as characters: printable ones as themselves, the others from U+0100 on (GPT-2).
 _PRINTABLE = (*range(33, 127), *range(161, 173), *range(174, 256))
@@ -84,9 +85,17 @@ class Tokenizer:
         """
         return cls(read_tokenizer(folder), now or FROZEN_NOW, str(folder), rows)
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of plain text: nothing is added, and special tokens' strings are ordinary text."""
-        return self._encode(text, first=True)
+    def encode(self, text: str, inside: bool = False) -> list[int]:
+        """Ids of plain text: nothing is added, and special tokens' strings are ordinary text.
+
+        ``inside``: as the text stands after other text. SentencePiece tokenizers put a blank before a text's first
+        word, which is none of the text's own.
+        """
+        ids = self._encode(text, first=True)
+        if not inside or self.decode_bytes(ids) == text.encode("utf-8", "replace"):
+            return ids
+        before, whole = self._encode(_BEFORE, first=True), self._encode(_BEFORE + text, first=True)
+        return whole[len(before) :] if _common(before, whole) == len(before) else ids
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Text of ``ids``, byte for byte: no spaces are cleaned up; broken UTF-8 becomes U+FFFD."""

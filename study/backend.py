@@ -20,8 +20,8 @@ class TokenizerLike(Protocol):
     def template_hash(self) -> str:
         """Hash of everything that turns messages into token ids."""
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of plain text, without special tokens."""
+    def encode(self, text: str, inside: bool = False) -> list[int]:
+        """Token ids of plain text, without special tokens; ``inside``: as it stands after other text."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids."""

@@ -28,7 +28,7 @@ class FakeTokenizer:
     frozen_date = None
     end_of_turn = END
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, inside: bool = False) -> list[int]:
         return [ord(c) for c in text]
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -33,7 +33,7 @@ class Letters:
     def __init__(self, liking: dict[str, float]) -> None:
         self.liking = liking
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, inside: bool = False) -> list[int]:
         return [ord(c) for c in text]
 
     def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
