@@ -16,6 +16,7 @@ from torch import Tensor
 
 from warmeng.engine.request import Constraint, RequestError
 
+
 @dataclass
 class Matcher:
     """The state of one constrained sequence."""

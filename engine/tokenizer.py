@@ -16,18 +16,13 @@ from pathlib import Path
 from warmeng.engine.chat_template import ChatTemplate
 from warmeng.engine.errors import InputError, name_some, one_line, show
 from warmeng.engine.template_probe import probe
+from warmeng.engine.token_bytes import TokenBytes
 from warmeng.engine.tokenizer_files import TokenizerFiles, parse_tokenizer, read_tokenizer
 
 FROZEN_NOW = datetime(2026, 1, 1)  # what templates that ask for the date are told unless the caller says otherwise
 ROLES = ("system", "user", "assistant")
 _FIRST = re.compile(r'("prepend_scheme"\s*:\s*)"first"')
 _BEFORE = "\x02"  # a character that no tokenizer joins with the next one
-_ANCHORS = "aetonisrEATN0123456789"
-# Byte-level vocabularies spell bytes as characters: printable ones as themselves, the others from U+0100 on (GPT-2).
-_PRINTABLE = (*range(33, 127), *range(161, 173), *range(174, 256))
-_OTHERS = (byte for byte in range(256) if byte not in _PRINTABLE)
-_BYTES = {chr(b): b for b in _PRINTABLE} | {chr(256 + n): b for n, b in enumerate(_OTHERS)}
-_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # the name of a byte's token in SentencePiece vocabularies
 
 
 class Tokenizer:
@@ -64,8 +59,7 @@ class Tokenizer:
         self._pattern = _any_of(self._special)
         self.bos_id = self._named(files, "bos_token")
         self.eos_id = self._named(files, "eos_token")
-        self._bytes: dict[int, bytes] = {}
-        self._anchor = self._find_anchor()
+        self._bytes = TokenBytes(self._backend)
 
         self.template_hash = hashlib.sha256(files.template.encode()).hexdigest()
         self.frozen_date = now.date().isoformat() if "strftime_now" in files.template else None
@@ -107,7 +101,7 @@ class Tokenizer:
 
         What several tokens make of one character is whole here, however they are cut.
         """
-        return b"".join(self._token_bytes(i) for i in ids if not (skip_special and i in self._special_ids))
+        return b"".join(self._bytes[i] for i in ids if not (skip_special and i in self._special_ids))
 
     def render(
         self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True, continue_text: str = ""
@@ -164,7 +158,7 @@ class Tokenizer:
 
     def vocabulary(self) -> list[bytes]:
         """What each id adds to a text, by id: ``decode_bytes`` of each, control tokens' strings included."""
-        return [self._token_bytes(i) for i in range(self.vocab_size)]
+        return [self._bytes[i] for i in range(self.vocab_size)]
 
     def _segments(self, masked: str, marks: _Marks, first: bool = True, strip_left: bool = False) -> list[int]:
         """Ids of a text in which control tokens stand: those, and the ids of what is between them.
@@ -212,33 +206,6 @@ class Tokenizer:
         """The id of a token that the configuration names, if it has one in the embedding."""
         found: int | None = self._backend.token_to_id(files.tokens[name]) if name in files.tokens else None
         return found if found is None or found < self._rows else None
-
-    def _token_bytes(self, index: int) -> bytes:
-        if index not in self._bytes:
-            self._bytes[index] = self._find_bytes(index)
-        return self._bytes[index]
-
-    def _find_bytes(self, index: int) -> bytes:
-        """What a token adds after another one. Parts of characters are told by the token's name: it spells bytes."""
-        name = self._backend.id_to_token(index)
-        if name is None:  # ids may have gaps
-            return b""
-        anchor, length = self._anchor
-        text: str = self._backend.decode([*anchor, index], skip_special_tokens=False)[length:]
-        if "\ufffd" not in text:
-            return text.encode()
-        if match := _BYTE.fullmatch(name):
-            return bytes([int(match[1], 16)])
-        return bytes(_BYTES[c] for c in name) if all(c in _BYTES for c in name) else text.encode()
-
-    def _find_anchor(self) -> tuple[list[int], int]:
-        """A token to decode others after, and the length of its text; none where no letter or digit has one."""
-        for letter in _ANCHORS:
-            last = self._backend.encode(letter, add_special_tokens=False).ids[-1:]
-            text = self._backend.decode(last, skip_special_tokens=False)
-            if text.strip() == letter:
-                return last, len(text)
-        return [], 0
 
     def _render(
         self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool, continued: Sequence[str]
