@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 
 from warmeng.engine.config import ModelConfig, read_config
 from warmeng.engine.tokenizer import Tokenizer
 
 
-def read_folder(folder: Path, now: datetime | None = None) -> tuple[ModelConfig, Tokenizer]:
+def read_folder(folder: Path) -> tuple[ModelConfig, Tokenizer]:
     """Return the configuration and the tokenizer of the checkpoint in ``folder``.
 
     An answer ends with any token that one of them calls its end: configuration, generation configuration, tokenizer
@@ -20,6 +19,6 @@ def read_folder(folder: Path, now: datetime | None = None) -> tuple[ModelConfig,
         InputError: as ``read_config`` and ``Tokenizer.load``.
     """
     config = read_config(folder)
-    tokenizer = Tokenizer.load(folder, now, rows=config.vocab_size)
+    tokenizer = Tokenizer.load(folder, rows=config.vocab_size)
     named = {tokenizer.end_of_turn} | ({tokenizer.eos_id} if tokenizer.eos_id is not None else set())
     return replace(config, stop_token_ids=tuple(sorted({*config.stop_token_ids, *named}))), tokenizer

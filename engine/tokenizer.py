@@ -134,7 +134,8 @@ class Tokenizer:
         A text alone may have other tokens than after a prompt, so both are encoded together. The prompt is what its
         own ids and those of all texts begin with alike: nearly always all of it. What a tokenizer joins with a text's
         first character, a blank at the prompt's end for example, belongs to the texts, as in lm-evaluation-harness;
-        there each text is split where the prompt alone would end, here all at one place, so that they compare.
+        there each text is split where the prompt alone would end, here all at one place, so that they compare. The
+        probability of a text that took something over from the prompt includes that of what it took.
 
         Raises:
             InputError: as ``chat``; a text that adds no token, or two that have the same ones.

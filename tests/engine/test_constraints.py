@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from making import CHATML, CONTROL, KINDS, following_model, plain_bytes, random_model, rows_of
+from making import CHATML, CONTROL, KINDS, WORDS, following_model, plain_bytes, random_model, rows_of
 
 from warmeng.engine.config import ModelConfig, parse_config
 from warmeng.engine.constraints import ConstraintCompiler, grammar, unpack
@@ -273,6 +273,34 @@ def test_a_stop_string_is_found_wherever_it_stands(kind: str, talkers: Callable[
     found = engine.generate(asked)
     assert [(r.text, len(r.token_ids)) for r in found] == expected
     assert {r.finish_reason for r in found} == {"stop"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stop_strings_of_every_kind_are_where_transformers_stops(kind: str, talkers: Callable[[str], Engine]) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    engine = talkers(kind)
+    folder = engine.model.source.folder
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    compared = 0
+    for word in WORDS:
+        prompt = engine.tokenizer.chat([{"role": "user", "content": word}])
+        asked = GenerateRequest(word, tuple(prompt), SamplingParams(max_new_tokens=40, ignore_eos=True))
+        [free] = engine.generate([asked])
+        stop = free.text[len(free.text) // 2 :][:3]
+        if not (stop.isascii() and stop.isprintable() and stop.strip()) or stop in engine.tokenizer.decode(prompt)[-4:]:
+            continue
+        params = SamplingParams(max_new_tokens=40, ignore_eos=True, stop=(stop,))
+        [result] = engine.generate([replace(asked, sampling=params)])
+        out = model.generate(
+            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), max_new_tokens=40,
+            do_sample=False, stop_strings=[stop], tokenizer=tokenizer, pad_token_id=0, eos_token_id=None,
+        )  # fmt: skip
+        assert out[0, len(prompt) :].tolist() == list(result.token_ids)
+        assert result.finish_reason == "stop"
+        compared += 1
+    assert compared >= 3
 
 
 def test_stop_strings_are_where_transformers_stops(tmp_path: Path) -> None:

@@ -99,6 +99,15 @@ def test_ids_of_published_tokenizers(family: str) -> None:
     check_ids(SHARED / family)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_conversations_are_those_of_transformers(kind: str, made: Callable[[str], Path]) -> None:
+    ours, other = Tokenizer.load(made(kind)), theirs(made(kind))
+    talk = [*HELLO, {"role": "assistant", "content": "It is A:  Paris."}, {"role": "user", "content": " And B? 12"}]
+    for messages, asks in ((HELLO, True), (talk, True), (talk[:2], False), (talk, False)):
+        expected = other.apply_chat_template(messages, add_generation_prompt=asks, tokenize=True, return_dict=False)
+        assert ours.chat(messages, asks) == expected
+
+
 def two_hundred(tokenizer: Tokenizer) -> list[tuple[list[dict[str, str]], str, list[str]]]:
     """Return ten prompts with twenty labels each."""
     draw = random.Random(1)
