@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from warmeng.engine.errors import InputError
 from warmeng.engine.request import Constraint, RequestError
 
 
@@ -47,16 +48,17 @@ class ConstraintCompiler:
     ) -> None:
         """Take what each token id adds to a text, which ids are control tokens, and which of those end an answer.
 
-        ``width`` is that of the logits: ids from there on are never allowed. ``encode`` gives the
-        ids of a text as it stands after other text.
+        ``width`` is that of the logits: there are no ids from there on. ``encode`` gives the ids of a text as it stands
+        after other text.
         """
         import llguidance
 
         # An end token that the tokenizer doesn't know has no text; it is allowed wherever the others are.
-        tokens = [*vocabulary, *(b"" for _ in range(len(vocabulary), width))]
-        known = _Vocabulary(ends[0], None, tokens, sorted({*control, *ends}), encode)
+        tokens = [*vocabulary[:width], *(b"" for _ in range(len(vocabulary), width))]
+        special = sorted(token for token in {*control, *ends} if token < width)
+        known = _Vocabulary(ends[0], None, tokens, special, encode)
         wrapped = llguidance.TokenizerWrapper(known)
-        self._tokenizer = llguidance.LLTokenizer(wrapped, n_vocab=len(tokens), eos_token=list(ends))
+        self._tokenizer = llguidance.LLTokenizer(wrapped, n_vocab=width, eos_token=list(ends))
         known.greedy = self._tokenizer.greedy_tokenize
         self._executor = llguidance.LLExecutor()
         self.width = width
@@ -74,10 +76,10 @@ class ConstraintCompiler:
         """Return which tokens may come next: int32 [len(matchers), ceil(width / 32)], lowest bit first."""
         import llguidance.torch
 
-        bits: Tensor = llguidance.torch.allocate_token_bitmask(len(matchers), self._tokenizer.vocab_size)
+        bits: Tensor = llguidance.torch.allocate_token_bitmask(len(matchers), self.width)
         rows = [(matcher.state, row) for row, matcher in enumerate(matchers)]
         llguidance.torch.fill_next_token_bitmask_par(self._executor, rows, bits)
-        return bits[:, : -(-self.width // 32)].contiguous()
+        return bits
 
 
 @dataclass
@@ -85,7 +87,7 @@ class _Vocabulary:
     """A tokenizer as ``llguidance.TokenizerWrapper`` wants it.
 
     It is asked for the tokens of a text that must come next, and only those are then allowed. They must spell it as it
-    stands after other text; what the tokenizer can't spell so is cut into the longest tokens that there are.
+    stands after other text, with tokens that have a row; else it is cut into the longest tokens that there are.
     """
 
     eos_token_id: int
@@ -98,7 +100,10 @@ class _Vocabulary:
     def __call__(self, text: str | bytes) -> list[int]:
         if not isinstance(text, str) or self.greedy is None:  # the wrapper tries whether bytes are taken
             raise TypeError
-        found = self.encode(text)
+        try:
+            found = self.encode(text)
+        except InputError:  # it needs a token without a row
+            return self.greedy(text)
         spelled = b"".join(self.tokens[token] for token in found)
         return found if spelled == text.encode() else self.greedy(text)
 

@@ -86,7 +86,7 @@ class Tokenizer:
         word, which is none of the text's own.
         """
         ids = self._encode(text, first=True)
-        if not inside or self.decode_bytes(ids) == text.encode("utf-8", "replace"):
+        if not inside or self.decode_bytes(ids) == text.encode():
             return ids
         before, whole = self._encode(_BEFORE, first=True), self._encode(_BEFORE + text, first=True)
         return whole[len(before) :] if _common(before, whole) == len(before) else ids
