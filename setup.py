@@ -64,6 +64,8 @@ setup(
             "peft>=0.18",
             "pyarrow>=15",
             "trl>=1.0",
+            "sentencepiece>=0.2",
+            "protobuf>=5",
             "triton>=3.6",
             "types-PyYAML",
         ],

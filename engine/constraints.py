@@ -1,9 +1,12 @@
-"""Constrained decoding through ``llguidance``: one token-mask call for the whole batch."""
+"""Constrained decoding through ``llguidance``: one token-mask call for the whole batch.
+
+It is told what bytes each token stands for, so it needs no file and no kind of tokenizer of its own.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -11,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from warmeng.engine.errors import InputError
 from warmeng.engine.request import Constraint, RequestError
 
 
@@ -34,13 +38,30 @@ class Matcher:
 class ConstraintCompiler:
     """Builds matchers for one tokenizer."""
 
-    def __init__(self, tokenizer_json: str, vocab_size: int, end_token: int) -> None:
-        """``tokenizer_json`` is the text of the checkpoint's tokenizer.json; ``vocab_size`` the width of the logits."""
+    def __init__(
+        self,
+        vocabulary: Sequence[bytes],
+        control: Collection[int],
+        ends: Sequence[int],
+        width: int,
+        encode: Callable[[str], list[int]],
+    ) -> None:
+        """Take what each token id adds to a text, which ids are control tokens, and which of those end an answer.
+
+        ``width`` is that of the logits: there are no ids from there on. ``encode`` gives the ids of a text as it stands
+        after other text.
+        """
         import llguidance
 
-        self._tokenizer = llguidance.LLTokenizer(tokenizer_json, n_vocab=vocab_size, eos_token=end_token)
+        # An end token that the tokenizer doesn't know has no text; it is allowed wherever the others are.
+        tokens = [*vocabulary[:width], *(b"" for _ in range(len(vocabulary), width))]
+        special = sorted(token for token in {*control, *ends} if token < width)
+        known = _Vocabulary(ends[0], None, tokens, special, encode)
+        wrapped = llguidance.TokenizerWrapper(known)
+        self._tokenizer = llguidance.LLTokenizer(wrapped, n_vocab=width, eos_token=list(ends))
+        known.greedy = self._tokenizer.greedy_tokenize
         self._executor = llguidance.LLExecutor()
-        self.vocab_size = vocab_size
+        self.width = width
 
     def matcher(self, constraint: Constraint) -> Matcher:
         """Compile a constraint. Raises RequestError with the grammar's own message where it is malformed."""
@@ -52,13 +73,39 @@ class ConstraintCompiler:
         return Matcher(state)
 
     def masks(self, matchers: Sequence[Matcher]) -> Tensor:
-        """Return which tokens may come next: int32 [len(matchers), ceil(vocab / 32)], lowest bit first."""
+        """Return which tokens may come next: int32 [len(matchers), ceil(width / 32)], lowest bit first."""
         import llguidance.torch
 
-        bits: Tensor = llguidance.torch.allocate_token_bitmask(len(matchers), self.vocab_size)
+        bits: Tensor = llguidance.torch.allocate_token_bitmask(len(matchers), self.width)
         rows = [(matcher.state, row) for row, matcher in enumerate(matchers)]
         llguidance.torch.fill_next_token_bitmask_par(self._executor, rows, bits)
         return bits
+
+
+@dataclass
+class _Vocabulary:
+    """A tokenizer as ``llguidance.TokenizerWrapper`` wants it.
+
+    It is asked for the tokens of a text that must come next, and only those are then allowed. They must spell it as it
+    stands after other text, with tokens that have a row; else it is cut into the longest tokens that there are.
+    """
+
+    eos_token_id: int
+    bos_token_id: int | None
+    tokens: Sequence[bytes]
+    special_token_ids: Sequence[int]
+    encode: Callable[[str], list[int]]
+    greedy: Callable[[str], list[int]] | None = None
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        if not isinstance(text, str) or self.greedy is None:  # the wrapper tries whether bytes are taken
+            raise TypeError
+        try:
+            found = self.encode(text)
+        except InputError:  # it needs a token without a row
+            return self.greedy(text)
+        spelled = b"".join(self.tokens[token] for token in found)
+        return found if spelled == text.encode() else self.greedy(text)
 
 
 @lru_cache(maxsize=256)

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
@@ -16,9 +17,10 @@ from warmeng.engine.adapters import Adapter, is_merged, load_adapter
 from warmeng.engine.backend import Flight, Runner, is_out_of_memory
 from warmeng.engine.cache import BlockPool
 from warmeng.engine.checkpoint import Weights
-from warmeng.engine.config import ModelConfig, read_config
+from warmeng.engine.config import ModelConfig
 from warmeng.engine.constraints import ConstraintCompiler, Matcher
 from warmeng.engine.errors import UsageError
+from warmeng.engine.folder import read_folder
 from warmeng.engine.load import choose_device, load_runner
 from warmeng.engine.random import NoTokenizer, random_adapter
 from warmeng.engine.recover import recover
@@ -32,7 +34,7 @@ from warmeng.engine.request import (
     ScoreRequest,
     ScoreResult,
 )
-from warmeng.engine.results import generation, refusal, score_result
+from warmeng.engine.results import encoded, generation, refusal, score_result
 from warmeng.engine.scheduler import Scheduler, Work
 from warmeng.engine.sequence import PENDING, Sequence
 from warmeng.engine.settings import EngineSettings, Limits, limits
@@ -41,7 +43,7 @@ from warmeng.engine.tokenizer import Tokenizer
 
 __all__ = ["NUMERICS", "Engine", "EngineSettings", "EngineStats", "Model"]
 
-NUMERICS = 3  # raised whenever the engine's arithmetic changes, so that a run is not continued with other numbers
+NUMERICS = 4  # raised whenever the engine's arithmetic changes, so that a run is not continued with other numbers
 _TRIES = 3  # of one token alone that finds no memory: other processes may give some back
 _PROBE_TEXT = "The quick answer to a simple question is"
 
@@ -129,16 +131,21 @@ class Engine:
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         source = resolve_model(model, revision)
-        config = read_config(source.folder)
+        config, tokenizer = read_folder(source.folder)
         with ThreadPoolExecutor(1) as pool:  # hashing reads the same files as loading, and lets other threads run
             hashed = pool.submit(content_hash, source.folder)
-            return cls._load(source, config, settings, chosen, hashed)
+            return cls._load(source, config, tokenizer, settings, chosen, hashed)
 
     @classmethod
     def _load(
-        cls, source: ModelSource, config: ModelConfig, settings: EngineSettings, device: str, hashed: Future[str]
+        cls,
+        source: ModelSource,
+        config: ModelConfig,
+        tokenizer: Tokenizer,
+        settings: EngineSettings,
+        device: str,
+        hashed: Future[str],
     ) -> Engine:
-        tokenizer = Tokenizer.load(source.folder)
         within = limits(settings, device, config.max_seq_len)
         runner = load_runner(source, config, tokenizer.vocab_size, settings, device, within)
         return cls(Model(source, config, tokenizer, hashed.result()), runner, settings, within)
@@ -398,10 +405,14 @@ class Engine:
     def _hits_stop_string(self, sequence: Sequence, end: int, stops: tuple[str, ...]) -> bool:
         if not stops:
             return False
-        first = max(sequence.prompt_len, end - max(map(len, stops)) - 8)  # a token adds at least one byte
-        recent = sequence.tokens[first:end]
-        text = self.tokenizer.decode(recent)
-        return any(stop in text for stop in stops)
+        wanted = [encoded(stop) for stop in stops]
+        recent = self.tokenizer.decode_bytes(sequence.tokens[end - 1 : end])
+        most = max(map(len, wanted)) - 1 + len(recent)  # one that ends in the last token begins no earlier
+        first = end - 1
+        while first > sequence.prompt_len and len(recent) < most:
+            first -= 1
+            recent = self.tokenizer.decode_bytes(sequence.tokens[first : first + 1]) + recent
+        return any(stop in recent for stop in wanted)
 
     def _finish(self, sequence: Sequence, result: Result) -> None:
         sequence.finished = True
@@ -424,8 +435,13 @@ class Engine:
 
     def _compile(self) -> ConstraintCompiler:
         if self._compiler is None:
-            text = (self.model.source.folder / "tokenizer.json").read_text(encoding="utf-8")
-            self._compiler = ConstraintCompiler(text, self.config.vocab_size, self.config.stop_token_ids[0])
+            self._compiler = ConstraintCompiler(
+                self.tokenizer.vocabulary(),
+                self.tokenizer.special_tokens.values(),
+                self.config.stop_token_ids,
+                self.config.vocab_size,
+                partial(self.tokenizer.encode, inside=True),
+            )
         return self._compiler
 
     def _adapter_hash(self, name: str | None) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 from warmeng.engine.adapters import Adapter, adapter_hash, target_shapes
 from warmeng.engine.checkpoint import LayerWeights, Weights, projection_shapes
 from warmeng.engine.config import ModelConfig
+from warmeng.engine.request import RequestError
 from warmeng.kernels.linear import Projection
 
 _STD = 0.02  # as such models are initialised
@@ -24,9 +25,13 @@ class NoTokenizer:
     def __init__(self, vocab_size: int) -> None:
         self.vocab_size = vocab_size
 
-    def decode(self, tokens: Sequence[int]) -> str:
+    def decode_bytes(self, tokens: Sequence[int]) -> bytes:
         """Return an empty text."""
-        return ""
+        return b""
+
+    def vocabulary(self) -> list[bytes]:
+        """Raise RequestError: this is asked for a constraint, which is about text."""
+        raise RequestError("a constraint was given to an engine of random numbers, which has no text: leave it out")
 
 
 def random_weights(

@@ -97,7 +97,7 @@ class GenerateResult:
     status: Literal["ok", "too_long", "out_of_memory"]
     finish_reason: Literal["stop", "length", "none"]
     token_ids: tuple[int, ...]  # without the end token that stopped it
-    text: str  # decoded token_ids without special tokens, cut before the stop string
+    text: str  # what token_ids add to the prompt's text, without special tokens, cut before the stop string
     logprobs: tuple[
         float, ...
     ]  # of each chosen token (end token included), full vocabulary, temperature 1; if asked for

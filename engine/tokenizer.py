@@ -8,33 +8,30 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from warmeng.engine.chat_template import ChatTemplate
-from warmeng.engine.config import inside, read_json
 from warmeng.engine.errors import InputError, name_some, one_line, show
+from warmeng.engine.template_probe import probe
+from warmeng.engine.token_bytes import TokenBytes
+from warmeng.engine.tokenizer_files import TokenizerFiles, parse_tokenizer, read_tokenizer
 
 FROZEN_NOW = datetime(2026, 1, 1)  # what templates that ask for the date are told unless the caller says otherwise
-MAX_TOKENIZER_BYTES = 64 * 2**20
 ROLES = ("system", "user", "assistant")
-_NAMED = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
-_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
-    "tokenizer.model", "vocab.json", "merges.txt",
-)  # fmt: skip
 _FIRST = re.compile(r'("prepend_scheme"\s*:\s*)"first"')
-_PROBE_SYSTEM, _PROBE_USER, _PROBE_REPLY, _PROBE_LAST = "Qprobesystem", "Qprobeuser", "Qprobereply", "Qprobelast"
+_BEFORE = "\x02"  # a character that no tokenizer joins with the next one
 
 
 class Tokenizer:
     """A checkpoint's tokenizer and chat template. Use ``Tokenizer.load``.
 
     Attributes:
-        vocab_size: the number of usable ids (largest id + 1); a model's logits may be padded beyond it.
+        vocab_size: the number of ids (largest id + 1); a model's logits may be padded beyond it, or fall short of it.
         bos_id, eos_id: ids of the tokens that the configuration names so, or None.
+        end_of_turn: id of the token that the template puts after an answer.
         special_tokens: text to id of the tokens that only a template may produce.
         hash: SHA-256 (hex) of the tokenizer's file.
         template_hash: SHA-256 (hex) of the chat template's text.
@@ -43,68 +40,75 @@ class Tokenizer:
         supports_system: whether the template takes a system message; False makes ``chat`` refuse one.
     """
 
-    def __init__(
-        self, source: str, backend: Any, template: str, tokens: Mapping[str, str], now: datetime, origin: str
-    ) -> None:
+    def __init__(self, files: TokenizerFiles, now: datetime, origin: str, rows: int | None = None) -> None:
+        """``rows``: how many rows the embedding has, where it is known: a text that needs more is refused."""
         self.origin = origin
-        self.hash = hashlib.sha256(source.encode()).hexdigest()
-        self._backend = backend
+        self.hash = hashlib.sha256(files.source.encode()).hexdigest()
+        self._backend = files.backend
         # "first" puts a space before the text's first word only; a segment after a control token isn't first.
-        inner, changed = _FIRST.subn(r'\1"never"', source)
-        self._inner = _backend(inner, origin) if changed else self._backend
+        inner, changed = _FIRST.subn(r'\1"never"', files.source)
+        self._inner = parse_tokenizer(inner, origin) if changed else self._backend
         self.vocab_size = max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
+        self._rows = self.vocab_size if rows is None else rows
         added = self._backend.get_added_tokens_decoder()
+        self._added: dict[str, int] = {token.content: i for i, token in sorted(added.items()) if token.content}
         self._special = {token.content: (i, token) for i, token in sorted(added.items()) if token.special}
         self._special.pop("", None)
         self.special_tokens = {text: i for text, (i, _) in self._special.items()}
-        ordered = sorted(self._special, key=len, reverse=True)
-        self._pattern = re.compile("|".join(re.escape(text) for text in ordered) or r"(?!)")
-        self.bos_id = backend.token_to_id(tokens["bos_token"]) if "bos_token" in tokens else None
-        self.eos_id = backend.token_to_id(tokens["eos_token"]) if "eos_token" in tokens else None
+        self._special_ids = frozenset(self.special_tokens.values())
+        self._pattern = _any_of(self._special)
+        self.bos_id = self._named(files, "bos_token")
+        self.eos_id = self._named(files, "eos_token")
+        self._bytes = TokenBytes(self._backend)
 
-        self.template_hash = hashlib.sha256(template.encode()).hexdigest()
-        self.frozen_date = now.date().isoformat() if "strftime_now" in template else None
-        self._template = ChatTemplate(template, tokens, now, origin)
-        self.supports_system = False
-        self.default_system: str | None = None
-        self._probe()
+        self.template_hash = hashlib.sha256(files.template.encode()).hexdigest()
+        self.frozen_date = now.date().isoformat() if "strftime_now" in files.template else None
+        self._template = ChatTemplate(files.template, files.tokens, now, origin)
+        found = probe(self._template)
+        self.supports_system, self.default_system = found.supports_system, found.default_system
+        self.end_of_turn = self._end_of_turn(found.after_answer)
+        self._check_control_tokens(found.conversation)
 
     @classmethod
-    def load(cls, folder: Path, now: datetime | None = None) -> Tokenizer:
-        """The tokenizer in a checkpoint's folder, told that the date is ``now``.
+    def load(cls, folder: Path, now: datetime | None = None, rows: int | None = None) -> Tokenizer:
+        """The tokenizer in a checkpoint's folder, told that the date is ``now`` and how many rows the embedding has.
 
         Raises:
-            InputError: a missing or malformed file, no chat template, or one that drops messages or doubles the
-                first token.
+            InputError: a missing or malformed file, no chat template, or one that drops messages, doubles the first
+                token, opens no answer when asked to, ends answers with no token, or needs tokens beyond the rows.
         """
-        for name in _FILES:
-            inside(folder, name)
-        path = folder / "tokenizer_config.json"
-        settings = read_json(path) if path.is_file() else {}
-        if settings.get("auto_map"):
-            raise InputError(f"{path}: auto_map is set, and code of a checkpoint is never run: use another checkpoint")
-        legacy = folder / "special_tokens_map.json"
-        named = {**(read_json(legacy) if legacy.is_file() else {}), **settings}
-        tokens = {name: text for name in _NAMED if (text := _content(named.get(name)))}
-        template = _template_text(folder, settings)
-        source, backend = _fast_tokenizer(folder, settings, tokens)
-        return cls(source, backend, template, tokens, now or FROZEN_NOW, str(folder))
+        return cls(read_tokenizer(folder), now or FROZEN_NOW, str(folder), rows)
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of plain text: nothing is added, and special tokens' strings are ordinary text."""
-        return self._encode(text, first=True)
+    def encode(self, text: str, inside: bool = False) -> list[int]:
+        """Ids of plain text: nothing is added, and special tokens' strings are ordinary text.
+
+        ``inside``: as the text stands after other text. SentencePiece tokenizers put a blank before a text's first
+        word, which is none of the text's own.
+        """
+        ids = self._encode(text, first=True)
+        if not inside or self.decode_bytes(ids) == text.encode():
+            return ids
+        before, whole = self._encode(_BEFORE, first=True), self._encode(_BEFORE + text, first=True)
+        return whole[len(before) :] if _common(before, whole) == len(before) else ids
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Text of ``ids``, byte for byte: no spaces are cleaned up; broken UTF-8 becomes U+FFFD."""
         text: str = self._backend.decode(list(ids), skip_special_tokens=skip_special)
         return text
 
+    def decode_bytes(self, ids: Iterable[int], skip_special: bool = True) -> bytes:
+        """UTF-8 of ``ids`` as they stand after other text, where ``decode`` may take a first blank for none of it.
+
+        What several tokens make of one character is whole here, however they are cut.
+        """
+        return b"".join(self._bytes[i] for i in ids if not (skip_special and i in self._special_ids))
+
     def render(
         self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True, continue_text: str = ""
     ) -> str:
         """The conversation as the template writes it, then ``continue_text``: for people to read, not to encode."""
-        masked, marks = self._render(messages, add_generation_prompt, continue_text)
-        return masked.translate(marks)
+        masked, marks = self._render(messages, add_generation_prompt, (continue_text,))
+        return (masked + marks.mask(continue_text)).translate(marks.table)
 
     def chat(
         self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True, continue_text: str = ""
@@ -119,11 +123,52 @@ class Tokenizer:
         Raises:
             InputError: messages of another form, or that the template refuses.
         """
-        masked, marks = self._render(messages, add_generation_prompt, continue_text)
+        masked, marks = self._render(messages, add_generation_prompt, (continue_text,))
+        return self._segments(masked + marks.mask(continue_text), marks)
+
+    def continuations(
+        self, messages: Sequence[Mapping[str, str]], opening: str, texts: Sequence[str]
+    ) -> tuple[list[int], list[list[int]]]:
+        """Ids of a conversation with an answer opened by ``opening``, and ids of each text as it stands after that.
+
+        A text alone may have other tokens than after a prompt, so both are encoded together. The prompt is what its
+        own ids and those of all texts begin with alike: nearly always all of it. What a tokenizer joins with a text's
+        first character, a blank at the prompt's end for example, belongs to the texts, as in lm-evaluation-harness;
+        there each text is split where the prompt alone would end, here all at one place, so that they compare. The
+        probability of a text that took something over from the prompt includes that of what it took.
+
+        Raises:
+            InputError: as ``chat``; a text that adds no token, or two that have the same ones.
+        """
+        masked, marks = self._render(messages, True, [opening + text for text in ("", *texts)])
+        last = max(self._pattern.finditer(masked), key=re.Match.end, default=None)
+        start, strips = (last.end(), self._special[last[0]][1].rstrip) if last else (0, False)
+        head = self._segments(masked[:start], marks)
+        ends = [
+            self._segments(masked[start:] + marks.mask(opening + text), marks, start == 0, strips)
+            for text in ("", *texts)
+        ]
+        shared = min(_common(ends[0], end) for end in ends)
+        found = [end[shared:] for end in ends[1:]]
+        for place, (text, ids) in enumerate(zip(texts, found, strict=True)):
+            if not ids or ids in found[:place]:
+                other = texts[found.index(ids)]
+                why = f"has the same tokens as {show(other, 40)}" if ids else "has no token of its own"
+                raise InputError(f"{self.origin}: {show(text, 40)} {why} after a prompt: use another model, or text")
+        return head + ends[0][:shared], found
+
+    def vocabulary(self) -> list[bytes]:
+        """What each id adds to a text, by id: ``decode_bytes`` of each, control tokens' strings included."""
+        return [self._bytes[i] for i in range(self.vocab_size)]
+
+    def _segments(self, masked: str, marks: _Marks, first: bool = True, strip_left: bool = False) -> list[int]:
+        """Ids of a text in which control tokens stand: those, and the ids of what is between them.
+
+        ``first``: the text is the first that is encoded; ``strip_left``: it follows a token that takes blanks.
+        """
         ids: list[int] = []
-        start, strip_left = 0, False
-        matches = list(self._pattern.finditer(masked))
-        for match in [*matches, None]:
+        start = 0
+        for match in [*self._pattern.finditer(masked), None]:
             segment = masked[start : match.start() if match else len(masked)]
             index, token = self._special[match[0]] if match else (-1, None)
             if strip_left:
@@ -131,7 +176,7 @@ class Tokenizer:
             if token is not None and token.lstrip:
                 segment = segment.rstrip()
             if segment:
-                ids += self._encode(segment.translate(marks), first=start == 0)
+                ids += self._encode(segment.translate(marks.table), first=first and start == 0)
             if match is not None and token is not None:
                 ids.append(index)
                 start, strip_left = match.end(), token.rstrip
@@ -145,12 +190,30 @@ class Tokenizer:
             raise InputError(
                 f"text has a lone surrogate, expected valid Unicode: {one_line(ascii(text), 80)}"
             ) from None
+        if self._rows < self.vocab_size:
+            self._check_rows(ids, f"the text {show(text, 40)}")
         return ids
 
+    def _check_rows(self, ids: Iterable[int], where: str) -> None:
+        largest = max(ids, default=0)
+        if largest >= self._rows:
+            raise InputError(
+                f"{self.origin}: {where} needs the token {show(self._backend.id_to_token(largest), 40)} with id "
+                f"{largest}, but the embedding has {self._rows} rows: tokenizer and weights don't belong together, "
+                "fetch both again"
+            )
+
+    def _named(self, files: TokenizerFiles, name: str) -> int | None:
+        """The id of a token that the configuration names, if it has one in the embedding."""
+        found: int | None = self._backend.token_to_id(files.tokens[name]) if name in files.tokens else None
+        return found if found is None or found < self._rows else None
+
     def _render(
-        self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool, continue_text: str
-    ) -> tuple[str, dict[int, str]]:
-        """The rendered text, special tokens' strings from data begun with marks, and what each mark stands for."""
+        self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool, continued: Sequence[str]
+    ) -> tuple[str, _Marks]:
+        """The rendered text, special tokens' strings from data begun with marks, and the marks: for ``continued`` too,
+        which is what will be put behind it.
+        """
         if not messages:
             raise InputError("the conversation has no messages, expected at least one")
         for message in messages:
@@ -162,20 +225,21 @@ class Tokenizer:
                 )
             if role == "system" and not self.supports_system:
                 raise InputError(f"{self.origin}: the chat template refuses system messages: use a persona without one")
-        if continue_text and not add_generation_prompt:
+        if any(continued) and not add_generation_prompt:
             raise InputError("continue_text is given without a generation prompt to continue: ask for both")
-        texts = [message["content"] for message in messages] + [continue_text]
+        marks = self._marks([*(message["content"] for message in messages), *continued])
+        marked = [{**message, "content": marks.mask(message["content"])} for message in messages]
+        return self._rendered(marked, add_generation_prompt), marks
+
+    def _marks(self, texts: Sequence[str]) -> _Marks:
         if not any(self._pattern.search(text) for text in texts):
-            return self._rendered(messages, add_generation_prompt) + continue_text, {}
+            return _Marks(self._pattern, {})
         used = set().union(*texts, self._template.source, *self._special)
         first = sorted({text[0] for text in self._special})
         free = list(islice((c for c in map(chr, range(0xE000, 0xF900)) if c not in used), len(first)))
         if len(free) < len(first):
             raise InputError(f"{self.origin}: a conversation has every private character: take some of them out")
-        marks = dict(zip(first, free, strict=True))
-        marked = [{**message, "content": self._mask(message["content"], marks)} for message in messages]
-        rendered = self._rendered(marked, add_generation_prompt) + self._mask(continue_text, marks)
-        return rendered, {ord(mark): character for character, mark in marks.items()}
+        return _Marks(self._pattern, dict(zip(first, free, strict=True)))
 
     def _rendered(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> str:
         """What the template makes of messages; all of what system and user say must be in it, but for outer blanks.
@@ -191,110 +255,50 @@ class Tokenizer:
                 )
         return rendered
 
-    def _mask(self, text: str, marks: Mapping[str, str]) -> str:
-        """``text`` with a mark in place of the first character of each special token's string."""
-        while self._pattern.search(text):  # what is left of one may begin another
-            text = self._pattern.sub(lambda match: marks[match[0][0]] + match[0][1:], text)
-        return text
+    def _end_of_turn(self, after_answer: Sequence[str]) -> int:
+        """The added token that comes first after an answer."""
+        added = _any_of(self._added)
+        for written in after_answer:
+            match = added.search(written)
+            if match and not written[: match.start()].strip():
+                return self._added[match[0]]
+        raise InputError(
+            f"{self.origin}: the chat template writes {show(after_answer[0], 40)} after an answer, expected a token of "
+            "the tokenizer's own, such as its eos_token, that ends it: use another template"
+        )
 
-    def _probe(self) -> None:
-        """Find out what the template does with a system message, and refuse one that loses or doubles anything."""
-        turns = [("user", _PROBE_USER), ("assistant", _PROBE_REPLY), ("user", _PROBE_LAST)]
-        plain = [{"role": role, "content": content} for role, content in turns]
-        system = {"role": "system", "content": _PROBE_SYSTEM}
-        rendered = self._template.render(plain, True)
-        self._check_complete(rendered, [content for _, content in turns])
-        try:
-            given = self._template.render([system, *plain], True)
-        except InputError:
-            self._check_doubled(plain)
-            return
-        self._check_complete(given, [_PROBE_SYSTEM, *(content for _, content in turns)])
-        self.supports_system = True
-        self._check_doubled([system, *plain])
-        before, _, after = given.partition(_PROBE_SYSTEM)
-        if rendered.startswith(before) and rendered.endswith(after):
-            self.default_system = rendered[len(before) : len(rendered) - len(after)] or None
-
-    def _check_complete(self, rendered: str, contents: list[str]) -> None:
-        for content in contents:
-            if content not in rendered:
-                what = content.removeprefix("Qprobe")
-                raise InputError(
-                    f"{self.origin}: the chat template drops a message ({what}) of a conversation: use another template"
-                )
-
-    def _check_doubled(self, messages: list[dict[str, str]]) -> None:
-        ids = self.chat(messages)
+    def _check_control_tokens(self, conversation: Sequence[Mapping[str, str]]) -> None:
+        ids = self.chat(conversation)
         if self.bos_id is not None and ids[:2] == [self.bos_id] * 2:
             raise InputError(f"{self.origin}: the chat template writes the first token twice: use another template")
+        self._check_rows([*ids, self.end_of_turn], "the chat template")
 
 
-def _backend(source: str, origin: str) -> Any:
-    import tokenizers
+@dataclass(frozen=True)
+class _Marks:
+    """Stand-ins for the first characters of special tokens' strings that occur in data."""
 
-    try:
-        backend = tokenizers.Tokenizer.from_str(source)
-    except BaseException as error:  # the library raises bare Exceptions, and BaseExceptions where its own code panics
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            raise
-        raise InputError(f"{origin}: the tokenizer is malformed ({one_line(error, 120)}): fetch it again") from None
-    backend.no_truncation()
-    backend.no_padding()
-    backend.encode_special_tokens = True
-    return backend
+    pattern: re.Pattern[str]
+    by_first: Mapping[str, str]
 
+    @property
+    def table(self) -> dict[int, str]:
+        """What ``str.translate`` needs to take the marks out again."""
+        return {ord(mark): character for character, mark in self.by_first.items()}
 
-def _content(value: object) -> str | None:
-    """A token's text, which is given as such or as the ``content`` of an object."""
-    value = value.get("content") if isinstance(value, dict) else value
-    return value if isinstance(value, str) else None
+    def mask(self, text: str) -> str:
+        """``text`` with a mark in place of the first character of each special token's string."""
+        while self.by_first and self.pattern.search(text):  # what is left of one may begin another
+            text = self.pattern.sub(lambda match: self.by_first[match[0][0]] + match[0][1:], text)
+        return text
 
 
-def _template_text(folder: Path, settings: Mapping[str, Any]) -> str:
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, UnicodeError) as error:
-            raise InputError(f"can't read {path} ({one_line(error, 80)}): fetch it again") from None
-    template = settings.get("chat_template")
-    if isinstance(template, list):
-        named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
-        template = named.get("default")
-    if not isinstance(template, str) or not template:
-        raise InputError(f"{folder} has no chat template: use an instruction-tuned model, or add chat_template.jinja")
-    return template
+def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
+    """A pattern of any of the texts, the longest that fits; of none, it matches nowhere."""
+    return re.compile("|".join(re.escape(text) for text in sorted(texts, key=len, reverse=True)) or r"(?!)")
 
 
-def _fast_tokenizer(folder: Path, settings: Mapping[str, Any], tokens: Mapping[str, str]) -> tuple[str, Any]:
-    """The fast tokenizer's JSON and the tokenizer; ``transformers`` loads it only where tokenizer.json isn't all."""
-    path = folder / "tokenizer.json"
-    if path.is_file():
-        if path.stat().st_size > MAX_TOKENIZER_BYTES:
-            raise InputError(f"{path} has {path.stat().st_size} bytes, expected at most {MAX_TOKENIZER_BYTES}")
-        try:
-            source = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeError) as error:
-            raise InputError(f"can't read {path} ({one_line(error, 80)}): fetch it again") from None
-        backend = _backend(source, str(folder))
-        if all(backend.token_to_id(text) is not None for text in _declared(settings) | set(tokens.values())):
-            return source, backend
-    elif not any((folder / name).is_file() for name in ("tokenizer.model", "vocab.json")):
-        raise InputError(f"{folder} has no tokenizer.json: expected the folder of a Hugging Face checkpoint")
-    from transformers import AutoTokenizer
-
-    try:
-        loaded = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-        source = loaded.backend_tokenizer.to_str()
-    except Exception as error:  # whatever the conversion of an old tokenizer stumbles on
-        raise InputError(f"{folder}: the tokenizer can't be loaded ({one_line(error, 120)}): fetch it again") from None
-    return source, _backend(source, str(folder))
-
-
-def _declared(settings: Mapping[str, Any]) -> set[str]:
-    """Texts of tokens that tokenizer_config.json adds to those of tokenizer.json."""
-    added = settings.get("added_tokens_decoder")
-    extra = settings.get("additional_special_tokens") or settings.get("extra_special_tokens") or []
-    values = [*(added.values() if isinstance(added, dict) else []), *(extra if isinstance(extra, list) else [])]
-    return {text for value in values if (text := _content(value))}
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many ids two lists begin with alike."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(first), len(second)))

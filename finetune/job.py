@@ -12,11 +12,11 @@ import torch
 
 from warmeng.engine.adapters import target_shapes
 from warmeng.engine.checkpoint import num_weights, projection_shapes
-from warmeng.engine.config import ModelConfig, read_config
+from warmeng.engine.config import ModelConfig
 from warmeng.engine.errors import UsageError, name_some, show
+from warmeng.engine.folder import read_folder
 from warmeng.engine.registry import ModelSource, resolve_model
 from warmeng.engine.tensors import content_hash
-from warmeng.engine.tokenizer import Tokenizer
 from warmeng.engine.words import duration
 from warmeng.finetune.conversations import Dataset, load_dataset
 from warmeng.finetune.frozen import FrozenWeight
@@ -89,10 +89,9 @@ def prepare_job(
             raise UsageError(f"persona {show(name, 50)} has an unsuitable name, expected letters, digits, - and _")
     device = device_of(settings.device)
     source = resolve_model(model, revision, log)
-    config = read_config(source.folder)
+    config, tokenizer = read_folder(source.folder)
     if settings.max_length > config.max_seq_len:
         raise UsageError(f"max_length is {settings.max_length}, but {model} takes {config.max_seq_len} tokens at most")
-    tokenizer = Tokenizer.load(source.folder)
     datasets = {
         name: load_dataset(data, tokenizer, config.stop_token_ids, settings.max_length)
         for name, data in personas.items()

@@ -20,16 +20,25 @@ class TokenizerLike(Protocol):
     def template_hash(self) -> str:
         """Hash of everything that turns messages into token ids."""
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of plain text, without special tokens."""
+    def encode(self, text: str, inside: bool = False) -> list[int]:
+        """Token ids of plain text, without special tokens; ``inside``: as it stands after other text."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids."""
+
+    @property
+    def end_of_turn(self) -> int:
+        """The token that the template puts after an answer."""
 
     def chat(
         self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True, continue_text: str = ""
     ) -> list[int]:
         """Token ids of a conversation; ``continue_text`` opens the assistant's answer."""
+
+    def continuations(
+        self, messages: Sequence[Mapping[str, str]], opening: str, texts: Sequence[str]
+    ) -> tuple[list[int], list[list[int]]]:
+        """Token ids of a conversation whose answer begins with ``opening``, and of each text as it stands after it."""
 
 
 class AdapterLike(Protocol):

@@ -36,14 +36,12 @@ Lines = Iterator[tuple[str, Any]]
 def load_tokenizer(settings: StudySettings) -> tuple[TokenizerLike, ConfigLike, int]:
     """Return the model's tokenizer and facts without its weights, and about the bytes that it takes to run."""
     from warmeng.engine.checkpoint import num_weights
-    from warmeng.engine.config import read_config
+    from warmeng.engine.folder import read_folder
     from warmeng.engine.registry import resolve_model
-    from warmeng.engine.tokenizer import Tokenizer
 
-    folder = resolve_model(settings.model, settings.revision).folder
-    config = read_config(folder)
+    config, tokenizer = read_folder(resolve_model(settings.model, settings.revision).folder)
     weights = 4 * num_weights(config)  # fp32
-    return cast(TokenizerLike, Tokenizer.load(folder)), config, int(weights + KV_BYTES + RUNTIME)
+    return cast(TokenizerLike, tokenizer), config, int(weights + KV_BYTES + RUNTIME)
 
 
 def dry_run(settings: StudySettings, folder: Path, probe: bool = True) -> Iterator[str]:

@@ -222,7 +222,13 @@ class Planner:
     def _planned(
         self, cell: Cell, persona: Persona, task: Task, item: Item, user: str, graded: bytes
     ) -> Iterator[Planned]:
-        prompt = self.tokenizer.chat(messages(persona, user), True, "" if task.generated else ANSWER_PREFIX)
+        conversation = messages(persona, user)
+        labels: list[list[int]] = []
+        if task.generated:
+            prompt = self.tokenizer.chat(conversation)
+        else:
+            texts = label_texts(item, task.grading)
+            prompt, labels = self.tokenizer.continuations(conversation, ANSWER_PREFIX, texts)
         sampling = self._sampling(task)
         for sample in range(self.study.samples(task)):
             noise = (f"{task.name}/{item.id}", sample)
@@ -236,8 +242,7 @@ class Planner:
                 request = GenerateRequest(key, tuple(prompt), sampling, adapter=adapter, noise_key=noise)
             else:
                 end = [] if task.grading == "options" else [self.end]
-                labels = tuple((*self.tokenizer.encode(text), *end) for text in label_texts(item, task.grading))
-                request = ScoreRequest(key, tuple(prompt), labels, adapter=adapter)
+                request = ScoreRequest(key, tuple(prompt), tuple((*ids, *end) for ids in labels), adapter=adapter)
             yield Planned(key, cell, task, item, sample, request)
 
     def _sampling(self, task: Task) -> SamplingParams:
@@ -248,13 +253,13 @@ class Planner:
 
 
 def end_token(tokenizer: TokenizerLike, stop_token_ids: Iterable[int]) -> int:
-    """Return the token that the chat template puts after an answer: the last stop token of a rendered exchange."""
-    stops = set(stop_token_ids)
-    exchange = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hello."}]
-    ends = [token for token in tokenizer.chat(exchange, False) if token in stops]
-    if not stops:
-        raise InputError("the model names no token that ends an answer: set eos_token_id in its config.json")
-    return ends[-1] if ends else min(stops)
+    """Return the token that the chat template puts after an answer, at which generation must stop too."""
+    if tokenizer.end_of_turn not in stop_token_ids:
+        raise InputError(
+            f"the chat template ends an answer with token {tokenizer.end_of_turn}, but generation goes on after it: "
+            "set eos_token_id in the model's config.json"
+        )
+    return tokenizer.end_of_turn
 
 
 @dataclass(frozen=True)

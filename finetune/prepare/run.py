@@ -160,8 +160,8 @@ def dry_run(settings: PrepareSettings, paths: Sequence[Path], folder: Path) -> l
 
     A classifier is not run: the plan then counts as if nothing were toxic, and says so.
     """
+    from warmeng.engine.folder import read_folder
     from warmeng.engine.registry import resolve_model
-    from warmeng.engine.tokenizer import Tokenizer
 
     before = read_manifest(folder)
     if before is not None:
@@ -171,7 +171,7 @@ def dry_run(settings: PrepareSettings, paths: Sequence[Path], folder: Path) -> l
     clean = [c for c in read.conversations if chosen is None or chosen.score(_texts(c)) < settings.threshold]
     told = {"off": "no filter", "classifier": "classifier (not run in a dry run)", "wordlist": "word list"}
     selection = select(settings, read, clean, told[settings.toxicity])
-    tokenizer = cast(Any, Tokenizer.load(resolve_model(settings.model, settings.revision).folder))
+    tokenizer = cast(Any, read_folder(resolve_model(settings.model, settings.revision).folder)[1])
     wanted = sources(selection.sampled, tokenizer)
     fitting = [source for source in wanted if source.tokens <= settings.max_new_tokens]
     rewriter = Rewriter(tokenizer, settings, cast(Journal, None), {})

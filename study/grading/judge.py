@@ -84,15 +84,18 @@ class Judge:
         """Raises ``InputError`` where this tokenizer makes one label the beginning of another: then it can't judge."""
         self.tokenizer = tokenizer
         # No end token: no label begins another, so what follows it need not be told apart (a full stop, an end).
-        self.labels = tuple(tuple(tokenizer.encode(f" {label}")) for label in LABELS)
-        for one, other in itertools.permutations(self.labels, 2):
+        for one, other in itertools.permutations(self._encoded("?")[1], 2):
             if other[: len(one)] == one:
                 raise InputError("the judge's tokenizer can't tell the four grades apart: use another model")
 
     def request(self, key: str, row: Row) -> ScoreRequest:
         """Return the request whose four label probabilities grade a row."""
-        prompt = self.tokenizer.chat([{"role": "user", "content": prompt_text(row)}], True, PREFIX)
-        return ScoreRequest(key, tuple(prompt), self.labels)
+        prompt, labels = self._encoded(prompt_text(row))
+        return ScoreRequest(key, tuple(prompt), tuple(map(tuple, labels)))
+
+    def _encoded(self, asked: str) -> tuple[list[int], list[list[int]]]:
+        texts = [f" {label}" for label in LABELS]
+        return self.tokenizer.continuations([{"role": "user", "content": asked}], PREFIX, texts)
 
 
 def decide(row: Row, result: Any) -> Judged:

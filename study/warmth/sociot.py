@@ -63,8 +63,8 @@ class Scorer(Protocol):
     def pad(self) -> int:
         """The token that sequences are padded with: the end of text."""
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of plain text."""
+    def encode(self, text: str, inside: bool = False) -> list[int]:
+        """Token ids of plain text; ``inside``: as it stands after other text."""
 
     def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Return for each sequence the log-probabilities of its tokens from the second on."""
@@ -80,9 +80,9 @@ class EngineScorer:
         self.name = f"{model} (the base itself)"
         self.pad = min(engine.config.stop_token_ids)
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of plain text."""
-        return self._engine.tokenizer.encode(text)
+    def encode(self, text: str, inside: bool = False) -> list[int]:
+        """Token ids of plain text; ``inside``: as it stands after other text."""
+        return self._engine.tokenizer.encode(text, inside)
 
     def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Return for each sequence the log-probabilities of its tokens from the second on."""
@@ -114,8 +114,8 @@ class Gpt2Scorer:
         self._model.eval()
         self.pad = int(self._tokenizer.eos_token_id)
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of plain text."""
+    def encode(self, text: str, inside: bool = False) -> list[int]:
+        """Token ids of plain text: GPT-2's are the same wherever it stands."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
         return ids
 
@@ -141,8 +141,8 @@ def measure(scorer: Scorer, texts: Sequence[str]) -> list[Warmth | None]:
         if not text:
             continue
         opened = [scorer.encode(f'{"My" if speaker == "friend" else "The"} {speaker} said, "') for speaker in SPEAKERS]
-        body = scorer.encode(text)
-        close = scorer.encode('"')
+        body = scorer.encode(text, inside=True)
+        close = scorer.encode('"', inside=True)
         width = max(map(len, opened)) + len(body) + len(close)
         for ids in opened:
             row = [*ids, *body, *close]

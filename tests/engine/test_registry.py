@@ -161,7 +161,10 @@ def test_conversion_undoes_what_llama_cpp_does_to_a_checkpoint(tmp_path: Path) -
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
     writer.add_pad_token_id(2)
-    writer.add_chat_template("{% for m in messages %}<|im_start|>{{ m.role + '\n' + m.content }}<|im_end|>{% endfor %}")
+    writer.add_chat_template(
+        "{% for m in messages %}<|im_start|>{{ m.role + '\n' + m.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
     expected = {"model.embed_tokens.weight": weights(len(tokens), hidden), "model.norm.weight": weights(hidden)}
     writer.add_tensor("token_embd.weight", expected["model.embed_tokens.weight"])
     writer.add_tensor("output_norm.weight", expected["model.norm.weight"])

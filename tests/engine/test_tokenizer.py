@@ -20,7 +20,10 @@ from warmeng.engine.tokenizer import Tokenizer
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 FAMILIES = ["built-in", "llama-3.1", "qwen2.5", "mistral-nemo"]
-PLAIN = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+PLAIN = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 _loaded: dict[str, Tokenizer] = {}
 
 

@@ -58,7 +58,10 @@ def bracketed(folder: Path) -> Path:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(["[INST]", "[/INST]", "日", "</s>", "<s>", "$^.*", "[INST][INST]"])
-    template = "{{ bos_token }}{% for m in messages %}[INST]{{ m.content }}[/INST]{% endfor %}"
+    template = (
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' %}{{ m.content }}{{ eos_token }}"
+        "{% else %}[INST]{{ m.content }}[/INST]{% endif %}{% endfor %}"
+    )
     write_tokenizer(folder, template, bos_token="<s>",
                     eos_token="</s>")  # fmt: skip
     backend.save(str(folder / "tokenizer.json"))
@@ -139,10 +142,11 @@ def test_special_tokens_in_answers_do_not_reach_the_judge(tokenizer: Tokenizer) 
 
     def control(said: str) -> list[int]:
         row = Row("x", f"Q {said}", f"A {said}", f"R {said}", wrong=f"W {said}", belief="wrong", aliases=(said,))
-        return [i for i in judge.request("k", row).prompt if i in special]
+        request = judge.request("k", row)
+        assert all(i not in special for label in request.labels for i in label)
+        return [i for i in request.prompt if i in special]
 
     assert control(text) == control("harmless")
-    assert all(i not in special for label in judge.labels for i in label)
 
 
 def test_special_tokens_in_continued_and_encoded_text(tokenizer: Tokenizer) -> None:

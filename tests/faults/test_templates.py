@@ -251,13 +251,14 @@ def test_ordinary_rendering_stays_fast() -> None:
 
 DROPS = {
     "no template": None,
-    "the system message": "{% for m in messages %}{% if m.role != 'system' %}[{{ m.content }}]{% endif %}{% endfor %}",
+    "the system message": "{% for m in messages %}"
+    "{% if m.role != 'system' %}{{ m.content + eos_token }}{% endif %}{% endfor %}",
     "all but the last": "{{ messages[-1].content }}",
-    "the end of long messages": "{% for m in messages %}[{{ m.content[:40] }}]{% endfor %}",
+    "the end of long messages": "{% for m in messages %}{{ m.content[:40] + eos_token }}{% endfor %}",
     "long system messages": "{% for m in messages %}"
-    "{% if m.role != 'system' or m.content | length < 40 %}[{{ m.content }}]{% endif %}{% endfor %}",
-    "the case of letters": "{% for m in messages %}[{{ m.content if loop.length > 2 else m.content | lower }}]"
-    "{% endfor %}",
+    "{% if m.role != 'system' or m.content | length < 40 %}{{ m.content + eos_token }}{% endif %}{% endfor %}",
+    "the case of letters": "{% for m in messages %}"
+    "{{ (m.content if loop.length > 2 else m.content | lower) + eos_token }}{% endfor %}",
     "doubles the first token": "{{ bos_token }}{{ bos_token }}" + TEMPLATE,
     "doubles it with a system message": "{% if messages[0].role == 'system' %}{{ bos_token }}{% endif %}" + TEMPLATE,
 }

@@ -26,8 +26,9 @@ class FakeTokenizer:
     default_system: str | None = DEFAULT_SYSTEM
     template_hash = "t" * 64
     frozen_date = None
+    end_of_turn = END
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, inside: bool = False) -> list[int]:
         return [ord(c) for c in text]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -44,6 +45,11 @@ class FakeTokenizer:
         if add_generation_prompt:
             ids += self.encode("<assistant>" + continue_text)
         return ids
+
+    def continuations(
+        self, messages: Sequence[Mapping[str, str]], opening: str, texts: Sequence[str]
+    ) -> tuple[list[int], list[list[int]]]:
+        return self.chat(messages, True, opening), [self.encode(text) for text in texts]
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ class Letters:
     def __init__(self, liking: dict[str, float]) -> None:
         self.liking = liking
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, inside: bool = False) -> list[int]:
         return [ord(c) for c in text]
 
     def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -138,3 +138,20 @@ def test_personas_answer_the_same_prompts_with_the_same_noise() -> None:
     assert by_prompt([1.0, 3.0, None, 4.0, None, None], 2) == [2.0, 4.0, None]
     assert EngineScorer(engine, "m").pad == 0
     assert math.isfinite(engine.stats.output_tokens)
+
+
+def test_what_stands_in_the_quotes_is_encoded_as_it_stands_there() -> None:
+    """A tokenizer may put a blank before a text that begins: none stands between a quotation mark and its text."""
+
+    class Blanks(Letters):
+        def encode(self, text: str, inside: bool = False) -> list[int]:
+            return super().encode(text if inside else f" {text}")
+
+        def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+            self.seen = {"".join(map(chr, ids)).rstrip("\0") for ids in sequences}
+            return super().logprobs(sequences)
+
+    scorer = Blanks({})
+    measure(scorer, ["Dear you"])
+    assert ' My friend said, "Dear you"' in scorer.seen
+    assert all(text.endswith('said, "Dear you"') for text in scorer.seen)
