@@ -59,11 +59,11 @@ class EngineStats:
 
 @dataclass(frozen=True)
 class Started:
-    """A step under way: its work, and which place in its tokens each sequence's choice takes."""
+    """A step under way: which place in its tokens each sampled sequence's choice takes, and what it scores whole."""
 
-    work: list[Work]
-    places: dict[int, int]  # by the sequence's arrival
     flight: Flight
+    places: list[int]
+    scored: list[Sequence]  # all of their tokens are computed by it
 
 
 @dataclass(frozen=True)
@@ -267,7 +267,7 @@ class Engine:
     def _step(self) -> None:
         """Start the next step, then read the outcome of the one before it, which ran meanwhile.
 
-        Tokens that aren't known yet stand as ``PENDING``; the device knows them. A sequence that turns out to have
+        Tokens that aren't known yet stand as pending; the device knows them. A sequence that turns out to have
         ended was then computed once too often, which costs a row and changes nothing.
         """
         work = self._scheduler.schedule()
@@ -298,14 +298,16 @@ class Engine:
         self._scheduler.ran()
         self.stats.steps += 1
         self.stats.preemptions = self._scheduler.preemptions
-        places = {}
-        for item in work:
-            sequence = item.sequence
-            sequence.computed = item.stop
-            if isinstance(sequence.request, GenerateRequest) and item.stop == len(sequence.tokens):
-                places[sequence.arrival] = len(sequence.tokens)
-                sequence.tokens.append(PENDING)
-        return Started(work, places, flight)
+        scored = []
+        for sequence, _, stop in work:
+            sequence.computed = stop
+            if not sequence.generates and stop == len(sequence.tokens):
+                scored.append(sequence)
+        places = []
+        for row, sequence in enumerate(flight.sampled):
+            places.append(len(sequence.tokens))
+            sequence.tokens.append(PENDING - row)
+        return Started(flight, places, scored)
 
     def _retreat(self, work: list[Work], lacking: str) -> None:
         if self._started is not None:  # its memory is free once it is done
@@ -333,15 +335,14 @@ class Engine:
                 target.sequence.label_logprobs[first, second] = value
             elif first == len(target.sequence.prompt_logprobs) + 1:  # else it is known already
                 target.sequence.prompt_logprobs.append(value)
-        for choice in outcome.sampled:
-            if not choice.sequence.finished:
-                place = started.places[choice.sequence.arrival]
-                self._take(choice.sequence, place, choice.token, choice.logprob)
-        for item in started.work:
-            request = item.sequence.request
-            ends = item.stop == len(item.sequence.tokens) and not item.sequence.finished
-            if isinstance(request, ScoreRequest) and ends:
-                self._finish(item.sequence, score_result(item.sequence, request))
+        found = zip(started.flight.sampled, started.places, outcome.tokens, outcome.logprobs, strict=True)
+        for sequence, place, token, logprob in found:
+            if not sequence.finished:
+                self._take(sequence, place, token, logprob)
+        for sequence in started.scored:
+            if not sequence.finished:
+                assert isinstance(sequence.request, ScoreRequest)
+                self._finish(sequence, score_result(sequence, sequence.request))
 
     def _take(self, sequence: Sequence, place: int, token: int, logprob: float) -> None:
         """Put a chosen token in its place, or finish the sequence where it stops."""
@@ -355,16 +356,15 @@ class Engine:
             del sequence.tokens[place:]
             self._finish(sequence, generation(sequence, request, self.tokenizer, "stop"))
             return
-        assert sequence.tokens[place] == PENDING
+        assert sequence.tokens[place] <= PENDING
         sequence.tokens[place] = token
         if sequence.matcher is not None:
             sequence.matcher.advance(token)
-        generated = place + 1 - sequence.prompt_len
         stopped = self._hits_stop_string(sequence, place + 1, params.stop)
         if stopped or (sequence.matcher and sequence.matcher.complete):
             del sequence.tokens[place + 1 :]
             self._finish(sequence, generation(sequence, request, self.tokenizer, "stop"))
-        elif generated >= self._scheduler.longest_answer(sequence):
+        elif place + 1 >= sequence.limit:
             self._finish(sequence, generation(sequence, request, self.tokenizer, "length"))
 
     def _hits_stop_string(self, sequence: Sequence, end: int, stops: tuple[str, ...]) -> bool:
@@ -386,8 +386,8 @@ class Engine:
 
     def _probe(self, tokens: tuple[int, ...], adapter_hash: str) -> torch.Tensor:
         size = self.settings.block_size
-        sequence = Sequence(GenerateRequest("probe", tokens), adapter_hash, -1, list(tokens), [])
-        sequence.blocks = [self._pool.allocate() for _ in range(-(-len(tokens) // size))]
+        sequence = Sequence(GenerateRequest("probe", tokens), adapter_hash, -1, list(tokens), [], limit=len(tokens))
+        sequence.blocks.extend(self._pool.allocate() for _ in range(-(-len(tokens) // size)))
         try:
             return self._runner.last_logits(Work(sequence, 0, len(tokens)))
         finally:
