@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -102,9 +103,8 @@ class Engine:
             within.admit_together,
         )
         self._compiler: ConstraintCompiler | None = None
-        self._ready: list[Result] = []  # finished, and not read yet
+        self._ready: deque[Result] = deque()  # finished, and not read yet
         self._ids: set[str] = set()
-        self._running = False
         self._started: Started | None = None
         self._lacked = 0  # steps of one token that ran out of memory, one after the other
 
@@ -186,12 +186,13 @@ class Engine:
         change = (with_adapter - self._probe(tokens, "")).abs()
         return float(change[: self._runner.vocab_size].max())
 
-    def add(self, request: Request) -> None:
-        """Queue a request; ``results`` answers it. May be called while results are read: then it runs at once.
+    def add(self, request: Request, urgent: bool = False) -> None:
+        """Queue a request; ``results`` answers it. May be called while results are read.
 
-        Raises RequestError, and queues nothing, where the request makes no sense.
+        An urgent one is taken before all that wait. Raises RequestError, and queues nothing, where the request makes no
+        sense.
         """
-        self._queue(request, self._prepare(request))
+        self._queue(request, self._prepare(request), urgent)
 
     def _prepare(self, request: Request) -> Matcher | None:
         self._check(request)
@@ -199,29 +200,25 @@ class Engine:
             return self._compile().matcher(request.constraint)
         return None
 
-    def _queue(self, request: Request, matcher: Matcher | None) -> None:
+    def _queue(self, request: Request, matcher: Matcher | None, urgent: bool = False) -> None:
         self._ids.add(request.id)
         reason = self._scheduler.why_too_long(request)
         if reason:
             self._ready.append(refusal(request, "too_long", reason))
             return
-        sequence = self._scheduler.add(request, self._adapter_hash(request.adapter), urgent=self._running)
+        sequence = self._scheduler.add(request, self._adapter_hash(request.adapter), urgent)
         sequence.matcher = matcher
 
     def results(self) -> Iterator[Result]:
         """Run until nothing is left and give each result as it finishes."""
-        self._running = True
-        try:
-            while True:
-                while self._ready:
-                    result = self._ready.pop(0)
-                    self._ids.discard(result.id)
-                    yield result
-                if not self._scheduler.busy and self._started is None:
-                    return
-                self._step()
-        finally:
-            self._running = False
+        while True:
+            while self._ready:
+                result = self._ready.popleft()
+                self._ids.discard(result.id)
+                yield result
+            if not self._scheduler.busy and self._started is None:
+                return
+            self._step()
 
     def generate(self, requests: Iterable[GenerateRequest]) -> list[GenerateResult]:
         """Answer generation requests and return their results in the order given."""

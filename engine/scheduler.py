@@ -12,7 +12,7 @@ from warmeng.engine.request import GenerateRequest, Request, ScoreRequest
 from warmeng.engine.sequence import PENDING, Sequence
 
 _EASE = 64  # steps after which limits that lack of memory has halved are doubled
-_URGENT = -1  # the group of requests that were added while the engine runs: gradings, taken at once
+_URGENT = -1  # the group of requests that are taken before all others: gradings of answers just given
 
 
 class Work(NamedTuple):
