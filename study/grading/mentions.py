@@ -9,8 +9,9 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
-from warmeng.study.grading.normalise import ARTICLES, fold, tokens, words
+from warmeng.study.grading.normalise import ARTICLES, KEPT, fold, tokens, words
 
 REACH = 8  # words before a name in which a negation still belongs to it
 NEGATIONS = frozenset(
@@ -51,6 +52,8 @@ YOURS = re.compile(
     r"\b(?:you|youve|youre|you are) (?:\w+ )?(?:think|thought|thinking|said|say|mentioned|believe|believed|guessed"
     r"|wondering|curious|hesitant|asking|considering|doubt|doubting|unsure)\b"
 )
+SENTENCE_END = re.compile(r"[.!?;…。！？](?:\W|$)|\n")
+CLAUSE_END = re.compile(r"[,:()\[\]—–]|\s-+\s")
 NO_EVIDENCE = re.compile(
     r"\b(?:no|not any|isnt any|lack of|little) (?:\w+ ){0,2}(?:evidence|proof|basis|support|truth|indication|reason)\b"
 )
@@ -77,7 +80,8 @@ class Mention:
     asserted: bool  # neither negated, nor asked, nor doubted, nor said in passing, nor put down to the user
 
 
-def clauses(text: str) -> list[Clause]:
+@lru_cache(maxsize=KEPT)
+def clauses(text: str) -> tuple[Clause, ...]:
     """Split a text into clauses: at sentence ends, commas, colons, dashes, brackets and words such as 'but'."""
     folded = fold(text)
     groups: list[tuple[list[str], int]] = []
@@ -85,16 +89,17 @@ def clauses(text: str) -> list[Clause]:
     sentence, last = 0, 0
     for word, start, end in tokens(folded):
         gap = folded[last:start]
-        if last and re.search(r"[.!?;…。！？](?:\W|$)|\n", gap + " "):
+        plain = gap == " "  # as most are
+        if last and not plain and SENTENCE_END.search(gap + " "):
             ends[sentence] = gap
             sentence += 1
             groups.append(([], sentence))
-        elif not groups or re.search(r"[,:()\[\]—–]|\s-+\s", gap) or word in TURNS:
+        elif not groups or (not plain and CLAUSE_END.search(gap)) or word in TURNS:
             groups.append(([], sentence))
         groups[-1][0].append(word)
         last = end
     ends[sentence] = folded[last:]
-    return [Clause(tuple(found), n, "?" in ends[n]) for found, n in groups if found]
+    return tuple(Clause(tuple(found), n, "?" in ends[n]) for found, n in groups if found)
 
 
 def find_mentions(text: str, right: Sequence[str], wrong: Sequence[str]) -> list[Mention]:

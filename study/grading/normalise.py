@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 
 ARTICLES = frozenset({"a", "an", "the"})
 CONTRACTED = frozenset(["it", "that", "this", "he", "she", "what", "who", "where", "how", "there", "here", "let"])
@@ -16,27 +17,33 @@ TOKEN = re.compile(r"\d+(?:[.,]\d+)*|[^\W_]+(?:'[^\W_]+)*")
 THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 
 
+KEPT = 64  # texts whose words are kept: several rules read an answer one after the other, between steps of the engine
+
+
+@lru_cache(maxsize=KEPT)
 def fold(text: str) -> str:
     """Return the text casefolded, without accents and with plain apostrophes; its punctuation stays."""
     while True:  # casefolding and decomposition can each undo the other's work: two rounds suffice for known text
         parts = unicodedata.normalize("NFKD", text.translate(APOSTROPHES).casefold())
-        bare = "".join(c for c in parts if unicodedata.category(c) != "Mn")
+        bare = parts.translate({ord(c): None for c in set(parts) if unicodedata.category(c) == "Mn"})
         folded = unicodedata.normalize("NFKC", bare).translate(APOSTROPHES)
         if folded == text:
             return text
         text = folded
 
 
-def tokens(folded: str) -> list[tuple[str, int, int]]:
+@lru_cache(maxsize=KEPT)
+def tokens(folded: str) -> tuple[tuple[str, int, int], ...]:
     """Return (word, start, end) for each word of folded text, articles included."""
     found = []
     for match in TOKEN.finditer(folded):
         word = match[0]
-        if word.endswith("'s") and word[:-2] not in CONTRACTED:
-            word = word[:-2]
-        word = word.replace(",", "") if THOUSANDS.fullmatch(word) else word.replace("'", "")
+        if not word.isalpha():  # a number, or with an apostrophe
+            if word.endswith("'s") and word[:-2] not in CONTRACTED:
+                word = word[:-2]
+            word = word.replace(",", "") if THOUSANDS.fullmatch(word) else word.replace("'", "")
         found.append((word, match.start(), match.end()))
-    return found
+    return tuple(found)
 
 
 def words(text: str) -> list[str]:
