@@ -12,6 +12,10 @@ from warmeng.engine.request import GenerateRequest, Request, ScoreRequest
 from warmeng.engine.sequence import PENDING, Sequence
 
 _EASE = 64  # steps after which limits that lack of memory has halved are doubled
+# Of the tokens that a sequence may still generate, the part that blocks are held back for: 1 / _GROWTH. Sequences end at
+# different times, so all never need their longest answers at once; less held back means more at once, and more that
+# is computed twice. docs/performance.md has what was tried.
+_GROWTH = 3
 _URGENT = -1  # the group of requests that are taken before all others: gradings of answers just given
 
 
@@ -29,9 +33,9 @@ class Scheduler:
     Every step takes one token of each decoding sequence, then fills the token budget with prompts. The plan is known
     beforehand: requests are grouped by their first block, so that shared prefixes are computed once, and the longest
     of a
-    group come first, so that none straggles at the end. A sequence is admitted when its prompt and half of its longest
-    answer fit beside what the running ones still expect; so running out of blocks is rare, and then the youngest
-    sequence gives its blocks back and is computed again later.
+    group come first, so that none straggles at the end. A sequence is admitted when its prompt and a part of its
+    longest answer fit beside what the running ones still expect (``_GROWTH``); so running out of blocks is rare, and
+    then the youngest sequence gives its blocks back and is computed again later.
     """
 
     def __init__(
@@ -274,7 +278,7 @@ class Scheduler:
         if not sequence.generates:
             return self._blocks_of(sequence.request, 0)
         done = len(sequence.tokens)
-        return -(-(done + max(1, (sequence.limit - done) // 2)) // self.block_size)
+        return -(-(done + max(1, (sequence.limit - done) // _GROWTH)) // self.block_size)
 
     def _blocks_of(self, request: Request, answer: int) -> int:
         blocks = -(-(len(request.prompt) + answer) // self.block_size)
