@@ -88,13 +88,17 @@ def lay_out(work: list[Work], block_size: int) -> Layout:
     """Lay out a step, sequence by sequence in the order of ``work``."""
     tokens: list[int] = []
     parts = _Segments()
+    query_lens, seq_lens, tables, adapters = parts.query_lens, parts.seq_lens, parts.tables, parts.adapters
     wanted = Wanted([], [], [])
     for item in work:
         sequence, start, stop = item
         first = len(tokens)
         tokens += sequence.tokens[start:stop]
         if sequence.generates:
-            parts.add(sequence, sequence.blocks, stop - start, stop)
+            query_lens.append(stop - start)  # as ``parts.add`` does, without a call for each sequence
+            seq_lens.append(stop)
+            tables.append(sequence.blocks)
+            adapters.append(sequence.adapter_hash)
             if stop == len(sequence.tokens):
                 wanted.sample_rows.append(len(tokens) - 1)
                 wanted.sampled.append(sequence)
@@ -117,10 +121,10 @@ class _Segments:
         self.holes: dict[int, tuple[int, int]] = {}
 
     def add(
-        self, sequence: Sequence, table: array[int], queries: int, seen: int, hole: tuple[int, int] | None = None
+        self, sequence: Sequence, table: array[int], queries: int, seen: int, hole: tuple[int, int] = (0, 0)
     ) -> None:
         """Add a segment of ``queries`` rows whose last one sees ``seen`` slots of ``table``."""
-        if hole is not None:
+        if hole[1] > hole[0]:
             self.holes[len(self.tables)] = hole
         self.query_lens.append(queries)
         self.seq_lens.append(seen)

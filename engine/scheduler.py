@@ -12,9 +12,9 @@ from warmeng.engine.request import GenerateRequest, Request, ScoreRequest
 from warmeng.engine.sequence import PENDING, Sequence
 
 _EASE = 64  # steps after which limits that lack of memory has halved are doubled
-# Of the tokens that a sequence may still generate, the part that blocks are held back for: 1 / _GROWTH. Sequences end at
-# different times, so all never need their longest answers at once; less held back means more at once, and more that
-# is computed twice. docs/performance.md has what was tried.
+# Of the tokens that a sequence may still generate, the part that blocks are held back for: 1 / _GROWTH. Sequences end
+# at different times, so all never need their longest answers at once; less held back means more at once, and more
+# that is computed twice. docs/performance.md has what was tried.
 _GROWTH = 3
 _URGENT = -1  # the group of requests that are taken before all others: gradings of answers just given
 
@@ -110,17 +110,25 @@ class Scheduler:
         """
         work: list[Work] = []
         budget = self.max_batched_tokens
-        decoding: list[Sequence] = []
+        decoding = False
         prompts: list[Sequence] = []
-        for sequence in self.running.values():
+        preemptions = self.preemptions
+        for sequence in list(self.running.values()):
             if self._waits(sequence):
                 continue
-            remaining = len(sequence.tokens) - sequence.computed
-            if remaining == 1:
-                decoding.append(sequence)
-            elif remaining:
+            start, stop = sequence.computed, len(sequence.tokens)
+            if stop - start > 1:
                 prompts.append(sequence)
-        for sequence in decoding + prompts:  # a sequence taken earlier may have preempted one that comes later
+            elif stop > start and budget > 0:
+                decoding = True
+                if self.preemptions != preemptions and sequence.arrival not in self.running:
+                    continue  # one that was taken before it has preempted it
+                if sequence.prompt_len <= start < len(sequence.blocks) * self.block_size:  # its last block has room
+                    work.append(Work(sequence, start, stop))
+                    budget -= 1
+                else:
+                    budget -= self._take(sequence, budget, work)
+        for sequence in prompts:
             if budget > 0 and sequence.arrival in self.running:
                 budget -= self._take(sequence, budget, work)
         if budget > 0 and not (decoding and not prompts and self._holds_back()):
@@ -178,16 +186,14 @@ class Scheduler:
         stop = min(start + budget, len(sequence.tokens))
         main = stop if sequence.generates else min(stop, sequence.prompt_len)
         needed = -(-main // self.block_size) - len(sequence.blocks)
-        if needed > 0:  # while decoding: once a block
-            while needed > self.pool.available:
-                victim = self._victim(work, sequence)
-                self._preempt(victim)
-                if victim is sequence:
-                    return 0
-            sequence.blocks.extend([self.pool.allocate() for _ in range(needed)])
-        if start < sequence.prompt_len:
-            for index in range(start // self.block_size, min(stop // self.block_size, len(sequence.names))):
-                self.pool.publish(sequence.blocks[index], sequence.names[index])
+        while needed > self.pool.available:
+            victim = self._victim(work, sequence)
+            self._preempt(victim)
+            if victim is sequence:
+                return 0
+        sequence.blocks.extend([self.pool.allocate() for _ in range(needed)])
+        for index in range(start // self.block_size, min(stop // self.block_size, len(sequence.names))):
+            self.pool.publish(sequence.blocks[index], sequence.names[index])
         work.append(Work(sequence, start, stop))
         return stop - start
 
