@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, field
-from functools import cached_property
 from hashlib import blake2b
 
 import numpy as np
@@ -25,7 +24,7 @@ SAMPLING = np.dtype(
 )  # fmt: skip
 
 
-@dataclass(eq=False)  # one equals itself alone; comparing by value is slow
+@dataclass(eq=False, slots=True)  # one equals itself alone: comparing by value is slow, and so are dictionaries
 class Sequence:
     """One request's tokens and where their keys and values lie.
 
@@ -55,10 +54,12 @@ class Sequence:
     finished: bool = False  # its result is made; a step that was started with it counts for nothing
     prompt_len: int = field(init=False)
     generates: bool = field(init=False)  # a GenerateRequest; else a ScoreRequest
+    sampling: bytes = field(init=False)  # how its tokens are drawn: one ``SAMPLING`` record, or nothing
 
     def __post_init__(self) -> None:
         self.prompt_len = len(self.request.prompt)
         self.generates = isinstance(self.request, GenerateRequest)
+        self.sampling = _record(self.request) if isinstance(self.request, GenerateRequest) else b""
 
     @property
     def generated(self) -> list[int]:
@@ -81,12 +82,10 @@ class Sequence:
             start += len(label) - 1
         return spans
 
-    @cached_property
-    def sampling(self) -> bytes:
-        """How its tokens are drawn, as one ``SAMPLING`` record."""
-        assert isinstance(self.request, GenerateRequest)
-        params, (item, sample) = self.request.sampling, self.request.noise_key
-        words = np.frombuffer(blake2b(item.encode(), digest_size=8).digest(), dtype="<u4")
-        top_k = min(params.top_k, np.iinfo(np.int32).max)
-        record = (params.seed & 0xFFFFFFFF, words, sample, top_k, params.temperature, params.top_p)
-        return np.array([record], dtype=SAMPLING).tobytes()
+
+def _record(request: GenerateRequest) -> bytes:
+    params, (item, sample) = request.sampling, request.noise_key
+    words = np.frombuffer(blake2b(item.encode(), digest_size=8).digest(), dtype="<u4")
+    top_k = min(params.top_k, np.iinfo(np.int32).max)
+    record = (params.seed & 0xFFFFFFFF, words, sample, top_k, params.temperature, params.top_p)
+    return np.array([record], dtype=SAMPLING).tobytes()
