@@ -10,9 +10,11 @@ if TYPE_CHECKING:  # kernels need triton, which isn't everywhere
     from warmeng.bench.finetune import TrainComparison
     from warmeng.bench.generate import Comparison
     from warmeng.bench.grade import GradeResult
+    from warmeng.bench.host import HostResult
     from warmeng.bench.kernels import Found
     from warmeng.bench.record import WorkloadResult
     from warmeng.bench.roofline import Roofline
+    from warmeng.bench.simulate import Simulated
 
 
 def roofline_lines(found: Roofline) -> list[str]:
@@ -101,6 +103,42 @@ def grade_lines(found: GradeResult) -> list[str]:
         f"{found.prefix} tokens of prefix ({found.cached_share:.0%} from the cache), {found.new} new, "
         f"{found.labels} labels of two tokens",
     ]
+
+
+def host_lines(found: Sequence[HostResult]) -> list[str]:
+    """Return the host's part of a step at each number of sequences, in CPU milliseconds and beside the yardstick."""
+    rows = [["sequences", "adapters, temperature", "decoding step, ms", "mixed step, ms", "rows", "decoding / loop"]]
+    rows += [
+        [
+            str(f.sequences), f"{f.adapters}, {f.temperature:g}", f"{f.decode * 1e3:.2f}", f"{f.mixed * 1e3:.2f}",
+            str(f.mixed_rows), f"{f.ratio:.2f}",
+        ]
+        for f in found
+    ]  # fmt: skip
+    yardsticks = statistics.median(f.yardstick for f in found)
+    return [*_columns(rows), f"the loop beside it: {yardsticks * 1e3:.2f} ms"]
+
+
+def simulated_lines(found: Sequence[Simulated], card: str) -> list[str]:
+    """Return what was predicted for each shape, and where the time goes, as shares of the run."""
+    kinds = list(found[0].kernels)
+    rows = [["", "sequences (mean)", "output tokens/s", *kinds, "device idle", "host", "bound by"]]
+    for f in found:
+        shares = [f"{part / f.seconds:.0%}" for part in (*f.kernels.values(), f.idle, f.host)]
+        at_once = f"{f.max_num_seqs} ({f.mean_sequences:.0f})"
+        rows.append([f.shape, at_once, f"{f.rate:,.0f}", *shares, f.bound])
+    lines = _columns(rows)
+    for f in found:
+        lines.append(
+            f"{f.shape}: {f.requests} requests, {f.steps} steps, {f.mixed_steps} of them mixed, {f.rows:,} tokens "
+            f"computed, {f.preemptions} preemptions, {f.cache_slots:,} slots of cache"
+        )
+    cost = found[0].host_cost
+    lines.append(
+        f"predicted for {card}, not measured; the host: {cost.step * 1e3:.2f} ms a step, "
+        f"{cost.sequence * 1e6:.2f} us a sequence, {cost.row * 1e6:.2f} us a row"
+    )
+    return lines
 
 
 def left_out_lines(names: Sequence[str]) -> list[str]:

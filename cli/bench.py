@@ -148,16 +148,12 @@ def _workload(
     from warmeng.bench.record import Options
     from warmeng.bench.tables import workload_lines
     from warmeng.bench.workload import measure_workload
-    from warmeng.engine.errors import UsageError
     from warmeng.engine.settings import EngineSettings
 
     where = pick_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
-    try:
-        sizes = tuple(int(size) for size in curve.split(",") if size)
-    except ValueError:
-        raise UsageError(f"--curve is {curve!r}, expected batch sizes as 32,64,128") from None
+    sizes = _sizes("--curve", curve)
     modes = ("deterministic", "fast") if both else ("fast",) if fast else ("deterministic",)
     settings = EngineSettings(max_num_seqs=max_num_seqs, max_batched_tokens=max_batched_tokens, threads=threads)
     options = Options(
@@ -171,6 +167,18 @@ def _workload(
     partial.remove()
     if found.failed:
         raise click.ClickException(f"the engine failed, {', '.join(found.failed)}: the lines above say why")
+
+
+def _sizes(option: str, given: str) -> tuple[int, ...]:
+    from warmeng.engine.errors import UsageError
+
+    try:
+        sizes = tuple(int(size) for size in given.split(",") if size)
+    except ValueError:
+        sizes = (0,)
+    if any(size < 1 for size in sizes):
+        raise UsageError(f"{option} is {given!r}, expected numbers of sequences as 32,64,128")
+    return sizes
 
 
 def _until(seconds: float) -> Callable[[], float]:
@@ -312,6 +320,87 @@ def grade(
         settings=EngineSettings(fast=fast), say=_say,
     )  # fmt: skip
     _finish("grade", where, grade_lines(found), vars(found), save)
+
+
+@bench.command()
+@click.option("--sequences", default="512,1024", show_default=True, help="Numbers of sequences that run at once.")
+@click.option("--adapters", type=click.IntRange(0, 7), default=2, show_default=True)
+@click.option("--temperature", type=click.FloatRange(0.0, 100.0), default=0.8, show_default=True)
+@_save_option()
+def host(sequences: str, adapters: int, temperature: float, save: Path | None) -> None:
+    """The host's part of a step on a card: scheduling, arrays and outcomes, with the device's work left out.
+
+    CPU time of the one thread that does it, beside a fixed loop of small NumPy calls timed between the steps.
+
+    \b
+    Examples:
+      warmeng bench host
+      warmeng bench host --sequences 64,256 --adapters 0 --temperature 0
+    """
+    import torch
+
+    from warmeng.bench.host import measure_host
+    from warmeng.bench.tables import host_lines
+
+    found = []
+    for count in _sizes("--sequences", sequences):
+        _say(f"{count} sequences")
+        found.append(measure_host(count, adapters=adapters, temperature=temperature))
+    _finish("host", torch.device("cpu"), host_lines(found), {"results": found}, save)
+
+
+@bench.command()
+@click.option("--shape", "shapes", multiple=True, help="As of 'bench generate'; may be given again; default: three.")
+@click.option("--card", type=click.Choice(["h100", "h200"]), default="h100", show_default=True)
+@click.option("--timings", type=click.Path(dir_okay=False, path_type=Path), default=None,
+              help="JSON with measured values in place of the assumed ones.")  # fmt: skip
+@click.option("--personas", type=click.IntRange(1, 8), default=3, show_default=True, help="The base and adapters.")
+@click.option("--rank", type=click.IntRange(1, 256), default=8, show_default=True, help="Of the adapters.")
+@click.option("--requests", type=click.IntRange(1), default=2048, show_default=True)
+@click.option("--max-num-seqs", type=click.IntRange(1), default=None, help="Default: the engine's.")
+@click.option("--cache-slots", type=click.IntRange(1024), default=None, help="Default: what the card's memory leaves.")
+@_save_option()
+def simulate(
+    shapes: tuple[str, ...], card: str, timings: Path | None, personas: int, rank: int, requests: int,
+    max_num_seqs: int | None, cache_slots: int | None, save: Path | None,
+) -> None:  # fmt: skip
+    """Output tokens a second on a card, predicted: the real scheduler on the workload, on a device that keeps time.
+
+    Each kernel's time comes from the card's two ceilings and the share that it reaches of them. The shares are
+    assumptions; --timings names a JSON file with what was measured: bytes_per_second, operations_per_second, memory,
+    shares (of products, attention, head, choice, small: a number, or pairs of rows and share), gap, launch, and host
+    (step, sequence, row). The host's cost is measured here where the file has none.
+
+    \b
+    Examples:
+      warmeng bench simulate
+      warmeng bench simulate --shape llama-3.1-8b --card h200 --max-num-seqs 512
+      warmeng bench simulate --timings measured.json
+    """
+    import torch
+
+    from warmeng.bench.host import measure_host
+    from warmeng.bench.lengths import read_lengths
+    from warmeng.bench.simulate import CARDS, read_timings
+    from warmeng.bench.simulate import simulate as predict
+    from warmeng.bench.tables import simulated_lines
+
+    about = CARDS[card] if timings is None else read_timings(timings, CARDS[card])
+    cost = about.host
+    if cost is None:
+        _say("measuring the host's part of a step")
+        cost = measure_host(max_num_seqs or 1024, adapters=personas - 1).cost
+    found = []
+    for shape in shapes or ("llama-3.1-8b", "mistral-small-22b", "qwen2.5-32b"):
+        _say(f"simulating {shape}")
+        found.append(
+            predict(
+                shape, about, cost, personas=personas, rank=rank, max_num_seqs=max_num_seqs, slots=cache_slots,
+                lengths=read_lengths(requests),
+            )
+        )  # fmt: skip
+    fields = {"card": card, "timings": about, "results": found}
+    _finish("simulate", torch.device("cpu"), simulated_lines(found, card), fields, save)
 
 
 @bench.command()

@@ -16,24 +16,24 @@ from warmeng.engine.sequence import Sequence
 
 
 @dataclass(frozen=True)
-class Sampled:
-    """One chosen token. ``logprob``: full vocabulary, temperature 1, before constraints; NaN unless asked."""
-
-    sequence: Sequence
-    token: int
-    logprob: float
-
-
-@dataclass(frozen=True)
 class Outcome:
-    """What one step found."""
+    """What one step found: of each sampled sequence, and of each target.
 
-    sampled: list[Sampled]
+    A token's log-probability is of the full vocabulary, at temperature 1, before constraints; it counts only where the
+    request asks for it.
+    """
+
+    tokens: list[int]
+    logprobs: list[float]
     targets: list[tuple[Target, float]]
 
 
 class Flight(Protocol):
     """A step that was started."""
+
+    @property
+    def sampled(self) -> list[Sequence]:
+        """The sequences that it chooses a token for, in the order of the outcome."""
 
     def wait(self) -> Outcome:
         """Return what the step found, when the device has."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -63,11 +64,11 @@ class EngineStats:
 
 @dataclass(frozen=True)
 class Started:
-    """A step under way: its work, and which place in its tokens each sequence's choice takes."""
+    """A step under way: which place in its tokens each sampled sequence's choice takes, and what it scores whole."""
 
-    work: list[Work]
-    places: dict[int, int]  # by the sequence's arrival
     flight: Flight
+    places: list[int]
+    scored: list[Sequence]  # all of their tokens are computed by it
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,8 @@ class Engine:
             within.admit_together,
         )
         self._compiler: ConstraintCompiler | None = None
-        self._ready: list[Result] = []  # finished, and not read yet
+        self._ready: deque[Result] = deque()  # finished, and not read yet
         self._ids: set[str] = set()
-        self._running = False
         self._started: Started | None = None
         self._lacked = 0  # steps of one token that ran out of memory, one after the other
 
@@ -200,12 +200,13 @@ class Engine:
         change = (with_adapter - self._probe(tokens, "")).abs()
         return float(change[: self._runner.vocab_size].max())
 
-    def add(self, request: Request) -> None:
-        """Queue a request; ``results`` answers it. May be called while results are read: then it runs at once.
+    def add(self, request: Request, urgent: bool = False) -> None:
+        """Queue a request; ``results`` answers it. May be called while results are read.
 
-        Raises RequestError, and queues nothing, where the request makes no sense.
+        An urgent one is taken before all that wait. Raises RequestError, and queues nothing, where the request makes no
+        sense.
         """
-        self._queue(request, self._prepare(request))
+        self._queue(request, self._prepare(request), urgent)
 
     def _prepare(self, request: Request) -> Matcher | None:
         self._check(request)
@@ -213,29 +214,25 @@ class Engine:
             return self._compile().matcher(request.constraint)
         return None
 
-    def _queue(self, request: Request, matcher: Matcher | None) -> None:
+    def _queue(self, request: Request, matcher: Matcher | None, urgent: bool = False) -> None:
         self._ids.add(request.id)
         reason = self._scheduler.why_too_long(request)
         if reason:
             self._ready.append(refusal(request, "too_long", reason))
             return
-        sequence = self._scheduler.add(request, self._adapter_hash(request.adapter), urgent=self._running)
+        sequence = self._scheduler.add(request, self._adapter_hash(request.adapter), urgent)
         sequence.matcher = matcher
 
     def results(self) -> Iterator[Result]:
         """Run until nothing is left and give each result as it finishes."""
-        self._running = True
-        try:
-            while True:
-                while self._ready:
-                    result = self._ready.pop(0)
-                    self._ids.discard(result.id)
-                    yield result
-                if not self._scheduler.busy and self._started is None:
-                    return
-                self._step()
-        finally:
-            self._running = False
+        while True:
+            while self._ready:
+                result = self._ready.popleft()
+                self._ids.discard(result.id)
+                yield result
+            if not self._scheduler.busy and self._started is None:
+                return
+            self._step()
 
     def generate(self, requests: Iterable[GenerateRequest]) -> list[GenerateResult]:
         """Answer generation requests and return their results in the order given."""
@@ -301,7 +298,7 @@ class Engine:
     def _step(self) -> None:
         """Start the next step, then read the outcome of the one before it, which ran meanwhile.
 
-        Tokens that aren't known yet stand as ``PENDING``; the device knows them. A sequence that turns out to have
+        Tokens that aren't known yet stand as pending; the device knows them. A sequence that turns out to have
         ended was then computed once too often, which costs a row and changes nothing.
         """
         work = self._scheduler.schedule()
@@ -333,14 +330,16 @@ class Engine:
         self.stats.steps += 1
         self.stats.computed_tokens += sum(item.stop - item.start for item in work)
         self.stats.preemptions = self._scheduler.preemptions
-        places = {}
-        for item in work:
-            sequence = item.sequence
-            sequence.computed = item.stop
-            if isinstance(sequence.request, GenerateRequest) and item.stop == len(sequence.tokens):
-                places[sequence.arrival] = len(sequence.tokens)
-                sequence.tokens.append(PENDING)
-        return Started(work, places, flight)
+        scored = []
+        for sequence, _, stop in work:
+            sequence.computed = stop
+            if not sequence.generates and stop == len(sequence.tokens):
+                scored.append(sequence)
+        places = []
+        for row, sequence in enumerate(flight.sampled):
+            places.append(len(sequence.tokens))
+            sequence.tokens.append(PENDING - row)
+        return Started(flight, places, scored)
 
     def _retreat(self, work: list[Work], lacking: str) -> None:
         if self._started is not None:  # its memory is free once it is done
@@ -368,15 +367,14 @@ class Engine:
                 target.sequence.label_logprobs[first, second] = value
             elif first == len(target.sequence.prompt_logprobs) + 1:  # else it is known already
                 target.sequence.prompt_logprobs.append(value)
-        for choice in outcome.sampled:
-            if not choice.sequence.finished:
-                place = started.places[choice.sequence.arrival]
-                self._take(choice.sequence, place, choice.token, choice.logprob)
-        for item in started.work:
-            request = item.sequence.request
-            ends = item.stop == len(item.sequence.tokens) and not item.sequence.finished
-            if isinstance(request, ScoreRequest) and ends:
-                self._finish(item.sequence, score_result(item.sequence, request))
+        found = zip(started.flight.sampled, started.places, outcome.tokens, outcome.logprobs, strict=True)
+        for sequence, place, token, logprob in found:
+            if not sequence.finished:
+                self._take(sequence, place, token, logprob)
+        for sequence in started.scored:
+            if not sequence.finished:
+                assert isinstance(sequence.request, ScoreRequest)
+                self._finish(sequence, score_result(sequence, sequence.request))
 
     def _take(self, sequence: Sequence, place: int, token: int, logprob: float) -> None:
         """Put a chosen token in its place, or finish the sequence where it stops."""
@@ -390,16 +388,15 @@ class Engine:
             del sequence.tokens[place:]
             self._finish(sequence, generation(sequence, request, self.tokenizer, "stop"))
             return
-        assert sequence.tokens[place] == PENDING
+        assert sequence.tokens[place] <= PENDING
         sequence.tokens[place] = token
         if sequence.matcher is not None:
             sequence.matcher.advance(token)
-        generated = place + 1 - sequence.prompt_len
         stopped = self._hits_stop_string(sequence, place + 1, params.stop)
         if stopped or (sequence.matcher and sequence.matcher.complete):
             del sequence.tokens[place + 1 :]
             self._finish(sequence, generation(sequence, request, self.tokenizer, "stop"))
-        elif generated >= self._scheduler.longest_answer(sequence):
+        elif place + 1 >= sequence.limit:
             self._finish(sequence, generation(sequence, request, self.tokenizer, "length"))
 
     def _hits_stop_string(self, sequence: Sequence, end: int, stops: tuple[str, ...]) -> bool:
@@ -425,8 +422,8 @@ class Engine:
 
     def _probe(self, tokens: tuple[int, ...], adapter_hash: str) -> torch.Tensor:
         size = self.settings.block_size
-        sequence = Sequence(GenerateRequest("probe", tokens), adapter_hash, -1, list(tokens), [])
-        sequence.blocks = [self._pool.allocate() for _ in range(-(-len(tokens) // size))]
+        sequence = Sequence(GenerateRequest("probe", tokens), adapter_hash, -1, list(tokens), [], limit=len(tokens))
+        sequence.blocks.extend(self._pool.allocate() for _ in range(-(-len(tokens) // size)))
         try:
             return self._runner.last_logits(Work(sequence, 0, len(tokens)))
         finally:

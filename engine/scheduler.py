@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import heapq
+from array import array
 from collections import deque
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from warmeng.engine.cache import BlockPool, block_hashes
 from warmeng.engine.request import GenerateRequest, Request, ScoreRequest
 from warmeng.engine.sequence import PENDING, Sequence
 
 _EASE = 64  # steps after which limits that lack of memory has halved are doubled
-_URGENT = -1  # the group of requests that were added while the engine runs: gradings, taken at once
+# Of the tokens that a sequence may still generate, the part that blocks are held back for: 1 / _GROWTH. Sequences end
+# at different times, so all never need their longest answers at once; less held back means more at once, and more
+# that is computed twice. docs/performance.md has what was tried.
+_GROWTH = 3
+_URGENT = -1  # the group of requests that are taken before all others: gradings of answers just given
 
 
-@dataclass(frozen=True)
-class Work:
+class Work(NamedTuple):
     """Tokens ``start`` to ``stop`` of a sequence, computed in one step."""
 
     sequence: Sequence
@@ -29,9 +33,9 @@ class Scheduler:
     Every step takes one token of each decoding sequence, then fills the token budget with prompts. The plan is known
     beforehand: requests are grouped by their first block, so that shared prefixes are computed once, and the longest
     of a
-    group come first, so that none straggles at the end. A sequence is admitted when its prompt and half of its longest
-    answer fit beside what the running ones still expect; so running out of blocks is rare, and then the youngest
-    sequence gives its blocks back and is computed again later.
+    group come first, so that none straggles at the end. A sequence is admitted when its prompt and a part of its
+    longest answer fit beside what the running ones still expect (``_GROWTH``); so running out of blocks is rare, and
+    then the youngest sequence gives its blocks back and is computed again later.
     """
 
     def __init__(
@@ -91,17 +95,13 @@ class Scheduler:
             for label in request.labels:
                 tokens.extend(label[:-1])
         names = block_hashes(request.prompt, adapter_hash, self.block_size)
-        sequence = Sequence(request, adapter_hash, self._arrivals, tokens, names)
+        length = len(tokens) + self._longest_answer(request)
+        sequence = Sequence(request, adapter_hash, self._arrivals, tokens, names, limit=length)
         self._arrivals += 1
         head = (adapter_hash, request.prompt[: self.block_size])
         group = _URGENT if urgent else self._groups.setdefault(head, len(self._groups))
-        length = len(tokens) + self._longest_answer(request)
         heapq.heappush(self._waiting, (group, -length, sequence.arrival, sequence))
         return sequence
-
-    def longest_answer(self, sequence: Sequence) -> int:
-        """Return the tokens that a sequence may generate: what was asked, within the model's limit."""
-        return self._longest_answer(sequence.request)
 
     def schedule(self) -> list[Work]:
         """Choose the next step's work and give it blocks.
@@ -110,15 +110,29 @@ class Scheduler:
         """
         work: list[Work] = []
         budget = self.max_batched_tokens
-        scheduled: set[int] = set()
-        ready = [sequence for sequence in self.running.values() if not self._waits(sequence)]
-        decoding = [sequence for sequence in ready if sequence.remaining == 1]
-        prompts = [sequence for sequence in ready if sequence.remaining > 1]
-        for sequence in decoding + prompts:  # a sequence taken earlier may have preempted one that comes later
+        decoding = False
+        prompts: list[Sequence] = []
+        preemptions = self.preemptions
+        for sequence in list(self.running.values()):
+            if self._waits(sequence):
+                continue
+            start, stop = sequence.computed, len(sequence.tokens)
+            if stop - start > 1:
+                prompts.append(sequence)
+            elif stop > start and budget > 0:
+                decoding = True
+                if self.preemptions != preemptions and sequence.arrival not in self.running:
+                    continue  # one that was taken before it has preempted it
+                if sequence.prompt_len <= start < len(sequence.blocks) * self.block_size:  # its last block has room
+                    work.append(Work(sequence, start, stop))
+                    budget -= 1
+                else:
+                    budget -= self._take(sequence, budget, work)
+        for sequence in prompts:
             if budget > 0 and sequence.arrival in self.running:
-                budget -= self._take(sequence, min(budget, sequence.remaining), work, scheduled)
+                budget -= self._take(sequence, budget, work)
         if budget > 0 and not (decoding and not prompts and self._holds_back()):
-            self._let_in(budget, work, scheduled)
+            self._let_in(budget, work)
         return work
 
     def finish(self, sequence: Sequence) -> None:
@@ -169,30 +183,30 @@ class Scheduler:
 
     def _waits(self, sequence: Sequence) -> bool:
         """Tell whether a sequence can't go on before its pending token is known."""
-        if sequence.tokens[-1] != PENDING:
+        if sequence.tokens[-1] > PENDING:
             return False
-        generated = len(sequence.tokens) - sequence.prompt_len
-        return sequence.matcher is not None or generated >= self._longest_answer(sequence.request)
+        return sequence.matcher is not None or len(sequence.tokens) >= sequence.limit
 
-    def _take(self, sequence: Sequence, count: int, work: list[Work], scheduled: set[int]) -> int:
-        """Schedule ``count`` tokens; preempt younger sequences where blocks lack. Returns the tokens scheduled."""
-        start, stop = sequence.computed, sequence.computed + count
-        needed = -(-self._main_tokens(sequence, stop) // self.block_size) - len(sequence.blocks)
+    def _take(self, sequence: Sequence, budget: int, work: list[Work]) -> int:
+        """Schedule up to ``budget`` tokens; preempt younger sequences where blocks lack. Returns how many."""
+        start = sequence.computed
+        stop = min(start + budget, len(sequence.tokens))
+        main = stop if sequence.generates else min(stop, sequence.prompt_len)
+        needed = -(-main // self.block_size) - len(sequence.blocks)
         while needed > self.pool.available:
-            victim = self._victim(scheduled, sequence)
+            victim = self._victim(work, sequence)
             self._preempt(victim)
             if victim is sequence:
                 return 0
-        for _ in range(needed):
-            sequence.blocks.append(self.pool.allocate())
+        sequence.blocks.extend([self.pool.allocate() for _ in range(needed)])
         for index in range(start // self.block_size, min(stop // self.block_size, len(sequence.names))):
             self.pool.publish(sequence.blocks[index], sequence.names[index])
         work.append(Work(sequence, start, stop))
-        scheduled.add(sequence.arrival)
-        return count
+        return stop - start
 
-    def _victim(self, scheduled: set[int], needy: Sequence) -> Sequence:
+    def _victim(self, work: list[Work], needy: Sequence) -> Sequence:
         """Return the youngest running sequence that has no work in this step, or the needy one itself."""
+        scheduled = {item.sequence.arrival for item in work}
         for sequence in reversed(self.running.values()):
             if sequence.arrival not in scheduled:
                 return sequence
@@ -211,17 +225,19 @@ class Scheduler:
         for blocks in sequence.branch_blocks:
             for block in blocks:
                 self.pool.release(block)
-        sequence.blocks.clear()
+        del sequence.blocks[:]
         sequence.branch_blocks.clear()
 
-    def _let_in(self, budget: int, work: list[Work], scheduled: set[int]) -> None:
+    def _let_in(self, budget: int, work: list[Work]) -> None:
         """Admit sequences while there are places, tokens and blocks for them."""
+        if not (self._waiting or self._preempted):
+            return
         owed = sum(self._owed(sequence) for sequence in self.running.values())
         while budget > 0 and len(self.running) < self.max_num_seqs:
             admitted = self._admit(owed)
             if admitted is None:
                 return
-            budget -= self._take(admitted, min(budget, admitted.remaining), work, scheduled)
+            budget -= self._take(admitted, budget, work)
             owed += self._owed(admitted)
 
     def _owed(self, sequence: Sequence) -> int:
@@ -259,7 +275,8 @@ class Scheduler:
             sequence.cached = sequence.computed
             sequence.admitted_once = True
         for start, stop in sequence.branches():
-            sequence.branch_blocks.append([self.pool.allocate() for _ in range(-(-(stop - start) // self.block_size))])
+            count = -(-(stop - start) // self.block_size)
+            sequence.branch_blocks.append(array("i", [self.pool.allocate() for _ in range(count)]))
         self.running[sequence.arrival] = sequence
         return sequence
 
@@ -270,10 +287,11 @@ class Scheduler:
         return sequence.names[: (sequence.prompt_len - 1) // self.block_size]
 
     def _expected_blocks(self, sequence: Sequence) -> int:
-        answer = self._longest_answer(sequence.request)
-        done = len(sequence.tokens) - sequence.prompt_len
-        expected = done + max(1, (answer - done) // 2) if answer else 0
-        return self._blocks_of(sequence.request, expected)
+        """Return the blocks that a sequence will have taken when it ends, by what is known now."""
+        if not sequence.generates:
+            return self._blocks_of(sequence.request, 0)
+        done = len(sequence.tokens)
+        return -(-(done + max(1, (sequence.limit - done) // _GROWTH)) // self.block_size)
 
     def _blocks_of(self, request: Request, answer: int) -> int:
         blocks = -(-(len(request.prompt) + answer) // self.block_size)
@@ -285,10 +303,6 @@ class Scheduler:
         if isinstance(request, ScoreRequest):
             return 0
         return min(request.sampling.max_new_tokens, self.max_seq_len - len(request.prompt))
-
-    @staticmethod
-    def _main_tokens(sequence: Sequence, stop: int) -> int:
-        return min(stop, sequence.prompt_len) if isinstance(sequence.request, ScoreRequest) else stop
 
 
 def _held(sequence: Sequence) -> int:

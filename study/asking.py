@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from typing import Any
@@ -19,7 +19,7 @@ from warmeng.study.plan import Planned, Study
 from warmeng.study.progress import JUDGE, Progress
 from warmeng.study.records import RecordWriter
 
-WAVE = 16384  # requests that the engine is given at once: what bounds memory, and each ends with a short tail
+MOST_OPEN = 16384  # requests that the engine holds at once, which bounds memory: each result makes room for another
 PROMPT_RATE, OUTPUT_RATE = 900.0, 300.0  # tokens a second: only their proportion counts, for the time left
 JUDGE_TOKENS = 200  # of an ordinary judgment's prompt, without the rubric that all share
 
@@ -62,18 +62,11 @@ def ask(
     Each answer's judging request by ``base`` joins the same engine as soon as the answer is there.
     """
     clerk = Clerk(base, engine) if base is not None else None
-    asker = _Asker(engine, clerk, records, progress, meter)
-    todo = (planned for planned in plan if planned.key not in records.done)
+    jobs: Iterator[Planned | Case] = (planned for planned in plan if planned.key not in records.done)
+    if clerk is not None and continued:  # judgments of answers from before the interruption come first
+        jobs = itertools.chain(pending(records.path, clerk.appointed, study.tasks, records.done), jobs)
     with interruptible() as interrupted:
-        if clerk is not None and continued:  # judgments of answers from before the interruption
-            owed = pending(records.path, clerk.appointed, study.tasks, records.done)
-            while cases := list(itertools.islice(owed, WAVE)):
-                if asker.run({}, cases, interrupted):
-                    return True
-        while wave := {planned.key: planned for planned in itertools.islice(todo, WAVE)}:
-            if asker.run(wave, [], interrupted):
-                return True
-    return bool(interrupted)
+        return _Asker(engine, clerk, records, progress, meter).run(jobs, interrupted)
 
 
 def judge(
@@ -88,14 +81,11 @@ def judge(
     asker = _Asker(engine, Clerk(appointed, engine), records, progress, meter)
     owed = pending(records.path, appointed, study.tasks, records.done)
     with interruptible() as interrupted:
-        while cases := list(itertools.islice(owed, WAVE)):
-            if asker.run({}, cases, interrupted):
-                return True
-    return bool(interrupted)
+        return asker.run(owed, interrupted)
 
 
 class _Asker:
-    """Runs one wave of requests after another through one engine."""
+    """Runs requests through one engine, a bounded number at once."""
 
     def __init__(
         self, engine: EngineLike, clerk: Clerk | None, records: RecordWriter, progress: Progress, meter: EnergyMeter
@@ -103,38 +93,53 @@ class _Asker:
         self.engine, self.clerk, self.records, self.progress = engine, clerk, records, progress
         self.meter, self.count = meter, 0
         self.before = engine.stats.output_tokens, engine.stats.prompt_tokens
+        self.asked: dict[str, Planned] = {}
 
-    def run(self, wave: dict[str, Planned], cases: Iterable[Case], interrupted: Sequence[int]) -> bool:
-        """Answer a wave and judge cases; return whether an interrupt came."""
-        for planned in wave.values():
-            self.engine.add(planned.request)
-        for case in cases:
-            self._judge(case)
-            if interrupted:
-                return True
-        with closing(self.engine.results()) as results:  # the engine stands still from here on, whatever ends this
-            for result in results:
-                planned_ = wave.pop(result.id, None)
-                if planned_ is None:
-                    assert self.clerk is not None, "only judgments are asked beside the wave"
-                    self._record(self.clerk.record(result), JUDGE + self.clerk.appointed.name, judging_work())
-                else:
-                    record = make_record(planned_, result)
-                    self._record(record, planned_.cell.persona, work(planned_))
-                    if self.clerk is not None and is_judged(planned_):
-                        self._judge(case_of(self.clerk.appointed, record, planned_.item))
-                if interrupted:
-                    return True
-        assert not wave, "the engine answers every request"
+    def run(self, jobs: Iterable[Planned | Case], interrupted: Sequence[int]) -> bool:
+        """Answer what is planned and judge cases; return whether an interrupt came."""
+        left = iter(jobs)
+        while self._fill(left, interrupted):
+            with closing(self.engine.results()) as results:  # the engine stands still once this ends, whatever ends it
+                for result in results:
+                    self._take(result)
+                    if interrupted:
+                        return True
+                    self._fill(left, interrupted)
+            assert not self.asked, "the engine answers every request"
+        return bool(interrupted)
+
+    def _fill(self, left: Iterator[Planned | Case], interrupted: Sequence[int]) -> bool:
+        """Give the engine as many requests as it may hold; return whether it holds any, unless an interrupt came."""
+        while not interrupted:
+            held = len(self.asked) + (len(self.clerk.open) if self.clerk is not None else 0)
+            job = next(left, None) if held < MOST_OPEN else None
+            if job is None:
+                return held > 0
+            if isinstance(job, Case):
+                self._judge(job, urgent=False)
+            else:
+                self.asked[job.key] = job
+                self.engine.add(job.request)
         return False
 
-    def _judge(self, case: Case) -> None:
+    def _take(self, result: Result) -> None:
+        planned = self.asked.pop(result.id, None)
+        if planned is None:
+            assert self.clerk is not None, "only judgments are asked beside what is planned"
+            self._record(self.clerk.record(result), JUDGE + self.clerk.appointed.name, judging_work())
+            return
+        record = make_record(planned, result)
+        self._record(record, planned.cell.persona, work(planned))
+        if self.clerk is not None and is_judged(planned):
+            self._judge(case_of(self.clerk.appointed, record, planned.item), urgent=True)
+
+    def _judge(self, case: Case, urgent: bool) -> None:
         assert self.clerk is not None, "cases come from a clerk's judge"
         taken = self.clerk.take(case)
         if isinstance(taken, dict):
             self._record(taken, JUDGE + self.clerk.appointed.name, judging_work())
         else:
-            self.engine.add(taken)
+            self.engine.add(taken, urgent=urgent)
 
     def _record(self, record: Mapping[str, Any], who: str, done: float) -> None:
         self.records.append(record)

@@ -102,8 +102,8 @@ class EngineLike(Protocol):
     def probe_adapter(self, name: str) -> float:
         """Largest absolute change of the logits on a fixed probe; 0.0 means not applied."""
 
-    def add(self, request: Request) -> None:
-        """Queue a request."""
+    def add(self, request: Request, urgent: bool = False) -> None:
+        """Queue a request; an urgent one is taken before all that wait."""
 
     def results(self) -> Generator[Result, None, None]:
         """Run until nothing is left, yielding results as they finish."""

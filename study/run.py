@@ -14,7 +14,7 @@ from typing import Any, cast
 from warmeng.engine.errors import InputError, UsageError, one_line
 from warmeng.engine.files import FULL, sweep
 from warmeng.engine.watchdog import Watchdog, Watched
-from warmeng.study.asking import WAVE, make_record
+from warmeng.study.asking import MOST_OPEN, make_record
 from warmeng.study.backend import EngineLike
 from warmeng.study.finish import FAILED, UNBALANCED, Outcome, finish
 from warmeng.study.gates import apply_adapters, check_warmth
@@ -192,7 +192,7 @@ def _names(personas: Iterable[Persona]) -> tuple[str, ...]:
 
 def _kept(planner: Planner, study: Study) -> Iterable[Planned]:
     """Return a model's plan, which is kept; of a large study it is made again whenever it is read."""
-    return list(planner) if study.size <= WAVE else planner
+    return list(planner) if study.size <= MOST_OPEN else planner
 
 
 def known_inputs(study: Study) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -40,24 +42,26 @@ def build_batch(
     """Make the tensors of a step. ``owners``: see ``least_owners``; rotation: cos, sin [max_seq_len, head_dim / 2]."""
     cos, sin = rotation
     group = config.num_heads // config.num_kv_heads
-    count = len(layout.tokens)
+    count = len(layout.token_ids)
     padding = tiles.padded(count) - count
-    slot = np.asarray(layout.slots + [NULL_BLOCK * block_size] * padding, dtype=np.int64)
-    rows_of: dict[str, list[int]] = {}
-    for row, name in enumerate(layout.adapters):
-        if name:
-            rows_of.setdefault(name, []).append(row)
-    masks = {name: torch.zeros(count + padding, 1, dtype=cos.dtype) for name in sorted(rows_of)}
-    for name, mask in masks.items():
-        mask[rows_of[name]] = 1
-    positions = torch.tensor(layout.positions + [0] * padding)
+    slot = _padded(layout.slot_mapping(block_size), padding, NULL_BLOCK * block_size)
+    positions = torch.from_numpy(_padded(layout.positions(), padding))
+    names = np.array(layout.adapters)
+    masks = {}
+    for name in sorted(set(layout.adapters) - {""}):
+        rows = _padded(np.repeat(names == name, layout.query_lens), padding)
+        masks[name] = torch.from_numpy(rows)[:, None].to(cos.dtype)
     return Batch(
-        token_ids=torch.tensor(layout.tokens + [0] * padding),
+        token_ids=torch.from_numpy(_padded(layout.token_ids, padding)),
         cos=cos.index_select(0, positions)[:, None],
         sin=sin.index_select(0, positions)[:, None],
         blocks=torch.from_numpy(slot // block_size),
         offsets=torch.from_numpy(slot % block_size),
-        attention=plan_pairs(layout.segments, config.num_kv_heads, group, block_size, owners),
+        attention=plan_pairs(layout.segments(), config.num_kv_heads, group, block_size, owners),
         adapters=tuple(masks.items()),
         num_tokens=count,
     )
+
+
+def _padded(values: npt.NDArray[Any], padding: int, fill: int = 0) -> npt.NDArray[np.int64]:
+    return np.pad(values.astype(np.int64), (0, padding), constant_values=fill)

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from warmeng.engine.adapters import Adapter
-from warmeng.engine.backend import Outcome, Sampled
+from warmeng.engine.backend import Outcome
 from warmeng.engine.checkpoint import Weights
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.constraints import ConstraintCompiler, unpack
 from warmeng.engine.cpu.batch import Batch, build_batch
 from warmeng.engine.cpu.lora import lay_out as lay_out_adapter
 from warmeng.engine.cpu.ops import CpuOps, LayerCache
-from warmeng.engine.layout import Layout, Target, Wanted, lay_out
+from warmeng.engine.layout import Layout, Target, Wanted, lay_out, sampling_records
 from warmeng.engine.model import forward, rotation
 from warmeng.engine.request import GenerateRequest, SamplingParams
 from warmeng.engine.scheduler import Work
@@ -34,6 +34,7 @@ _LOGIT_ROWS = 96  # at once: bounds the logits in memory
 class Done:
     """A step that ran while it was started."""
 
+    sampled: list[Sequence]
     outcome: Outcome
 
     def wait(self) -> Outcome:
@@ -83,7 +84,9 @@ class CpuRunner:
         """Run one step."""
         layout = lay_out(work, self.block_size)
         hidden = forward(self.ops.weights, self.ops, self._batch(layout))
-        return Done(Outcome(self._sample(hidden, layout.wanted, compiler), self._read(hidden, layout.wanted.targets)))
+        wanted = layout.wanted
+        tokens, logprobs = self._sample(hidden, wanted, compiler)
+        return Done(wanted.sampled, Outcome(tokens, logprobs, self._read(hidden, wanted.targets)))
 
     @torch.inference_mode()
     def last_logits(self, work: Work) -> Tensor:
@@ -120,7 +123,7 @@ class CpuRunner:
         logits[:, self.vocab_size :] = -torch.inf
         return logits
 
-    def _read(self, hidden: Tensor, targets: tuple[Target, ...]) -> list[tuple[Target, float]]:
+    def _read(self, hidden: Tensor, targets: list[Target]) -> list[tuple[Target, float]]:
         rows = sorted({target.row for target in targets})
         found: list[tuple[Target, float]] = []
         by_row: dict[int, list[Target]] = {}
@@ -136,18 +139,19 @@ class CpuRunner:
             found.extend(zip([t for _, t in flat], values.tolist(), strict=True))
         return found
 
-    def _sample(self, hidden: Tensor, wanted: Wanted, compiler: ConstraintCompiler | None) -> list[Sampled]:
-        sampled: list[Sampled] = []
-        for start in range(0, len(wanted.samples), _LOGIT_ROWS):
-            chunk = wanted.samples[start : start + _LOGIT_ROWS]
-            logits = self._logits(hidden, [row for row, _ in chunk])
-            sequences = [sequence for _, sequence in chunk]
-            tokens = self._choose(logits, sequences, compiler)
-            logprobs = _chosen_logprobs(logits, tokens, sequences)
-            sampled.extend(
-                Sampled(s, token, value) for s, token, value in zip(sequences, tokens.tolist(), logprobs, strict=True)
-            )
-        return sampled
+    def _sample(
+        self, hidden: Tensor, wanted: Wanted, compiler: ConstraintCompiler | None
+    ) -> tuple[list[int], list[float]]:
+        """Return the chosen tokens and their log-probabilities, NaN where not asked for."""
+        tokens: list[int] = []
+        logprobs: list[float] = []
+        for start in range(0, len(wanted.sampled), _LOGIT_ROWS):
+            sequences = wanted.sampled[start : start + _LOGIT_ROWS]
+            logits = self._logits(hidden, wanted.sample_rows[start : start + _LOGIT_ROWS])
+            chosen = self._choose(logits, sequences, compiler)
+            tokens += chosen.tolist()
+            logprobs += _chosen_logprobs(logits, chosen, sequences)
+        return tokens, logprobs
 
     def _choose(self, logits: Tensor, sequences: list[Sequence], compiler: ConstraintCompiler | None) -> Tensor:
         """Return the next token of each row. logits [rows, vocab] are left as they are."""
@@ -158,17 +162,20 @@ class CpuRunner:
             logits = logits.clone()
             allowed = unpack(bits)[:, : self.config.vocab_size]
             logits[constrained] = logits[constrained].masked_fill(~allowed, -torch.inf)
-        drawn = [i for i, s in enumerate(sequences) if _params(s).temperature > 0]
-        if not drawn:
+        records, places = sampling_records(sequences)
+        drawn = np.flatnonzero(records["temperature"] > 0)
+        if not len(drawn):
             return argmax(logits)
         tokens = torch.empty(len(sequences), dtype=torch.int64)
-        greedy = [i for i in range(len(sequences)) if _params(sequences[i]).temperature == 0]
-        if greedy:
+        greedy = np.flatnonzero(records["temperature"] == 0)
+        if len(greedy):
             tokens[greedy] = argmax(logits[greedy])
-        params = [_params(sequences[i]) for i in drawn]
-        scaled = logits[drawn] / torch.tensor([p.temperature for p in params])[:, None]
-        scaled = keep_top(scaled, torch.tensor([p.top_k for p in params]), torch.tensor([p.top_p for p in params]))
-        tokens[drawn] = gumbel_argmax(scaled, _noise([sequences[i] for i in drawn]))
+        some = records[drawn]
+        scaled = logits[drawn] / torch.from_numpy(some["temperature"].copy())[:, None]
+        top_k = torch.from_numpy(some["top_k"].astype(np.int64))
+        scaled = keep_top(scaled, top_k, torch.from_numpy(some["top_p"].copy()))
+        noise = Noise(some["seed"], some["item"], some["sample"], places[drawn])
+        tokens[drawn] = gumbel_argmax(scaled, noise)
         return tokens
 
 
@@ -182,16 +189,6 @@ def _lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 def _params(sequence: Sequence) -> SamplingParams:
     assert isinstance(sequence.request, GenerateRequest)
     return sequence.request.sampling
-
-
-def _noise(sequences: list[Sequence]) -> Noise:
-    requests = [s.request for s in sequences if isinstance(s.request, GenerateRequest)]
-    return Noise(
-        seed=np.array([r.sampling.seed & 0xFFFFFFFF for r in requests], dtype=np.uint32),
-        item=np.array([s.item_words() for s in sequences], dtype=np.uint32),
-        sample=np.array([r.noise_key[1] for r in requests], dtype=np.uint32),
-        position=np.array([len(s.tokens) - s.prompt_len for s in sequences], dtype=np.uint32),
-    )
 
 
 def _chosen_logprobs(logits: Tensor, tokens: Tensor, sequences: list[Sequence]) -> list[float]:

@@ -5,22 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from warmeng.engine.cache import NULL_BLOCK
 from warmeng.engine.gpu.lora import AdapterBank
-from warmeng.engine.layout import Layout
-from warmeng.engine.request import GenerateRequest
-from warmeng.engine.sequence import Sequence
+from warmeng.engine.layout import Ints, Layout, sampling_records
+from warmeng.engine.sequence import PENDING, Sequence
 from warmeng.kernels.gpu.attention import FIELDS, PagedPlan, Tiling, cut
 from warmeng.kernels.gpu.change import ROW_TILE, AdapterRows, spans
 from warmeng.kernels.gpu.sampling import FLOATS, INTS, SamplingRows
 
-Ints = npt.NDArray[np.int32]
 _ALIGN = 4  # integers: every array starts at 16 bytes, as wide loads ask
 _TABLE_STEP = 16  # blocks by which block tables grow: few widths, so that kernels are compiled for few
 
@@ -61,63 +59,73 @@ def host_batch(
 
     Rows should come sorted by adapter: see ``spans``.
     """
-    count, segments = len(layout.tokens), layout.segments
+    count, segments = len(layout.token_ids), len(layout.query_lens)
     total = rows or -(-count // ROW_TILE) * ROW_TILE
     padding = total - count
-    queries = [s.num_queries for s in segments]
-    longest = max(s.context_len for s in segments)
-    least_width = -(-max(len(s.table) for s in segments) // _TABLE_STEP) * _TABLE_STEP
-    num_segments = total if rows else len(segments)
+    num_segments = total if rows else segments
+    longest = layout.block_tables.shape[1]
     about = np.zeros((num_segments, FIELDS), dtype=np.int32)
-    tables = np.full((num_segments, table_width or least_width), NULL_BLOCK, dtype=np.int32)
-    first = 0
-    lengths: list[int] = []
-    for i, s in enumerate(segments):
-        about[i] = (first, s.num_queries, s.context_len, *s.hole, i)
-        tables[i, : len(s.table)] = s.table
-        lengths.extend(range(s.context_len - s.num_queries + 1, s.context_len + 1))
-        first += s.num_queries
+    about[:segments, 0] = np.cumsum(layout.query_lens) - layout.query_lens
+    about[:segments, 1] = layout.query_lens
+    about[:segments, 2] = layout.seq_lens
+    about[:segments, 3:5] = layout.holes
+    about[:segments, 5] = np.arange(segments)
     # A segment without a hole has an empty one past its end, so that no slot is looked at twice.
-    no_hole = about[:, 4] <= about[:, 3]
-    about[no_hole, 3:5] = np.iinfo(np.int32).max
-    contexts = [s.context_len for s in segments] + [0] * (num_segments - len(segments))
-    decode, prefill = cut(queries + [1] * (num_segments - len(segments)), group, tiling, contexts)
+    about[about[:, 4] <= about[:, 3], 3:5] = np.iinfo(np.int32).max
+    width = table_width or -(-longest // _TABLE_STEP) * _TABLE_STEP
+    tables = np.full((num_segments, width), NULL_BLOCK, dtype=np.int32)
+    tables[:segments, :longest] = layout.block_tables
+    queries = (*layout.query_lens.tolist(), *[1] * (num_segments - segments))
+    decode, prefill = _cut(queries, group, tiling)
     arrays: dict[str, Ints] = {
-        "token_ids": _int32(layout.tokens, padding),
-        "positions": _int32(layout.positions, padding),
-        "slots": _int32(layout.slots, padding, NULL_BLOCK * block_size),
-        "lengths": _int32(lengths, padding),
+        "token_ids": _padded(layout.token_ids, padding),
+        "positions": _padded(layout.positions(), padding),
+        "slots": _padded(layout.slot_mapping(block_size), padding, NULL_BLOCK * block_size),
+        "lengths": _padded(layout.context_lens, padding),
         "segments": about,
         "tables": tables,
-        "decode": decode,
-        "prefill": prefill,
+        "decode": _longest_first(decode, about[:, 2]),
+        "prefill": _longest_first(prefill, about[:, 2]),
     }
     has_adapters = any(layout.adapters)
     if has_adapters:
-        ids = _int32([bank.numbers[name] if name else -1 for name in layout.adapters], padding, -1)
+        numbers = np.array([bank.numbers[name] if name else -1 for name in layout.adapters], dtype=np.int32)
+        ids = _padded(np.repeat(numbers, layout.query_lens), padding, -1)
         arrays |= {"ids": ids, "spans": spans(ids, bank.columns)}
-    chunks = -(-longest // tiling.chunk)
-    return HostBatch(arrays, chunks, has_adapters, min(layout.tokens) < 0)
+    chunks = -(-int(layout.seq_lens.max()) // tiling.chunk)
+    return HostBatch(arrays, chunks, has_adapters, int(layout.token_ids.min()) <= PENDING)
 
 
-def _int32(values: list[int], padding: int, fill: int = 0) -> Ints:
-    return np.asarray(values + [fill] * padding, dtype=np.int32)
+# Decoding steps of one size all have the same tiles.
+_cut = lru_cache(maxsize=64)(cut)
+
+
+def _longest_first(tiles: Ints, seq_lens: Ints) -> Ints:
+    """Order tiles by their segment's length: started last, a long one would run on alone."""
+    return tiles[np.argsort(-seq_lens[tiles[:, 0]], kind="stable")]
+
+
+def _padded(values: Ints, padding: int, fill: int = 0) -> Ints:
+    padded = np.full(len(values) + padding, fill, dtype=np.int32)
+    padded[: len(values)] = values
+    return padded
 
 
 def sampling_arrays(sequences: list[Sequence], mask_rows: dict[int, int]) -> dict[str, Ints]:
     """Return what ``choose`` needs of each sampled sequence; ``mask_rows``: place of a constrained one to its mask."""
+    records, places = sampling_records(sequences)
     ints = np.zeros((len(sequences), INTS), dtype=np.int32)
-    floats = np.zeros((len(sequences), FLOATS), dtype=np.float32)
-    for i, sequence in enumerate(sequences):
-        request = sequence.request
-        assert isinstance(request, GenerateRequest)
-        params = request.sampling
-        position = len(sequence.tokens) - sequence.prompt_len
-        first, second = sequence.item_words()
-        words = (params.seed & 0xFFFFFFFF, first, second, request.noise_key[1], position)
-        ints[i, :5] = np.asarray(words, dtype=np.uint32).view(np.int32)
-        ints[i, 5:7] = params.top_k, mask_rows.get(i, -1)
-        floats[i] = params.temperature, params.top_p
+    floats = np.empty((len(sequences), FLOATS), dtype=np.float32)
+    words = ints.view(np.uint32)
+    words[:, 0] = records["seed"]
+    words[:, 1:3] = records["item"]
+    words[:, 3] = records["sample"]
+    words[:, 4] = places
+    ints[:, 5] = records["top_k"]
+    ints[:, 6] = -1
+    ints[list(mask_rows), 6] = list(mask_rows.values())
+    floats[:, 0] = records["temperature"]
+    floats[:, 1] = records["top_p"]
     return {"ints": ints, "floats": floats.view(np.int32)}
 
 

@@ -15,7 +15,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from warmeng.engine.gpu.batch import HostBatch, Ints, pack, unpack
+from warmeng.engine.gpu.batch import HostBatch, pack, unpack
+from warmeng.engine.layout import Ints
 
 # Below the ridge of about 240 rows padding costs no time, as the weights' bytes bind; above it costs arithmetic.
 SIZES = (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 320, 384, 448, 512, 640, 768, 896, 1024)

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 
+from warmeng.engine.cache import NULL_BLOCK
 from warmeng.engine.errors import UsageError
 from warmeng.engine.gpu.ops import GpuOps
 from warmeng.engine.layout import Layout, Wanted
 from warmeng.engine.settings import Limits
-from warmeng.kernels.attention import Segment
 
 _SHARE = 0.94  # of what is free: the driver, libraries and graphs take some later
 _ADAPTERS = 512 * 2**20  # bytes left for adapters that are loaded afterwards
@@ -80,8 +80,7 @@ def _largest(within: Limits) -> Layout:
     """A step of as many tokens as a step may have, in short prompts that all lie in the null block."""
     count = within.max_batched_tokens
     length = min(_SEGMENT, within.max_seq_len)
-    table = np.zeros(-(-length // 16), dtype=np.int64)
-    lengths = [min(length, count - first) for first in range(0, count, length)]
-    positions = [position for size in lengths for position in range(size)]
-    segments = [Segment(table, size, size) for size in lengths]
-    return Layout([0] * count, positions, [0] * count, [""] * count, segments, Wanted((), ()))
+    lengths = np.array([min(length, count - first) for first in range(0, count, length)], dtype=np.int32)
+    tables = np.full((len(lengths), -(-length // 16)), NULL_BLOCK, dtype=np.int32)
+    tokens, holes = np.zeros(count, dtype=np.int32), np.zeros((len(lengths), 2), dtype=np.int32)
+    return Layout(tokens, lengths, lengths, holes, tables, [""] * len(lengths), Wanted([], [], []))

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from warmeng.engine.adapters import Adapter
-from warmeng.engine.backend import Outcome, Sampled
+from warmeng.engine.backend import Outcome
+from warmeng.engine.cache import NULL_BLOCK
 from warmeng.engine.checkpoint import Weights, projection_shapes
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.constraints import ConstraintCompiler
 from warmeng.engine.gpu.batch import (
     HostBatch,
-    Ints,
     device_batch,
     host_batch,
     pack,
@@ -33,13 +33,11 @@ from warmeng.engine.gpu.graphs import DecodeGraphs
 from warmeng.engine.gpu.lora import AdapterBank
 from warmeng.engine.gpu.memory import Budget, plan_cache
 from warmeng.engine.gpu.ops import GpuOps
-from warmeng.engine.layout import Layout, Target, Wanted, lay_out
+from warmeng.engine.layout import Ints, Layout, Target, Wanted, lay_out
 from warmeng.engine.model import forward
-from warmeng.engine.request import GenerateRequest
 from warmeng.engine.scheduler import Work
 from warmeng.engine.sequence import Sequence
 from warmeng.engine.settings import EngineSettings, Limits
-from warmeng.kernels.attention import Segment
 from warmeng.kernels.gpu.agree import agreeing_tiles, agreeing_tiling, check_norm, fitting_tiles
 from warmeng.kernels.gpu.attention import tiling
 from warmeng.kernels.gpu.matmul import TILES, Tile, tiles_for
@@ -56,18 +54,19 @@ class Step:
     done: torch.cuda.Event | None
     wanted: Wanted
 
+    @property
+    def sampled(self) -> list[Sequence]:
+        """The sequences that it chooses a token for."""
+        return self.wanted.sampled
+
     def wait(self) -> Outcome:
         """Return what the step found, when the device has."""
         if self.done is not None:
             self.done.synchronize()
         found = self.outcome.numpy()
-        count = len(self.wanted.samples)
+        count = len(self.wanted.sampled)
         tokens, values = found[:count].tolist(), found[count:].view(np.float32).tolist()
-        sampled = [
-            Sampled(s, token, value if _asks(s) else float("nan"))
-            for (_, s), token, value in zip(self.wanted.samples, tokens, values, strict=False)
-        ]
-        return Outcome(sampled, list(zip(self.wanted.targets, values[count:], strict=True)))
+        return Outcome(tokens, values[:count], list(zip(self.wanted.targets, values[count:], strict=True)))
 
 
 class GpuRunner:
@@ -113,7 +112,7 @@ class GpuRunner:
         """Start a step."""
         layout = lay_out(sorted(work, key=lambda item: item.sequence.adapter_hash), self.block_size)
         wanted = layout.wanted
-        sampled = [sequence for _, sequence in wanted.samples]
+        sampled = wanted.sampled
         constrained = [i for i, sequence in enumerate(sampled) if sequence.matcher is not None]
         extra = sampling_arrays(sampled, {place: row for row, place in enumerate(constrained)})
         if constrained:
@@ -121,19 +120,17 @@ class GpuRunner:
             masks = compiler.masks([m for s in sampled if (m := s.matcher) is not None])
             extra["masks"] = masks.numpy()
         target_rows = sorted({target.row for target in wanted.targets})
-        extra["logit_rows"] = np.asarray([row for row, _ in wanted.samples] + target_rows, dtype=np.int32)
+        extra["logit_rows"] = np.array(wanted.sample_rows + target_rows, dtype=np.int32)
         extra |= _target_arrays(wanted.targets, target_rows)
         hidden, views = self._hidden(layout, extra)
         outcome = self._choose(hidden, views, len(sampled), len(wanted.targets))
-        for place, sequence in enumerate(sampled):
-            sequence.pending_row = place
         return self._send(outcome, wanted)
 
     @torch.inference_mode()
     def last_logits(self, work: Work) -> Tensor:
         """Return the logits after one sequence's last scheduled token, [vocab], on the host: for probes."""
         layout = lay_out([work], self.block_size)
-        rows = np.asarray([len(layout.tokens) - 1], dtype=np.int32)
+        rows = np.asarray([len(layout.token_ids) - 1], dtype=np.int32)
         hidden, _ = self._hidden(layout, {"logit_rows": rows})
         return self.ops.logits(hidden)[0].cpu()
 
@@ -181,13 +178,13 @@ class GpuRunner:
 
     def _hidden(self, layout: Layout, extra: dict[str, Ints]) -> tuple[Tensor, dict[str, Tensor]]:
         """Run the forward pass; returns the hidden states whose logits are asked for, and the arrays on the device."""
-        count = len(layout.tokens)
+        count = len(layout.token_ids)
         rows = None if self._graphs is None else self._graphs.rows_for(count)
         # One token of each sequence, all of them read, in the order of the rows.
-        decodes = len(layout.segments) == count and np.array_equal(extra["logit_rows"], np.arange(count))
+        decodes = len(layout.query_lens) == count and np.array_equal(extra["logit_rows"], np.arange(count))
         if self._graphs is not None and rows is not None and decodes:
             width = max(1, self.ops.tiling.chunk // self.block_size)
-            longest = max(len(s.table) for s in layout.segments)
+            longest = layout.block_tables.shape[1]
             host = self._host(layout, rows=rows, table_width=-(-longest // width) * width)
             views = self._upload(extra)
             blank = partial(self._blank, host)
@@ -207,9 +204,9 @@ class GpuRunner:
         """Return a step of padding rows with the table's width, chunks and adapters of another."""
         width = like.arrays["tables"].shape[1]
         name = next(iter(self.bank.numbers)) if like.has_adapters else ""
-        table = np.zeros(1, dtype=np.int64)
-        one = Layout([0], [0], [0], [name], [Segment(table, 1, 1)], Wanted((), ()))
-        return replace(self._host(one, rows=rows, table_width=width), chunks=like.chunks)
+        row, table = np.ones(1, dtype=np.int32), np.full((1, 1), NULL_BLOCK, dtype=np.int32)
+        blank = Layout(row * 0, row, row, np.zeros((1, 2), dtype=np.int32), table, [name], Wanted([], [], []))
+        return replace(self._host(blank, rows=rows, table_width=width), chunks=like.chunks)
 
     def _forward(self, views: dict[str, Tensor], host: HostBatch) -> Tensor:
         return forward(self.weights, self.ops, device_batch(views, host, self.bank))
@@ -267,13 +264,9 @@ class GpuRunner:
         return Step(host, done, wanted)
 
 
-def _target_arrays(targets: tuple[Target, ...], rows: list[int]) -> dict[str, Ints]:
+def _target_arrays(targets: list[Target], rows: list[int]) -> dict[str, Ints]:
     place = {row: i for i, row in enumerate(rows)}
     return {
         "target_rows": np.asarray([place[t.row] for t in targets], dtype=np.int32),
         "target_tokens": np.asarray([t.token for t in targets], dtype=np.int32),
     }
-
-
-def _asks(sequence: Sequence) -> bool:
-    return isinstance(sequence.request, GenerateRequest) and sequence.request.sampling.logprobs

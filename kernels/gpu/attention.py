@@ -78,18 +78,12 @@ class PagedPlan:
     chunks: int  # of the longest context
 
 
-def cut(
-    queries: Sequence[int], group: int, tiles: Tiling, contexts: Sequence[int] | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the decode and prefill tiles, int32 [tiles, 2], of segments with these numbers of query tokens.
-
-    With ``contexts``, the segments' lengths, the longest come first: started last, one would run on alone.
-    """
+def cut(queries: Sequence[int], group: int, tiles: Tiling) -> tuple[np.ndarray, np.ndarray]:
+    """Return the decode and prefill tiles, int32 [tiles, 2], of segments with these numbers of query tokens."""
     decode: list[tuple[int, int]] = []
     prefill: list[tuple[int, int]] = []
-    order = range(len(queries)) if contexts is None else np.argsort(contexts)[::-1].tolist()
-    for segment in order:
-        rows = queries[segment] * group
+    for segment, count in enumerate(queries):
+        rows = count * group
         short = rows <= tiles.decode.block_m
         step = tiles.decode.block_m if short else tiles.prefill.block_m
         (decode if short else prefill).extend((segment, first) for first in range(0, rows, step))

@@ -116,7 +116,8 @@ def test_results_stream_and_requests_may_be_added_on_the_way(engine: Engine) -> 
         if result.id == "short":
             assert isinstance(result, GenerateResult)
             labels = tuple((i,) for i in result.token_ids)
-            engine.add(ScoreRequest("grade", tuple(engine.tokenizer.encode("grade it")), tuple(dict.fromkeys(labels))))
+            graded = tuple(engine.tokenizer.encode("grade it"))
+            engine.add(ScoreRequest("grade", graded, tuple(dict.fromkeys(labels))), urgent=True)
         else:
             assert isinstance(result, ScoreResult | GenerateResult)
     assert order == ["short", "grade", "long"]

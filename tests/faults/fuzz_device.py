@@ -129,7 +129,7 @@ class Device:
                     self.finish(sequence)
                 else:
                     sequence.tokens[place] = self.choose(request, index)
-                    if index + 1 >= self.scheduler.longest_answer(sequence):
+                    if place + 1 >= sequence.limit:
                         del sequence.tokens[place + 1 :]
                         self.finish(sequence)
 

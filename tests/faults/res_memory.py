@@ -1,6 +1,6 @@
 """Processes whose memory is measured. Run as a script, each prints one JSON object:
 
-``records N WAVE``: a study of about N records with the small engine, which is given WAVE requests at once;
+``records N MOST``: a study of about N records with the small engine, which is given MOST requests at once;
 ``soak SECONDS``: the built-in model answers over and over.
 """
 
@@ -40,7 +40,7 @@ def fast_engine() -> Any:
             super().__init__()
             self.queue = deque()  # type: ignore[assignment]
 
-        def add(self, request: Any) -> None:
+        def add(self, request: Any, urgent: bool = False) -> None:
             self.queue.append(request)
 
         def results(self) -> Iterator[Any]:
@@ -51,7 +51,7 @@ def fast_engine() -> Any:
     return Fast()
 
 
-def records(count: int, wave: int, folder: Path) -> dict[str, Any]:
+def records(count: int, most: int, folder: Path) -> dict[str, Any]:
     """Run a study of about ``count`` records and return the most memory that each stage took."""
     sys.path.insert(0, str(HERE.parent / "study"))
     import warmeng.study.asking
@@ -63,7 +63,7 @@ def records(count: int, wave: int, folder: Path) -> dict[str, Any]:
     tasks = folder / "t.jsonl"
     rows = ({"id": f"{k}", "question": f"What is {k}?", "answer": f"A{k}", "wrong": f"B{k}"} for k in range(ITEMS))
     tasks.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    warmeng.study.asking.WAVE = warmeng.study.run.WAVE = wave
+    warmeng.study.asking.MOST_OPEN = warmeng.study.run.MOST_OPEN = most
     engine = fast_engine()
     warmeng.study.run.load_engine = lambda settings: engine
     marks: dict[str, int] = {}

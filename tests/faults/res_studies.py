@@ -42,7 +42,7 @@ class Shuffled:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)
 
-    def add(self, request: Any) -> None:
+    def add(self, request: Any, urgent: bool = False) -> None:
         """Keep a request until results are asked for."""
         self.kept.append(request)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parent / "res_memory.py"
-# Bytes for each record beyond a wave's requests. Asking keeps the keys of what is done: 81 for a string of 32
+# Bytes for each record beyond the requests that are open. Asking keeps the keys of what is done: 81 for a string of 32
 # characters, 30 to 60 for its place in a set. The tables after it keep each answer's place and grade, to pair them,
 # and reading back keeps the keys as 16 bytes. An answer's text or prompt, kept anywhere, would be a thousand and more.
 ASKING, RESULTS = 300, 800
@@ -30,8 +30,8 @@ def measured(*arguments, seconds, **environment):
 
 
 def test_memory_does_not_grow_with_the_records(FULL, count):
-    wave = count(512, 16384)  # what is asked at once, which bounds the requests in memory; the product's own in full
-    few, many = (measured("records", n, wave, seconds=1200) for n in (count(3000, 20_000), count(15_000, 200_000)))
+    most = count(512, 16384)  # what is open at once, which bounds the requests in memory; the product's own in full
+    few, many = (measured("records", n, most, seconds=1200) for n in (count(3000, 20_000), count(15_000, 200_000)))
     more = many["records"] - few["records"]
     assert more >= count(12_000, 180_000)
     for stage, bound in (("asking", ASKING), ("results", RESULTS)):

@@ -56,7 +56,7 @@ class Lacking:
         self._error = error
         self._at = at
         self._late = late
-        self._chosen: dict[int, int] = {}
+        self._chosen: list[int] = []
         self.overlap = overlap
         self.starts = 0
         self.released = 0
@@ -71,17 +71,17 @@ class Lacking:
         self.starts += 1
         if self.starts in self._at and not self._late:
             raise self._error()
-        pending = [item.sequence for item in work if item.sequence.tokens[-1] == PENDING]
-        for sequence in pending:
-            sequence.tokens[-1] = self._chosen[sequence.arrival]
+        pending = {item.sequence: item.sequence.tokens[-1] for item in work if item.sequence.tokens[-1] <= PENDING}
+        for sequence, token in pending.items():
+            sequence.tokens[-1] = self._chosen[PENDING - token]
         try:
             flight = self._runner.start(work, compiler)
         finally:
-            for sequence in pending:
-                sequence.tokens[-1] = PENDING
+            for sequence, token in pending.items():
+                sequence.tokens[-1] = token
         if self.starts in self._at:
             raise self._error()
-        self._chosen = {choice.sequence.arrival: choice.token for choice in flight.wait().sampled}
+        self._chosen = flight.wait().tokens
         return flight
 
 

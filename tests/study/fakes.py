@@ -137,7 +137,7 @@ class FakeEngine:
     def probe_adapter(self, name: str) -> float:
         return self.moves
 
-    def add(self, request: Request) -> None:
+    def add(self, request: Request, urgent: bool = False) -> None:
         self.queue.append(request)
         self.asked.append(request)
 

@@ -272,6 +272,30 @@ def test_each_judgment_joins_the_engine_as_its_answer_arrives(panel, tmp_path):
     assert first < last
 
 
+def test_requests_flow_in_as_others_are_answered(panel, tmp_path, monkeypatch):
+    """An engine holds as many requests as it may until none is left to ask, and the records are the same."""
+    settings = dataclasses.replace(JUDGES, warmth_prompts=0)
+    go(tmp_path / "whole", settings)
+    most = 7
+    monkeypatch.setattr("warmeng.study.asking.MOST_OPEN", most)
+    for engine, results in ((panel, 144 + 36), (panel.models["other"], 36)):
+        engine.held = []
+
+        def watched(engine=engine, answer=engine.results):
+            for result in answer():
+                engine.held.append(len(engine.queue) + 1)
+                yield result
+
+        engine.results = watched
+        engine.expected = results
+    go(tmp_path / "r", settings)
+    assert content(tmp_path / "r") == content(tmp_path / "whole")
+    for engine in (panel, panel.models["other"]):
+        assert len(engine.held) == engine.expected
+        assert max(engine.held) == most
+        assert set(engine.held[: -2 * most]) == {most}  # an answer of the last ones may still be judged
+
+
 def test_only_a_trusted_judge_changes_grades(panel, tmp_path):
     panel.answer = lambda prompt, request: "Who knows, it depends on whom you ask."
 

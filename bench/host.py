@@ -1,0 +1,187 @@
+"""The host's part of a step, measured: schedule, layout, packing and settling, with the device's work left out.
+
+Seconds are CPU time of the one thread that does it, so that other processes count less. They are given beside a fixed
+loop of the same kind of work, timed between the steps: ratios compare across machines and busy hours, seconds don't.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from warmeng.bench.lengths import read_lengths
+from warmeng.bench.workload import PERSONAS, prompts
+from warmeng.engine.config import ModelConfig
+from warmeng.engine.constraints import ConstraintCompiler
+from warmeng.engine.engine import Engine, Model
+from warmeng.engine.gpu.batch import HostBatch, pack, unpack
+from warmeng.engine.gpu.graphs import SIZES, DecodeGraphs
+from warmeng.engine.gpu.runner import GpuRunner, Step
+from warmeng.engine.gpu.weight import DeviceWeight
+from warmeng.engine.random import NoTokenizer, random_weights
+from warmeng.engine.registry import ModelSource
+from warmeng.engine.request import GenerateRequest, SamplingParams
+from warmeng.engine.scheduler import Work
+from warmeng.engine.settings import EngineSettings, Limits
+from warmeng.engine.shapes import shape_config
+
+_ADMIT = 32  # as on a card
+_SLOTS = 768  # of a sequence: more than any of the workload takes, so that none waits for blocks
+_BETWEEN = 8  # steps between two timings of the yardstick
+
+
+@dataclass(frozen=True)
+class HostCost:
+    """Seconds of the host's part of a step: what every step takes, and for each of its sequences and rows."""
+
+    step: float
+    sequence: float
+    row: float
+
+    def seconds(self, sequences: int, rows: int) -> float:
+        """Return the seconds of a step; a decoding sequence is one row."""
+        return self.step + self.sequence * sequences + self.row * rows
+
+
+@dataclass(frozen=True)
+class HostResult:
+    """What the host's part takes with this many sequences. Medians of CPU seconds."""
+
+    sequences: int
+    adapters: int
+    temperature: float
+    decode: float  # a step in which all sequences decode, 32 places at most being free
+    mixed: float  # a step that computes prompts too, up to the budget of tokens
+    mixed_rows: int
+    yardstick: float
+    cost: HostCost
+
+    @property
+    def ratio(self) -> float:
+        """Yardsticks that a decoding step takes."""
+        return self.decode / self.yardstick
+
+
+class _Inputs:
+    """In place of the captured graphs: fills their inputs and replays nothing."""
+
+    def __init__(self, hidden_size: int) -> None:
+        self._hidden_size = hidden_size
+        self._made: dict[int, Tensor] = {}
+
+    def clear(self) -> None:
+        """Nothing is captured."""
+
+    def rows_for(self, count: int) -> int | None:
+        """Return the rows of the graph that a card would replay."""
+        return next((size for size in SIZES if size >= count), None)
+
+    def run(
+        self, host: HostBatch, forward: object, ready: Callable[[dict[str, Tensor]], None], blank: object
+    ) -> Tensor:
+        """Do what the host does for a replay."""
+        flat, places = pack(host.arrays)
+        buffer = self._made.setdefault(len(flat), torch.empty(len(flat), dtype=torch.int32))
+        buffer.copy_(torch.from_numpy(flat))
+        views = unpack(buffer, places)
+        ready(views)
+        return torch.zeros(views["token_ids"].numel(), self._hidden_size)
+
+
+class _Idle(GpuRunner):
+    """The runner of a card, on the CPU, without the device's work: every token is 1."""
+
+    def __init__(self, config: ModelConfig, settings: EngineSettings, within: Limits) -> None:
+        weights = random_weights(config, 0, torch.float32, torch.device("cpu"), DeviceWeight)
+        super().__init__(config, weights, settings, within, config.vocab_size)
+        self._graphs = cast(DecodeGraphs, _Inputs(config.hidden_size))
+        self.size = 0, 0  # sequences and rows of the last step
+
+    def start(self, work: list[Work], compiler: ConstraintCompiler | None) -> Step:
+        """Prepare a step and note its size."""
+        self.size = len(work), sum(item.stop - item.start for item in work)
+        return super().start(work, compiler)
+
+    def _forward(self, views: dict[str, Tensor], host: HostBatch) -> Tensor:
+        return torch.zeros(views["token_ids"].numel(), self.config.hidden_size)
+
+    def _choose(self, hidden: Tensor, views: dict[str, Tensor], samples: int, targets: int) -> Tensor:
+        self._previous = torch.ones(max(samples, 1), dtype=torch.int32)
+        values = torch.zeros(samples + targets, dtype=torch.int32)
+        return torch.cat([self._previous[:samples], values])
+
+
+class _Timed(Engine):
+    """Notes every step's sequences, rows and CPU time, and the yardstick's between some."""
+
+    def __init__(self, model: Model, runner: _Idle, settings: EngineSettings, within: Limits) -> None:
+        super().__init__(model, runner, settings, within)
+        self.idle = runner
+        self.steps: list[tuple[int, int, float]] = []
+        self.yardsticks: list[float] = []
+
+    def _step(self) -> None:
+        self.idle.size = 0, 0  # the last step starts nothing
+        began = time.thread_time()
+        super()._step()
+        self.steps.append((*self.idle.size, time.thread_time() - began))
+        if len(self.steps) % _BETWEEN == 0:
+            self.yardsticks.append(yardstick())
+
+
+def yardstick() -> float:
+    """Return the CPU seconds of a fixed loop: small NumPy calls, and lists of Python numbers."""
+    began = time.thread_time()
+    numbers = np.arange(4096, dtype=np.int64)
+    found: list[int] = []
+    for _ in range(200):
+        found.extend((numbers // 16 * 16 + numbers % 16)[:256].tolist())
+    return time.thread_time() - began
+
+
+def measure_host(sequences: int, *, adapters: int = 2, temperature: float = 0.8, requests: int = 0) -> HostResult:
+    """Run the workload's lengths through an engine whose device does nothing, with up to ``sequences`` at once.
+
+    ``requests``: 0 takes twice as many as there are sequences.
+    """
+    small = {
+        "num_layers": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 4, "num_kv_heads": 1, "head_dim": 16,
+        "vocab_size": 1024,
+    }  # fmt: skip
+    config = replace(shape_config("llama-3.1-8b"), **small)  # type: ignore[arg-type]
+    slot = 2 * config.head_dim * 4
+    within = Limits(sequences, max(4096, 2 * sequences), sequences * _SLOTS * slot, 8192, _ADMIT)
+    settings = EngineSettings()
+    runner = _Idle(config, settings, within)
+    source = ModelSource("idle", Path("idle"), "local", None, None)
+    model = Model(source, config, cast(Any, NoTokenizer(config.vocab_size)), "idle")
+    engine = _Timed(model, runner, settings, within)
+    names: list[str | None] = [None, *PERSONAS[:adapters]]
+    for number, name in enumerate(PERSONAS[:adapters]):
+        engine.add_random_adapter(name, 8, number)
+    lengths = read_lengths(requests or 2 * sequences)
+    for i, (text, x) in enumerate(zip(prompts(lengths, config.vocab_size), lengths, strict=True)):
+        params = SamplingParams(max_new_tokens=x.answer, ignore_eos=True, temperature=temperature)
+        engine.add(GenerateRequest(str(i), text, params, names[i % len(names)], (str(i), 0)))
+    gc.collect()
+    for _ in engine.results():
+        pass
+    steps = engine.steps
+    decode = [s for count, rows, s in steps if rows == count >= sequences - _ADMIT]
+    mixed = [(rows, s) for count, rows, s in steps if rows > 1.5 * sequences]
+    table = np.array([(1.0, count, rows) for count, rows, _ in steps])
+    fitted, *_ = np.linalg.lstsq(table, np.array([s for *_, s in steps]), rcond=None)
+    return HostResult(
+        sequences, adapters, temperature, statistics.median(decode), statistics.median(s for _, s in mixed),
+        round(statistics.median(rows for rows, _ in mixed)), statistics.median(engine.yardsticks),
+        HostCost(*(max(0.0, float(value)) for value in fitted)),
+    )  # fmt: skip

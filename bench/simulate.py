@@ -1,0 +1,315 @@
+"""A run by prediction: the real engine loop and scheduler on the committed lengths, on a device that only keeps time.
+
+Every step's time is added up from its kernels, each at a share of the ceiling that binds it. The shares are assumptions
+until they are measured: ``read_timings`` takes them from a file. The host prepares a step while the device works on the
+one before, as the engine does, so a run is bound by the slower of the two at each step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import orjson
+
+from warmeng.bench.floor import Decoder, decoder
+from warmeng.bench.host import HostCost
+from warmeng.bench.lengths import Lengths, read_lengths
+from warmeng.bench.roofline import Roofline
+from warmeng.bench.workload import PERSONAS, prompts, requests
+from warmeng.engine.adapters import Adapter
+from warmeng.engine.backend import Outcome, Runner
+from warmeng.engine.checkpoint import projection_shapes
+from warmeng.engine.config import ModelConfig
+from warmeng.engine.constraints import ConstraintCompiler
+from warmeng.engine.engine import Engine, Model
+from warmeng.engine.errors import UsageError, show
+from warmeng.engine.gpu.graphs import SIZES
+from warmeng.engine.random import NoTokenizer
+from warmeng.engine.registry import ModelSource
+from warmeng.engine.scheduler import Work
+from warmeng.engine.sequence import Sequence as Running
+from warmeng.engine.settings import EngineSettings, limits
+from warmeng.engine.shapes import shape_config
+from warmeng.kernels.gpu.change import RANK_TILE, ROW_TILE
+
+KERNELS = ("products", "attention", "head", "choice", "small")
+_PARTS = {"qkv": 3, "o": 1, "gate_up": 2, "down": 1}  # weights that each product fuses, with an A matrix each
+_LAUNCHES = 9  # kernels of a layer: four products, rotation, attention, two norms, activation
+_SHARE, _RESERVE = (
+    0.94,
+    4 * 2**30,
+)  # of the memory that weights leave: for the cache, less the largest step and adapters
+
+Curve = float | tuple[tuple[float, float], ...]  # one share, or (size, share) points: linear between, constant beyond
+
+
+@dataclass(frozen=True)
+class Timings:
+    """A card's ceilings, and what share of them each kind of kernel reaches.
+
+    A share may depend on the step's rows (attention's: on the mean context). ``gap`` lies between two kernels of a
+    replayed graph; ``launch`` is the host's time to start one outside a graph. Seconds and bytes.
+    """
+
+    bytes_per_second: float
+    operations_per_second: float
+    memory: float
+    shares: Mapping[str, Curve] = field(default_factory=dict)
+    gap: float = 1e-6
+    launch: float = 36e-6
+    host: HostCost | None = None  # None: to be measured
+
+    @property
+    def roofline(self) -> Roofline:
+        """The two ceilings."""
+        return Roofline(self.bytes_per_second, self.operations_per_second, "bfloat16", {}, {})
+
+    def share(self, kernel: str, size: float) -> float:
+        """Return the share of its ceiling that a kernel reaches at this size."""
+        curve = self.shares[kernel]
+        if isinstance(curve, float):
+            return curve
+        sizes, shares = zip(*curve, strict=True)
+        return float(np.interp(size, sizes, shares))
+
+
+# Assumed: literature and compiled code, no measurement. The ceilings are what large copies and products reach.
+_ASSUMED: Mapping[str, Curve] = {
+    "products": ((16.0, 0.5), (64.0, 0.6), (512.0, 0.72), (4096.0, 0.8)), "attention": 0.7, "head": 0.75,
+    "choice": 0.45, "small": 0.5,
+}  # fmt: skip
+CARDS = {
+    "h100": Timings(3.0e12, 800e12, 79.6 * 2**30, _ASSUMED),
+    "h200": Timings(4.3e12, 790e12, 140.4 * 2**30, _ASSUMED),
+}
+
+
+def read_timings(path: Path, card: Timings) -> Timings:
+    """Return ``card`` with the values of a JSON file in place of its own; see ``Timings`` for the names.
+
+    ``shares`` maps kernels to a number or to [size, share] pairs; ``host`` has the fields of ``HostCost``. Raises
+    UsageError for what is not known, or is not a number above 0.
+    """
+    try:
+        given = orjson.loads(path.read_bytes())
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise UsageError(f"{path}: can't be read as JSON ({error})") from None
+    known = {f.name for f in fields(Timings)}
+    _known(path, "the file", given, known)
+    numbers = {name: _number(path, name, value) for name, value in given.items() if name not in ("shares", "host")}
+    shares, host = dict(card.shares), card.host
+    if "shares" in given:
+        _known(path, "shares", given["shares"], set(KERNELS))
+        shares |= {name: _curve(path, name, value) for name, value in given["shares"].items()}
+    if "host" in given:
+        names = [f.name for f in fields(HostCost)]
+        _known(path, "host", given["host"], set(names))
+        if len(given["host"]) < len(names):
+            raise UsageError(f"{path}: host has {', '.join(given['host']) or 'nothing'}, expected {', '.join(names)}")
+        host = HostCost(**{name: _number(path, name, value, least=0.0) for name, value in given["host"].items()})
+    return replace(card, **numbers, shares=shares, host=host)
+
+
+def _known(path: Path, what: str, given: Any, known: set[str]) -> None:
+    if not isinstance(given, dict) or given.keys() - known:
+        said = ", ".join(sorted(given.keys() - known)) if isinstance(given, dict) else show(given)
+        raise UsageError(f"{path}: {what} has {said}, expected an object with some of {', '.join(sorted(known))}")
+
+
+def _number(path: Path, name: str, value: Any, least: float = 1e-12) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
+        raise UsageError(f"{path}: {name} is {show(value)}, expected a number of at least {least:g}")
+    return float(value)
+
+
+def _curve(path: Path, name: str, value: Any) -> Curve:
+    if not isinstance(value, list):
+        return _number(path, name, value)
+    if not value or any(not isinstance(point, list) or len(point) != 2 for point in value):
+        raise UsageError(f"{path}: {name} is {show(value)}, expected a number or pairs as [[64, 0.6], [512, 0.7]]")
+    points = [(_number(path, name, size, 0.0), _number(path, name, share)) for size, share in value]
+    return tuple(sorted(points))
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """What a run takes, and where its time goes. Seconds."""
+
+    shape: str
+    adapters: int
+    max_num_seqs: int
+    cache_slots: int
+    requests: int
+    output_tokens: int
+    seconds: float
+    steps: int
+    mixed_steps: int  # not replayed from a graph
+    preemptions: int
+    rows: int  # tokens computed
+    mean_sequences: float
+    kernels: Mapping[str, float]  # the device's work by kind, gaps included
+    host: float  # the host's work, launches included
+    idle: float  # of the device, from the first step to the last
+    host_cost: HostCost
+
+    @property
+    def rate(self) -> float:
+        """Output tokens a second."""
+        return self.output_tokens / self.seconds
+
+    @property
+    def bound(self) -> str:
+        """Which of the two works all the time: "device" or "host"."""
+        return "device" if sum(self.kernels.values()) >= self.host else "host"
+
+
+def step_seconds(
+    config: ModelConfig, timings: Timings, work: Sequence[tuple[int, int]], sampled: int, adapters: int, rank: int
+) -> tuple[dict[str, float], int, bool]:
+    """Return the device's seconds of a step by kind of kernel, its launches, and whether a graph is replayed.
+
+    ``work``: (first token, the one after the last) of each sequence; ``sampled`` of them draw a token.
+    """
+    model, roofline, item = decoder(config), timings.roofline, 2
+    count = sum(stop - start for start, stop in work)
+    replayed = count == sampled == len(work) and count <= SIZES[-1]
+    rows = next(size for size in SIZES if size >= count) if replayed else -(-count // ROW_TILE) * ROW_TILE
+    padded = -(-rank // RANK_TILE) * RANK_TILE if adapters else 0
+    products = 0.0
+    shapes = projection_shapes(config)
+    _, hidden = shapes.pop("head")
+    for name, (outs, ins) in shapes.items():
+        operations = 2 * rows * (ins * outs + padded * (_PARTS[name] * adapters * ins + outs))
+        products += config.num_layers * roofline.seconds((rows * (ins + outs) + ins * outs) * item, operations)
+    slots = sum(stop for _, stop in work)
+    attention = _attention(model, roofline, [w for w in work if w[1] - w[0] == 1])
+    attention += _attention(model, roofline, [w for w in work if w[1] - w[0] > 1])
+    logits = sampled * config.vocab_size
+    head = roofline.seconds(
+        (sampled * hidden + model.head_weights) * item + 4 * logits, 2 * sampled * model.head_weights
+    )
+    heads = config.num_heads + 2 * config.num_kv_heads
+    numbers = 2 * heads * config.head_dim + 8 * config.hidden_size + 3 * config.intermediate_size
+    small = config.num_layers * roofline.seconds(rows * numbers * item)
+    least = {
+        "products": (products, rows), "attention": (attention, slots / len(work)), "head": (head, sampled),
+        "choice": (roofline.seconds(4 * logits), sampled), "small": (small, rows),
+    }  # fmt: skip
+    launches = config.num_layers * _LAUNCHES + 3
+    times = {name: seconds / timings.share(name, size) for name, (seconds, size) in least.items()}
+    return times | {"gaps": timings.gap * launches if replayed else 0.0}, launches, replayed
+
+
+def _attention(model: Decoder, roofline: Roofline, work: Sequence[tuple[int, int]]) -> float:
+    slots = sum(stop for _, stop in work)
+    pairs = sum((stop * (stop + 1) - start * (start + 1)) // 2 for start, stop in work)
+    return roofline.seconds(slots * model.kv_bytes, pairs * model.pair_operations)
+
+
+@dataclass(frozen=True)
+class _Flight:
+    device: _Clock
+    done: float
+    sampled: list[Running]
+
+    def wait(self) -> Outcome:
+        """Let the host's time pass until the device is done."""
+        self.device.now = max(self.device.now, self.done)
+        return Outcome([0] * len(self.sampled), [0.0] * len(self.sampled), [])
+
+
+class _Clock:
+    """A runner that computes nothing: it knows when the host and the device would be done."""
+
+    overlap = 1
+
+    def __init__(
+        self, config: ModelConfig, timings: Timings, host: HostCost, num_blocks: int, adapters: int, rank: int
+    ) -> None:
+        self.config, self.timings, self.host = config, timings, host
+        self.num_blocks, self.vocab_size = num_blocks, config.vocab_size
+        self.adapters, self.rank = adapters, rank
+        self.now = self.free = 0.0  # the host's time, and when the device has nothing left
+        self.worked = self.idle = 0.0
+        self.kernels: dict[str, float] = {}
+        self.steps = self.mixed = self.rows = self.sequences = 0
+
+    def start(self, work: list[Work], compiler: ConstraintCompiler | None) -> _Flight:
+        """Let the host prepare a step and the device take it up when it is free."""
+        sampled = [item.sequence for item in work if item.stop == len(item.sequence.tokens)]
+        spans = [(item.start, item.stop) for item in work]
+        rows = sum(stop - start for start, stop in spans)
+        times, launches, replayed = step_seconds(
+            self.config, self.timings, spans, len(sampled), self.adapters, self.rank
+        )
+        prepared = self.now + self.host.seconds(len(work), rows)
+        launched = prepared + (0.0 if replayed else launches * self.timings.launch)
+        began = max(prepared, self.free)
+        done = began + sum(times.values())
+        behind = max(0.0, launched - done)  # the last kernel can't end before it is launched
+        self.worked += launched - self.now
+        self.idle += behind + (began - self.free if self.steps else 0.0)
+        self.now, self.free = launched, done + behind
+        for name, seconds in times.items():
+            self.kernels[name] = self.kernels.get(name, 0.0) + seconds
+        self.steps += 1
+        self.mixed += not replayed
+        self.rows += rows
+        self.sequences += len(work)
+        return _Flight(self, self.free, sampled)
+
+
+def cache_slots(config: ModelConfig, timings: Timings) -> int:
+    """Return how many tokens' keys and values fit beside the weights and what the largest step takes, about."""
+    model = decoder(config)
+    embedding = 0 if config.tie_word_embeddings else config.vocab_size * config.hidden_size * 2
+    room = _SHARE * (timings.memory - model.weight_bytes - embedding) - _RESERVE
+    if room < model.kv_bytes * 1024:
+        raise UsageError(
+            f"weights of {model.weight_bytes / 2**30:.1f} GiB leave no cache in {timings.memory / 2**30:.1f} GiB: "
+            "choose a larger card or a smaller shape"
+        )
+    return int(room / model.kv_bytes)
+
+
+def simulate(
+    shape: str,
+    timings: Timings,
+    host: HostCost,
+    *,
+    personas: int = 3,
+    rank: int = 8,
+    max_num_seqs: int | None = None,
+    slots: int | None = None,
+    lengths: Sequence[Lengths] | None = None,
+    config: ModelConfig | None = None,
+) -> Simulated:
+    """Run the workload on a card that keeps time. ``slots``: of the cache; None takes what the card's memory leaves.
+
+    ``lengths``: None takes the committed ones; ``config``: None takes the one of the shape.
+    """
+    config = config or shape_config(shape)
+    lengths = read_lengths(2048) if lengths is None else lengths
+    slots = slots or cache_slots(config, timings)
+    settings = EngineSettings(max_num_seqs=max_num_seqs)
+    within = limits(settings, "cuda", config.max_seq_len)
+    adapters = personas - 1
+    device = _Clock(config, timings, host, slots // settings.block_size + 1, adapters, rank)
+    model = Model(
+        ModelSource(shape, Path(shape), "local", None, None), config, cast(Any, NoTokenizer(config.vocab_size)), shape
+    )
+    names: list[str | None] = [None, *PERSONAS[:adapters]]
+    for name in PERSONAS[:adapters]:
+        model.adapters[name] = Adapter(name, rank, 1.0, (), Path(name), None, is_zero=False)
+    engine = Engine(model, cast(Runner, device), settings, within)  # it has no logits to probe
+    results = engine.generate(requests(prompts(lengths, config.vocab_size), lengths, names))
+    return Simulated(
+        shape, adapters, within.max_num_seqs, slots, len(lengths), sum(len(r.token_ids) for r in results),
+        device.free, device.steps, device.mixed, engine.stats.preemptions, device.rows,
+        device.sequences / device.steps, device.kernels, device.worked, device.idle, host,
+    )  # fmt: skip
