@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -176,3 +177,12 @@ def test_the_commands_print_tables_and_a_line(shape: str, tmp_path: Path) -> Non
     done = CliRunner().invoke(bench, ["host", "--sequences", "none"])
     assert isinstance(done.exception, UsageError)
     assert "--sequences is 'none'" in str(done.exception)
+
+
+def test_the_measured_timings_of_a_card_are_read() -> None:
+    """The committed shares, each of a kernel measured alone; none is above its ceiling."""
+    path = Path(inspect.getfile(Timings)).parent / "data/timings-h200.json"
+    timings = read_timings(path, CARDS["h200"])
+    for kernel in KERNELS:
+        assert all(0 < timings.share(kernel, rows) <= 1 for rows in (1, 64, 512, 1024, 4096))
+    assert timings.share("products", 1024) > CARDS["h200"].share("products", 1024)
