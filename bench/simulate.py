@@ -28,6 +28,7 @@ from warmeng.engine.config import ModelConfig
 from warmeng.engine.constraints import ConstraintCompiler
 from warmeng.engine.engine import Engine, Model
 from warmeng.engine.errors import UsageError, show
+from warmeng.engine.gpu.batch import ROW_STEP
 from warmeng.engine.gpu.graphs import SIZES
 from warmeng.engine.random import NoTokenizer
 from warmeng.engine.registry import ModelSource
@@ -35,7 +36,7 @@ from warmeng.engine.scheduler import Work
 from warmeng.engine.sequence import Sequence as Running
 from warmeng.engine.settings import EngineSettings, limits
 from warmeng.engine.shapes import shape_config
-from warmeng.kernels.gpu.change import RANK_TILE, ROW_TILE
+from warmeng.kernels.gpu.change import RANK_TILE
 
 KERNELS = ("products", "attention", "head", "choice", "small")
 _PARTS = {"qkv": 3, "o": 1, "gate_up": 2, "down": 1}  # weights that each product fuses, with an A matrix each
@@ -178,7 +179,7 @@ def step_seconds(
     model, roofline, item = decoder(config), timings.roofline, 2
     count = sum(stop - start for start, stop in work)
     replayed = count == sampled == len(work) and count <= SIZES[-1]
-    rows = next(size for size in SIZES if size >= count) if replayed else -(-count // ROW_TILE) * ROW_TILE
+    rows = next(size for size in SIZES if size >= count) if replayed else -(-count // ROW_STEP) * ROW_STEP
     padded = -(-rank // RANK_TILE) * RANK_TILE if adapters else 0
     products = 0.0
     shapes = projection_shapes(config)

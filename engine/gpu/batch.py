@@ -16,10 +16,12 @@ from warmeng.engine.gpu.lora import AdapterBank
 from warmeng.engine.layout import Ints, Layout, sampling_records
 from warmeng.engine.sequence import PENDING, Sequence
 from warmeng.kernels.gpu.attention import FIELDS, PagedPlan, Tiling, cut
-from warmeng.kernels.gpu.change import ROW_TILE, AdapterRows, spans
+from warmeng.kernels.gpu.change import AdapterRows, spans
 from warmeng.kernels.gpu.sampling import FLOATS, INTS, SamplingRows
 
 _ALIGN = 4  # integers: every array starts at 16 bytes, as wide loads ask
+# Rows by which steps outside graphs grow.
+ROW_STEP = 16
 _TABLE_STEP = 16  # blocks by which block tables grow: few widths, so that kernels are compiled for few
 
 
@@ -60,7 +62,7 @@ def host_batch(
     Rows should come sorted by adapter: see ``spans``.
     """
     count, segments = len(layout.token_ids), len(layout.query_lens)
-    total = rows or -(-count // ROW_TILE) * ROW_TILE
+    total = rows or -(-count // ROW_STEP) * ROW_STEP
     padding = total - count
     num_segments = total if rows else segments
     longest = layout.block_tables.shape[1]

@@ -10,16 +10,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from warmeng.kernels.gpu.change import RANK_TILE, ROW_TILE, Product, change_plain
+from warmeng.kernels.gpu.change import PLAIN_ROWS, RANK_TILE, ROW_TILE, Product, change_plain
 
 
 @triton.jit(do_not_specialize=["rows"])
 def _silu_mul(
     gate_up, low, b, span_table, out, rows, width, low_stride, rank,
-    HAS_CHANGE: tl.constexpr, BLOCK_N: tl.constexpr, ROW_TILE: tl.constexpr, RANK_TILE: tl.constexpr,
+    HAS_CHANGE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, RANK_TILE: tl.constexpr,
 ):  # fmt: skip
     tile = tl.program_id(0)
-    m = tile * ROW_TILE + tl.arange(0, ROW_TILE)
+    m = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     m_in, n_in = m < rows, n < width
     mask = m_in[:, None] & n_in[None, :]
@@ -28,8 +28,8 @@ def _silu_mul(
     up = tl.load(gate_up + at + width, mask=mask, other=0.0)
     if HAS_CHANGE:
         # Both sums in one loop: their operands are on their way together.
-        more_gate = tl.zeros((ROW_TILE, BLOCK_N), tl.float32)
-        more_up = tl.zeros((ROW_TILE, BLOCK_N), tl.float32)
+        more_gate = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        more_up = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
         for first in range(tl.load(span_table + tile * 2), tl.load(span_table + tile * 2 + 1), RANK_TILE):
             column = first + tl.arange(0, RANK_TILE)
             low_at = low + m[:, None] * low_stride + column[None, :]
@@ -53,9 +53,11 @@ def silu_mul(product: Product) -> Tensor:
     out = torch.empty(rows, width, dtype=product.y.dtype, device=product.y.device)
     low, b, span_table, low_stride, rank = product.arguments()
     block = min(64, max(16, triton.next_power_of_2(width)))
-    _silu_mul[(-(-rows // ROW_TILE), -(-width // block))](
+    block_m = PLAIN_ROWS if product.low is None else ROW_TILE
+    _silu_mul[(-(-rows // block_m), -(-width // block))](
         product.y, low, b, span_table, out, rows, width, low_stride, rank,
-        HAS_CHANGE=product.low is not None, BLOCK_N=block, ROW_TILE=ROW_TILE, RANK_TILE=RANK_TILE, num_warps=4,
+        HAS_CHANGE=product.low is not None, BLOCK_N=block, BLOCK_M=block_m, RANK_TILE=RANK_TILE,
+        num_warps=4 if product.low is None else 8,
     )  # fmt: skip
     return out
 
