@@ -1,8 +1,9 @@
 """From the fused product of q, k and v to rotated queries and written cache slots, in one pass.
 
 Adapters' changes, biases, the norm of queries and keys (Qwen3), rotary embedding and the write to the cache: a program
-does one head of 16 rows, or of 64 with changes. Those are first added in place, so that the numbers that follow are
-read back in one layout, with or without them. Bytes of a row: the product read once, as many bytes written.
+does one head of 16 rows. Changes are first added in place, so that the numbers that follow are read back in one
+layout, with or without them: the norm adds them up in the order of the layout. Bytes of a row: the product read once,
+as many bytes written.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from warmeng.kernels.gpu.change import PLAIN_ROWS, RANK_TILE, ROW_TILE, Product, change_plain, low_rank_tile
+from warmeng.kernels.gpu.change import RANK_TILE, ROW_TILE, Product, change_plain, low_rank_tile
+
+# Of a program, with changes and without: see above.
+_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ def _rotate_and_write(
     rows, eps, low_stride, rank,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, SIZE: tl.constexpr, HALF: tl.constexpr, CACHE_BLOCK: tl.constexpr,
     HAS_CHANGE: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_NORM: tl.constexpr,
-    BLOCK_M: tl.constexpr, RANK_TILE: tl.constexpr,
+    BLOCK_M: tl.constexpr, ROW_TILE: tl.constexpr, RANK_TILE: tl.constexpr,
 ):  # fmt: skip
     tile, head = tl.program_id(0), tl.program_id(1)
     m = tile * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -47,7 +51,8 @@ def _rotate_and_write(
     at = qkv + m[:, None].to(tl.int64) * ((QUERIES + 2 * KEYS) * SIZE) + head * SIZE + d[None, :]
     if HAS_CHANGE:
         part = (head >= QUERIES).to(tl.int32) + (head >= QUERIES + KEYS).to(tl.int32)
-        first, stop = tl.load(span_table + tile * 2), tl.load(span_table + tile * 2 + 1)
+        span = span_table + tile * BLOCK_M // ROW_TILE * 2
+        first, stop = tl.load(span), tl.load(span + 1)
         for half in tl.static_range(2):
             n = head * SIZE + half * (SIZE // 2) + d
             more = low_rank_tile(
@@ -121,13 +126,13 @@ def rotate_and_write(
     low, b, span_table, low_stride, rank = product.arguments()
     q_norm, k_norm = norms or (product.y, product.y)
     # Steps with adapters and without must round alike, so the compiler may not choose what to fuse.
-    block_m = PLAIN_ROWS if product.low is None else ROW_TILE
-    _rotate_and_write[(-(-rows // block_m), heads.total)](
+    _rotate_and_write[(-(-rows // _ROWS), heads.total)](
         product.y, low, b, span_table, product.y if bias is None else bias, q_norm, k_norm, *rotation, positions, slots,
         q, k_cache, v_cache, rows, eps, low_stride, rank,
         QUERIES=heads.queries, KEYS=heads.keys, SIZE=heads.size, HALF=max(16, triton.next_power_of_2(heads.size // 2)),
         CACHE_BLOCK=k_cache.shape[2], HAS_CHANGE=product.low is not None, HAS_BIAS=bias is not None,
-        HAS_NORM=norms is not None, BLOCK_M=block_m, RANK_TILE=RANK_TILE, num_warps=4, enable_fp_fusion=False,
+        HAS_NORM=norms is not None, BLOCK_M=_ROWS, ROW_TILE=ROW_TILE, RANK_TILE=RANK_TILE, num_warps=4,
+        enable_fp_fusion=False,
     )  # fmt: skip
     return q
 

@@ -67,7 +67,9 @@ def test_nothing_spills(arch: int, kernels: Kernels) -> None:
     old = tuple(map(int, version("triton").split(".")[:2])) < (3, 7)
     # Triton 3.6 spills up to 64 bytes of the largest attention tiles on Ampere and Blackwell; on Hopper nothing.
     limit = 64 if old and arch != 90 else 0
-    check(kernels, KERNELS, lambda k: max(k["stack"], k["local_accesses"]) > limit)
+    # On Blackwell a product's sums lie in the tensor units' own memory, and come to registers when a tile is stored.
+    most = {"_tile_product": 128} if arch == 100 else {}
+    check(kernels, KERNELS, lambda k: max(k["stack"], k["local_accesses"]) > most.get(k["kernel"], limit))
 
 
 def test_shared_memory_suffices(arch: int, kernels: Kernels) -> None:
