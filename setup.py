@@ -1,31 +1,33 @@
-"""Packaging: the folders at the top of the repository install as ``warmeng.<folder>``.
+"""Packaging: ``face`` installs as ``warmeng`` itself, the other folders at the top as ``warmeng.<folder>``.
 
-``warmeng`` is a namespace package without an ``__init__.py``. The folders are never installed under their bare
-names: a distribution named ``kernels`` exists, and ``transformers`` imports it.
+The folders are never installed under their bare names: a distribution named ``kernels`` exists, and ``transformers``
+imports it.
 """
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
-VERSION = "0.1.0"
 FOLDERS = ("kernels", "engine", "finetune", "study", "bench", "cli")
 HERE = Path(__file__).parent
 
-packages = [
+version = re.search(r'^__version__ = "([^"]+)"', (HERE / "face" / "__init__.py").read_text(encoding="utf-8"), re.M)[1]
+packages = ["warmeng"] + [
     f"warmeng.{name}" for folder in FOLDERS for name in find_packages(where=str(HERE), include=[folder, f"{folder}.*"])
 ]
 
 setup(
     name="warmeng",
-    version=VERSION,
+    version=version,
     description="Measure how warm and cold personas change a language model's accuracy and sycophancy, on one box",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
     packages=packages,
-    package_dir={f"warmeng.{folder}": folder for folder in FOLDERS},
+    package_dir={"warmeng": "face"} | {f"warmeng.{folder}": folder for folder in FOLDERS},
     package_data={
+        "warmeng": ["py.typed"],
         "warmeng.study": ["data/**/*", "data/*"],
         "warmeng.study.report": ["assets/*"],
         "warmeng.study.warmth": ["*.html"],
