@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from warmeng.engine.adapters import Adapter, adapter_hash, target_shapes
 from warmeng.engine.checkpoint import LayerWeights, Weights, projection_shapes
 from warmeng.engine.config import ModelConfig
+from warmeng.engine.request import RequestError
 from warmeng.kernels.linear import Projection
 
 _STD = 0.02  # as such models are initialised
@@ -27,6 +28,10 @@ class NoTokenizer:
     def decode(self, tokens: Sequence[int]) -> str:
         """Return an empty text."""
         return ""
+
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Raise RequestError: there is no text."""
+        raise RequestError("random weights have no tokenizer: give prompts of token ids, as GenerateRequest")
 
 
 def random_weights(

@@ -55,7 +55,7 @@ class Constraint:
 
 @dataclass(frozen=True)
 class GenerateRequest:
-    """Continue ``prompt``."""
+    """Continue ``prompt``. ``Engine.generate`` also takes texts and conversations, and makes these of them."""
 
     id: str
     prompt: tuple[int, ...]  # token ids, at least one

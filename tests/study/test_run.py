@@ -65,7 +65,7 @@ def test_from_python_nothing_at_all_runs_the_embedded_study(fake, tmp_path, monk
 
 @pytest.mark.parametrize("value", ["facts", None, 3, {"facts"}])
 def test_a_list_of_names_that_is_none_is_refused(value):
-    with pytest.raises(UsageError, match="tasks is .*, expected a list of names"):
+    with pytest.raises(UsageError, match=r"tasks is .*, expected a list of names"):
         StudySettings(tasks=value)
 
 
