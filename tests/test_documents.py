@@ -20,6 +20,7 @@ WITH_BLOCKS = [page for page in PAGES if BLOCK.search(page.read_text(encoding="u
 PATHS = {"path/to/peft-adapter": ROOT / "study" / "data" / "adapters" / "warm"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_BLOCKS, ids=lambda page: page.name)
 def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """All blocks of a page, from top to bottom, in a folder of their own; placeholders of paths are filled in."""
