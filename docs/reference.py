@@ -13,7 +13,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import groupby, zip_longest
 from pathlib import Path
 
 import click
@@ -73,7 +73,8 @@ def prose(text: str) -> Iterator[str]:
 def escaped(text: str) -> str:
     """Text whose signs are no Markdown, but for what stands between backticks."""
     parts = re.split(r"(`+[^`]+`+)", text)
-    return "".join(part if i % 2 else re.sub(r"([*_<\[])", r"\\\1", part) for i, part in enumerate(parts))
+    plain = (re.sub(r"([*_\[])", r"\\\1", part).replace("<", "&lt;") for part in parts[::2])
+    return "".join(part for both in zip_longest(plain, parts[1::2], fillvalue="") for part in both)
 
 
 def api_lines() -> Iterator[str]:
