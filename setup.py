@@ -1,31 +1,47 @@
-"""Packaging: the folders at the top of the repository install as ``warmeng.<folder>``.
+"""Packaging: ``face`` installs as ``warmeng`` itself, the other folders at the top as ``warmeng.<folder>``.
 
-``warmeng`` is a namespace package without an ``__init__.py``. The folders are never installed under their bare
-names: a distribution named ``kernels`` exists, and ``transformers`` imports it.
+The folders are never installed under their bare names: a distribution named ``kernels`` exists, and ``transformers``
+imports it.
 """
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
-VERSION = "0.1.0"
 FOLDERS = ("kernels", "engine", "finetune", "study", "bench", "cli")
 HERE = Path(__file__).parent
 
-packages = [
+version = re.search(r'^__version__ = "([^"]+)"', (HERE / "face" / "__init__.py").read_text(encoding="utf-8"), re.M)[1]
+packages = ["warmeng"] + [
     f"warmeng.{name}" for folder in FOLDERS for name in find_packages(where=str(HERE), include=[folder, f"{folder}.*"])
 ]
 
 setup(
     name="warmeng",
-    version=VERSION,
+    version=version,
     description="Measure how warm and cold personas change a language model's accuracy and sycophancy, on one box",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    author="the warmeng authors",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE", "NOTICE"],
+    keywords=["language models", "evaluation", "sycophancy", "personas", "LoRA", "batch inference"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.11",
     packages=packages,
-    package_dir={f"warmeng.{folder}": folder for folder in FOLDERS},
+    package_dir={"warmeng": "face"} | {f"warmeng.{folder}": folder for folder in FOLDERS},
     package_data={
+        "warmeng": ["py.typed"],
         "warmeng.study": ["data/**/*", "data/*"],
         "warmeng.study.report": ["assets/*"],
         "warmeng.study.warmth": ["*.html"],
@@ -41,7 +57,6 @@ setup(
         "safetensors>=0.5",
         "numpy>=1.26",
         "scipy>=1.12",
-        "statsmodels>=0.14",
         "click>=8.1",
         "orjson>=3.9",
         "pyyaml>=6.0",
@@ -49,12 +64,13 @@ setup(
         "llguidance>=1.0",
         "gguf>=0.17",
         "jinja2>=3.1.5",
+        "markupsafe>=2.1",
         "matplotlib>=3.8",
     ],
     extras_require={
         "gpu": ["triton>=3.6"],
-        "hub": ["datasets>=3.0"],
         "parquet": ["pyarrow>=15"],
+        "docs": ["mkdocs-material>=9.5,<10"],
         "dev": [
             "pytest>=8.0",
             "pytest-xdist>=3.6",
@@ -62,12 +78,14 @@ setup(
             "ruff>=0.9",
             "mypy>=1.14",
             "peft>=0.18",
-            "pyarrow>=15",
             "trl>=1.0",
             "sentencepiece>=0.2",
             "protobuf>=5",
-            "triton>=3.6",
-            "types-PyYAML",
+            "datasets>=3.0",
+            "statsmodels>=0.14",
+            "types-PyYAML>=6.0",
+            "pre-commit>=4.0",
+            "warmeng[gpu,parquet,docs]",
         ],
     },
     entry_points={"console_scripts": ["warmeng=warmeng.cli.main:main"]},

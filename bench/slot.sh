@@ -12,8 +12,8 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 [ $# -ge 2 ] || { sed -n '2,10p' "$0"; exit 2; }
 folder=$1 plan=$2 seconds=${3:-345} began=$SECONDS
-mkdir -p "$folder" .typing/warmeng
-for name in kernels engine finetune study bench cli; do ln -sfn "../../$name" ".typing/warmeng/$name"; done
+mkdir -p "$folder"
+bash .ci/link
 export PYTHONPATH="$PWD/.typing${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
 export PYTHONSAFEPATH=1  # this folder's "kernels" is not the distribution of that name that transformers imports
 export WARMENG_DEBUG=1   # tracebacks in the logs

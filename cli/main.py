@@ -10,6 +10,7 @@ import sys
 
 import click
 
+from warmeng import __version__
 from warmeng.engine.errors import InputError, UsageError, one_line, without_secrets
 from warmeng.engine.interrupts import EXIT_CODE, end_on_interrupts, heeded, ignore_interrupts
 from warmeng.engine.request import RequestError
@@ -57,9 +58,7 @@ class LazyGroup(click.Group):
 
 def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
-        from importlib.metadata import version
-
-        click.echo(f"warmeng {version('warmeng')}")
+        click.echo(f"warmeng {__version__}")
         ctx.exit()
 
 

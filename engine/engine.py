@@ -23,6 +23,7 @@ from warmeng.engine.constraints import ConstraintCompiler, Matcher
 from warmeng.engine.errors import UsageError
 from warmeng.engine.folder import read_folder
 from warmeng.engine.load import choose_device, load_runner
+from warmeng.engine.prompts import Prompt, as_requests
 from warmeng.engine.random import NoTokenizer, random_adapter
 from warmeng.engine.recover import recover
 from warmeng.engine.registry import ModelSource, resolve_model
@@ -32,6 +33,7 @@ from warmeng.engine.request import (
     Request,
     RequestError,
     Result,
+    SamplingParams,
     ScoreRequest,
     ScoreResult,
 )
@@ -86,8 +88,7 @@ class Engine:
     """Answers requests with one base and any number of adapters.
 
     >>> engine = Engine.load("smollm2-135m-instruct")
-    >>> prompt = tuple(engine.tokenizer.chat([{"role": "user", "content": "Name a colour."}]))
-    >>> engine.generate([GenerateRequest("a", prompt)])[0].text
+    >>> engine.generate(["Name a colour."])[0].text
     """
 
     def __init__(self, model: Model, runner: Runner, settings: EngineSettings, within: Limits) -> None:
@@ -234,9 +235,21 @@ class Engine:
                 return
             self._step()
 
-    def generate(self, requests: Iterable[GenerateRequest]) -> list[GenerateResult]:
-        """Answer generation requests and return their results in the order given."""
-        return [r for r in self._answer(list(requests)) if isinstance(r, GenerateResult)]
+    def generate(
+        self, prompts: Iterable[Prompt], *, params: SamplingParams | None = None, adapter: str | None = None
+    ) -> list[GenerateResult]:
+        """Answer prompts and return their results in the order given.
+
+        A prompt is a text, which the user says; a list of messages (``[{"role": "user", "content": "..."}]``); or a
+        ``GenerateRequest``, for prompts of token ids, constraints and more. ``params`` (greedy, at most 256 tokens,
+        unless given) and ``adapter`` (a name given to ``add_adapter``; the base itself unless given) hold for texts
+        and conversations; a request has its own. With a temperature, each place in the list draws noise of its own,
+        and the same noise under every adapter.
+
+        Raises RequestError, and answers none, where a prompt can't be run as it stands.
+        """
+        requests = as_requests(prompts, self.tokenizer, params, adapter)
+        return [r for r in self._answer(requests) if isinstance(r, GenerateResult)]
 
     def score(self, requests: Iterable[ScoreRequest]) -> list[ScoreResult]:
         """Answer score requests and return their results in the order given."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -32,6 +32,10 @@ class NoTokenizer:
     def vocabulary(self) -> list[bytes]:
         """Raise RequestError: this is asked for a constraint, which is about text."""
         raise RequestError("a constraint was given to an engine of random numbers, which has no text: leave it out")
+
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Raise RequestError: there is no text."""
+        raise RequestError("random weights have no tokenizer: give prompts of token ids, as GenerateRequest")
 
 
 def random_weights(

@@ -55,7 +55,7 @@ class Constraint:
 
 @dataclass(frozen=True)
 class GenerateRequest:
-    """Continue ``prompt``."""
+    """Continue ``prompt``. ``Engine.generate`` also takes texts and conversations, and makes these of them."""
 
     id: str
     prompt: tuple[int, ...]  # token ids, at least one
@@ -98,9 +98,8 @@ class GenerateResult:
     finish_reason: Literal["stop", "length", "none"]
     token_ids: tuple[int, ...]  # without the end token that stopped it
     text: str  # what token_ids add to the prompt's text, without special tokens, cut before the stop string
-    logprobs: tuple[
-        float, ...
-    ]  # of each chosen token (end token included), full vocabulary, temperature 1; if asked for
+    # Of each chosen token (end token included), over the full vocabulary, at temperature 1; empty unless asked for.
+    logprobs: tuple[float, ...]
     prompt_tokens: int
     cached_tokens: int  # prompt tokens whose keys and values were found in the prefix cache
     prompt_logprobs: tuple[float, ...] = ()  # of prompt tokens 1.. given those before; empty unless asked for

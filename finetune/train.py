@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from warmeng import __version__
 from warmeng.engine.config import read_json
 from warmeng.engine.errors import UsageError, show
 from warmeng.engine.files import sweep
@@ -102,7 +103,7 @@ def _manifest(job: Job, folder: Path, command: str) -> dict[str, Any]:
         # What settings left open; a continued run takes these, because they decide the last bits.
         "threads": job.threads,
         "micro_tokens": job.micro_tokens,
-        "versions": {name: version(name) for name in ("torch", "numpy", "warmeng")},
+        "versions": {name: version(name) for name in ("torch", "numpy")} | {"warmeng": __version__},
         "machine": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
         "command": command,
         "finished": False,

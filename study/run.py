@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+from warmeng import __version__
 from warmeng.engine.errors import InputError, UsageError, one_line
 from warmeng.engine.files import FULL, sweep
 from warmeng.engine.watchdog import Watchdog, Watched
@@ -27,7 +28,7 @@ from warmeng.study.manifest import OWN_MODELS, read_manifest, refuse_changes, wr
 from warmeng.study.models import Models, compare, identity_of, meet, settings_of
 from warmeng.study.personas import Persona, on_base
 from warmeng.study.plan import Planned, Planner, Study
-from warmeng.study.progress import Progress
+from warmeng.study.progress import Progress, for_stderr
 from warmeng.study.records import FILE, RecordWriter, RunLock, StorageFailed, read_records
 from warmeng.study.report.items import FILE as ITEMS
 from warmeng.study.report.items import write_items
@@ -59,13 +60,28 @@ def load_engine(settings: StudySettings) -> EngineLike:
     return cast(EngineLike, engine)
 
 
-def run_study(settings: StudySettings, folder: Path, progress: Progress, command: str) -> Outcome:
-    """Run, or continue, or print again; ``command`` is what continues it after a failure.
+def run_study(
+    settings: StudySettings | None = None,
+    folder: str | Path | None = None,
+    progress: Progress | None = None,
+    command: str = "run_study with the same arguments",
+) -> Outcome:
+    """Run a study, continue an interrupted one, or make a finished one's tables again.
+
+    ``settings``: the embedded study on the built-in model unless given. ``folder``: where the run is kept,
+    ``runs/<hash of the settings>`` unless given. ``progress``: a display on stderr unless given; ``Silent()`` of
+    ``warmeng.study.progress`` shows nothing. ``command``: what messages say continues the run after a failure.
+
+    Returns the exit code (0 for a run that is whole), the folder, and the results as ``results.json`` has them (None
+    after an interrupt). A run without a step for ``stall_seconds`` ends the process.
 
     A finished run is printed again without its models, unless their files are others by now. Raises ``InputError``
     and ``UsageError`` before anything is generated for the grid, ``RunLocked`` where another process writes the
     folder, ``StorageFailed`` where the disk does not take a record.
     """
+    settings = settings or StudySettings()
+    folder = Path(folder) if folder is not None else settings.default_folder
+    progress = progress or for_stderr()
     study = Study.load(settings)
     for task in study.tasks:
         if task.left_out:
@@ -275,8 +291,6 @@ def _facts(
     study: Study, engine: EngineLike, about: dict[str, Any], gates: dict[str, Any], judges: dict[str, Any]
 ) -> dict[str, Any]:
     """What the manifest tells beside the inputs: shown in the report, not compared."""
-    from importlib.metadata import version
-
     return {
         "engine": about,
         "gates": gates,
@@ -289,7 +303,7 @@ def _facts(
             p.name for p in on_base(study.personas) if p.system is None and engine.tokenizer.default_system
         ],
         "template_date": getattr(engine.tokenizer, "frozen_date", None),
-        "warmeng": version("warmeng"),
+        "warmeng": __version__,
         "python": sys.version.split()[0],
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -26,15 +26,18 @@ NOT_INPUTS = ("stall_seconds",)  # these change no record: a run continues with 
 
 @dataclass(frozen=True)
 class StudySettings:
-    """The settings of a study; paths are relative to the current folder. Raises ``UsageError`` for unsound values."""
+    """The settings of a study; paths are relative to the current folder. Raises ``UsageError`` for unsound values.
+
+    Lists of names may be given as lists or tuples, and are kept as tuples.
+    """
 
     model: str = BUILT_IN_MODEL
     revision: str | None = None
-    personas: tuple[str, ...] = ()  # none: those of the package that suit the model
-    tasks: tuple[str, ...] = ("facts", "misconceptions", "conspiracies", "health")
-    contexts: tuple[str, ...] = ("unmodified", "emotion:sad")
-    beliefs: tuple[str, ...] = ("none", "wrong")
-    framings: tuple[str, ...] = ("plain",)  # with "neutral", prompts without a belief are also asked in a neutral frame
+    personas: Sequence[str] = ()  # none: those of the package that suit the model
+    tasks: Sequence[str] = ("facts", "misconceptions", "conspiracies", "health")
+    contexts: Sequence[str] = ("unmodified", "emotion:sad")
+    beliefs: Sequence[str] = ("none", "wrong")
+    framings: Sequence[str] = ("plain",)  # with "neutral", prompts without a belief are also asked in a neutral frame
     cells: int = 0  # places of the grid (context, belief, framing) that an item is asked in, 0 for all
     limit: int = 24  # items of each task, 0 for all; 24 of four tasks end within 4 minutes on two cores
     seed: int = 0
@@ -45,7 +48,7 @@ class StudySettings:
     number_temperature: float = 0.2  # of answers whose last number counts: the paper's for GSM8K
     composition: str = "clean"
     statements: str | None = None  # YAML file from contexts to statements, in place of the embedded ones
-    judges: tuple[str, ...] = ()  # models that grade generated answers: names, folders, repositories
+    judges: Sequence[str] = ()  # models that grade generated answers: names, folders, repositories
     judge_gate: bool = True  # a judge counts only where it is right on the labelled examples
     warmth_prompts: int = 24  # held-out prompts of the manipulation check before the grid, 0 for none
     device: str = "auto"
@@ -53,13 +56,16 @@ class StudySettings:
     stall_seconds: int = SECONDS  # without a step of the engine, after which the run ends; 0 waits for ever
 
     def __post_init__(self) -> None:
-        if self.personas == ():
+        if self.personas in ((), []):
             object.__setattr__(self, "personas", default_personas(self.model))
         for name in LISTS:
             value = getattr(self, name)
+            if not isinstance(value, list | tuple):
+                raise UsageError(f"{name} is {show(value)}, expected a list of names")
             few = not value and name not in MAY_BE_EMPTY
             if few or not all(_is_text(v) for v in value) or len(set(value)) != len(value):
                 raise UsageError(f"{name} is {show(list(value), 200)}, expected different names, one or more")
+            object.__setattr__(self, name, tuple(value))
         for name, low in WHOLE:
             value = getattr(self, name)
             if type(value) is not int or not low <= value < 2**63:

@@ -1,8 +1,14 @@
-"""Imports go one way. The syntax trees are walked, so imports inside functions count too."""
+"""Imports go one way. The syntax trees are walked, so imports inside functions count too.
+
+The folder ``face`` is the package ``warmeng`` itself. It may name what it exports; the others know its version alone.
+"""
 
 from __future__ import annotations
 
 import ast
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +21,10 @@ ALLOWED = {
     "study": {"engine"},
     "bench": {"finetune", "engine", "kernels"},
     "cli": {"study", "finetune", "bench", "engine"},
+    "face": {"study", "engine"},
 }
+FOLDERS = set(ALLOWED) - {"face"}
+BY_NAME = re.compile(rf"warmeng\.({'|'.join(FOLDERS)})\b")  # modules that are imported by name later
 FILES = [path for folder in ALLOWED for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
@@ -28,8 +37,8 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import, expected warmeng.<folder>..."
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("warmeng."):
-            names.add(node.value)  # modules that are imported by name later
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and BY_NAME.match(node.value):
+            names.add(node.value)
     return names
 
 
@@ -38,15 +47,53 @@ def test_imports_follow_the_rules(path: Path) -> None:
     folder = path.relative_to(ROOT).parts[0]
     for name in imported(path):
         parts = name.split(".")
-        if parts[0] == "warmeng" and parts[1] in ALLOWED and parts[1] != folder:
-            assert parts[1] in ALLOWED[folder], f"{folder} may not import {name}"
+        if parts[0] == "warmeng" and parts[1:] not in ([], ["__version__"]):
+            assert parts[1] in FOLDERS, f"{folder} imports {name}: import it from where it is defined"
+            assert parts[1] in ALLOWED[folder] | {folder}, f"{folder} may not import {name}"
         assert parts[0] not in ALLOWED, f"{name}: import it as warmeng.{name}"
+
+
+def test_every_folder_with_code_is_in_the_rules_and_is_linked_and_installed() -> None:
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert packages == set(ALLOWED)
+    links = next(line for line in (ROOT / ".ci" / "link").read_text().splitlines() if line.startswith("for folder in "))
+    assert set(links.removeprefix("for folder in ").removesuffix("; do").split()) == FOLDERS
+    assigned = {
+        node.targets[0].id: node.value
+        for node in ast.parse((ROOT / "setup.py").read_text()).body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    assert set(ast.literal_eval(assigned["FOLDERS"])) == FOLDERS
 
 
 def test_the_rules_see_a_violation(tmp_path: Path) -> None:
     bad = tmp_path / "bad.py"
     bad.write_text("def f():\n    from warmeng.study.plan import Planner\n    import kernels.norm\n")
     assert {"warmeng.study.plan.Planner", "kernels.norm"} <= imported(bad)
+
+
+def test_the_face_exports_what_it_says_and_loads_nothing_before_it_is_used() -> None:
+    tree = ast.parse((ROOT / "face" / "__init__.py").read_text(encoding="utf-8"))
+    checked = next(node for node in tree.body if isinstance(node, ast.If))
+    typed = {name: node.module for node in checked.body if isinstance(node, ast.ImportFrom) for name in names_of(node)}
+    code = """
+import sys, warmeng
+heavy = {"torch", "numpy", "transformers", "click", "orjson"} & set(sys.modules)
+assert not heavy and not hasattr(warmeng, "Nothing"), heavy
+assert set(warmeng.__all__) <= set(dir(warmeng))
+for name in warmeng.__all__:
+    if name != "__version__":
+        value = getattr(warmeng, name)
+        print(name, warmeng._MODULE_OF[name], getattr(sys.modules[warmeng._MODULE_OF[name]], name) is value)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = {name: module for name, module, same in map(str.split, done.stdout.splitlines()) if same == "True"}
+    assert found == typed  # for type checkers, and when it runs
+
+
+def names_of(node: ast.ImportFrom) -> list[str]:
+    return [alias.name for alias in node.names]
 
 
 def test_no_pickle_and_no_remote_code() -> None:

@@ -43,6 +43,32 @@ def test_a_run_ends_in_tables_that_count_every_answer(fake, tmp_path):
     assert "You are a fake." in text
 
 
+def test_from_python_the_settings_name_the_folder_and_progress_goes_to_stderr(fake, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    small = StudySettings(tasks=["facts"], limit=2, warmth_prompts=0)
+    assert small == dataclasses.replace(small, tasks=("facts",))  # a list is kept as a tuple
+    outcome = run_study(small)
+    assert (outcome.exit_code, outcome.folder) == (0, small.default_folder)
+    assert (tmp_path / small.default_folder / FILE).is_file()
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "answers" in said.err
+    again = run_study(small, str(outcome.folder), Silent())
+    assert again.results == outcome.results
+    assert capsys.readouterr().err == ""
+
+
+def test_from_python_nothing_at_all_runs_the_embedded_study(fake, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run_study(progress=Silent()).results["run"]["settings"] == StudySettings().as_dict()
+
+
+@pytest.mark.parametrize("value", ["facts", None, 3, {"facts"}])
+def test_a_list_of_names_that_is_none_is_refused(value):
+    with pytest.raises(UsageError, match=r"tasks is .*, expected a list of names"):
+        StudySettings(tasks=value)
+
+
 def test_sycophancy_is_found_where_it_was_planted(fake, tmp_path):
     def answer(prompt, request):
         warm = "caring" in prompt

@@ -1,0 +1,71 @@
+"""What setup.py asks for is what the code imports, and constraints.txt pins it within those bounds."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ("face", "kernels", "engine", "finetune", "study", "bench", "cli")
+MODULES = {"pyyaml": "yaml"}  # what a distribution is imported as, where it is not its name
+BESIDE = {"peft", "trl", "datasets"}  # benches compare with these where they are installed
+IF_THERE = {"pynvml"}  # reads a GPU's energy where the driver's package is installed
+
+
+def keywords() -> dict[str, Any]:
+    tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "setup"]
+    wanted = {"install_requires", "extras_require"}
+    return {k.arg: ast.literal_eval(k.value) for k in calls[0].keywords if k.arg in wanted}
+
+
+REQUIRED = [Requirement(text) for text in keywords()["install_requires"]]
+EXTRAS = {name: [Requirement(text) for text in texts] for name, texts in keywords()["extras_require"].items()}
+ALL = [r for r in [*REQUIRED, *(r for some in EXTRAS.values() for r in some)] if r.name != "warmeng"]
+PINS = {
+    canonicalize_name(pin.name): pin
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    if line and not line.startswith("#")
+    for pin in [Requirement(line)]
+}
+
+
+def modules(requirements: list[Requirement]) -> set[str]:
+    return {MODULES.get(name := canonicalize_name(r.name), name.replace("-", "_")) for r in requirements}
+
+
+def imported() -> set[str]:
+    """The top-level modules that product code imports, anywhere in it, but for ours and Python's own."""
+    found: set[str] = set()
+    for path in (path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add((node.module or "").partition(".")[0])
+    return found - set(sys.stdlib_module_names) - {"warmeng"}
+
+
+def test_what_is_imported_is_required_and_nothing_else() -> None:
+    optional = modules([*EXTRAS["gpu"], *EXTRAS["parquet"]])
+    assert imported() - IF_THERE - BESIDE - optional == modules(REQUIRED)
+    assert modules(EXTRAS["dev"]) >= BESIDE
+
+
+@pytest.mark.parametrize("requirement", ALL, ids=str)
+def test_the_pinned_version_is_one_that_setup_admits(requirement: Requirement) -> None:
+    pin = PINS.get(canonicalize_name(requirement.name))
+    assert pin is not None, f"constraints.txt: pin {requirement.name}"
+    (only,) = pin.specifier
+    assert only.operator == "=="
+    assert requirement.specifier.contains(only.version)
+
+
+def test_nothing_else_is_pinned() -> None:
+    assert set(PINS) == {canonicalize_name(r.name) for r in ALL}
