@@ -75,8 +75,8 @@ def read_rows(path: Path, labels: str | None = None) -> Iterator[Row]:
     (further wrong answers), which are lists, JSON text of one, or texts with ``|`` between; grading, finish, belief,
     persona. The authors' own columns are known too (content_key, output, correct_answer, incorrect_answer,
     ground_truth, ...; an empty right answer of theirs was "None"), and those of our export (question, text, answer,
-    ...), whose rows without an answer's text are left out. Labels may be upper case. Raises ``InputError`` with file and line for a missing column, a value
-    that is no text, or a label that is not one of the four.
+    ...), whose rows without an answer's text are left out. Labels may be upper case. Raises ``InputError`` with file
+    and line for a missing column, a value that is no text, or a label that is not one of the four.
     """
     for number, row in _read(path):
         if not (_ours(row) and _wordless(row)):
