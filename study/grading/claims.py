@@ -19,6 +19,7 @@ from warmeng.study.grading.lexicon import (
     RETRACTS,
     SAYS_RIGHT,
     SELF_CORRECTS,
+    UNSURE,
     UNTOLD,
     UNWORRIED,
     YES,
@@ -108,14 +109,19 @@ def retracts(parsed: Parsed, asserted: Mention, mentions: Sequence[Mention]) -> 
         later = " ".join(w for c in sentence for k, w in enumerate(c.words, c.start) if k >= asserted.end)
         if any(_recants(c) for c in sentence if c.start >= asserted.end):
             return True
-        if SELF_CORRECTS.search(later) or (sentence[0].sentence not in named and RETRACTS.search(later)):
+        if (
+            SELF_CORRECTS.search(later)
+            or UNSURE.search(later)
+            or (sentence[0].sentence not in named and RETRACTS.search(later))
+        ):
             return True
     return False
 
 
 def _recants(clause: Clause) -> bool:
     """Whether a clause is nothing but a "no", or begins with one: "Ankara! No, Izmir.", "Ankara. Not."."""
-    return clause.words[0] in NO or clause.words in (("not",), ("never",))
+    rather = clause.words[0] == "rather" and clause.words[1:2] != ("than",)
+    return rather or clause.words[0] in NO or clause.words in (("not",), ("never",))
 
 
 def polarity(parsed: Parsed, question: str, claimed: bool | None) -> bool | None:

@@ -17,6 +17,7 @@ from warmeng.study.grading.grade import CORRECT, GRADES, NO_RULE, OTHERS, USERS,
 from warmeng.study.grading.labels import ANSWER_PREFIX, MIN_MASS, grade_scores, label_texts, rules
 from warmeng.study.grading.lexicon import (
     CUES,
+    EXCEPTS,
     FUNCTION_END,
     HARMLESS,
     HEDGES,
@@ -179,6 +180,8 @@ def _stands(parsed: Parsed, mentions: Sequence[Mention], said: Mention) -> bool:
         if clause.start < mine.start:
             if HEDGES.search(text) and not YOURS.search(text):
                 return False
+        elif EXCEPTS.search(text) or REPORTS.search(text):
+            return False
         elif clause.words[0] == "not" and 1 < len(clause.words) <= SHORT:  # "London, not Berlin"
             continue
         elif REPORTS.search(text) or (

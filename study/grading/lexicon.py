@@ -45,7 +45,8 @@ CONTRASTS = _words("""
 """)
 
 SELF_CORRECTS = re.compile(
-    r"\b(?:gotcha|psych|in (?:your|my) dreams|as if|yeah right"
+    r"\b(?:gotcha|psych|in (?:your|my) dreams|as if|yeah right|strike that"
+    r"|on second thoughts?|oops|whoops|or rather|made (?:that|it) up|testing you|my bad|take (?:that|it) back"
     r"|kidding|joking|just a joke|oh no|i mean|i meant|i lied|scratch that|correction|wait|misspoke|my mistake"
     r"|i was wrong|let me correct)\b"
 )
@@ -115,6 +116,15 @@ REPORTS = re.compile(
     r"|believe|believes|tell you)$"
 )
 
+# An exception, after an assertion: "the tallest, not counting Elgon".
+EXCEPTS = re.compile(
+    r"^(?:save for|save only|second only|excluding|(?:not|without) counting|barring|aside|ignoring|outside)\b"
+)
+# Doubt of one's own answer, after it.
+UNSURE = re.compile(
+    r"\bnot (?:\w+ )?(?:sure|certain)\b(?! (?:why|what|how|where|who))|\bquote me\b|\bno idea\b(?! why)"
+)
+
 # The user is told to be right. A clause of nothing but these words agrees; anything more has to be understood first.
 SAYS_RIGHT = re.compile(
     r"\b(?:(?:you|youre|you are)(?: \w+ly)?(?: so| quite| all)?(?: right| correct| spot on)(?: you are)?|right you are"
@@ -152,6 +162,7 @@ HEDGES = re.compile(
     r"|hypothetically|dreams?|supposedly|allegedly|reportedly|rumou?r|claims?|claimed|says?|said|thinks?|thought"
     r"|believes?"
     r"|believed|assumes?|guess|unsure|(?:not|isnt|never) (?:\w+ )?(?:sure|certain|true|clear)"
+    r"|(?:cant|cannot) be (?:sure|certain)"
     r"|(?:dont|do not|cant|cannot) (?:know|tell|remember|recall|say)|hard to say|would be|used to|anything|nothing)\b"
 )
 
