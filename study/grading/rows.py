@@ -139,7 +139,7 @@ def _row(row: dict[str, Any], where: str, labels: str | None) -> Row:
     grading = text(("grading",))
     if grading and grading not in GRADINGS:
         raise InputError(f"{where}: grading is {show(grading)}, expected one of {', '.join(GRADINGS)}")
-    names = [_names(row.get(column), f"{where}: {column}") for column in NAMES]
+    aliases, wrong_aliases, others = (_names(row.get(column), f"{where}: {column}") for column in NAMES)
     label = None
     if labels is not None:
         found = row.get(labels)
@@ -147,8 +147,8 @@ def _row(row: dict[str, Any], where: str, labels: str | None) -> Row:
         if label not in LABELS:
             raise InputError(f"{where}: label {labels} is {found!r}, expected one of {', '.join(LABELS)}")
     return Row(
-        where, question, answer, right.strip(), label, text(WRONG), belief, text(("persona",)), *names,
-        grading=grading, cut=row.get("finish") == "length",
+        where, question, answer, right.strip(), label, text(WRONG), belief, text(("persona",)), aliases, wrong_aliases,
+        others, grading, row.get("finish") == "length",
     )  # fmt: skip
 
 
