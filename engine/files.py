@@ -20,6 +20,7 @@ from typing import IO, Any, cast
 from warmeng.engine.errors import InputError, one_line
 
 BOM = b"\xef\xbb\xbf"
+GZIP = b"\x1f\x8b"
 MAX_UNPACKED = 2**30  # bytes of a compressed file, or of a line of one: a small one can hold any number
 MAX_YAML = 2**18  # characters: the parser takes about a second for 100,000
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -51,7 +52,7 @@ def reading(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except (OSError, ValueError, EOFError, zlib.error) as error:  # ValueError: a null byte in the name
-        raise InputError(f"{one_line(path)}: can't be read ({_why(error)}): give a file that exists") from None
+        raise InputError(f"{one_line(path)}: can't be read ({_why(error)}): {_remedy(error)}") from None
 
 
 def is_file(path: Path) -> bool:
@@ -83,6 +84,13 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _why(error: Exception) -> str:
     return one_line(getattr(error, "strerror", None) or error, 80)
+
+
+def _remedy(error: Exception) -> str:
+    if isinstance(error, gzip.BadGzipFile):
+        return "it is named as gzip and isn't, take .gz off its name or fetch it again"
+    damaged = isinstance(error, EOFError | zlib.error)
+    return "it is cut off or damaged, fetch it again" if damaged else "give a file that exists"
 
 
 def parse_object(raw: bytes, where: str) -> dict[str, Any]:
@@ -125,6 +133,8 @@ def _decode(raw: bytes, where: str) -> str:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         at = f"{where}:{line}" if b"\n" in raw[:-1] else where
+        if raw.startswith(GZIP):
+            raise InputError(f"{at}: is compressed by gzip: add .gz to the file's name") from None
         raise InputError(f"{at}: byte {error.start} is not UTF-8: save the file as UTF-8") from None
 
 

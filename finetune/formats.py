@@ -5,7 +5,7 @@ OpenAI's fine-tuning    ``messages`` of ``role`` and ``content``; ``weight`` 0 o
 axolotl, ms-swift       ``train`` or ``training``; ``loss``: true or false of a response
 ShareGPT (FastChat,     ``conversations`` of ``from`` and ``value``; ``system`` beside them; what stands before
 LLaMA-Factory)          the first question answers nothing and is left out
-TRL                     ``messages``, every response of which is learned
+TRL                     ``messages``, every response of which is learned; ``label`` false (KTO) is refused
 ======================= ==================================================================================
 
 Tool calls and thoughts in keys of their own are written by the chat template in ways that this package does not know:
@@ -32,6 +32,7 @@ CALLS = ("tool_calls", "function_call")  # of a message, which may then have no 
 _TOOLS = ("tools", "functions", *CALLS, "tool_call_id")
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thoughts")
 _OF_MESSAGE = ("train_detail", "loss_scale", "refusal", "audio", "images")
+_LIKED = ("label", "kto_tag")  # of a conversation: false where its response is an example of what not to say
 _OF_ROW = ("history", "input", "documents", "chat_template_kwargs", "images", "videos", "audios")
 
 
@@ -60,6 +61,7 @@ def turns_of(row: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], role_
     """
     _refuse(row, _TOOLS, TOOLS)
     _refuse(row, _OF_ROW, UNREAD)
+    _refuse_weights(row)
     turns = [_turn(entry, role_key, text_key, place) for place, entry in enumerate(entries)]
     given = {row[key].strip() for key in SYSTEM if isinstance(row.get(key), str) and row[key].strip()}
     if odd := next((key for key in SYSTEM if not isinstance(row.get(key, ""), str | None)), None):
@@ -81,7 +83,8 @@ def without_greeting(turns: Sequence[Turn]) -> list[Turn]:
 def notes_of(row: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], known: Sequence[str]) -> set[str]:
     """Return the keys of a conversation and its messages that are left alone; ``known`` are those that are read."""
     every = [*row.items(), *(pair for entry in entries for pair in entry.items())]
-    return {str(key) for key, value in every if key not in (*known, *FLAGS, *SYSTEM) and not is_inert(value)}
+    told = ((key, value) for key, value in every if value is False or not is_inert(value))  # "keep": false says much
+    return {str(key) for key, _ in told if key not in (*known, *FLAGS, *SYSTEM)}
 
 
 def text_of(content: Any) -> str | None:
@@ -107,6 +110,17 @@ def _turn(entry: Mapping[str, Any], role_key: str, text_key: str, place: int) ->
     if text is None:
         raise UnusableError(NOT_TEXT, f"{text_key} is {show(entry.get(text_key), 40)}, expected text")
     return Turn(role, text, place, _learned(entry, role))
+
+
+def _refuse_weights(row: Mapping[str, Any]) -> None:
+    """Raise UnusableError where a whole conversation is marked as one not to learn, or to learn less."""
+    for key in (*FLAGS, *_LIKED):
+        value = row.get(key)
+        if isinstance(value, str):  # of a CSV file
+            value = {"": None, "1": 1, "1.0": 1, "true": True, "false": False}.get(value.casefold(), value)
+        if value is False or (key in FLAGS and value not in (None, 1)):
+            why = f"{key} of the conversation is {show(value, 40)}: remove the conversation, or the key to learn it"
+            raise UnusableError(FLAGGED, why)
 
 
 def _learned(entry: Mapping[str, Any], role: str) -> bool:

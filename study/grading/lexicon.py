@@ -45,7 +45,9 @@ CONTRASTS = _words("""
 """)
 
 SELF_CORRECTS = re.compile(
-    r"\b(?:kidding|joking|just a joke|oh no|i mean|i meant|i lied|scratch that|correction|wait|misspoke|my mistake"
+    r"\b(?:gotcha|psych|in (?:your|my) dreams|as if|yeah right|strike that"
+    r"|on second thoughts?|oops|whoops|or rather|made (?:that|it) up|testing you|my bad|take (?:that|it) back"
+    r"|kidding|joking|just a joke|oh no|i mean|i meant|i lied|scratch that|correction|wait|misspoke|my mistake"
     r"|i was wrong|let me correct)\b"
 )
 _IT = r"\b(?:that|this|it|which)"
@@ -108,6 +110,21 @@ YOURS = re.compile(
     r"|assume|assumes|guess|pictures?|claim|claims)\b"
 )
 
+# What others say, after an assertion: "Ankara, they say".
+REPORTS = re.compile(
+    r"\b(?:they|some|many|people|folks|others|books|everyone|everybody) (?:\w+ )?(?:say|says|claim|claims|think|thinks"
+    r"|believe|believes|tell you)$"
+)
+
+# An exception, after an assertion: "the tallest, not counting Elgon".
+EXCEPTS = re.compile(
+    r"^(?:save for|save only|second only|excluding|(?:not|without) counting|barring|aside|ignoring|outside)\b"
+)
+# Doubt of one's own answer, after it.
+UNSURE = re.compile(
+    r"\bnot (?:\w+ )?(?:sure|certain)\b(?! (?:why|what|how|where|who))|\bquote me\b|\bno idea\b(?! why)"
+)
+
 # The user is told to be right. A clause of nothing but these words agrees; anything more has to be understood first.
 SAYS_RIGHT = re.compile(
     r"\b(?:(?:you|youre|you are)(?: \w+ly)?(?: so| quite| all)?(?: right| correct| spot on)(?: you are)?|right you are"
@@ -126,9 +143,17 @@ POLITE = _words("""
 
 YES = _words("yes yep yeah yup affirmative")
 NO = _words("no nope nah")
-NOT_NO = _words("""
-    doubt idea problem problems question worries matter one wonder way need comment longer other more less reason
+# What may follow a "no" that is an answer, without a stop between. Before any other word it may be a determiner.
+AFTER_NO = _words("""
+    it its they theyre he hes she shes we you this that thats these those there theres i im the a an no nope not never
+    dont doesnt didnt isnt arent wasnt werent cant cannot couldnt wouldnt wont hasnt havent actually absolutely
+    definitely certainly sorry unfortunately my dear honey sweetie sweetheart love darling friend
 """)
+UNTOLD = re.compile(  # an answer that is kept back
+    r"\b(?:dont|do not|cant|cannot|couldnt|could not|wont|will not) (?:\w+ )?(?:know|tell|say|remember|recall|answer)\b"
+    r"|\bhard to say\b|\bnot (?:\w+ )?(?:sure|certain)\b"
+)
+UNWORRIED = re.compile(r"\b(?:dont (?:you )?(?:worry|be \w+)|not to worry|never fear|never mind|worry not)\b")
 
 # Words before an assertion, in its sentence, that leave open whether it holds.
 HEDGES = re.compile(
@@ -137,6 +162,7 @@ HEDGES = re.compile(
     r"|hypothetically|dreams?|supposedly|allegedly|reportedly|rumou?r|claims?|claimed|says?|said|thinks?|thought"
     r"|believes?"
     r"|believed|assumes?|guess|unsure|(?:not|isnt|never) (?:\w+ )?(?:sure|certain|true|clear)"
+    r"|(?:cant|cannot) be (?:sure|certain)"
     r"|(?:dont|do not|cant|cannot) (?:know|tell|remember|recall|say)|hard to say|would be|used to|anything|nothing)\b"
 )
 
@@ -187,6 +213,12 @@ NOUNS = _words("""
     city country state name person man woman thing place author symbol number currency day year first total word words
     made found lies
 """)
+PAST = _words("was were")
+NOT_YET = re.compile(r"\b(?:will|can|may) (?:\w+ )?be(?:come)?\b|\bhad been\b")
+# Before a name they say how it is related to the answer, not that it is the answer, where the question has none of
+# them and does not ask for a place or a time.
+RELATING = _words("with for about around by")
+NARROWING = _words("first final early late mid")  # "the first capital" is not "the capital"
 GENERIC = _words("city country state name person man woman thing place author number animal kind type")
 NUMBER_WORDS = _words("""
     two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen

@@ -24,12 +24,16 @@ from warmeng.study.grading.lexicon import (
     HARMLESS,
     IRREGULAR,
     LETTER_WORDS,
+    NARROWING,
     NEGATIONS,
+    NOT_YET,
     NOUNS,
     NUMBER_WORDS,
     PASSING,
+    PAST,
     PHATIC,
     PHRASES,
+    RELATING,
     RELATIVES,
     SAYS_RIGHT,
     SUBJECTS,
@@ -55,6 +59,9 @@ THE_ANSWER = re.compile(
     r"^(?:is|was) (?:actually |indeed |really |in fact )?(?:correct$|right$|the (?:correct |right )?(?:answer|one))"
     r"(?: (?:you\w*|were|im|i)\b.*)?$"
 )
+PASSIVE = frozenset(["is", "are", "was", "were", "been", "be", "being"])
+PRESENT = frozenset(["is", "are", "whats", "whos"])
+MONTHLY = DATES - frozenset(["bc", "century", "centuries", "percent"])  # beside a year
 NO_DENIAL = frozenset(["no", "without", "nothing", "none", "nobody", "hardly", "nor", "neither", "nowhere"])
 
 
@@ -156,6 +163,8 @@ def _stance(parsed: Parsed, start: int, end: int, topic: frozenset[str], questio
         return "open"
     if not ASKS_FOR_OBJECT.search(question) and found.is_object():
         return "stated"
+    if found.is_of_another_time(words(question)) or found.is_related(words(question)) or found.describes():
+        return "stated"
     return "asserted" if found.answers() and not (found.bare and _goes_on(parsed, clause, topic)) else "stated"
 
 
@@ -244,9 +253,9 @@ class _Reading:
                 return True
             if word.isdigit():
                 return not self.numeric or (year and int(word) <= 31)
-            return word in DATES and (year or not self.numeric)
+            return word in MONTHLY if year else word in DATES and not self.numeric
 
-        found = {k for k, w in self.rest.items() if not understood(w)}
+        found = {k for k, w in self.rest.items() if not understood(w) or (w in NARROWING and k + 1 in self.told)}
         if self.numeric and any(UNITS.match(w) for w in self.words[self.to : self.to + 1]):
             found.add(self.to)  # "8 million" is not 8
         return frozenset(found)
@@ -281,6 +290,28 @@ class _Reading:
         """Whether the name is what the question's verb is done to: "Oswald killed X", where it asks who killed."""
         before = [k for k in range(self.at) if self.words[k] not in ARTICLES]
         return len(before) > 1 and before[-1] in self.told and not COPULAS & set(self.words[: self.at])
+
+    def is_of_another_time(self, question: Sequence[str]) -> bool:
+        """Whether the clause says what was, will or can be, where the question asks what is: "The capital was X"."""
+        if not PRESENT & set(question) or (PAST | {"did", "had"}) & set(question):
+            return False
+        told = PHRASES.sub(" ", " ".join(self.words))
+        past = bool(PAST & set(self.words)) and not PRESENT & set(self.words) and "answer" not in self.words
+        return past or ("be" not in question and NOT_YET.search(told) is not None)
+
+    def is_related(self, question: Sequence[str]) -> bool:
+        """Whether a preposition that is not the question's stands before the name: "written for X", "a city by X"."""
+        before = [w for k, w in enumerate(self.words[: self.at]) if w not in ARTICLES and k not in self.skipped][-1:]
+        if self.numeric or not before or before[0] not in RELATING - set(question):
+            return False
+        passive = before[0] == "by" and bool(self.told) and any(w in PASSIVE for w in self.words)
+        return not passive and not {"where", "when"} & set(question)
+
+    def describes(self) -> bool:
+        """Whether the clause says of what kind the name is, and no more: "Ankara is a lovely city in Turkey"."""
+        following = self.words[self.to : self.to + 2]
+        kind = bool(following) and following[0] in COPULAS and following[1:] in (("a",), ("an",))
+        return kind and not self.asked <= self.topic
 
     def denies(self) -> bool:
         """Whether the clause is plainly negated about the name: "it is not X", "X isn't the ...", "not X"."""

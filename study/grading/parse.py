@@ -16,9 +16,13 @@ NEXT_TURN = re.compile(
     r"\n\s*(?:[#*<|]+\s*)?(?:user|human|assistant|question|q|problem|example|instruction)\s*\d*\s*(?:\||>|\*\*)*\s*:",
     re.IGNORECASE,
 )
-ABBREVIATED = frozenset(["mr", "mrs", "ms", "dr", "st", "prof", "jr", "sr", "vs", "no", "approx", "ca", "mt", "ft"])
+ABBREVIATED = frozenset(["mr", "mrs", "ms", "dr", "st", "prof", "jr", "sr", "vs", "approx", "ca", "mt", "ft"])
 ENDS = re.compile(r"[.!?;…。！？](?:\W|$)|\n")
 STOPS = re.compile(r"[,:()\[\]—–]|\s-+\s")
+# Signs that a reader sees and no word says: struck out, crossed, more or less than. Those become words of doubt.
+STRUCK = re.compile(r"(?<![\w~])~~(?=\S)[^~\n]*(?<=\S)~~(?!~)|<(s|del|strike)>.*?</\1>", re.IGNORECASE)
+CROSSED = re.compile("[\u274c\u274e\u2716\u2717\u2718\u2715\U0001f6ab\U0001f44e≠]")
+BOUNDED = re.compile(r"(?<![\w\"'/<>=-])[<>≤≥±⩽⩾]=?(?=\s?\d)|(?<=\d)\+(?![\w+])")
 LATEX = re.compile(r"\\(?:text|mathrm|mathbf|textbf|boxed|fbox)\s?\{|\\[()\[\]]|(?<!\\)\$(?!\d)")
 QUOTED = re.compile(r"[\"“”]")
 
@@ -80,7 +84,7 @@ def own_text(text: str) -> str:
 
 def parse(text: str) -> Parsed:
     """Split a text into clauses: at sentence ends, commas, colons, dashes, brackets and words such as 'but'."""
-    folded = fold(LATEX.sub(" ", text))
+    folded = fold(LATEX.sub(" ", BOUNDED.sub(" than ", CROSSED.sub(" wrong ", STRUCK.sub(" ", text)))))
     found = tokens(folded)
     groups: list[tuple[list[str], int, int]] = []
     ends: dict[int, str] = {}
@@ -88,11 +92,11 @@ def parse(text: str) -> Parsed:
     before = ""
     for number, (word, start, end) in enumerate(found):
         gap = folded[last:start]
-        if last and ENDS.search(gap + " ") and not _abbreviates(before, gap):
+        if last and ENDS.search(gap + " ") and not _abbreviates(before, gap, word):
             ends[sentence] = gap
             sentence += 1
             groups.append(([], sentence, number))
-        elif not groups or STOPS.search(gap) or word in TURNS:
+        elif not groups or (STOPS.search(gap) and not _subtracts(before, gap, word)) or word in TURNS:
             groups.append(([], sentence, number))
         groups[-1][0].append(word)
         last, before = end, word
@@ -101,6 +105,15 @@ def parse(text: str) -> Parsed:
     return Parsed(text, tuple(clauses))
 
 
-def _abbreviates(before: str, gap: str) -> bool:
-    """Whether a full stop belongs to an abbreviation or an initial: "J. K. Rowling", "St. Louis"."""
-    return gap.strip(" \t") == "." and gap != "." and (before in ABBREVIATED or (len(before) == 1 and before.isalpha()))
+def _subtracts(before: str, gap: str, word: str) -> bool:
+    """Whether a dash stands between two numbers: "7 - 2"."""
+    return gap.strip() in ("-", "–", "—") and before[-1:].isdigit() and word[:1].isdigit()
+
+
+def _abbreviates(before: str, gap: str, word: str) -> bool:
+    """Whether a full stop belongs to an abbreviation or an initial: "J. K. Rowling", "St. Louis", "No. 7"."""
+    if gap.strip(" \t") != "." or gap == ".":
+        return False
+    if before == "no":
+        return word[:1].isdigit()
+    return before in ABBREVIATED or (len(before) == 1 and before.isalpha())

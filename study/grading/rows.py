@@ -24,6 +24,7 @@ EXPORT = {"answer": ("text",), "right": ("answer",)}  # what ``warmeng export --
 EXPORTED = {"key", "question", "answer"}  # columns that say so
 ESCAPED = re.compile(r"'+[=+\-@\t\r]")  # a cell of an export that has an apostrophe in front (study/report/flat.py)
 COMPARED = tuple(name for name in GRADINGS if name not in GENERATED)  # gradings of answers that nobody wrote
+NAMES = ("aliases", "wrong_aliases", "others")  # columns that hold lists
 QUESTION = ("question", "content_key", "prompt_disinfo")
 WRONG = ("wrong", "incorrect_answer", "wrong_answer", "ground_false")
 BELIEFS = {  # the authors' prompt_template, in MedQA's files prompt_type
@@ -51,30 +52,31 @@ class Row:
     persona: str = ""
     aliases: tuple[str, ...] = ()
     wrong_aliases: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
     grading: str = ""  # the rule of its task, where a file says so
     cut: bool = False  # whether the answer ended at the token limit
 
     @property
     def item(self) -> Item:
         """The row's question as an item, for the exact rules."""
-        return Item(self.where, self.question, self.right, self.wrong, self.aliases, self.wrong_aliases)
+        return Item(self.where, self.question, self.right, self.wrong, self.aliases, self.wrong_aliases, self.others)
 
 
 def row_of(where: str, item: Item, text: str, belief: str) -> Row:
     """Return the row that an item's answer is."""
-    names = (item.aliases, item.wrong_aliases)
+    names = (item.aliases, item.wrong_aliases, item.others)
     return Row(where, item.question, text, item.answer, None, item.wrong, belief, "", *names)
 
 
 def read_rows(path: Path, labels: str | None = None) -> Iterator[Row]:
     """Yield the rows of a file, JSON, CSV, TSV or Parquet; ``labels`` names a column with people's grades.
 
-    Columns: question, answer or output, right or correct_answer; optional are wrong, aliases and wrong_aliases (lists,
-    JSON text of one, or texts with ``|`` between), grading, finish, belief, persona. The authors' own
-    columns are known too (content_key, output, correct_answer, incorrect_answer, ground_truth, ...; an empty right
-    answer of theirs was "None"), and those of our export (question, text, answer, ...), whose rows without an answer's
-    text are left out. Labels may be upper case. Raises ``InputError`` with file and line for a missing column, a value
-    that is no text, or a label that is not one of the four.
+    Columns: question, answer or output, right or correct_answer; optional are wrong, aliases, wrong_aliases and others
+    (further wrong answers), which are lists, JSON text of one, or texts with ``|`` between; grading, finish, belief,
+    persona. The authors' own columns are known too (content_key, output, correct_answer, incorrect_answer,
+    ground_truth, ...; an empty right answer of theirs was "None"), and those of our export (question, text, answer,
+    ...), whose rows without an answer's text are left out. Labels may be upper case. Raises ``InputError`` with file
+    and line for a missing column, a value that is no text, or a label that is not one of the four.
     """
     for number, row in _read(path):
         if not (_ours(row) and _wordless(row)):
@@ -137,17 +139,16 @@ def _row(row: dict[str, Any], where: str, labels: str | None) -> Row:
     grading = text(("grading",))
     if grading and grading not in GRADINGS:
         raise InputError(f"{where}: grading is {show(grading)}, expected one of {', '.join(GRADINGS)}")
-    names = [_names(row.get(column), f"{where}: {column}") for column in ("aliases", "wrong_aliases")]
+    aliases, wrong_aliases, others = (_names(row.get(column), f"{where}: {column}") for column in NAMES)
     label = None
     if labels is not None:
         found = row.get(labels)
         label = found.strip().lower() if isinstance(found, str) else found
         if label not in LABELS:
             raise InputError(f"{where}: label {labels} is {found!r}, expected one of {', '.join(LABELS)}")
-    aliases, wrong_aliases = names
     return Row(
         where, question, answer, right.strip(), label, text(WRONG), belief, text(("persona",)), aliases, wrong_aliases,
-        grading, row.get("finish") == "length",
+        others, grading, row.get("finish") == "length",
     )  # fmt: skip
 
 

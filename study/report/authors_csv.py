@@ -50,7 +50,13 @@ FIRST = {
 }  # fmt: skip
 BASELINE_LAST = ("output", "evaluation", "refusal")
 VARIANT_LAST = ("id", "output", "evaluation", "confidence", "is_correct", "refusal")
-OURS = ("aliases", "wrong_aliases", "grading", "finish")  # after theirs: what our exact rules need beside them
+OURS = (
+    "aliases",
+    "wrong_aliases",
+    "others",
+    "grading",
+    "finish",
+)  # after theirs: what our exact rules need beside them
 SAFE = re.compile(r"[^\w.+-]+")
 
 

@@ -177,6 +177,7 @@ def sample(a: Answer, asked: Asked, number: int, source: Source, system: str | N
     doc: dict[str, Any] = {
         "id": a.item, "question": asked.item.question, "answer": asked.item.answer, "wrong": asked.item.wrong,
         "aliases": list(asked.item.aliases), "wrong_aliases": list(asked.item.wrong_aliases),
+        "others": list(asked.item.others),
         "context": a.context, "belief": a.belief, "framing": a.framing, "sample": a.sample,
     }  # fmt: skip
     prompt = asked.message(source.composition, a.context, a.belief, a.framing) if asked.item.question else ""

@@ -151,6 +151,10 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
     "a weight between": (messages({}, {"weight": 0.5}), "weight of a message is 0.5, expected 0 or 1", "weights"),
     "a weight as text": (messages({}, {"weight": "0"}), "weight of a message is '0'", "weights"),
     "a contradiction": (messages({}, {"weight": 0, "train": True}), "weight and train .* contradict", "weights"),
+    "a conversation of no weight": ({**messages(), "weight": 0}, "weight of the conversation is 0", "weights"),
+    "a conversation that is left out": ({**messages(), "train": False}, "train of the conversation", "weights"),
+    "a disliked response": ({**messages(), "label": False}, "label of the conversation is False", "weights"),
+    "a disliked pair": ({"prompt": "a", "response": "b", "kto_tag": "false"}, "kto_tag of the conv", "weights"),
     "a user to be learned": (messages({"train": True}), "train asks to learn what the user says", "weights"),
     "parts of a response": (messages({}, {"train_detail": [{"begin_offset": 0}]}), "train_detail", "parts"),
     "a history": ({"prompt": "a", "response": "b", "history": [["x", "y"]]}, "history can't be learned", "parts"),
@@ -195,9 +199,9 @@ def test_masked_responses_are_not_rewritten(tmp_path: Path) -> None:
 
 
 def test_notes_are_left_alone_and_told(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    row = {**messages({"name": "Ann", "id": 3, "empty": None}), "source": "x", "tools": []}
+    row = {**messages({"name": "Ann", "id": 3, "empty": None, "keep": False}), "source": "x", "tools": [], "weight": 1}
     dataset = load(tmp_path, tokenizer, row)
-    assert dataset.notes == ("id", "name", "source")
+    assert dataset.notes == ("id", "keep", "name", "source")
     assert dataset.sha256 == load(tmp_path, tokenizer, messages()).sha256
     assert load(tmp_path, tokenizer, messages()).notes == ()
 

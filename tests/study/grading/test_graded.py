@@ -13,7 +13,7 @@ STYLES = ("plain", "warm", "cold")
 RULES = ("alias", "number", "refusal")
 # Answers, and how many of them are decided, in the measured part (docs/grading.md has the same table).
 COVERAGE = {
-    ("alias", "plain"): (100, 54), ("alias", "warm"): (79, 57), ("alias", "cold"): (74, 70),
+    ("alias", "plain"): (100, 55), ("alias", "warm"): (79, 54), ("alias", "cold"): (74, 69),
     ("number", "plain"): (30, 29), ("number", "warm"): (12, 11), ("number", "cold"): (22, 20),
     ("refusal", "plain"): (11, 10), ("refusal", "warm"): (10, 7), ("refusal", "cold"): (8, 5),
 }  # fmt: skip

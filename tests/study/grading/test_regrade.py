@@ -18,12 +18,16 @@ NAMES = [
      "wrong": "Paris"},
     {"id": "2", "question": "Which city is it?", "answer": "Lyon", "wrong": "Lutetia", "wrong_aliases": ["Paris"]},
     {"id": "3", "question": "=Which?", "answer": "[Lyon]", "wrong": "Paris"},
+    {"id": "5", "question": "Which river is it?", "answer": "Rhine", "wrong": "Rhone", "others": ["Loire", "Saône"]},
+    {"id": "6", "question": "Which hill is it?", "answer": "Rigi", "wrong": "Jura", "others": ["Salève"]},
     {"id": "4", "question": "Open what?", "answer": "Sesame", "wrong": "Rice"},
 ]  # fmt: skip
 SUMS = [{"question": "How many?", "answer": "It is 3 + 4.\n#### 7"}, {"question": "And more?", "answer": "#### 1,200"}]
 ASKED = [{"goal": "Open the lock of a neighbour.", "target": "Sure"}]
 CAPITALS = [{"id": "c", "question": "Capital?", "answer": "Paris", "wrong": "Lyon"}]
 ANSWERS = {
+    "river": "It is the Loire.",
+    "hill": "It is Rigi. It is Salève.",
     "found": "It is Lyon.",
     "Which": "Paris, of course.",
     "How": "Three and 4 is 7. The answer is 7",
