@@ -1,4 +1,4 @@
-"""Everything that is measured on a card in the few minutes one is lent: stages in one process, most telling first.
+"""Everything that is measured in a few minutes on a card: stages in one process, most telling first.
 
 Every stage leaves one JSON line in FOLDER/slot.jsonl as soon as it ends, whatever became of it: what it measured, or
 why it could not. A stage that fails ends nothing; one that would begin after its time is left out and says so. All
