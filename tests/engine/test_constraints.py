@@ -307,9 +307,13 @@ def test_stop_strings_of_every_kind_are_where_transformers_stops(kind: str, talk
             torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), max_new_tokens=40,
             do_sample=False, stop_strings=[stop], tokenizer=tokenizer, pad_token_id=0, eos_token_id=None,
         )  # fmt: skip
-        assert out[0, len(prompt) :].tolist() == list(result.token_ids)
+        theirs, ours = out[0, len(prompt) :].tolist(), list(result.token_ids)
         assert result.finish_reason == "stop"
-        compared += 1
+        compared += theirs == ours
+        if theirs != ours:
+            # Theirs matches tokens, not text: with some vocabularies that training makes it runs past a stop.
+            assert theirs[: len(ours)] == ours
+            assert stop in tokenizer.decode(ours)
     assert compared >= 3
 
 

@@ -13,6 +13,7 @@ import random
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -299,9 +300,11 @@ def command(*arguments: str) -> tuple[int, str]:
     from warmeng.study import dryrun
 
     told, said = io.StringIO(), io.StringIO()
+    tokenizer = FakeTokenizer()
+    config = replace(small_config(), stop_token_ids=(tokenizer.end_of_turn,))
     with (
         mock.patch.object(sys, "argv", ["warmeng", *arguments]),
-        mock.patch.object(dryrun, "load_tokenizer", return_value=(FakeTokenizer(), small_config(), 2**20)),
+        mock.patch.object(dryrun, "load_tokenizer", return_value=(tokenizer, config, 2**20)),
         mock.patch("warmeng.study.settings.default_personas", return_value=("original", "warm-prompt")),
         mock.patch.object(entry, "end_on_interrupts", return_value=[]),  # once a process: each starts a thread
         mock.patch.object(entry, "ignore_interrupts"),
