@@ -217,6 +217,7 @@ def adapters_of(pattern: str, count: int, rng: np.random.Generator) -> Adapters:
         ids[:] = 0
     if pattern == "mixed":
         ids[16:32] = -1
+        ids[64:128] = -1
     if pattern == "many":
         ids.sort()
     return Adapters(ranks[pattern], ids.astype(np.int32))
