@@ -9,7 +9,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-FOLDERS = ("kernels", "engine", "finetune", "study", "bench", "cli")
+FOLDERS = ("common", "kernels", "engine", "finetune", "study", "bench", "cli")
 HERE = Path(__file__).parent
 
 version = re.search(r'^__version__ = "([^"]+)"', (HERE / "face" / "__init__.py").read_text(encoding="utf-8"), re.M)[1]

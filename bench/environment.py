@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 import torch
 
-from warmeng.engine.errors import UsageError
+from warmeng.common.errors import UsageError
 
 RESULTS = Path(__file__).parent / "results"
 _HERE = Path(__file__).parent

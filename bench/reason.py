@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 
-from warmeng.engine.errors import one_line, without_secrets
+from warmeng.common.errors import one_line, without_secrets
 
 OUT_OF_MEMORY = "out of memory"
 

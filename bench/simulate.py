@@ -21,13 +21,13 @@ from warmeng.bench.host import HostCost
 from warmeng.bench.lengths import Lengths, read_lengths
 from warmeng.bench.roofline import Roofline
 from warmeng.bench.workload import PERSONAS, prompts, requests
+from warmeng.common.errors import UsageError, show
 from warmeng.engine.adapters import Adapter
 from warmeng.engine.backend import Outcome, Runner
 from warmeng.engine.checkpoint import projection_shapes
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.constraints import ConstraintCompiler
 from warmeng.engine.engine import Engine, Model
-from warmeng.engine.errors import UsageError, show
 from warmeng.engine.gpu.batch import ROW_STEP
 from warmeng.engine.gpu.graphs import SIZES
 from warmeng.engine.random import NoTokenizer
@@ -36,7 +36,7 @@ from warmeng.engine.scheduler import Work
 from warmeng.engine.sequence import Sequence as Running
 from warmeng.engine.settings import EngineSettings, limits
 from warmeng.engine.shapes import shape_config
-from warmeng.kernels.gpu.change import RANK_TILE
+from warmeng.kernels.gpu.lora import RANK_TILE
 
 KERNELS = ("products", "attention", "head", "choice", "small")
 _PARTS = {"qkv": 3, "o": 1, "gate_up": 2, "down": 1}  # weights that each product fuses, with an A matrix each

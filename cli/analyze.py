@@ -54,8 +54,8 @@ def analyze(
     """
     from rich.console import Console
 
+    from warmeng.study.report.terminal import print_analysis
     from warmeng.study.stats.analyze import analyze_sources
-    from warmeng.study.stats.show import print_analysis
 
     folder, analysis = analyze_sources(sources, out, seed, bootstrap, rule, baseline, published)
     console = Console()

@@ -112,7 +112,7 @@ def generate(
       warmeng bench generate --baseline none --pairs 3
       warmeng bench generate --shape smollm2-135m --random-weights --requests 48 --repeats 1 --baseline none
     """
-    from warmeng.engine.errors import UsageError
+    from warmeng.common.errors import UsageError
 
     if (shape is None) == random_weights:
         raise UsageError(
@@ -170,7 +170,7 @@ def _workload(
 
 
 def _sizes(option: str, given: str) -> tuple[int, ...]:
-    from warmeng.engine.errors import UsageError
+    from warmeng.common.errors import UsageError
 
     try:
         sizes = tuple(int(size) for size in given.split(",") if size)
@@ -230,7 +230,7 @@ def kernels(
       warmeng bench kernels --only "decode attention" --only silu_mul
       warmeng bench kernels --interpret
     """
-    from warmeng.engine.errors import UsageError
+    from warmeng.common.errors import UsageError
 
     if interpret:
         if save is not None or device == "cuda":
@@ -267,7 +267,7 @@ def kernels(
 
 def _interpreted(shape: str, only: tuple[str, ...]) -> None:
     """Check all kernels at sizes of a few dozen."""
-    from warmeng.engine.errors import UsageError
+    from warmeng.common.errors import UsageError
 
     if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
         raise UsageError("triton was imported before --interpret could choose its interpreter: set TRITON_INTERPRET=1")
@@ -417,7 +417,7 @@ def plot(results: Path) -> None:
       warmeng bench plot --results measured
     """
     from warmeng.bench.plot import draw_all
-    from warmeng.engine.errors import UsageError
+    from warmeng.common.errors import UsageError
 
     pictures = draw_all(results)
     if not pictures:

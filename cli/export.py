@@ -32,7 +32,7 @@ def export(run: Path, form: str, out: Path | None) -> int:
     grades, one a row. lm-eval: results.json and samples_TASK.jsonl for each persona, as lm-evaluation-harness writes.
     Where the run lacks answers, how many is said on standard error, and the others are written.
     """
-    from warmeng.study.report.export import export_run, shortfall
+    from warmeng.study.export.export import export_run, shortfall
 
     for line in export_run(run, form, out):
         click.echo(line)

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from warmeng.engine.errors import UsageError
+from warmeng.common.errors import UsageError
 
 
 @click.command(

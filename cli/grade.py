@@ -43,7 +43,7 @@ def grade(
     file has a wrong answer (wrong or incorrect_answer). Columns belief and persona are used where they are there.
     Without --labels, --table and --confusion measure the judge on embedded labelled examples.
     """
-    from warmeng.study.grading.file import Wanted, grade_file
+    from warmeng.study.run.grade_file import Wanted, grade_file
 
     settings = StudySettings(model=model, revision=revision, device=device)
     for line in grade_file(settings, file, Wanted(labels, table, form, confusion), judges):

@@ -11,8 +11,8 @@ import sys
 import click
 
 from warmeng import __version__
-from warmeng.engine.errors import InputError, UsageError, one_line, without_secrets
-from warmeng.engine.interrupts import EXIT_CODE, end_on_interrupts, heeded, ignore_interrupts
+from warmeng.common.errors import InputError, UsageError, one_line, without_secrets
+from warmeng.common.interrupts import EXIT_CODE, end_on_interrupts, heeded, ignore_interrupts
 from warmeng.engine.request import RequestError
 
 LONGEST = 4000  # characters of an error's line
@@ -107,7 +107,7 @@ def main() -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (what is left in it has no reader)
         _end(error, "", 141)
     except OSError as error:
-        from warmeng.engine.files import storage_failure
+        from warmeng.common.files import storage_failure
 
         if (line := storage_failure(error)) is None:
             _end(error, f"{type(error).__name__}: {error} (WARMENG_DEBUG=1 shows where)", 70)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from warmeng.engine.errors import UsageError
+from warmeng.common.errors import UsageError
 
 
 @click.command(
@@ -32,12 +32,12 @@ def recover(
     Rounding to bfloat16 hides small changes; they are found as far as what is left allows. A residual of 0 says that
     the adapter explains every merged weight to within its rounding. A change that isn't low-rank is refused.
     """
+    from warmeng.common.storage import write_folder
     from warmeng.engine.adapters import load_adapter
     from warmeng.engine.config import read_config
     from warmeng.engine.recover import recover as find
     from warmeng.engine.recover import relative_errors, write_recovered
     from warmeng.engine.registry import resolve_model
-    from warmeng.finetune.files import write_folder
 
     def log(text: str) -> None:
         click.echo(text, err=True)

@@ -137,14 +137,14 @@ def run(study: Path | None, out: Path | None, dry_run: bool, no_probe: bool, **o
     settings = load_settings(study, options)
     folder = out or settings.default_folder
     if dry_run:
-        from warmeng.study import dryrun
+        from warmeng.study.run.dry_run import dry_run as planned
 
-        for line in dryrun.dry_run(settings, folder, probe=not no_probe):
+        for line in planned(settings, folder, probe=not no_probe):
             click.echo(line)
         return 0
-    from warmeng.study.progress import for_stderr
+    from warmeng.common.progress import for_stderr
     from warmeng.study.report.table import print_tables
-    from warmeng.study.run import run_study
+    from warmeng.study.run.run import run_study
 
     command = shlex.join(["warmeng", *sys.argv[1:]])
     outcome = run_study(settings, folder, for_stderr(), command)

@@ -62,7 +62,7 @@ def measure(
     from rich.console import Console
 
     from warmeng.study.report.table import print_table
-    from warmeng.study.warmth.run import measure_run
+    from warmeng.study.run.measure_warmth import measure_run
 
     settings = StudySettings(model=model, revision=revision, seed=seed, temperature=temperature, device=device)
     table, lines = measure_run(

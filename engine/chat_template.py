@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from warmeng.engine.errors import InputError, one_line
+from warmeng.common.errors import InputError, one_line
 
 MAX_OUTPUT = 4 * 2**20  # characters of a rendered conversation
 MAX_TEMPLATE = 2**18  # characters of a template; the longest of known models have about 20,000

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
+from warmeng.common.errors import InputError
 from warmeng.engine.config import ModelConfig
-from warmeng.engine.errors import InputError
 from warmeng.engine.tensors import Checkpoint, content_hash, open_checkpoint
 from warmeng.kernels.linear import PlainProjection, Projection
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from warmeng.engine.errors import InputError, name_some, one_line, show
+from warmeng.common.errors import InputError, name_some, one_line, show
 
 MAX_JSON_BYTES = 8 * 2**20  # parsed, the most hostile text takes about 30 times as much
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")

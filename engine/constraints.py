@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from warmeng.engine.errors import InputError
+from warmeng.common.errors import InputError
 from warmeng.engine.request import Constraint, RequestError
 
 

@@ -14,13 +14,13 @@ from typing import Any, cast
 
 import torch
 
+from warmeng.common.errors import UsageError
 from warmeng.engine.adapters import Adapter, is_merged, load_adapter
 from warmeng.engine.backend import Flight, Runner, is_out_of_memory
 from warmeng.engine.cache import BlockPool
 from warmeng.engine.checkpoint import Weights
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.constraints import ConstraintCompiler, Matcher
-from warmeng.engine.errors import UsageError
 from warmeng.engine.folder import read_folder
 from warmeng.engine.load import choose_device, load_runner
 from warmeng.engine.prompts import Prompt, as_requests

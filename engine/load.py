@@ -7,11 +7,11 @@ from importlib.util import find_spec
 
 import torch
 
+from warmeng.common.errors import UsageError
 from warmeng.engine.backend import Runner
 from warmeng.engine.checkpoint import Weights, check_shapes, load_weights, open_checkpoint, projection_shapes
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.cpu.runner import CpuRunner
-from warmeng.engine.errors import UsageError
 from warmeng.engine.random import random_weights
 from warmeng.engine.registry import ModelSource
 from warmeng.engine.settings import EngineSettings, Limits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from warmeng.engine.errors import InputError, show
+from warmeng.common.errors import InputError, show
 from warmeng.engine.request import GenerateRequest, RequestError, SamplingParams
 from warmeng.engine.tokenizer import Tokenizer
 

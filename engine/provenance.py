@@ -12,9 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from warmeng.common.errors import one_line
+from warmeng.common.files import read_text
 from warmeng.engine.config import inside, read_json
-from warmeng.engine.errors import one_line
-from warmeng.engine.files import read_text
 
 
 @dataclass(frozen=True)

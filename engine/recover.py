@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from warmeng.common.errors import InputError, NotLowRank, UsageError, name_some
 from warmeng.engine.adapters import TARGETS, Adapter, adapter_hash, target_shapes
 from warmeng.engine.checkpoint import check_shapes, expected_names
 from warmeng.engine.config import ModelConfig, read_config
-from warmeng.engine.errors import InputError, NotLowRank, UsageError, name_some
 from warmeng.engine.provenance import provenance, template_hash
 from warmeng.engine.tensors import Checkpoint, content_hash, open_checkpoint
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from warmeng.common.errors import InputError, one_line, show
 from warmeng.engine import builtin
-from warmeng.engine.errors import InputError, one_line, show
 from warmeng.engine.tensors import content_hash, file_sha256, open_checkpoint, tensor_files
 
 BUILT_IN = (builtin.NAME,)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from warmeng.engine.errors import UsageError
+from warmeng.common.errors import UsageError
 
 
 @dataclass(frozen=True)

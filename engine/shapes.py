@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from warmeng.common.errors import InputError, show
 from warmeng.engine.config import ModelConfig, parse_config, read_config
-from warmeng.engine.errors import InputError, show
 
 _LLAMA31_ROPE = {
     "rope_type": "llama3",

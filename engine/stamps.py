@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from warmeng.common.errors import InputError
 from warmeng.engine.adapters import is_merged
-from warmeng.engine.errors import InputError
 from warmeng.engine.tensors import RECENT, known_sha256
 
 TOKENIZER = (

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from warmeng.engine.errors import InputError, UsageError, one_line
-from warmeng.engine.files import BOM, opened, parse_json, read_csv, read_jsonl, read_text, reading
+from warmeng.common.errors import InputError, UsageError, one_line
+from warmeng.common.files import BOM, opened, parse_json, read_csv, read_jsonl, read_text, reading
 
 Row = dict[str, Any]
 Kind = Literal["csv", "tsv", "json", "parquet"]

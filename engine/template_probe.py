@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from warmeng.common.errors import InputError, show
 from warmeng.engine.chat_template import ChatTemplate
-from warmeng.engine.errors import InputError, show
 
 _SYSTEM, _USER, _REPLY, _LAST = "Qprobesystem", "Qprobeuser", "Qprobereply", "Qprobelast"
 

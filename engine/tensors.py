@@ -19,8 +19,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from warmeng.common.errors import InputError, name_some, one_line, show
 from warmeng.engine.config import inside, parse_object, read_json
-from warmeng.engine.errors import InputError, name_some, one_line, show
 
 if TYPE_CHECKING:
     import torch

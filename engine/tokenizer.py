@@ -13,8 +13,8 @@ from datetime import datetime
 from itertools import islice
 from pathlib import Path
 
+from warmeng.common.errors import InputError, name_some, one_line, show
 from warmeng.engine.chat_template import ChatTemplate
-from warmeng.engine.errors import InputError, name_some, one_line, show
 from warmeng.engine.template_probe import probe
 from warmeng.engine.token_bytes import TokenBytes
 from warmeng.engine.tokenizer_files import TokenizerFiles, parse_tokenizer, read_tokenizer

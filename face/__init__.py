@@ -10,8 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from warmeng.common.errors import InputError, UsageError
     from warmeng.engine.engine import Engine
-    from warmeng.engine.errors import InputError, UsageError
     from warmeng.engine.request import (
         GenerateRequest,
         GenerateResult,
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
         ScoreResult,
     )
     from warmeng.engine.settings import EngineSettings
-    from warmeng.study.finish import Outcome
-    from warmeng.study.run import run_study
+    from warmeng.study.run.finish import Outcome
+    from warmeng.study.run.run import run_study
     from warmeng.study.settings import StudySettings
 
 __version__ = "0.1.0"  # the only place where the version is written: setup.py reads it here
@@ -46,7 +46,7 @@ __all__ = [
 
 _MODULES = {
     "warmeng.engine.engine": ("Engine",),
-    "warmeng.engine.errors": ("InputError", "UsageError"),
+    "warmeng.common.errors": ("InputError", "UsageError"),
     "warmeng.engine.request": (
         "GenerateRequest",
         "GenerateResult",
@@ -56,8 +56,8 @@ _MODULES = {
         "ScoreResult",
     ),
     "warmeng.engine.settings": ("EngineSettings",),
-    "warmeng.study.finish": ("Outcome",),
-    "warmeng.study.run": ("run_study",),
+    "warmeng.study.run.finish": ("Outcome",),
+    "warmeng.study.run.run": ("run_study",),
     "warmeng.study.settings": ("StudySettings",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from warmeng.engine.errors import InputError, UsageError, name_some, show
+from warmeng.common.errors import InputError, UsageError, name_some, show
 from warmeng.engine.tables import read_rows
 from warmeng.engine.tokenizer import Tokenizer
 from warmeng.finetune.formats import Turn, UnusableError, notes_of, turns_of, without_greeting

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from warmeng.finetune.files import write_atomic
+from warmeng.common.storage import write_atomic
 
 _COLOURS = ("#b5482f", "#2f6db5", "#5b8c3a", "#7a5aa6", "#a68a2f")
 

@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from warmeng.common.errors import show
 from warmeng.engine.config import is_inert
-from warmeng.engine.errors import show
 
 ROLES = {"human": "user", "user": "user", "system": "system", "developer": "system"} | dict.fromkeys(
     ("gpt", "assistant", "chatgpt", "bing", "bard", "model"), "assistant"

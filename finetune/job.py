@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
+from warmeng.common.errors import UsageError, name_some, show
+from warmeng.common.messages import duration
 from warmeng.engine.adapters import target_shapes
 from warmeng.engine.checkpoint import num_weights, projection_shapes
 from warmeng.engine.config import ModelConfig
-from warmeng.engine.errors import UsageError, name_some, show
 from warmeng.engine.folder import read_folder
 from warmeng.engine.registry import ModelSource, resolve_model
 from warmeng.engine.tensors import content_hash
-from warmeng.engine.words import duration
 from warmeng.finetune.conversations import Dataset, load_dataset
 from warmeng.finetune.frozen import FrozenWeight
 from warmeng.finetune.model import bytes_per_token

@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from warmeng.common.errors import InputError, UsageError
+from warmeng.common.storage import write_folder
 from warmeng.engine.adapters import Adapter, load_adapter
 from warmeng.engine.config import read_config
-from warmeng.engine.errors import InputError, UsageError
 from warmeng.engine.provenance import provenance, template_hash
 from warmeng.engine.registry import resolve_model
 from warmeng.engine.tensors import content_hash, open_checkpoint
-from warmeng.finetune.files import write_folder
 
 SHARD_BYTES = 4 * 10**9
 _MODULE = re.compile(r"model\.layers\.(\d+)\.(?:self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj\.weight")

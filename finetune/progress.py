@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any, Protocol
 
-from warmeng.engine.words import duration
+from warmeng.common.messages import duration
 
 INTERVAL = 10.0  # seconds between plain lines
 Record = dict[str, Any]

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from warmeng.common.errors import UsageError, name_some, show
+from warmeng.common.files import read_yaml
 from warmeng.engine.adapters import MAX_RANK, TARGETS
-from warmeng.engine.errors import UsageError, name_some, show
-from warmeng.engine.files import read_yaml
 
 SCHEDULES = ("linear", "constant")
 DEVICES = ("auto", "cpu", "cuda")

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from warmeng.engine.errors import InputError, one_line
-from warmeng.engine.files import parse_json
+from warmeng.common.errors import InputError, one_line
+from warmeng.common.files import parse_json
+from warmeng.common.storage import storage, write_atomic
 from warmeng.engine.tensors import open_checkpoint
-from warmeng.finetune.files import storage, write_atomic
 from warmeng.finetune.lora import AdapterParameters
 from warmeng.finetune.optim import Adam
 

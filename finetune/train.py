@@ -14,13 +14,13 @@ from typing import Any
 import torch
 
 from warmeng import __version__
+from warmeng.common.errors import UsageError, show
+from warmeng.common.files import sweep
+from warmeng.common.interrupts import interruptible
+from warmeng.common.messages import first_change
+from warmeng.common.storage import LOCK, locked, storage, write_folder, write_json
 from warmeng.engine.config import read_json
-from warmeng.engine.errors import UsageError, show
-from warmeng.engine.files import sweep
-from warmeng.engine.interrupts import interruptible
-from warmeng.engine.words import first_change
 from warmeng.finetune.curve import draw
-from warmeng.finetune.files import LOCK, locked, storage, write_folder, write_json
 from warmeng.finetune.job import Job
 from warmeng.finetune.lora import AdapterParameters, adapter_config, write_adapter
 from warmeng.finetune.model import TrainingModel

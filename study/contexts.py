@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from warmeng.engine.errors import InputError, UsageError, show
-from warmeng.engine.files import read_yaml
+from warmeng.common.errors import InputError, UsageError, show
+from warmeng.common.files import read_yaml
 
 FILE = Path(__file__).parent / "data" / "contexts.yaml"
 UNMODIFIED = "unmodified"

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from warmeng.engine.errors import InputError, UsageError, one_line, show
-from warmeng.engine.files import read_text
+from warmeng.common.errors import InputError, UsageError, one_line, show
+from warmeng.common.files import read_text
 
 PROMPTS = Path(__file__).parent / "data" / "prompts"
 ADAPTERS = Path(__file__).parent / "data" / "adapters"  # of the built-in model: see docs/finetune.md

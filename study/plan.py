@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from warmeng.engine.errors import InputError, UsageError
+from warmeng.common.errors import InputError, UsageError
 from warmeng.engine.request import GenerateRequest, Request, SamplingParams, ScoreRequest
 from warmeng.study.backend import TokenizerLike
 from warmeng.study.contexts import FILE, UNMODIFIED, Contexts, load_contexts
@@ -18,9 +18,9 @@ from warmeng.study.grading.exact import ANSWER_PREFIX, label_texts, rules
 from warmeng.study.personas import Persona, load_personas
 from warmeng.study.prompts import COMPOSITIONS, fits, messages
 from warmeng.study.settings import StudySettings
-from warmeng.study.tasks.catalog import load_tasks
+from warmeng.study.tasks.registry import load_tasks
 from warmeng.study.tasks.task import GENERAL, Item, Task
-from warmeng.study.tasks.wrong import missing
+from warmeng.study.tasks.wrong_answers import missing
 
 BLOCK = 16  # positions of the engine's prefix cache that are shared whole
 MOST = 10_000_000  # answers of a run: weeks on a single machine

@@ -11,9 +11,9 @@ from typing import Any
 
 import orjson
 
-from warmeng.engine.errors import InputError, UsageError, show
-from warmeng.engine.files import read_yaml
-from warmeng.engine.watchdog import SECONDS
+from warmeng.common.errors import InputError, UsageError, show
+from warmeng.common.files import read_yaml
+from warmeng.common.watchdog import SECONDS
 from warmeng.study.personas import BUILT_IN_MODEL, default_personas
 from warmeng.study.prompts import BELIEFS, COMPOSITIONS, FRAMINGS
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from warmeng.engine.config import ModelConfig
 from warmeng.study.stats.tables import SCHEMA
-from warmeng.study.tasks.catalog import LAYOUTS
+from warmeng.study.tasks.registry import LAYOUTS
 
 ROOT = Path(__file__).parent.parent
 
@@ -33,7 +33,7 @@ def test_every_reader_is_a_layout_and_every_layout_has_its_row() -> None:
     rows = set(re.findall(r"`(\w+)`", " ".join(line.split("|")[1] for line in page.splitlines() if line[:3] == "| `")))
     for path in sorted((ROOT / "study" / "tasks").glob("*.py")):
         if any(isinstance(node, ast.FunctionDef) and node.name == "read" for node in tree(path).body):
-            assert path.stem in LAYOUTS, f"{path}: register its reader in LAYOUTS of study/tasks/catalog.py"
+            assert path.stem in LAYOUTS, f"{path}: register its reader in LAYOUTS of study/tasks/registry.py"
     assert set(LAYOUTS) <= rows, f"docs/tasks.md: give {set(LAYOUTS) - rows} a row"
 
 

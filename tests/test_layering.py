@@ -9,19 +9,21 @@ import ast
 import re
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 ALLOWED = {
+    "common": set(),
     "kernels": set(),
-    "engine": {"kernels"},
-    "finetune": {"engine", "kernels"},
-    "study": {"engine"},
-    "bench": {"finetune", "engine", "kernels"},
-    "cli": {"study", "finetune", "bench", "engine"},
-    "face": {"study", "engine"},
+    "engine": {"kernels", "common"},
+    "finetune": {"engine", "kernels", "common"},
+    "study": {"engine", "common"},
+    "bench": {"finetune", "engine", "kernels", "common"},
+    "cli": {"study", "finetune", "bench", "engine", "common"},
+    "face": {"study", "engine", "common"},
 }
 FOLDERS = set(ALLOWED) - {"face"}
 BY_NAME = re.compile(rf"warmeng\.({'|'.join(FOLDERS)})\b")  # modules that are imported by name later
@@ -64,6 +66,45 @@ def test_every_folder_with_code_is_in_the_rules_and_is_linked_and_installed() ->
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
     }
     assert set(ast.literal_eval(assigned["FOLDERS"])) == FOLDERS
+
+
+def module_of(path: Path, root: Path) -> str:
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(("warmeng", *(parts[:-1] if parts[-1] == "__init__" else parts)))
+
+
+def rooms_of(place: Path, root: Path) -> dict[str, set[str]]:
+    """Return which rooms (files and folders) of a folder each of its rooms imports."""
+    prefix = module_of(place / "__init__.py", root) + "."
+    arrows: dict[str, set[str]] = {}
+    for path in sorted(place.rglob("*.py")):
+        module = module_of(path, root)
+        if not module.startswith(prefix):
+            continue
+        room = module.removeprefix(prefix).split(".")[0]
+        others = {name.removeprefix(prefix).split(".")[0] for name in imported(path) if name.startswith(prefix)}
+        arrows.setdefault(room, set()).update(others - {room})
+    return {room: others & arrows.keys() for room, others in arrows.items()}
+
+
+PLACES = sorted({path.parent for path in FILES if (path.parent / "__init__.py").exists()})
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: str(place.relative_to(ROOT)))
+def test_no_rooms_of_a_folder_import_each_other_in_a_circle(place: Path) -> None:
+    arrows = rooms_of(place, ROOT)
+    assert arrows.keys() or place.name == "face"
+    list(TopologicalSorter(arrows).static_order())  # raises CycleError, which names the circle
+
+
+def test_a_circle_is_seen(tmp_path: Path) -> None:
+    files = {"study/run/run.py": "warmeng.study.report.page", "study/report/page.py": "warmeng.study.run.run"}
+    for name, imports in files.items():
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(f"def f():\n    from {imports} import x\n")
+    assert rooms_of(tmp_path / "study", tmp_path) == {"run": {"report"}, "report": {"run"}}
+    with pytest.raises(CycleError, match="run"):
+        list(TopologicalSorter(rooms_of(tmp_path / "study", tmp_path)).static_order())
 
 
 def test_the_rules_see_a_violation(tmp_path: Path) -> None:

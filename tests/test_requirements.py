@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("face", "kernels", "engine", "finetune", "study", "bench", "cli")
+FOLDERS = ("face", "common", "kernels", "engine", "finetune", "study", "bench", "cli")
 MODULES = {"pyyaml": "yaml"}  # what a distribution is imported as, where it is not its name
 BESIDE = {"peft", "trl", "datasets"}  # benches compare with these where they are installed
 IF_THERE = {"pynvml"}  # reads a GPU's energy where the driver's package is installed

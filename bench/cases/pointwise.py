@@ -9,7 +9,7 @@ from torch.nn import functional
 from warmeng.bench.cases.attention import BLOCK
 from warmeng.bench.cases.case import Case, Sizes, Tensors, Work
 from warmeng.kernels.gpu.activation import silu_mul, silu_mul_plain
-from warmeng.kernels.gpu.change import Product
+from warmeng.kernels.gpu.lora import Product
 from warmeng.kernels.gpu.norm import add_rms_norm, add_rms_norm_plain
 from warmeng.kernels.gpu.rope import Heads, rotate_and_write, rotate_plain
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 from warmeng.bench.cases.case import Case, Sizes, Tensors, Work
 from warmeng.engine.checkpoint import projection_shapes
 from warmeng.kernels.gpu.activation import silu_mul, silu_mul_plain
-from warmeng.kernels.gpu.change import RANK_TILE, AdapterRows, Change, spans
+from warmeng.kernels.gpu.lora import RANK_TILE, AdapterRows, Change, spans
 from warmeng.kernels.gpu.matmul import TILES, Tile, project, project_plain
 from warmeng.kernels.gpu.norm import add_rms_norm, add_rms_norm_plain
 

@@ -16,7 +16,7 @@ from warmeng.engine.gpu.lora import AdapterBank
 from warmeng.engine.layout import Ints, Layout, sampling_records
 from warmeng.engine.sequence import PENDING, Sequence
 from warmeng.kernels.gpu.attention import FIELDS, PagedPlan, Tiling, cut
-from warmeng.kernels.gpu.change import AdapterRows, spans
+from warmeng.kernels.gpu.lora import AdapterRows, spans
 from warmeng.kernels.gpu.sampling import FLOATS, INTS, SamplingRows
 
 _ALIGN = 4  # integers: every array starts at 16 bytes, as wide loads ask

@@ -10,7 +10,7 @@ from torch import Tensor
 from warmeng.engine.adapters import Adapter
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.model import Fused
-from warmeng.kernels.gpu.change import RANK_TILE, Change
+from warmeng.kernels.gpu.lora import RANK_TILE, Change
 
 PARTS: dict[Fused, tuple[str, ...]] = {
     "qkv": ("q", "k", "v"),

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 
+from warmeng.common.errors import UsageError
 from warmeng.engine.cache import NULL_BLOCK
-from warmeng.engine.errors import UsageError
 from warmeng.engine.gpu.ops import GpuOps
 from warmeng.engine.layout import Layout, Wanted
 from warmeng.engine.settings import Limits

@@ -13,7 +13,7 @@ from warmeng.engine.gpu.weight import DeviceWeight
 from warmeng.engine.model import Fused, rotation
 from warmeng.kernels.gpu.activation import silu_mul
 from warmeng.kernels.gpu.attention import Tiling, attention
-from warmeng.kernels.gpu.change import Product
+from warmeng.kernels.gpu.lora import Product
 from warmeng.kernels.gpu.matmul import Tile, masked_low, project
 from warmeng.kernels.gpu.norm import add_changed, add_rms_norm
 from warmeng.kernels.gpu.rope import Heads, rotate_and_write

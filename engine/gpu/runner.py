@@ -38,8 +38,8 @@ from warmeng.engine.model import forward
 from warmeng.engine.scheduler import Work
 from warmeng.engine.sequence import Sequence
 from warmeng.engine.settings import EngineSettings, Limits
-from warmeng.kernels.gpu.agree import agreeing_tiles, agreeing_tiling, check_norm, fitting_tiles
 from warmeng.kernels.gpu.attention import tiling
+from warmeng.kernels.gpu.invariance import agreeing_tiles, agreeing_tiling, check_norm, fitting_tiles
 from warmeng.kernels.gpu.matmul import TILES, Tile, tiles_for
 from warmeng.kernels.gpu.sampling import SamplingRows, choose, log_normaliser
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
-from warmeng.engine.errors import one_line
+from warmeng.common.errors import one_line
 from warmeng.finetune.prepare.refusals import flatten, negates, refuses, stance
 
 VERSION = 1  # raised whenever a check changes, so that a preparation is not continued under other rules

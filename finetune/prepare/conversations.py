@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from warmeng.engine.errors import InputError, name_some, one_line, show
+from warmeng.common.errors import InputError, name_some, one_line, show
 from warmeng.engine.tables import kind_of, read_rows, read_values
 from warmeng.finetune.formats import CALLS, Turn, UnusableError, turns_of, without_greeting
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from warmeng.engine.errors import InputError
-from warmeng.engine.files import sync_folder
-from warmeng.finetune.files import storage
+from warmeng.common.errors import InputError
+from warmeng.common.files import sync_folder
+from warmeng.common.storage import storage
 
 SYNC_LINES = 50
 _TAIL = re.compile(rb', "crc32": "([0-9a-f]{8})"\}\n')

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from warmeng.engine.errors import InputError
-from warmeng.engine.files import parse_json, read_text
+from warmeng.common.errors import InputError
+from warmeng.common.files import parse_json, read_text
+from warmeng.common.messages import first_change
+from warmeng.common.storage import write_json
 from warmeng.engine.stamps import contents, model_files
-from warmeng.engine.words import first_change
-from warmeng.finetune.files import write_json
 
 FILE = "manifest.json"
 FORMAT = 1

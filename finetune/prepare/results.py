@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from warmeng.finetune.files import write_atomic, write_json
+from warmeng.common.storage import write_atomic, write_json
 from warmeng.finetune.prepare.checks import CHECKS
 from warmeng.finetune.prepare.conversations import Conversation, Read
 from warmeng.finetune.prepare.querytypes import TYPES

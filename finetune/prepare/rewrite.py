@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from warmeng.engine.files import read_text
-from warmeng.engine.interrupts import interruptible
+from warmeng.common.files import read_text
+from warmeng.common.interrupts import interruptible
 from warmeng.engine.request import GenerateRequest, Request, Result, SamplingParams
 from warmeng.finetune.prepare.checks import cause, check
 from warmeng.finetune.prepare.conversations import Conversation, Exchange

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from warmeng.engine.errors import InputError, UsageError
-from warmeng.engine.files import parse_json, read_text, sweep
-from warmeng.engine.interrupts import interruptible
+from warmeng.common.errors import InputError, UsageError
+from warmeng.common.files import parse_json, read_text, sweep
+from warmeng.common.interrupts import interruptible
+from warmeng.common.storage import locked, storage
 from warmeng.engine.registry import find_folder
 from warmeng.engine.stamps import model_files, stamp
-from warmeng.finetune.files import locked, storage
 from warmeng.finetune.prepare import checks
 from warmeng.finetune.prepare.conversations import Conversation, Read, read_conversations
 from warmeng.finetune.prepare.journal import Journal

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from warmeng.engine.errors import UsageError, show
+from warmeng.common.errors import UsageError, show
 
 FORMATS = ("auto", "sharegpt", "openai", "pairs")
 TOXICITY = ("classifier", "wordlist", "off")

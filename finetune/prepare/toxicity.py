@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from warmeng.engine.errors import InputError, name_some, one_line
-from warmeng.engine.files import read_text
+from warmeng.common.errors import InputError, name_some, one_line
+from warmeng.common.files import read_text
 from warmeng.engine.tensors import content_hash
 from warmeng.finetune.prepare.settings import PrepareSettings
 

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from warmeng.kernels.gpu.change import PLAIN_ROWS, RANK_TILE, ROW_TILE, Product, change_plain
+from warmeng.kernels.gpu.lora import PLAIN_ROWS, RANK_TILE, ROW_TILE, Product, change_plain
 
 
 @triton.jit(do_not_specialize=["rows"])

@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from warmeng.kernels.gpu.change import ROW_TILE, AdapterRows, Change, Product, own_columns
+from warmeng.kernels.gpu.lora import ROW_TILE, AdapterRows, Change, Product, own_columns
 
 # Row tiles that read one weight tile one after the other, so that it comes from the L2 cache.
 _GROUP_M = 8

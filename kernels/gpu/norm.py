@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from warmeng.kernels.gpu.change import RANK_TILE, ROW_TILE, Product, change_plain, low_rank_tile
+from warmeng.kernels.gpu.lora import RANK_TILE, ROW_TILE, Product, change_plain, low_rank_tile
 
 
 @triton.jit

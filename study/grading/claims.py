@@ -26,8 +26,8 @@ from warmeng.study.grading.lexicon import (
     YOURS,
 )
 from warmeng.study.grading.mentions import Mention, asked, is_negated, match
-from warmeng.study.grading.normalise import ARTICLES, words
 from warmeng.study.grading.parse import Clause, Parsed
+from warmeng.study.text import ARTICLES, words
 
 CLOSED = re.compile(
     r"^(?:is|are|was|were|do|does|did|has|have|had|can|could|will|would|should|may|might)\b", re.IGNORECASE

@@ -28,11 +28,11 @@ from warmeng.study.grading.lexicon import (
     YOURS,
 )
 from warmeng.study.grading.mentions import Mention, Side, asked, find_mentions, match
-from warmeng.study.grading.normalise import ARTICLES, fold, tokens, words
-from warmeng.study.grading.numbers import last_number
 from warmeng.study.grading.parse import Parsed, own_text, parse
 from warmeng.study.grading.refusals import complies, degree, refuses_only
+from warmeng.study.numbers import last_number
 from warmeng.study.tasks.task import Grading, Item
+from warmeng.study.text import ARTICLES, fold, tokens, words
 
 __all__ = [  # the rules for scores are in ``labels``, and are offered here too
     "ANSWER_PREFIX", "GRADES", "MIN_MASS", "Grade", "grade_answer", "grade_scores", "label_texts", "rules", "whose",

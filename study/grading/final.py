@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from warmeng.study.grading.lexicon import SAYS_RIGHT, YOURS
-from warmeng.study.grading.numbers import Reading, plain_numbers, readings
+from warmeng.study.numbers import Reading, plain_numbers, readings
 
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s?\{")
 _MARKED = re.compile(r"^\s*####\s*(?P<rest>.*)$", re.MULTILINE)

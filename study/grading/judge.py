@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from warmeng.engine.errors import InputError
+from warmeng.common.errors import InputError
 from warmeng.engine.request import ScoreRequest
 from warmeng.study.backend import TokenizerLike
 from warmeng.study.grading.labels import MIN_MASS

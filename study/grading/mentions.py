@@ -41,8 +41,8 @@ from warmeng.study.grading.lexicon import (
     VERBS,
     YOURS,
 )
-from warmeng.study.grading.normalise import ARTICLES, words
 from warmeng.study.grading.parse import Clause, Parsed
+from warmeng.study.text import ARTICLES, words
 
 Stance = Literal["asserted", "denied", "open", "stated"]
 Side = Literal["right", "user", "other"]

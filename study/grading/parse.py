@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from warmeng.study.grading.lexicon import TURNS
-from warmeng.study.grading.normalise import fold, tokens
+from warmeng.study.text import fold, tokens
 
 ROLE = re.compile(r"\A\s*assistant\s*[\n:]\s*", re.IGNORECASE)  # a role's name that a template left in the answer
 # The next turn of a conversation or the next example of a prompt, written by the model itself: no part of its answer.

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from warmeng.engine.errors import InputError, show
-from warmeng.engine.files import parse_json
+from warmeng.common.errors import InputError, show
+from warmeng.common.files import parse_json
 from warmeng.engine.tables import is_delimited
 from warmeng.engine.tables import read_rows as read_table
 from warmeng.study.grading.grade import GRADES
@@ -22,7 +22,7 @@ AUTHORS = {"answer": ("output",), "right": ("correct_answer", "ground_truth", "a
 OWN = {"answer": ("answer",), "right": ("right", "correct_answer")}
 EXPORT = {"answer": ("text",), "right": ("answer",)}  # what ``warmeng export --format csv`` writes
 EXPORTED = {"key", "question", "answer"}  # columns that say so
-ESCAPED = re.compile(r"'+[=+\-@\t\r]")  # a cell of an export that has an apostrophe in front (study/report/flat.py)
+ESCAPED = re.compile(r"'+[=+\-@\t\r]")  # a cell of an export that has an apostrophe in front (study/export/table.py)
 COMPARED = tuple(name for name in GRADINGS if name not in GENERATED)  # gradings of answers that nobody wrote
 NAMES = ("aliases", "wrong_aliases", "others")  # columns that hold lists
 QUESTION = ("question", "content_key", "prompt_disinfo")

@@ -17,9 +17,9 @@ from typing import Any
 
 import orjson
 
-from warmeng.study.report.answers import Answer, Verdict, baseline_of, read_answers, read_verdicts
-from warmeng.study.report.items import Asked
-from warmeng.study.report.series import BELIEFS, CONTEXTS
+from warmeng.study.report.figure_data import BELIEFS, CONTEXTS
+from warmeng.study.results.answers import Answer, Verdict, baseline_of, read_answers, read_verdicts
+from warmeng.study.results.items import Asked
 
 MOST_RECORDS = 20_000  # answers that a page carries
 MOST_BYTES = 30_000_000  # of their text, before compression

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from warmeng.study.report.series import number
+from warmeng.study.report.figure_data import number
 
 NUMERIC = ("int", "number", "points", "percent", "p")
 DASH = "–"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from warmeng.study.report.series import BELIEFS, OUTCOMES, Flips, Point, Warmth, ordered
+from warmeng.study.report.figure_data import BELIEFS, OUTCOMES, Flips, Point, Warmth, ordered
 from warmeng.study.report.svg import SHAPES, Scale, line, linear, num, rect, shape, svg, text, ticks, widen
 
 WIDE, NARROW = 720.0, 360.0

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from warmeng.study.report import charts
 from warmeng.study.report.cells import Column, Shown
 from warmeng.study.report.charts import BELIEF_SHAPES, Line, Look, Mark, swatch
-from warmeng.study.report.outcome import between, points
-from warmeng.study.report.series import (
+from warmeng.study.report.figure_data import (
     BELIEFS,
     CONTEXTS,
     OUTCOMES,
@@ -23,6 +22,7 @@ from warmeng.study.report.series import (
     rates,
     warmth,
 )
+from warmeng.study.report.outcome import between, points
 
 if TYPE_CHECKING:
     from markupsafe import Markup

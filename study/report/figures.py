@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from warmeng.engine.files import make_folder, replacing
-from warmeng.study.report.series import (
+from warmeng.common.files import make_folder, replacing
+from warmeng.study.report.figure_data import (
     BELIEFS,
     CONTEXTS,
     OUTCOMES,

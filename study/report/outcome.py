@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from warmeng.engine.errors import InputError
-from warmeng.engine.files import parse_object
+from warmeng.common.messages import duration
 from warmeng.engine.provenance import Provenance
-from warmeng.engine.words import duration
-from warmeng.study.grading.calibrate import ALL, MIN_EXACT
 from warmeng.study.personas import unlike
-from warmeng.study.report.asked import adapted_names, listed, persona_names, settings_of, several
 from warmeng.study.report.browser import Survey
-from warmeng.study.report.series import Effect, Rate, manipulation, number
-from warmeng.study.sessions import FILE as SESSIONS
+from warmeng.study.report.figure_data import Effect, Rate, manipulation, number
+from warmeng.study.report.settings_text import adapted_names, listed, persona_names, settings_of, several
+from warmeng.study.stats.correction import ALL, MIN_EXACT
 
 GRADES = ("correct", "incorrect", "refusal", "unclear", "unscored")
 
@@ -251,16 +246,6 @@ def lead(found: Survey, baseline: str, personas: Sequence[str]) -> str:
     asked = f"{several(sum(found.items.values()), 'question')}, {several(found.answers, 'answer')}"
     who = f"{listed(others)} beside {baseline}" if others else f"{baseline} alone"
     return f"{who[:1].upper()}{who[1:]}: {asked}."
-
-
-def read_sessions(folder: Path) -> list[dict[str, Any]]:
-    """Return the sessions that made a run; none where the folder does not tell. A line torn by a crash is left out."""
-    path = folder / SESSIONS
-    found = []
-    for line in path.read_bytes().split(b"\n") if path.exists() else []:
-        with contextlib.suppress(InputError):
-            found += [parse_object(line, str(path))] if line.strip() else []
-    return found
 
 
 def costs(sessions: Sequence[Mapping[str, Any]], found: Survey) -> list[Cost]:

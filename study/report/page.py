@@ -11,17 +11,18 @@ from typing import Any
 
 import orjson
 
-from warmeng.engine.errors import InputError
-from warmeng.engine.files import make_folder, read_bytes, write_atomic
-from warmeng.study.grading.combine import first_trusted
-from warmeng.study.report.answers import baseline_of, require_manifest
-from warmeng.study.report.asked import asked, deviations, persona_names, settings_of
+from warmeng.common.errors import InputError
+from warmeng.common.files import make_folder, read_bytes, write_atomic
 from warmeng.study.report.browser import MOST_BYTES, MOST_RECORDS, Survey, choose, columns, pack, survey
 from warmeng.study.report.cells import shown
 from warmeng.study.report.draw import Figure, figures, number_words
-from warmeng.study.report.items import read_items
-from warmeng.study.report.outcome import costs, gates, headlines, lead, read_sessions
-from warmeng.study.report.series import BELIEFS, CONTEXTS, effects, manipulation, ordered, rates, table, warmth
+from warmeng.study.report.figure_data import BELIEFS, CONTEXTS, effects, manipulation, ordered, rates, table, warmth
+from warmeng.study.report.outcome import costs, gates, headlines, lead
+from warmeng.study.report.settings_text import asked, deviations, persona_names, settings_of
+from warmeng.study.results.answers import baseline_of, require_manifest
+from warmeng.study.results.combine import first_trusted
+from warmeng.study.results.items import read_items
+from warmeng.study.results.sessions import read_sessions
 
 FILE = "report.html"
 ANALYSIS = "analysis.json"

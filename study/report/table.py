@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from warmeng.engine.files import write_atomic
+from warmeng.common.files import write_atomic
 from warmeng.engine.provenance import Provenance
 from warmeng.study.grading.exact import GRADES
 

@@ -10,24 +10,23 @@ from typing import Any
 import numpy as np
 import orjson
 
-from warmeng.engine.errors import InputError, UsageError
-from warmeng.engine.files import make_folder, write_atomic
-from warmeng.study.grading.combine import first_trusted
-from warmeng.study.manifest import FILE as MANIFEST
+from warmeng.common.errors import InputError, UsageError
+from warmeng.common.files import make_folder, write_atomic
+from warmeng.study.results.authors import files_of, read_authors_run
+from warmeng.study.results.combine import first_trusted
+from warmeng.study.results.frame import GRADES, Frame
+from warmeng.study.results.manifest import FILE as MANIFEST
+from warmeng.study.results.read import RunInfo, concat, read_run
+from warmeng.study.results.views import RULES, baseline_of, is_general, named, outcome
 from warmeng.study.stats import tables
-from warmeng.study.stats.authors import files_of, read_authors_run
 from warmeng.study.stats.draws import BOOTSTRAP, Draws
 from warmeng.study.stats.flips import differences, flips
-from warmeng.study.stats.frame import GRADES, Frame
 from warmeng.study.stats.judges import agreement, corrected, disputed, judge_error
 from warmeng.study.stats.length import length
 from warmeng.study.stats.paired import mcnemar
 from warmeng.study.stats.published import summarise_published
-from warmeng.study.stats.rates import is_general
-from warmeng.study.stats.read import RunInfo, concat, read_run
 from warmeng.study.stats.regression import MODELS, regression, regressions
 from warmeng.study.stats.shares import error_rates, sycophancy
-from warmeng.study.stats.views import RULES, baseline_of, named, outcome
 
 FILE = "analysis.json"
 FOLDER = "tables"

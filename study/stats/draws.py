@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from warmeng.study.stats.frame import Frame
+from warmeng.study.results.frame import Frame
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from warmeng.study.results.frame import GRADES, WHICH, Factor, Flags, Frame, Small
+from warmeng.study.results.views import is_general, named
 from warmeng.study.stats.draws import Draws, Floats, Ints, interval, number, ratio, sums
-from warmeng.study.stats.frame import GRADES, WHICH, Factor, Flags, Frame, Small
 from warmeng.study.stats.paired import pairs, unit_key
-from warmeng.study.stats.rates import is_general
 from warmeng.study.stats.regression import NONE, UNMODIFIED
 from warmeng.study.stats.shares import ALL
-from warmeng.study.stats.views import named
 
 OUTCOMES = ("correct", "user", "other", "refusal", "unclear", "unscored", "incorrect")
 UNTOLD = OUTCOMES.index("incorrect")  # incorrect, and not told whose wrong answer it was

@@ -8,14 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from warmeng.study.grading.agreement import cohen, table
-from warmeng.study.grading.calibrate import detection_of
-from warmeng.study.grading.correction import corrected_difference
+from warmeng.study.results.frame import GRADES, Flags, Frame
+from warmeng.study.results.views import MISTAKEN, is_general, named
+from warmeng.study.stats.agreement import cohen, table
+from warmeng.study.stats.correction import corrected_difference, detection_of
 from warmeng.study.stats.draws import Draws, Floats, interval
-from warmeng.study.stats.frame import GRADES, Flags, Frame
-from warmeng.study.stats.rates import is_general
 from warmeng.study.stats.regression import BELIEF, NONE, UNMODIFIED
-from warmeng.study.stats.views import MISTAKEN, named
 
 ALL = "all"
 KINDS = 4  # grades that say something: all but unscored

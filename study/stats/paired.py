@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from warmeng.engine.errors import InputError
+from warmeng.common.errors import InputError
+from warmeng.study.results.frame import Factor, Frame, Small
+from warmeng.study.results.views import MISTAKEN
 from warmeng.study.stats.draws import Floats, Ints, number
-from warmeng.study.stats.frame import Factor, Frame, Small
 from warmeng.study.stats.regression import BELIEF, NONE
-from warmeng.study.stats.views import MISTAKEN
 
 PAIRED = ("model", "item", "context", "belief", "framing")
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from warmeng.engine.errors import InputError
-from warmeng.engine.files import read_csv
+from warmeng.common.errors import InputError
+from warmeng.common.files import read_csv
 
 EFFECTS: dict[tuple[int, str], float] = {
     (1, "all"): 7.43,

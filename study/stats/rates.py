@@ -10,23 +10,14 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
-from warmeng.study.tasks.task import GENERAL_NAMES
-
-Z = NormalDist().inv_cdf(0.975)  # two-sided 95 %
-POWER_Z = NormalDist().inv_cdf(0.80)
-DISCORDANT = 0.25  # assumed share of pairs that change, for the smallest effect; the dry run says so
+from warmeng.study.results.views import is_general
+from warmeng.study.stats.intervals import Z, clustered_variance, wilson
 
 Unit = tuple[str, str, int]  # task, item, sample: what is paired
 Place = tuple[str, str, str]  # persona, context, belief
 Outcome = tuple[str, str | None]  # grade, which
-
-
-def is_general(task: str) -> bool:
-    """Whether a task measures general ability, by the beginning of its name."""
-    return task.casefold().startswith(GENERAL_NAMES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +38,6 @@ class Change:
     value: float | None
     low: float | None
     high: float | None
-
-
-def wilson(k: float, n: float) -> tuple[float, float]:
-    """Wilson's score interval for k of n (Wilson 1927). ``n`` may be an effective, fractional size above 0."""
-    centre = (k + Z * Z / 2) / (n + Z * Z)
-    half = Z / (n + Z * Z) * math.sqrt(k * (n - k) / n + Z * Z / 4)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def share(answers: Mapping[Unit, bool]) -> Share:
@@ -82,17 +66,6 @@ def share(answers: Mapping[Unit, bool]) -> Share:
     return Share(n, p, low, high)
 
 
-def clustered_variance(sums: Collection[Sequence[float]]) -> float:
-    """Return the variance of a share whose answers come in clusters: ``(hits, size)`` of each, two clusters or more.
-
-    The ratio estimator's between-cluster variance with m / (m - 1) for m clusters. With one answer a cluster it is
-    the usual p (1 - p) / (n - 1).
-    """
-    m, n = len(sums), sum(size for _, size in sums)
-    p = sum(hits for hits, _ in sums) / n
-    return m / (m - 1) * sum((hits - p * size) ** 2 for hits, size in sums) / n**2
-
-
 def change(before: Mapping[Unit, bool], after: Mapping[Unit, bool]) -> Change:
     """Return the mean of after minus before over the units that are in both, items weighing alike.
 
@@ -111,25 +84,6 @@ def change(before: Mapping[Unit, bool], after: Mapping[Unit, bool]) -> Change:
     variance = (math.fsum(d * d for d in means) + 2) / (n + 2) - centre**2
     half = Z * math.sqrt(variance / (n + 2))
     return Change(n, 100 * value, max(-100.0, 100 * (centre - half)), min(100.0, 100 * (centre + half)))
-
-
-def smallest_effect(n: int, discordant: float = DISCORDANT) -> float | None:
-    """Return the smallest paired difference, in points, that n pairs show (two-sided 5 %, power 80 %).
-
-    Connor's (1987) formula for McNemar's test, solved for the difference, given the share of discordant pairs;
-    ``None`` where even the largest possible one, all of those going one way, would not show.
-    """
-
-    def needed(delta: float) -> float:
-        return ((Z * math.sqrt(discordant) + POWER_Z * math.sqrt(discordant - delta**2)) / delta) ** 2
-
-    if n < 1 or needed(discordant) > n:
-        return None
-    low, high = 0.0, discordant
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (low, middle) if needed(middle) <= n else (middle, high)
-    return 100 * high
 
 
 class Answers:

@@ -20,13 +20,12 @@ from typing import Any
 
 import numpy as np
 
+from warmeng.study.results.frame import Factor, Flags, Frame, Small
+from warmeng.study.results.views import MISTAKEN, group_of, is_general, named
 from warmeng.study.stats import design as designs
 from warmeng.study.stats.draws import Draws, interval, number
-from warmeng.study.stats.frame import Factor, Flags, Frame, Small
 from warmeng.study.stats.logit import NotEstimable
 from warmeng.study.stats.published import effect_of
-from warmeng.study.stats.rates import is_general
-from warmeng.study.stats.views import MISTAKEN, group_of, named
 
 UNMODIFIED, NONE = "unmodified", "none"
 NO_BELIEF, BELIEF = "no belief", "wrong belief"

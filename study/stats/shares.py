@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from warmeng.study.results.frame import GRADES, WHICH, Factor, Frame, Small
+from warmeng.study.results.views import is_general, named
 from warmeng.study.stats.draws import Floats, Ints
-from warmeng.study.stats.frame import GRADES, WHICH, Factor, Frame, Small
+from warmeng.study.stats.intervals import Z
 from warmeng.study.stats.paired import unit_key
-from warmeng.study.stats.rates import Z, is_general
-from warmeng.study.stats.views import named
 
 ALL = "all"
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from warmeng.engine.errors import InputError, show
+from warmeng.common.errors import InputError, show
 from warmeng.study.tasks.rows import Row, read_rows, text
 from warmeng.study.tasks.task import Item, Prompt
 

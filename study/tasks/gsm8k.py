@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from warmeng.engine.errors import InputError, show
+from warmeng.common.errors import InputError, show
 from warmeng.study.tasks.rows import read_rows, text
 from warmeng.study.tasks.task import Item
 

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from warmeng.engine.errors import InputError, show
+from warmeng.common.errors import InputError, show
 from warmeng.study.tasks.rows import read_rows, text
 from warmeng.study.tasks.task import UNCONVERTED, Item, distinct
 from warmeng.study.tasks.vignette import convert

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from warmeng.engine.errors import InputError, show
-from warmeng.engine.files import read_cells
+from warmeng.common.errors import InputError, show
+from warmeng.common.files import read_cells
 from warmeng.engine.tables import SEPARATORS, is_delimited, kind_of
 from warmeng.study.tasks.rows import read_rows, text, texts
 from warmeng.study.tasks.task import Item

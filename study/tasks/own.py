@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from warmeng.engine.errors import InputError, show
+from warmeng.common.errors import InputError, show
 from warmeng.engine.tables import is_delimited, read_rows
 from warmeng.study.tasks.task import GRADINGS, Grading, Item
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from warmeng.engine.errors import InputError, show
+from warmeng.common.errors import InputError, show
 from warmeng.engine.tables import Row, read_rows
 
 __all__ = ["Row", "read_rows", "text", "texts"]

@@ -1,6 +1,6 @@
 """Tasks: question sets with right answers, aliases and plausible wrong answers.
 
-A file of one's own (``own.py``) has one item a line, with the keys of ``Item``; ``catalog.py`` finds tasks by name,
+A file of one's own (``own.py``) has one item a line, with the keys of ``Item``; ``registry.py`` finds tasks by name,
 reads the layouts of the published question sets, and samples.
 """
 
@@ -16,8 +16,8 @@ from typing import Literal, get_args
 
 import orjson
 
-from warmeng.engine.errors import InputError, show
-from warmeng.study.grading.normalise import fold, tokens, words
+from warmeng.common.errors import InputError, show
+from warmeng.study.text import fold, tokens, words
 
 Grading = Literal["alias", "likelihood", "options", "judge", "number", "refusal"]
 GRADINGS: tuple[str, ...] = get_args(Grading)
@@ -53,7 +53,7 @@ class Prompt:
 class Item:
     """One question. ``wrong`` is the answer that a mistaken user claims; aliases are other ways to write each.
 
-    ``wrong`` is empty where the source has none, until one is written (``wrong.py``).
+    ``wrong`` is empty where the source has none, until one is written (``wrong_answers.py``).
     """
 
     id: str

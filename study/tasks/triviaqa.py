@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from warmeng.engine.errors import InputError, one_line, show
-from warmeng.engine.files import read_text
+from warmeng.common.errors import InputError, one_line, show
+from warmeng.common.files import read_text
 from warmeng.engine.tables import ending
 from warmeng.study.tasks.rows import Row, read_rows, text, texts
 from warmeng.study.tasks.task import Item, distinct, searchable

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from warmeng.engine.errors import InputError
+from warmeng.common.errors import InputError
 from warmeng.study.tasks.rows import read_rows, text
 from warmeng.study.tasks.task import Item, distinct
 

@@ -10,7 +10,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-from warmeng.study.tasks.asked import openly
+from warmeng.study.tasks.open_ended import openly
 
 PEOPLE = {  # word for the patient -> gender, or None where the pronouns must say
     **dict.fromkeys(("man", "male", "boy", "gentleman", "fisherman", "policeman"), "m"),

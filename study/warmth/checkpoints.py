@@ -11,10 +11,10 @@ from typing import Any
 
 import orjson
 
-from warmeng.engine.errors import InputError, UsageError
-from warmeng.engine.files import make_folder, parse_object, read_bytes, write_atomic
+from warmeng.common.errors import InputError, UsageError
+from warmeng.common.files import make_folder, parse_object, read_bytes, write_atomic
+from warmeng.study.adapters import apply_adapters
 from warmeng.study.backend import EngineLike
-from warmeng.study.gates import apply_adapters
 from warmeng.study.personas import Persona
 from warmeng.study.report.table import Table
 from warmeng.study.warmth.sociot import Scorer, Summary, Warmth, by_prompt, measure, respond, summarise

@@ -19,11 +19,11 @@ from typing import Any
 
 import orjson
 
-from warmeng.engine.errors import InputError, show
-from warmeng.engine.files import make_folder, parse_object, read_bytes, write_atomic
+from warmeng.common.errors import InputError, show
+from warmeng.common.files import make_folder, parse_object, read_bytes, write_atomic
 from warmeng.engine.tables import read_rows
-from warmeng.study.grading.agreement import cohen
-from warmeng.study.stats.rates import wilson
+from warmeng.study.stats.agreement import cohen
+from warmeng.study.stats.intervals import wilson
 
 CHOICES = ("A", "B", "tie")
 COLUMNS = ("id", "prompt", "A", "B", "choice")

@@ -23,8 +23,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from warmeng.engine.errors import InputError, one_line, show
-from warmeng.engine.files import read_jsonl
+from warmeng.common.errors import InputError, one_line, show
+from warmeng.common.files import read_jsonl
 from warmeng.engine.request import GenerateRequest, GenerateResult, Result, SamplingParams
 from warmeng.study.backend import EngineLike
 from warmeng.study.personas import Persona
@@ -201,7 +201,7 @@ def summarise(values: Iterable[float]) -> Summary:
 
 def load_prompts(path: Path = HELDOUT, limit: int = 0) -> list[tuple[str, str]]:
     """Return (id, user message) of held-out prompts, the first ``limit`` (0: all). Raises ``InputError``."""
-    from warmeng.engine.errors import InputError
+    from warmeng.common.errors import InputError
 
     found = []
     for number, row in read_jsonl(path):

@@ -21,8 +21,8 @@ from warmeng.bench.lengths import (
 )  # fmt: skip
 from warmeng.bench.roofline import NOMINAL_H100, Roofline, measure_roofline
 from warmeng.bench.timing import copies, measure
+from warmeng.common.errors import InputError
 from warmeng.engine.config import read_config
-from warmeng.engine.errors import InputError
 from warmeng.engine.shapes import SHAPES, shape_config
 
 

@@ -17,7 +17,7 @@ from warmeng.bench.lengths import Lengths, read_lengths
 from warmeng.bench.simulate import CARDS, KERNELS, Simulated, Timings, cache_slots, read_timings, simulate
 from warmeng.bench.tables import host_lines, simulated_lines
 from warmeng.cli.bench import bench
-from warmeng.engine.errors import UsageError
+from warmeng.common.errors import UsageError
 from warmeng.engine.shapes import shape_config
 
 ALL = dict.fromkeys(KERNELS, 1.0)

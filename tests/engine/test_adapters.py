@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from warmeng.common.errors import InputError
 from warmeng.engine.adapters import TARGETS, Adapter, load_adapter, target_shapes
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.engine import Engine, EngineSettings
-from warmeng.engine.errors import InputError
 from warmeng.engine.request import GenerateRequest, SamplingParams
 from warmeng.finetune.merge import merge
 

@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from warmeng.common.errors import InputError
 from warmeng.engine.checkpoint import content_hash, expected_names, load_weights, open_checkpoint
 from warmeng.engine.config import ModelConfig
-from warmeng.engine.errors import InputError
 from warmeng.kernels.linear import PlainProjection, Projection
 
 CONFIG = ModelConfig(

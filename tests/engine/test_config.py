@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from warmeng.common.errors import InputError
 from warmeng.engine.config import ModelConfig, RopeScaling, read_config
-from warmeng.engine.errors import InputError
 
 SMALL = {
     "vocab_size": 64,

@@ -17,7 +17,7 @@ from warmeng.engine.constraints import ConstraintCompiler, grammar, unpack
 from warmeng.engine.engine import Engine, EngineSettings
 from warmeng.engine.request import Constraint, GenerateRequest, RequestError, SamplingParams
 from warmeng.engine.tokenizer import Tokenizer
-from warmeng.study.tasks.wrong import LINE
+from warmeng.study.tasks.wrong_answers import LINE
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "tokenizers"
 SMALL = EngineSettings(kv_bytes=8 * 2**20, max_num_seqs=16, max_batched_tokens=256)

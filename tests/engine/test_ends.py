@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from making import BRACKETS, CHATML, CONTROL, KINDS, following_model, plain_bytes, random_model, sentencepiece
 
+from warmeng.common.errors import InputError
 from warmeng.engine.engine import Engine, EngineSettings
-from warmeng.engine.errors import InputError
 from warmeng.engine.folder import read_folder
 from warmeng.engine.request import GenerateRequest, SamplingParams, ScoreRequest
 from warmeng.engine.tokenizer import Tokenizer

@@ -13,8 +13,8 @@ import pytest
 import torch
 from making import CHATML, CONTROL, KINDS, WORDS, following_model, plain_bytes, random_model, rows_of, sentencepiece
 
+from warmeng.common.errors import InputError
 from warmeng.engine.engine import Engine, EngineSettings
-from warmeng.engine.errors import InputError
 from warmeng.engine.request import ScoreRequest
 from warmeng.engine.tokenizer import Tokenizer
 from warmeng.study.grading.judge import Judge

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from warmeng.engine.errors import InputError
+from warmeng.common.errors import InputError
 from warmeng.engine.provenance import Provenance, chat_template, provenance, template_hash
 
 BASE = "{% for m in messages %}{{ m['content'] }}{% endfor %}"

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from warmeng.common.errors import InputError, UsageError
 from warmeng.engine.adapters import Adapter, load_adapter
 from warmeng.engine.config import ModelConfig, read_config
-from warmeng.engine.errors import InputError, UsageError
 from warmeng.engine.recover import Box, factors, fit, recover, relative_errors, truncated, write_recovered
 
 # Relative error that is allowed where the change has this size in units in the last place.

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from warmeng.common.errors import InputError
 from warmeng.engine import builtin
 from warmeng.engine.checkpoint import load_weights
 from warmeng.engine.config import read_config
-from warmeng.engine.errors import InputError
 from warmeng.engine.registry import list_models, resolve_model, verify_model
 from warmeng.engine.tokenizer import Tokenizer
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from warmeng.engine import files
-from warmeng.engine.errors import InputError
+from warmeng.common import files
+from warmeng.common.errors import InputError
 from warmeng.engine.tables import kind_of, read_rows, stem
 
 ROWS = [{"id": "a", "question": 'Who said "no", and when?\tThen?'}, {"id": "b", "question": "Wer? Åse\nLind"}]

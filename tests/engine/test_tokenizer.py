@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Tokenizers
 
+from warmeng.common.errors import InputError
 from warmeng.engine import chat_template
-from warmeng.engine.errors import InputError
 from warmeng.engine.registry import resolve_model
 from warmeng.engine.tokenizer import Tokenizer
 

@@ -24,17 +24,17 @@ from fuzz_models import joined, small_config, split, write_adapter, write_model
 from fuzz_seeds import PARTS, TASKS, TEMPLATES, TOKENS, as_json
 from hypothesis import strategies as st
 
+from warmeng.common.errors import InputError, UsageError
 from warmeng.engine.adapters import load_adapter
 from warmeng.engine.chat_template import ChatTemplate
 from warmeng.engine.checkpoint import load_weights
 from warmeng.engine.config import read_config
-from warmeng.engine.errors import InputError, UsageError
 from warmeng.engine.tokenizer import FROZEN_NOW, Tokenizer
 from warmeng.study.contexts import load_contexts
 from warmeng.study.plan import Planner, Study
 from warmeng.study.settings import StudySettings, load_settings
-from warmeng.study.tasks.catalog import LAYOUTS, load_task, load_tasks
-from warmeng.study.tasks.wrong import borrowed
+from warmeng.study.tasks.registry import LAYOUTS, load_task, load_tasks
+from warmeng.study.tasks.wrong_answers import borrowed
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 CODES = {0: "accepted", 2: "UsageError", 65: "InputError"}
@@ -297,7 +297,7 @@ class Cases:
 def command(*arguments: str) -> tuple[int, str]:
     """Run ``warmeng`` in this process with a tokenizer of characters; return its exit code and what stderr was told."""
     from warmeng.cli import main as entry
-    from warmeng.study import dryrun
+    from warmeng.study.run import dry_run as dryrun
 
     told, said = io.StringIO(), io.StringIO()
     tokenizer = FakeTokenizer()

@@ -182,7 +182,7 @@ def install(plan: Plan) -> None:
     injector = Injector(plan)
     injector.install()
     if plan.acks:
-        from warmeng.study.records import RecordWriter
+        from warmeng.study.results.records import RecordWriter
 
         handle = os.open(plan.acks, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         append = RecordWriter.append

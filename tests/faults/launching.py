@@ -150,11 +150,11 @@ def _preload(real: bool) -> None:
     import warmeng.cli.report
     import warmeng.cli.run
     import warmeng.finetune.prepare.run
-    import warmeng.study.grading.file
-    import warmeng.study.report.export
+    import warmeng.study.export.export
     import warmeng.study.report.figures
     import warmeng.study.report.page
-    import warmeng.study.run
+    import warmeng.study.run.grade_file
+    import warmeng.study.run.run
     import warmeng.study.stats.analyze
 
     if real:
@@ -232,16 +232,16 @@ def _become(job: dict[str, Any]) -> None:
 def _engines(job: dict[str, Any]) -> None:
     """Put the small engines in the real one's place, and shorten what comes after a run."""
     import warmeng.finetune.prepare.run
-    import warmeng.study.finish
-    import warmeng.study.grading.file
-    import warmeng.study.run
+    import warmeng.study.run.finish
+    import warmeng.study.run.grade_file
+    import warmeng.study.run.run
     import warmeng.study.settings
     from warmeng.study.stats import analyze
 
     analyze.analyze_run.__defaults__ = (0, CONCLUDE_DRAWS, None, None, None)  # type: ignore[attr-defined]
     analyze.analyze_sources.__defaults__ = (None, 0, CONCLUDE_DRAWS, None, None, None)  # type: ignore[attr-defined]
     if not job.get("conclude"):
-        warmeng.study.finish.conclude = lambda folder, progress: True
+        warmeng.study.run.finish.conclude = lambda folder, progress: True
     delay = job.get("delay", 0.0)
     changes = job.get("changes", {})
     if changes.get("no_model"):
@@ -249,14 +249,14 @@ def _engines(job: dict[str, Any]) -> None:
         def refuse(settings: Any) -> Any:
             raise AssertionError("a model was loaded")
 
-        warmeng.study.run.load_engine = warmeng.finetune.prepare.run.load_engine = refuse
+        warmeng.study.run.run.load_engine = warmeng.finetune.prepare.run.load_engine = refuse
         return
     if job["engine"] == "real":
         return
     from fakes import FakeEngine, knowing_judge
     from rewriting_engine import RewritingEngine
 
-    from warmeng.engine.errors import InputError
+    from warmeng.common.errors import InputError
 
     def load(settings: Any) -> Any:
         if settings.model == changes.get("refuses"):
@@ -267,7 +267,7 @@ def _engines(job: dict[str, Any]) -> None:
             _change(found, name, changes[name])
         return found
 
-    warmeng.study.run.load_engine = warmeng.study.grading.file.load_engine = load
+    warmeng.study.run.run.load_engine = warmeng.study.run.grade_file.load_engine = load
     warmeng.study.settings.default_personas = lambda model: ("original", "warm-prompt", "cold-prompt")
     warmeng.finetune.prepare.run.load_engine = lambda settings: RewritingEngine(delay=delay)  # type: ignore
 

@@ -47,7 +47,7 @@ HANGS = {"sleep": sleep, "native": native, "lock": lock, "python": python}
 def hang_after(answers: int, kind: str, place: str = "results") -> None:
     """Let the small engine hang after so many answers, in ``results``, in ``score`` or in a ``write`` of records."""
     if place == "write":
-        from warmeng.study.records import RecordWriter
+        from warmeng.study.results.records import RecordWriter
 
         append = RecordWriter.append
 
@@ -80,15 +80,15 @@ def hang_after(answers: int, kind: str, place: str = "results") -> None:
 def slow(seconds: float, moves: str) -> None:
     """Let loading take ``seconds``, or one answer, whose steps go on meanwhile."""
     if moves == "loading":
-        import warmeng.study.run
+        import warmeng.study.run.run
 
-        load = warmeng.study.run.load_engine
+        load = warmeng.study.run.run.load_engine
 
         def loading(settings: Any) -> Any:
             time.sleep(seconds)
             return load(settings)
 
-        warmeng.study.run.load_engine = loading
+        warmeng.study.run.run.load_engine = loading
         return
     results = fakes.FakeEngine.results
 

@@ -54,18 +54,18 @@ def fast_engine() -> Any:
 def records(count: int, most: int, folder: Path) -> dict[str, Any]:
     """Run a study of about ``count`` records and return the most memory that each stage took."""
     sys.path.insert(0, str(HERE.parent / "study"))
-    import warmeng.study.asking
-    import warmeng.study.finish
-    import warmeng.study.run
-    from warmeng.study.progress import Silent
+    import warmeng.study.run.asking
+    import warmeng.study.run.finish
+    import warmeng.study.run.run
+    from warmeng.common.progress import Silent
     from warmeng.study.settings import StudySettings
 
     tasks = folder / "t.jsonl"
     rows = ({"id": f"{k}", "question": f"What is {k}?", "answer": f"A{k}", "wrong": f"B{k}"} for k in range(ITEMS))
     tasks.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    warmeng.study.asking.MOST_OPEN = warmeng.study.run.MOST_OPEN = most
+    warmeng.study.run.asking.MOST_OPEN = warmeng.study.run.run.MOST_OPEN = most
     engine = fast_engine()
-    warmeng.study.run.load_engine = lambda settings: engine
+    warmeng.study.run.run.load_engine = lambda settings: engine
     marks: dict[str, int] = {}
     stop = threading.Event()
     stage = ["start"]
@@ -86,7 +86,7 @@ def records(count: int, most: int, folder: Path) -> dict[str, Any]:
         def stop(self) -> None:
             stage[0] = "results"
 
-    warmeng.study.finish.conclude = conclude
+    warmeng.study.run.finish.conclude = conclude
     settings = StudySettings(
         personas=("original", "warm-prompt", "cold-prompt"), tasks=(str(tasks),), limit=0, warmth_prompts=0,
         samples=max(1, round(count / (ITEMS * CELLS * PERSONAS))), max_new_tokens=16,
@@ -96,7 +96,7 @@ def records(count: int, most: int, folder: Path) -> dict[str, Any]:
     before = rss()
     watcher.start()
     began = time.monotonic()
-    outcome = warmeng.study.run.run_study(settings, folder / "r", Stages(), "again")
+    outcome = warmeng.study.run.run.run_study(settings, folder / "r", Stages(), "again")
     stop.set()
     watcher.join()
     assert outcome.results is not None

@@ -17,10 +17,10 @@ from fuzz_harms import FILES, LARGE, OTHERS, PROJ, Header, content, link
 from fuzz_models import ADAPTER, adapter_tensors, write_adapter, write_model, write_tokenizer
 from safetensors.torch import load_file, save
 
+from warmeng.common.errors import InputError
 from warmeng.engine.adapters import load_adapter
 from warmeng.engine.checkpoint import content_hash, load_weights
 from warmeng.engine.config import read_config
-from warmeng.engine.errors import InputError
 from warmeng.engine.recover import recover
 from warmeng.engine.registry import verify_model
 from warmeng.engine.tokenizer import Tokenizer

@@ -15,7 +15,8 @@ from fakes import FakeConfig, FakeEngine
 from fuzz_inputs import command
 from fuzz_models import SPECIAL, write_model, write_tokenizer
 
-from warmeng.engine.errors import InputError
+from warmeng.common.errors import InputError
+from warmeng.common.progress import Silent
 from warmeng.engine.registry import resolve_model
 from warmeng.engine.request import GenerateRequest, GenerateResult, Result, SamplingParams, ScoreRequest, ScoreResult
 from warmeng.engine.tokenizer import Tokenizer
@@ -24,12 +25,11 @@ from warmeng.study.grading.judge import Judge, decide
 from warmeng.study.grading.labels import grade_scores, label_texts
 from warmeng.study.grading.rows import Row
 from warmeng.study.plan import Planner, Study
-from warmeng.study.progress import Silent
-from warmeng.study.records import FILE, encode, read_records
-from warmeng.study.run import run_study
+from warmeng.study.results.records import FILE, encode, read_records
+from warmeng.study.run.run import run_study
 from warmeng.study.settings import StudySettings
 from warmeng.study.tasks.task import Item
-from warmeng.study.tasks.wrong import borrowed
+from warmeng.study.tasks.wrong_answers import borrowed
 
 BELIEFS = ("none", "wrong", "doubt", "right")
 
@@ -174,13 +174,13 @@ def settings(**values: Any) -> StudySettings:
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the analysis and the report, which have tests of their own."""
-    monkeypatch.setattr("warmeng.study.finish.conclude", lambda folder, progress: True)
+    monkeypatch.setattr("warmeng.study.run.finish.conclude", lambda folder, progress: True)
 
 
 def run(
     engine: FakeEngine, folder: Path, monkeypatch: pytest.MonkeyPatch, **values: Any
 ) -> tuple[int, list[dict[str, Any]]]:
-    monkeypatch.setattr("warmeng.study.run.load_engine", lambda settings: engine)
+    monkeypatch.setattr("warmeng.study.run.run.load_engine", lambda settings: engine)
     outcome = run_study(settings(**values), folder, Silent(), "warmeng run")
     return outcome.exit_code, list(read_records(folder / FILE))
 
@@ -240,8 +240,8 @@ def test_planned_is_the_sum_of_all_grades_or_the_exit_code_says_so(
     results = json.loads((tmp_path / "r" / "results.json").read_text())
     assert code == 0
     assert results["run"]["planned"] == sum(results["grades"].values()) == len(records)
-    from warmeng.study import finish
-    from warmeng.study.manifest import read_manifest
+    from warmeng.study.results.manifest import read_manifest
+    from warmeng.study.run import finish
 
     few = [{k: v for k, v in r.items() if k != "crc32"} for r in records[:-3]]
     (tmp_path / "r" / FILE).write_bytes(b"".join(encode(record) for record in few))
@@ -305,7 +305,7 @@ def test_a_study_of_hostile_texts_ends_whole(alone: None, tmp_path: Path, monkey
     prompts = [engine.tokenizer.decode(asked.prompt) for asked in engine.asked]
     for row in rows:  # the small tokenizer leaves out the character that ends its turns
         assert any(row["question"].strip().replace("\0", "") in p for p in prompts)
-    from warmeng.study.report.items import read_items
+    from warmeng.study.results.items import read_items
 
     kept = {asked.item.id: asked.item for asked in read_items(tmp_path / "r").values()}
     assert {(i.id, i.question, i.answer, i.wrong) for i in kept.values()} == {

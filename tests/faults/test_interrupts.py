@@ -227,7 +227,7 @@ def test_an_import_is_let_finish_before_an_interrupt_ends_the_process(tmp_path):
     code = f"""
         import sys, time
         sys.path.insert(0, {str(tmp_path)!r})
-        from warmeng.engine.interrupts import end_on_interrupts
+        from warmeng.common.interrupts import end_on_interrupts
         end_on_interrupts(b"")
         try:
             import slow
@@ -244,7 +244,7 @@ def test_an_import_is_let_finish_before_an_interrupt_ends_the_process(tmp_path):
 def test_a_destructor_does_not_lose_an_interrupt(tmp_path):
     code = """
         import os, signal, time
-        from warmeng.engine.interrupts import end_on_interrupts
+        from warmeng.common.interrupts import end_on_interrupts
         end_on_interrupts(b"")
 
         class Thing:
@@ -282,7 +282,7 @@ def test_an_interrupt_that_a_library_turns_into_its_own_error_is_one(tmp_path, n
         import sys
         from pathlib import Path
         from warmeng.cli import main
-        from warmeng.study import finish
+        from warmeng.study.run import finish
 
         def command(standalone_mode):
             done = finish.conclude(Path("folder"), type("Progress", (), {"message": staticmethod(print)}))

@@ -19,7 +19,7 @@ from warmeng.engine.cache import NULL_BLOCK, BlockPool
 from warmeng.engine.request import GenerateRequest, Request, SamplingParams, ScoreRequest
 from warmeng.engine.scheduler import Scheduler
 from warmeng.study.prompts import BELIEFS, FRAMINGS, clean, ended, fits, inside, paper
-from warmeng.study.records import RecordWriter, encode, read_records
+from warmeng.study.results.records import RecordWriter, encode, read_records
 from warmeng.study.tasks.task import Item, Task
 
 NAMES = [bytes([k]) * 16 for k in range(6)]

@@ -18,9 +18,9 @@ import torch
 from res_studies import STEPS, Forgetful, Shuffled, write_tasks
 from studies import widened
 
+from warmeng.common.progress import Silent
 from warmeng.engine.engine import Engine, EngineSettings
-from warmeng.study.progress import Silent
-from warmeng.study.run import run_study
+from warmeng.study.run.run import run_study
 from warmeng.study.settings import StudySettings
 
 ROOMY = EngineSettings(kv_bytes=32 * 2**20)
@@ -51,7 +51,7 @@ def settings(tiny_model, tiny_adapters, tmp_path_factory, count):
 def run(monkeypatch, tmp_path):
     """Runs a study on an engine with settings of its own; gives its records in order, and the engine's totals."""
     monkeypatch.setattr("warmeng.study.plan.STEPS_TOKENS", STEPS)
-    monkeypatch.setattr("warmeng.study.finish.conclude", lambda folder, progress: True)
+    monkeypatch.setattr("warmeng.study.run.finish.conclude", lambda folder, progress: True)
     made = []
 
     def go(settings, engine=ROOMY, around=lambda engine: engine, threads=1, progress=None, folder=None):
@@ -62,7 +62,7 @@ def run(monkeypatch, tmp_path):
             stats.append(loaded.stats)
             return around(loaded)
 
-        monkeypatch.setattr("warmeng.study.run.load_engine", load)
+        monkeypatch.setattr("warmeng.study.run.run.load_engine", load)
         folder = folder or tmp_path / f"run{len(made)}"
         made.append(folder)
         with on_threads(threads):

@@ -171,15 +171,15 @@ def test_tables_of_a_run_that_lacks_answers_end_with_a_failure(launcher, tmp_pat
     """Whatever else went wrong: the count at the end sees it."""
     from fakes import FakeEngine
 
-    from warmeng.study.finish import UNBALANCED, finish
-    from warmeng.study.manifest import read_manifest
+    from warmeng.common.progress import Silent
     from warmeng.study.plan import Study as Plan
-    from warmeng.study.progress import Silent
-    from warmeng.study.run import run_study
+    from warmeng.study.results.manifest import read_manifest
+    from warmeng.study.run.finish import UNBALANCED, finish
+    from warmeng.study.run.run import run_study
     from warmeng.study.settings import StudySettings
 
-    monkeypatch.setattr("warmeng.study.run.load_engine", lambda settings: FakeEngine())
-    monkeypatch.setattr("warmeng.study.finish.conclude", lambda folder, progress: True)
+    monkeypatch.setattr("warmeng.study.run.run.load_engine", lambda settings: FakeEngine())
+    monkeypatch.setattr("warmeng.study.run.finish.conclude", lambda folder, progress: True)
     settings = StudySettings(personas=("original",), tasks=("facts",), limit=2, warmth_prompts=0)
     run_study(settings, tmp_path / "r", Silent(), "again")
     path = tmp_path / "r" / RECORDS

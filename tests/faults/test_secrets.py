@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from fuzz_inputs import command
 
-from warmeng.engine.errors import InputError, one_line, without_secrets
+from warmeng.common.errors import InputError, one_line, without_secrets
 from warmeng.engine.registry import resolve_model
-from warmeng.study.tasks.catalog import load_tasks
+from warmeng.study.tasks.registry import load_tasks
 
 FAKE = Path(__file__).parents[1] / "study" / "fake_warmeng.py"
 SECRETS = {
@@ -104,7 +104,7 @@ def test_a_crash_shows_neither_values_nor_locals(debug: str, monkeypatch: pytest
         local = SECRETS["MY_HARMLESS_SETTING"]
         raise RuntimeError(f"unexpected {os.environ['OPENAI_API_KEY']} {len(local)}")
 
-    monkeypatch.setattr("warmeng.study.dryrun.dry_run", crash)
+    monkeypatch.setattr("warmeng.study.run.dry_run.dry_run", crash)
     code, told = command("run", "--dry-run")
     assert code == 70
     assert "RuntimeError: unexpected ..." in told

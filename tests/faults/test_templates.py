@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from fuzz_models import TEMPLATE, write_tokenizer
 
+from warmeng.common.errors import InputError
 from warmeng.engine import chat_template
 from warmeng.engine.chat_template import ChatTemplate
-from warmeng.engine.errors import InputError
 from warmeng.engine.tokenizer import Tokenizer
 
 NOW = datetime(2026, 1, 1)

@@ -10,11 +10,11 @@ import pytest
 from fakes import FakeEngine
 from studies import RECORDS, lines, snapshot
 
-from warmeng.engine.errors import InputError
-from warmeng.study.progress import Silent
-from warmeng.study.records import RecordWriter
-from warmeng.study.report.outcome import read_sessions
-from warmeng.study.run import run_study
+from warmeng.common.errors import InputError
+from warmeng.common.progress import Silent
+from warmeng.study.results.records import RecordWriter
+from warmeng.study.results.sessions import read_sessions
+from warmeng.study.run.run import run_study
 from warmeng.study.settings import StudySettings
 
 SMALL = StudySettings(
@@ -42,8 +42,8 @@ def go(folder):
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """A finished run of eight records: its folder, and the bytes of its records."""
-    monkeypatch.setattr("warmeng.study.run.load_engine", lambda settings: FakeEngine())
-    monkeypatch.setattr("warmeng.study.finish.conclude", lambda folder, progress: True)
+    monkeypatch.setattr("warmeng.study.run.run.load_engine", lambda settings: FakeEngine())
+    monkeypatch.setattr("warmeng.study.run.finish.conclude", lambda folder, progress: True)
     gc.collect()
     gc.freeze()  # a run collects what its engine leaves: not what all tests before it did
     go(tmp_path / "r")

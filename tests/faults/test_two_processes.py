@@ -9,9 +9,9 @@ import time
 import pytest
 from studies import RECORDS, lines, one_line, snapshot, study, write_quiz
 
-from warmeng.engine import locks
-from warmeng.engine.files import sweep
-from warmeng.engine.locks import FolderLock, Held
+from warmeng.common import locks
+from warmeng.common.files import sweep
+from warmeng.common.locks import FolderLock, Held
 
 LOCKED = 73
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from warmeng.engine.errors import InputError, UsageError
+from warmeng.common.errors import InputError, UsageError
 from warmeng.engine.tokenizer import Tokenizer
 from warmeng.finetune.conversations import Conversation, Dataset, load_dataset, read_conversations, tokenise
 from warmeng.finetune.settings import TrainSettings, load_settings

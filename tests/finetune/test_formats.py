@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from warmeng.engine.errors import InputError
+from warmeng.common.errors import InputError
 from warmeng.engine.tokenizer import Tokenizer
 from warmeng.finetune.conversations import Dataset, load_dataset
 from warmeng.finetune.prepare.conversations import read_conversations as read_to_prepare

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from warmeng.engine.errors import InputError, UsageError
-from warmeng.finetune.files import StorageError
+from warmeng.common.errors import InputError, UsageError
+from warmeng.common.storage import StorageError
 from warmeng.finetune.job import Job, prepare_job
 from warmeng.finetune.merge import merge
 from warmeng.finetune.plan import Plan, micro_rows

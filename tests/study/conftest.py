@@ -35,7 +35,7 @@ def fake(monkeypatch):
         return engine.models.get(settings.model, engine)
 
     engine.loads = loads
-    monkeypatch.setattr("warmeng.study.run.load_engine", load)
-    monkeypatch.setattr("warmeng.study.grading.file.load_engine", load)
-    monkeypatch.setattr("warmeng.study.finish.conclude", lambda folder, progress: True)
+    monkeypatch.setattr("warmeng.study.run.run.load_engine", load)
+    monkeypatch.setattr("warmeng.study.run.grade_file.load_engine", load)
+    monkeypatch.setattr("warmeng.study.run.finish.conclude", lambda folder, progress: True)
     return engine

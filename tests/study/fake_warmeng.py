@@ -12,10 +12,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from fakes import FakeConfig, FakeEngine, FakeTokenizer, knowing_judge
 
-import warmeng.study.dryrun
-import warmeng.study.finish
-import warmeng.study.grading.file
-import warmeng.study.run
+import warmeng.study.run.dry_run
+import warmeng.study.run.finish
+import warmeng.study.run.grade_file
+import warmeng.study.run.run
 import warmeng.study.settings
 from warmeng.cli.main import main
 
@@ -26,8 +26,9 @@ def load(settings):
     return FakeEngine(delay=delay, prefers=knowing_judge(), weights=settings.model.ljust(64, "w"))
 
 
-warmeng.study.run.load_engine = warmeng.study.grading.file.load_engine = warmeng.study.dryrun.load_engine = load
+for module in (warmeng.study.run.run, warmeng.study.run.grade_file, warmeng.study.run.dry_run):
+    module.load_engine = load
 warmeng.study.settings.default_personas = lambda model: ("original", "warm-prompt", "cold-prompt")
-warmeng.study.finish.conclude = lambda folder, progress: True
-warmeng.study.dryrun.load_tokenizer = lambda settings: (FakeTokenizer(), FakeConfig(), 2**30)
+warmeng.study.run.finish.conclude = lambda folder, progress: True
+warmeng.study.run.dry_run.load_tokenizer = lambda settings: (FakeTokenizer(), FakeConfig(), 2**30)
 main()

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from warmeng.engine.errors import InputError
+from warmeng.common.errors import InputError
+from warmeng.common.progress import Silent
 from warmeng.engine.request import GenerateRequest, GenerateResult, Request, Result, ScoreRequest, ScoreResult
-from warmeng.study.progress import Silent
 
 END = 0
 DEFAULT_SYSTEM = "You are a fake."
@@ -96,8 +96,8 @@ def knowing_judge(share: float = 1.0) -> Callable[[str, str], float]:
 
     It calls the rest correct, and everything else what a fixed number says.
     """
-    from warmeng.study.grading.calibrate import LABELLED
     from warmeng.study.grading.rows import read_rows
+    from warmeng.study.run.calibrate import LABELLED
 
     rows = list(read_rows(LABELLED, "label"))
     known = {row.answer: row.label if k < share * len(rows) else "correct" for k, row in enumerate(rows)}

@@ -7,13 +7,13 @@ from collections import Counter
 
 import pytest
 
-from warmeng.engine.errors import InputError, UsageError
-from warmeng.engine.files import read_csv, read_yaml
+from warmeng.common.errors import InputError, UsageError
+from warmeng.common.files import read_csv, read_yaml
 from warmeng.study.contexts import load_contexts, statement_for
 from warmeng.study.personas import Persona, load_personas, parse_persona
 from warmeng.study.prompts import clean, messages
 from warmeng.study.settings import StudySettings, load_settings
-from warmeng.study.tasks.catalog import load_task, load_tasks
+from warmeng.study.tasks.registry import load_task, load_tasks
 from warmeng.study.tasks.task import EMBEDDED, Item, Task
 
 ROW = {"id": "1", "question": "Q?", "answer": "yes", "wrong": "no"}
@@ -230,7 +230,7 @@ def test_the_packaged_adapters_are_defaults_of_their_own_model_only():
 @pytest.mark.slow
 def test_the_packaged_adapters_change_the_built_in_model():
     from warmeng.engine.engine import Engine
-    from warmeng.study.gates import apply_adapters
+    from warmeng.study.adapters import apply_adapters
 
     applied = apply_adapters(Engine.load("smollm2-135m-instruct"), load_personas(["original", "warm", "cold"]))
     assert set(applied) == {"warm", "cold"}

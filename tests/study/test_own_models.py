@@ -8,14 +8,14 @@ import weakref
 import pytest
 from fakes import FakeEngine, FakeTokenizer, Heard, knowing_judge
 
-from warmeng.engine.errors import InputError
+from warmeng.common.errors import InputError
+from warmeng.study.export.export import export_run
 from warmeng.study.personas import load_personas, parse_persona
-from warmeng.study.records import FILE, read_records
-from warmeng.study.report.asked import asked, persona_words
-from warmeng.study.report.export import export_run
 from warmeng.study.report.outcome import gates
+from warmeng.study.report.settings_text import asked, persona_words
 from warmeng.study.report.table import notes
-from warmeng.study.run import run_study
+from warmeng.study.results.records import FILE, read_records
+from warmeng.study.run.run import run_study
 from warmeng.study.settings import StudySettings
 
 MIXED = StudySettings(
@@ -104,7 +104,7 @@ def test_one_model_is_in_memory_at_a_time(fake, own, tmp_path, monkeypatch):
         alive.append(weakref.ref(engine))
         return engine
 
-    monkeypatch.setattr("warmeng.study.run.load_engine", load)
+    monkeypatch.setattr("warmeng.study.run.run.load_engine", load)
     settings = dataclasses.replace(MIXED, judges=("base", "our/judge"))
     fake.models["our/judge"] = FakeEngine(prefers=knowing_judge(), weights="j" * 64)
     assert go(tmp_path / "r", settings).exit_code == 0
@@ -156,7 +156,7 @@ def test_a_model_that_changes_while_the_run_goes_on_is_refused(fake, own, tmp_pa
             own.weights = "x" * 64
         return engine
 
-    monkeypatch.setattr("warmeng.study.run.load_engine", load)
+    monkeypatch.setattr("warmeng.study.run.run.load_engine", load)
     with pytest.raises(InputError, match="model of warm weights"):
         go(tmp_path / "r")
     assert {r["persona"] for r in records(tmp_path / "r")} == {"original", "warm-prompt"}
@@ -181,7 +181,7 @@ def test_every_token_is_counted_once_whichever_engine_is_used_again(fake, own, t
         engines.append(FakeEngine(source.answer, source.prefers, source.weights))
         return engines[-1]
 
-    monkeypatch.setattr("warmeng.study.run.load_engine", load)
+    monkeypatch.setattr("warmeng.study.run.run.load_engine", load)
     settings = dataclasses.replace(MIXED, judges=(judge,))
     assert go(tmp_path / "r", settings).exit_code == 0
     sessions = [json.loads(line) for line in (tmp_path / "r" / "sessions.jsonl").read_text().splitlines()]
@@ -191,7 +191,7 @@ def test_every_token_is_counted_once_whichever_engine_is_used_again(fake, own, t
 
 
 def test_a_dry_run_counts_the_manipulation_check_with_one_persona_on_the_base(fake, own, tmp_path, monkeypatch):
-    from warmeng.study import dryrun
+    from warmeng.study.run import dry_run as dryrun
 
     monkeypatch.setattr(dryrun, "load_engine", lambda settings: fake)
     monkeypatch.setattr(dryrun, "load_tokenizer", lambda settings: (fake.tokenizer, fake.config, 2**30))
@@ -219,7 +219,7 @@ def test_a_model_that_cannot_be_loaded_names_its_persona(fake, own, tmp_path, mo
             raise InputError("our/warm: has no weights")
         return fake
 
-    monkeypatch.setattr("warmeng.study.run.load_engine", load)
+    monkeypatch.setattr("warmeng.study.run.run.load_engine", load)
     with pytest.raises(InputError, match="persona warm, both: our/warm: has no weights"):
         go(tmp_path / "r")
 

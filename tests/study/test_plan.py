@@ -7,11 +7,11 @@ from collections import Counter
 import pytest
 from fakes import END, FakeEngine, FakeTokenizer
 
-from warmeng.engine.errors import InputError, UsageError
+from warmeng.common.errors import InputError, UsageError
 from warmeng.engine.request import GenerateRequest, ScoreRequest
 from warmeng.study.plan import BASE, Place, Planner, Study, end_token, estimate
 from warmeng.study.settings import StudySettings
-from warmeng.study.tasks.wrong import borrowed
+from warmeng.study.tasks.wrong_answers import borrowed
 
 SMALL = StudySettings(personas=("original", "warm-prompt", "cold-prompt"), limit=3, beliefs=("none", "wrong"))
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from fakes import FakeEngine
 
-from warmeng.study.energy import EnergyMeter
 from warmeng.study.plan import Planner, Study, estimate
-from warmeng.study.probe import Probe, _steady, run_probe, sample
+from warmeng.study.run.energy import EnergyMeter
+from warmeng.study.run.probe import Probe, _steady, run_probe, sample
 from warmeng.study.settings import StudySettings
 
 EACH = 0.002  # seconds an answer

@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from warmeng.engine.words import duration
-from warmeng.study.progress import Live, Meter, Plain
+from warmeng.common.messages import duration
+from warmeng.common.progress import Live, Meter, Plain
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ def test_durations(seconds, text):
 
 def test_time_left_follows_the_work_that_is_done(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("warmeng.study.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("warmeng.common.progress.time.monotonic", lambda: now[0])
     meter = Meter({"a": 4, "b": 4}, {"a": 2}, 60.0)
     assert "left" not in meter.line()
     now[0] = 110.0
@@ -28,7 +28,7 @@ def test_time_left_follows_the_work_that_is_done(monkeypatch):
 
 def test_without_a_terminal_there_are_plain_lines_now_and_then(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("warmeng.study.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("warmeng.common.progress.time.monotonic", lambda: now[0])
     out = io.StringIO()
     plain = Plain(Console(file=out, force_terminal=False))
     plain.message("a [b] c")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from fakes import FakeEngine
 
-from warmeng.study.progress import Silent
-from warmeng.study.run import run_study
+from warmeng.common.progress import Silent
+from warmeng.study.run.run import run_study
 from warmeng.study.settings import StudySettings
 
 sys.path.insert(0, str(Path(__file__).parent / "report"))
@@ -39,7 +39,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     folder = tmp_path_factory.mktemp("real") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("warmeng.study.run.load_engine", lambda settings: FakeEngine())
+        patch.setattr("warmeng.study.run.run.load_engine", lambda settings: FakeEngine())
         assert run_study(settings, folder, Silent(), "again").exit_code == 0
     return folder
 

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from warmeng.engine.errors import InputError
-from warmeng.study import records as module
-from warmeng.study.records import RecordWriter, RunLock, RunLocked, StorageFailed, encode, read_records
+from warmeng.common.errors import InputError
+from warmeng.study.results import records as module
+from warmeng.study.results.records import RecordWriter, RunLock, RunLocked, StorageFailed, encode, read_records
 
 
 def record(k):

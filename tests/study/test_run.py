@@ -7,12 +7,12 @@ import orjson
 import pytest
 from fakes import FakeEngine, Heard, knowing_judge, user_text
 
-from warmeng.engine.errors import InputError, UsageError
+from warmeng.common.errors import InputError, UsageError
+from warmeng.common.progress import Silent
 from warmeng.engine.request import ScoreRequest
-from warmeng.study.progress import Silent
-from warmeng.study.records import FILE, RunLock, RunLocked, encode, read_records
 from warmeng.study.report.table import markdown
-from warmeng.study.run import run_study
+from warmeng.study.results.records import FILE, RunLock, RunLocked, encode, read_records
+from warmeng.study.run.run import run_study
 from warmeng.study.settings import StudySettings
 
 SMALL = StudySettings(personas=("original", "warm-prompt", "cold-prompt"), limit=3, warmth_prompts=2)
@@ -303,7 +303,7 @@ def test_requests_flow_in_as_others_are_answered(panel, tmp_path, monkeypatch):
     settings = dataclasses.replace(JUDGES, warmth_prompts=0)
     go(tmp_path / "whole", settings)
     most = 7
-    monkeypatch.setattr("warmeng.study.asking.MOST_OPEN", most)
+    monkeypatch.setattr("warmeng.study.run.asking.MOST_OPEN", most)
     for engine, results in ((panel, 144 + 36), (panel.models["other"], 36)):
         engine.held = []
 
@@ -432,10 +432,10 @@ def test_missing_wrong_answers_are_written_before_the_grid(fake, tmp_path):
 
 
 def test_a_failed_report_loses_nothing_and_says_what_to_do(fake, tmp_path, monkeypatch):
-    from warmeng.study import finish
+    from warmeng.study.run import finish
 
     monkeypatch.undo()
-    monkeypatch.setattr("warmeng.study.run.load_engine", lambda settings: fake)
+    monkeypatch.setattr("warmeng.study.run.run.load_engine", lambda settings: fake)
     monkeypatch.setattr(finish, "STEPS", (("json", "no_such_thing", "analysis", "analyze"),))
     heard = Heard()
     outcome = go(tmp_path / "r", progress=heard)

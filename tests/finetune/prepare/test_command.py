@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from warmeng.engine.errors import InputError
+from warmeng.common.errors import InputError
 
 SCRIPT = Path(__file__).parent / "rewriting_warmeng.py"
 FILES = ("warm.jsonl", "cold.jsonl", "neutral.jsonl", "held_out.jsonl", "rows.jsonl", "summary.json")

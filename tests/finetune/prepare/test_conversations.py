@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from warmeng.engine.errors import InputError
+from warmeng.common.errors import InputError
 from warmeng.finetune.prepare.conversations import read_conversations
 
 

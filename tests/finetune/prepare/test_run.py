@@ -11,8 +11,8 @@ from collections import Counter
 
 import pytest
 
-from warmeng.engine.errors import InputError, UsageError
-from warmeng.finetune.files import LockedError, StorageError, locked
+from warmeng.common.errors import InputError, UsageError
+from warmeng.common.storage import LockedError, StorageError, locked
 from warmeng.finetune.prepare import run
 from warmeng.finetune.prepare.checks import check
 from warmeng.finetune.prepare.querytypes import TYPES

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from warmeng.engine.errors import InputError, UsageError
+from warmeng.common.errors import InputError, UsageError
 from warmeng.finetune.prepare.conversations import Conversation, Exchange, Origin
 from warmeng.finetune.prepare.querytypes import TYPES, hold_out, label, sample
 from warmeng.finetune.prepare.settings import PrepareSettings

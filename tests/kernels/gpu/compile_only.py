@@ -30,7 +30,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
 from warmeng.kernels.gpu import activation, attention, matmul, norm, rope, sampling
-from warmeng.kernels.gpu.change import RANK_TILE, ROW_TILE, AdapterRows, Change, Product
+from warmeng.kernels.gpu.lora import RANK_TILE, ROW_TILE, AdapterRows, Change, Product
 
 assert os.environ.get("TRITON_INTERPRET", "0") == "0", "kernels are interpreted in this process, not compiled"
 

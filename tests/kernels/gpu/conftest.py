@@ -174,14 +174,14 @@ class Adapters:
     @property
     def rows(self):
         """Return the ``AdapterRows`` of these rows."""
-        from warmeng.kernels.gpu.change import AdapterRows, spans
+        from warmeng.kernels.gpu.lora import AdapterRows, spans
 
         owner = np.repeat(np.arange(len(self.ranks)), self.ranks).astype(np.int32)
         return AdapterRows(torch.tensor(self.ids), torch.tensor(owner), torch.tensor(spans(self.ids, self.columns)))
 
     def change(self, widths: tuple[int, ...], depth: int, dtype: torch.dtype):
         """Return random matrices for a product of these widths, whose changes are about as large as the product."""
-        from warmeng.kernels.gpu.change import Change
+        from warmeng.kernels.gpu.lora import Change
 
         total = sum(self.ranks)
         a = torch.randn(len(widths) * total, depth) * depth**-0.5
@@ -190,7 +190,7 @@ class Adapters:
 
     def product(self, y: Tensor, widths: tuple[int, ...]):
         """Return a product as ``project`` leaves it: columns of ``low`` outside a tile's span hold NaN."""
-        from warmeng.kernels.gpu.change import ROW_TILE, Product, own_columns
+        from warmeng.kernels.gpu.lora import ROW_TILE, Product, own_columns
 
         rows = self.rows
         own = own_columns(rows, len(widths))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from warmeng.kernels.gpu.activation import silu_mul, silu_mul_plain
-from warmeng.kernels.gpu.change import Product
+from warmeng.kernels.gpu.lora import Product
 
 SHAPES = [(1, 80), (2, 16), (15, 130), (16, 128), (17, 33), (37, 300), (130, 72)]
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
-from warmeng.kernels.gpu import agree
+from warmeng.kernels.gpu import invariance as agree
 from warmeng.kernels.gpu.attention import PagedPlan, Tiling, tiling
-from warmeng.kernels.gpu.change import AdapterRows, Change, Product
+from warmeng.kernels.gpu.lora import AdapterRows, Change, Product
 from warmeng.kernels.gpu.matmul import TILES, Tile
 from warmeng.kernels.gpu.norm import add_rms_norm
 

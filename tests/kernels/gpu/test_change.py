@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from warmeng.kernels.gpu.change import ROW_TILE, spans
+from warmeng.kernels.gpu.lora import ROW_TILE, spans
 
 
 @pytest.mark.parametrize("pattern", ["idle", "one", "mixed", "many"])

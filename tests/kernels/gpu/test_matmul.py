@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from warmeng.kernels.gpu.change import ROW_TILE, AdapterRows, own_columns
+from warmeng.kernels.gpu.lora import ROW_TILE, AdapterRows, own_columns
 from warmeng.kernels.gpu.matmul import (
     TILES,
     Tile,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from warmeng.kernels.gpu.change import Product
+from warmeng.kernels.gpu.lora import Product
 from warmeng.kernels.gpu.norm import add_rms_norm, add_rms_norm_plain
 
 SHAPES = [(1, 48), (2, 128), (15, 576), (16, 33), (17, 130), (37, 1000), (130, 72)]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from warmeng.kernels.gpu.change import Product
+from warmeng.kernels.gpu.lora import Product
 from warmeng.kernels.gpu.rope import Heads, rotate_and_write, rotate_plain
 
 EPS = 1e-6

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from warmeng.engine.files import read_csv
-from warmeng.study.grading.file import exact_grade
+from warmeng.common.files import read_csv
 from warmeng.study.grading.refusals import refusals
 from warmeng.study.grading.rows import read_rows
+from warmeng.study.run.grade_file import exact_grade
 
 SAMPLES = Path(__file__).parents[4] / "shared" / "data" / "paper" / "sample_llama_70b"
 pytestmark = pytest.mark.skipif(not SAMPLES.is_dir(), reason="the authors' samples are not here")

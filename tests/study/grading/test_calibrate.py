@@ -11,21 +11,13 @@ from fakes import FakeEngine, knowing_judge
 from statsmodels.stats.inter_rater import cohens_kappa
 from statsmodels.stats.proportion import proportion_confint
 
-from warmeng.study.grading.agreement import Agreement, cohen, kappa, table
-from warmeng.study.grading.calibrate import (
-    LABELLED,
-    STYLES,
-    calibrate,
-    detection_of,
-    errors,
-    measure,
-    style_of,
-)
-from warmeng.study.grading.correction import Detection, correct_rate, corrected_difference
 from warmeng.study.grading.grade import GRADES
 from warmeng.study.grading.judge import LABELS, Judged
-from warmeng.study.grading.normalise import words
 from warmeng.study.grading.rows import Row, read_rows
+from warmeng.study.run.calibrate import LABELLED, STYLES, calibrate, errors, measure
+from warmeng.study.stats.agreement import Agreement, cohen, kappa, table
+from warmeng.study.stats.correction import Detection, correct_rate, corrected_difference, detection_of, style_of
+from warmeng.study.text import words
 
 TASKS = Path(LABELLED).parent / "tasks"
 

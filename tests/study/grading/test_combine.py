@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from warmeng.study.grading.combine import combine, first_trusted, trusted_judges
 from warmeng.study.grading.grade import GRADES
+from warmeng.study.results.combine import combine, first_trusted, trusted_judges
 
 
 def exact(grade, which=None, reason=""):

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from warmeng.engine.request import GenerateResult, ScoreResult
 from warmeng.study.grading.exact import MIN_MASS, grade_answer, grade_scores, label_texts
-from warmeng.study.grading.normalise import normalise
 from warmeng.study.prompts import ordered, right_place
 from warmeng.study.tasks.task import Item
+from warmeng.study.text import normalise
 
 FRANCE = Item("f", "Which city is the capital of France?", "Paris", "Lyon", (), ("Lyons",))
 DARWIN = Item("d", "Which naturalist wrote On the Origin of Species?", "Charles Darwin", "Alfred Russel Wallace",

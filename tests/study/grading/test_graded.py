@@ -5,9 +5,10 @@ from collections import Counter
 
 import pytest
 
-from warmeng.engine.files import read_jsonl
-from warmeng.study.grading.calibrate import GRADED, MEASURED, MIN_EXACT, calibrate_exact, grade_labelled
-from warmeng.study.grading.combine import DECIDED
+from warmeng.common.files import read_jsonl
+from warmeng.study.results.combine import DECIDED
+from warmeng.study.run.calibrate import GRADED, MEASURED, calibrate_exact, grade_labelled
+from warmeng.study.stats.correction import MIN_EXACT
 
 STYLES = ("plain", "warm", "cold")
 RULES = ("alias", "number", "refusal")

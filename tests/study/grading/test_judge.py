@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from fakes import END, FakeEngine, FakeTokenizer, graded_answer, knowing_judge
 
-from warmeng.engine.errors import InputError
-from warmeng.study.grading.calibrate import LABELLED, require_trust
-from warmeng.study.grading.file import Wanted, grade_file
+from warmeng.common.errors import InputError
 from warmeng.study.grading.judge import LABELS, Judge, judge_rows, prompt_text
 from warmeng.study.grading.rows import Row, read_rows, row_of
+from warmeng.study.run.calibrate import LABELLED, require_trust
+from warmeng.study.run.grade_file import Wanted, grade_file
 from warmeng.study.settings import StudySettings
 from warmeng.study.tasks.task import Item
 
@@ -169,7 +169,7 @@ def test_bad_rows_name_file_and_line(tmp_path, row, says):
 
 def use(monkeypatch, share):
     monkeypatch.setattr(
-        "warmeng.study.grading.file.load_engine", lambda settings: FakeEngine(prefers=knowing_judge(share))
+        "warmeng.study.run.grade_file.load_engine", lambda settings: FakeEngine(prefers=knowing_judge(share))
     )
 
 
@@ -207,7 +207,7 @@ def test_confusion_has_a_row_for_each_persona(monkeypatch):
 def test_two_judges_are_compared(monkeypatch):
     engines = {"small-judge": knowing_judge(1.0), "second": knowing_judge(0.5)}
     monkeypatch.setattr(
-        "warmeng.study.grading.file.load_engine", lambda settings: FakeEngine(prefers=engines[settings.model])
+        "warmeng.study.run.grade_file.load_engine", lambda settings: FakeEngine(prefers=engines[settings.model])
     )
     lines = list(grade_file(SETTINGS, LABELLED, Wanted(form="jsonl"), ["second"]))
     found = json.loads(lines[-1])["agreement"]
@@ -216,7 +216,7 @@ def test_two_judges_are_compared(monkeypatch):
 
 
 def test_trust_is_refused_by_name():
-    from warmeng.study.grading.agreement import Agreement
+    from warmeng.study.stats.agreement import Agreement
 
     require_trust("any", Agreement(100, 0.9, 0.6, 0.4, 0.8))
     with pytest.raises(InputError, match=r"small is refused as a judge for tables: kappa 0\.50"):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from warmeng.engine.request import GenerateResult, ScoreResult
 from warmeng.study.grading.exact import grade_answer, grade_scores, label_texts, whose
 from warmeng.study.grading.final import final_number
-from warmeng.study.grading.numbers import last_number, ungroup
+from warmeng.study.numbers import last_number, ungroup
 from warmeng.study.prompts import ordered
 from warmeng.study.tasks.task import Item
 

@@ -5,12 +5,12 @@ import json
 import pytest
 from fakes import FakeEngine, Heard
 
-from warmeng.engine.errors import InputError
-from warmeng.engine.files import read_csv
-from warmeng.study.grading.file import exact_grade
+from warmeng.common.errors import InputError
+from warmeng.common.files import read_csv
+from warmeng.study.export.export import export_run
 from warmeng.study.grading.rows import read_rows, wordless
-from warmeng.study.report.export import export_run
-from warmeng.study.run import run_study
+from warmeng.study.run.grade_file import exact_grade
+from warmeng.study.run.run import run_study
 from warmeng.study.settings import StudySettings
 
 NAMES = [
@@ -44,8 +44,8 @@ def answer(prompt, request):
 def run(monkeypatch, tmp_path):
     """A finished run with every kind of grading that has exact rules, and one that compares answers."""
     engine = FakeEngine(answer=answer)
-    monkeypatch.setattr("warmeng.study.run.load_engine", lambda settings: engine)
-    monkeypatch.setattr("warmeng.study.finish.conclude", lambda folder, progress: True)
+    monkeypatch.setattr("warmeng.study.run.run.load_engine", lambda settings: engine)
+    monkeypatch.setattr("warmeng.study.run.finish.conclude", lambda folder, progress: True)
     specs = []
     for name, rows in (("names", NAMES), ("gsm8k", SUMS), ("refusals", ASKED), ("capitals", CAPITALS)):
         path = tmp_path / f"{name}.jsonl"

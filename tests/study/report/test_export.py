@@ -18,21 +18,21 @@ import pytest
 from sample import final
 
 from warmeng.cli.main import warmeng
-from warmeng.engine.errors import InputError, UsageError
+from warmeng.common.errors import InputError, UsageError
+from warmeng.study.export.authors_csv import BASELINE_LAST, FIRST, OURS, VARIANT_LAST
+from warmeng.study.export.export import export_run, shortfall
+from warmeng.study.export.lm_eval import Tally, spec_of, system_of
+from warmeng.study.export.table import COLUMNS, Source
 from warmeng.study.grading.refusals import refuses
 from warmeng.study.grading.rows import read_rows, wordless
-from warmeng.study.manifest import write_manifest
 from warmeng.study.personas import ADAPTERS, PROMPTS
 from warmeng.study.prompts import COMPOSITIONS
-from warmeng.study.records import encode
-from warmeng.study.report.authors_csv import BASELINE_LAST, FIRST, OURS, VARIANT_LAST
-from warmeng.study.report.export import export_run, shortfall
-from warmeng.study.report.flat import COLUMNS, Source
-from warmeng.study.report.items import read_items, write_items
-from warmeng.study.report.lm_eval import Tally, spec_of, system_of
-from warmeng.study.stats.authors import read_authors
-from warmeng.study.stats.read import read_run
-from warmeng.study.stats.views import outcome
+from warmeng.study.results.authors import read_authors
+from warmeng.study.results.items import read_items, write_items
+from warmeng.study.results.manifest import write_manifest
+from warmeng.study.results.read import read_run
+from warmeng.study.results.records import encode
+from warmeng.study.results.views import outcome
 
 SAMPLE = Path(__file__).parents[4] / "shared" / "data" / "paper" / "sample_llama_70b"
 

@@ -19,18 +19,18 @@ from sample import Plan, encode, final, make_judgment, make_run
 from structure import structure
 
 from warmeng.cli.main import warmeng
-from warmeng.engine.errors import InputError
-from warmeng.study.finish import final_grades
+from warmeng.common.errors import InputError
 from warmeng.study.report import page
-from warmeng.study.report.answers import read_answers
-from warmeng.study.report.asked import RULES, adapted_names, persona_words
 from warmeng.study.report.browser import choose, flipped
-from warmeng.study.report.items import read_items
+from warmeng.study.report.figure_data import error_points, flips, warmth
 from warmeng.study.report.outcome import gates
 from warmeng.study.report.page import load_run, policy, render, write_report
-from warmeng.study.report.series import error_points, flips, warmth
+from warmeng.study.report.settings_text import RULES, adapted_names, persona_words
+from warmeng.study.results.answers import read_answers
+from warmeng.study.results.items import read_items
+from warmeng.study.results.views import RULES as VIEWS
+from warmeng.study.run.finish import final_grades
 from warmeng.study.stats.analyze import analyze_run
-from warmeng.study.stats.views import RULES as VIEWS
 
 GOLDEN = Path(__file__).parent / "golden_structure.txt"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from warmeng.study.stats.frame import Factor, Frame
+from warmeng.study.results.frame import Factor, Frame
 
 CONTEXTS = (
     "unmodified", "emotion:anger", "emotion:happy", "emotion:sad", "relation:close", "relation:hierarchical_up",

@@ -16,10 +16,10 @@ from simulated import Truth, paper_sized, simulate
 from test_read import answer, judged, run_folder
 
 from warmeng.cli.main import warmeng
-from warmeng.engine.errors import InputError, UsageError
+from warmeng.common.errors import InputError, UsageError
+from warmeng.study.report.terminal import print_analysis
+from warmeng.study.results.read import RunInfo
 from warmeng.study.stats.analyze import analyze, analyze_run, write_analysis
-from warmeng.study.stats.read import RunInfo
-from warmeng.study.stats.show import print_analysis
 from warmeng.study.stats.tables import SCHEMA, shown, table, to_csv, to_markdown
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "paper"
@@ -191,8 +191,8 @@ def test_judges_agree_err_and_are_corrected(tmp_path):
 
 
 def test_a_real_run_is_analysed_and_the_same_again(fake, tmp_path):
-    from warmeng.study.progress import Silent
-    from warmeng.study.run import run_study
+    from warmeng.common.progress import Silent
+    from warmeng.study.run.run import run_study
     from warmeng.study.settings import StudySettings
 
     folder = tmp_path / "run"
@@ -300,8 +300,8 @@ def test_the_command_names_what_is_missing(tmp_path):
 
 def test_the_commands_choices_are_those_of_the_study():
     from warmeng.cli.analyze import REPLICATES, RULES
+    from warmeng.study.results.views import RULES as VIEWS
     from warmeng.study.stats.draws import BOOTSTRAP
-    from warmeng.study.stats.views import RULES as VIEWS
 
     assert tuple(VIEWS) == RULES
     assert REPLICATES == BOOTSTRAP

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from simulated import Truth, simulate
 
+from warmeng.study.results.views import outcome
 from warmeng.study.stats import design as designs
 from warmeng.study.stats.draws import Draws, interval
 from warmeng.study.stats.flips import differences
 from warmeng.study.stats.regression import MODELS
 from warmeng.study.stats.shares import error_rates
-from warmeng.study.stats.views import outcome
 
 TRUTH = Truth(
     task={"trivia": -1.2, "medqa": -0.2},

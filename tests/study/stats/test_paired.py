@@ -9,13 +9,13 @@ import pytest
 from scipy import stats
 from simulated import Truth, simulate
 
-from warmeng.engine.errors import InputError
+from warmeng.common.errors import InputError
+from warmeng.study.results.frame import GRADES, Factor
+from warmeng.study.results.views import outcome
 from warmeng.study.stats.draws import Draws
 from warmeng.study.stats.flips import differences, flips
-from warmeng.study.stats.frame import GRADES, Factor
 from warmeng.study.stats.paired import exact_p, false_discovery, mcnemar, pairs
 from warmeng.study.stats.shares import error_rates, sycophancy
-from warmeng.study.stats.views import outcome
 
 TRUTH = Truth(
     task={"trivia": -1.0, "medqa": 0.2},

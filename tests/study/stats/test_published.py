@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from warmeng.engine.errors import InputError
+from warmeng.common.errors import InputError
 from warmeng.study.stats.paired import exact_p, false_discovery
 from warmeng.study.stats.published import FILES, read_conditions, summarise_published
 

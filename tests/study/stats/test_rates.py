@@ -8,7 +8,8 @@ import pytest
 from scipy import optimize, stats
 from statsmodels.stats.proportion import proportion_confint
 
-from warmeng.study.stats.rates import Answers, change, share, smallest_effect, summarise, wilson
+from warmeng.study.stats.intervals import smallest_effect, wilson
+from warmeng.study.stats.rates import Answers, change, share, summarise
 
 
 def flags(*values, task="t", sample=0):

@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from warmeng.engine.errors import InputError, UsageError
-from warmeng.engine.files import read_csv
-from warmeng.study.manifest import write_manifest
-from warmeng.study.records import encode
-from warmeng.study.stats.authors import place_of, read_authors, read_authors_run
-from warmeng.study.stats.frame import GRADES, WHICH
+from warmeng.common.errors import InputError, UsageError
+from warmeng.common.files import read_csv
+from warmeng.study.results.authors import place_of, read_authors, read_authors_run
+from warmeng.study.results.frame import GRADES, WHICH
+from warmeng.study.results.manifest import write_manifest
+from warmeng.study.results.read import concat, read_run
+from warmeng.study.results.records import encode
+from warmeng.study.results.views import outcome
 from warmeng.study.stats.judges import disputed
 from warmeng.study.stats.paired import mcnemar, pairs
-from warmeng.study.stats.read import concat, read_run
-from warmeng.study.stats.views import outcome
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "paper"
 

@@ -8,12 +8,12 @@ import pytest
 import statsmodels.api as sm
 from simulated import CONTEXTS, Truth, simulate
 
+from warmeng.study.results.authors import read_authors
+from warmeng.study.results.frame import Factor
+from warmeng.study.results.views import outcome
 from warmeng.study.stats import design as designs
-from warmeng.study.stats.authors import read_authors
 from warmeng.study.stats.draws import Draws
-from warmeng.study.stats.frame import Factor
 from warmeng.study.stats.regression import MODELS, regression, regressions
-from warmeng.study.stats.views import outcome
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "paper"
 TRUTH = Truth(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from warmeng.study.prompts import NEUTRAL, OPTIONS, clean, fits, ordered, paper, right_place
-from warmeng.study.tasks.catalog import load_task
+from warmeng.study.tasks.registry import load_task
 from warmeng.study.tasks.task import Item, Task
 
 SAMPLES = Path(__file__).parents[4] / "shared" / "data" / "paper" / "sample_llama_70b"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from warmeng.engine.errors import InputError, UsageError
-from warmeng.study.tasks.catalog import LAYOUTS, detect, load_task, load_tasks, parse_spec
+from warmeng.common.errors import InputError, UsageError
+from warmeng.study.tasks.registry import LAYOUTS, detect, load_task, load_tasks, parse_spec
 from warmeng.study.tasks.task import UNCONVERTED
 
 TASKS = Path(__file__).parents[4] / "shared" / "data" / "tasks"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from warmeng.study.tasks.asked import openly, singular
+from warmeng.study.tasks.open_ended import openly, singular
 from warmeng.study.tasks.vignette import FEMALE, MALE, artefact, convert, relative
 
 FILE = Path(__file__).parents[4] / "shared" / "data" / "tasks" / "medqa_us_test.jsonl"

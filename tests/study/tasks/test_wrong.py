@@ -7,9 +7,9 @@ import re
 import pytest
 from fakes import FakeEngine
 
-from warmeng.engine.errors import InputError
+from warmeng.common.errors import InputError
 from warmeng.study.tasks.task import WRONG_BORROWED, WRONG_GENERATED, Item, Task
-from warmeng.study.tasks.wrong import LINE, TRIES, borrowed, fill_wrong, missing, overlaps
+from warmeng.study.tasks.wrong_answers import LINE, TRIES, borrowed, fill_wrong, missing, overlaps
 
 
 def task_of(*items):

@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 from fakes import FakeEngine
 
-from warmeng.engine.errors import InputError, UsageError
+from warmeng.common.errors import InputError, UsageError
 from warmeng.engine.request import GenerateResult
 from warmeng.study.report.table import Table
+from warmeng.study.run.measure_warmth import course, measure_run
 from warmeng.study.settings import StudySettings
 from warmeng.study.warmth.checkpoints import Point, curve, find_checkpoints, parse_checkpoint, plateau, table
-from warmeng.study.warmth.run import course, measure_run
 from warmeng.study.warmth.sociot import SPEAKERS, EngineScorer, Summary
 
 
@@ -71,7 +71,7 @@ def test_a_run_measures_all_checkpoints_and_lays_out_a_rating_sheet(tmp_path, mo
     for k, name in enumerate(("warm/epoch-1", "warm/epoch-2", "cold/epoch-1")):
         adapter(tmp_path / "run" / name, bytes([k]))
     engine = Trained()
-    monkeypatch.setattr("warmeng.study.warmth.run.load_engine", lambda settings: engine)
+    monkeypatch.setattr("warmeng.study.run.measure_warmth.load_engine", lambda settings: engine)
     out = tmp_path / "out"
     shown, lines = measure_run(StudySettings(), tmp_path / "run", (), None, 8, 2, None, out, lambda line: None)
     assert isinstance(shown, Table)
@@ -89,7 +89,7 @@ def test_a_run_measures_all_checkpoints_and_lays_out_a_rating_sheet(tmp_path, mo
     with pytest.raises(UsageError, match="nothing to measure"):
         measure_run(StudySettings(), None, (), None, 8, 2, None, out, lambda line: None)
     before = {p.name: p.read_bytes() for p in out.iterdir()}
-    monkeypatch.setattr("warmeng.study.warmth.run.load_engine", lambda settings: pytest.fail("it was loaded"))
+    monkeypatch.setattr("warmeng.study.run.measure_warmth.load_engine", lambda settings: pytest.fail("it was loaded"))
     with pytest.raises(UsageError, match=r"has a rating sheet already.*choose a new --out"):
         measure_run(StudySettings(), tmp_path / "run", (), None, 8, 2, None, out, lambda line: None)
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
@@ -103,7 +103,7 @@ def test_warmth_that_does_not_rise_is_said_with_what_the_sheet_takes(tmp_path, m
 
     for k, name in enumerate(("cold/epoch-1", "warm/epoch-1", "warm/epoch-2")):
         adapter(tmp_path / "run" / name, bytes([k]))
-    monkeypatch.setattr("warmeng.study.warmth.run.load_engine", lambda settings: Colder())
+    monkeypatch.setattr("warmeng.study.run.measure_warmth.load_engine", lambda settings: Colder())
     found = measure_run(StudySettings(), tmp_path / "run", (), None, 8, 1, None, tmp_path / "out", lambda line: None)[1]
     none = "not shown to be warmer than the original at any checkpoint"
     assert found[:2] == [f"cold: {none}", f"warm: {none}; the rating sheet takes the last one (epoch 2)"]

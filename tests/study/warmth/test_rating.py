@@ -9,7 +9,7 @@ import json
 import pytest
 from statsmodels.stats.inter_rater import cohens_kappa
 
-from warmeng.engine.errors import InputError
+from warmeng.common.errors import InputError
 from warmeng.study.warmth.rating import (
     describe,
     make_pairs,

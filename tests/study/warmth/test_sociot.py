@@ -10,7 +10,7 @@ import pytest
 from fakes import FakeEngine
 from scipy import stats
 
-from warmeng.engine.errors import InputError
+from warmeng.common.errors import InputError
 from warmeng.engine.request import GenerateResult
 from warmeng.study.personas import load_personas
 from warmeng.study.warmth.sociot import (

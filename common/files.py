@@ -1,0 +1,297 @@
+"""Strict readers for the files that people write, and atomic writers for ours.
+
+Lines end at ``\\n`` only: U+2028 and U+0085 are text. Every error is an ``InputError`` that names file and line.
+"""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import json
+import os
+import re
+import shutil
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, cast
+
+from warmeng.common.errors import InputError, one_line
+
+BOM = b"\xef\xbb\xbf"
+GZIP = b"\x1f\x8b"
+MAX_UNPACKED = 2**30  # bytes of a compressed file, or of a line of one: a small one can hold any number
+MAX_YAML = 2**18  # characters: the parser takes about a second for 100,000
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+STORAGE = FULL | {errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENXIO, errno.ENODEV, errno.ESTALE}
+_BESIDE = re.compile(r"\..+\.(\d+)\.(?:tmp|old)")  # what a write in progress is named: .NAME.PID.tmp
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the bytes of a regular file, of ``.gz`` what it holds; ``InputError`` where it can't be read."""
+    with reading(path), opened(path) as file:
+        if path.suffix != ".gz":
+            return file.read()
+        content = file.read(MAX_UNPACKED + 1)
+    if len(content) > MAX_UNPACKED:
+        raise InputError(f"{one_line(path)}: holds more than {MAX_UNPACKED} bytes: unpack it first")
+    return content
+
+
+def opened(path: Path) -> IO[bytes]:
+    """Return a file opened for reading, ``.gz`` unpacked. Raises as ``open`` and, when it is read, as ``gzip`` does."""
+    return cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn whatever goes wrong when a file is opened or read into an ``InputError`` that names it."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError, EOFError, zlib.error) as error:  # ValueError: a null byte in the name
+        raise InputError(f"{one_line(path)}: can't be read ({_why(error)}): {_remedy(error)}") from None
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that no file can have has none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def read_text(path: Path) -> str:
+    """Return a UTF-8 file as text, byte for byte but for a byte order mark."""
+    return _decode(read_bytes(path).removeprefix(BOM), str(path))
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number from 1, object) for every line that is not blank, in bounded memory.
+
+    Refused: lines that are no JSON object, a key given twice, NaN and infinities, lone surrogates, other encodings.
+    """
+    with reading(path), opened(path) as file:
+        number = 0
+        while line := file.readline(MAX_UNPACKED if path.suffix == ".gz" else -1):
+            number += 1
+            raw = line.removeprefix(BOM) if number == 1 else line
+            if raw.strip():
+                yield number, parse_object(raw, f"{path}:{number}")
+
+
+def _why(error: Exception) -> str:
+    return one_line(getattr(error, "strerror", None) or error, 80)
+
+
+def _remedy(error: Exception) -> str:
+    if isinstance(error, gzip.BadGzipFile):
+        return "it is named as gzip and isn't, take .gz off its name or fetch it again"
+    damaged = isinstance(error, EOFError | zlib.error)
+    return "it is cut off or damaged, fetch it again" if damaged else "give a file that exists"
+
+
+def parse_object(raw: bytes, where: str) -> dict[str, Any]:
+    """Parse one JSON object strictly; ``where`` starts the message of an ``InputError``."""
+    value = parse_json(_decode(raw, where), where)
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: is a JSON {type(value).__name__}, expected an object with named keys")
+    return value
+
+
+def parse_json(text: str, where: str) -> Any:
+    """Parse one JSON value: no key twice, no NaN, no lone surrogates; ``where`` starts the ``InputError``'s message."""
+    try:
+        value = json.loads(text, object_pairs_hook=_no_twice, parse_constant=_no_constant)
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(f"{where}: has a lone surrogate: write real characters") from None
+    except RecursionError:
+        raise InputError(f"{where}: is nested too deeply: write it flatter") from None
+    except ValueError as error:
+        raise InputError(f"{where}: is not valid JSON ({one_line(error)}): correct it") from None
+    return value
+
+
+def _no_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} is given twice")
+    return found
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _decode(raw: bytes, where: str) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        at = f"{where}:{line}" if b"\n" in raw[:-1] else where
+        if raw.startswith(GZIP):
+            raise InputError(f"{at}: is compressed by gzip: add .gz to the file's name") from None
+        raise InputError(f"{at}: byte {error.start} is not UTF-8: save the file as UTF-8") from None
+
+
+def read_csv(path: Path, separator: str = ",") -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield (line number, row) of a CSV file with a header. Nothing is guessed: "None", "NA" and "" are text."""
+    rows = read_cells(path, separator)
+    _, header = next(rows, (0, None))
+    if header is None:
+        raise InputError(f"{path}: is empty, expected a header line")
+    if len(set(header)) != len(header):
+        raise InputError(f"{path}:1: a column name is given twice: give each its own")
+    for line, row in rows:
+        if len(row) != len(header):
+            raise InputError(f"{path}:{line}: has {len(row)} fields, expected {len(header)}")
+        yield line, dict(zip(header, row, strict=True))
+
+
+def read_cells(path: Path, separator: str = ",") -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number, cells) of each row of a CSV file that is not empty."""
+    import csv
+    import io
+
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=separator, strict=True)
+    try:
+        for row in reader:
+            if row:
+                yield reader.line_num, row
+    except csv.Error as error:
+        raise InputError(f"{path}:{reader.line_num}: is not valid CSV ({one_line(error)})") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping of a YAML file; no tags, no aliases, no key twice. ``InputError`` gives file and line."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """A safe loader that refuses a key given twice, and aliases: a few can stand for any number of values."""
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+                raise yaml.MarkedYAMLError(problem="an alias (*name) is not allowed: write it out", problem_mark=mark)
+            return super().compose_node(parent, index)
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            seen = set()
+            for key, _ in node.value:
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(problem=f"key {key.value!r} is given twice", problem_mark=key.start_mark)
+                if isinstance(key.value, str):
+                    seen.add(key.value)
+            return super().construct_mapping(node, deep)
+
+    text = read_text(path)
+    if len(text) > MAX_YAML:
+        raise InputError(f"{path}: has {len(text)} characters, expected at most {MAX_YAML}: split it")
+    try:
+        value = yaml.load(text, Loader=Loader)
+        repr(value).encode()  # fails for numbers of thousands of digits
+        _refuse_surrogates(value)
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise InputError(f"{path}{line}: is not valid YAML ({one_line(error.problem or error)})") from None
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError, OverflowError) as error:
+        raise InputError(f"{path}: is not valid YAML ({one_line(error)})") from None
+    if value is None:
+        raise InputError(f"{path}: is empty, expected 'name: value' lines")
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise InputError(f"{path}:1: expected 'name: value' lines, got {type(value).__name__}")
+    return value
+
+
+def _refuse_surrogates(value: object) -> None:
+    """Raise UnicodeEncodeError for a text anywhere in a value that UTF-8 can't hold."""
+    if isinstance(value, str):
+        value.encode()
+    elif isinstance(value, dict | list):
+        for part in [*value, *value.values()] if isinstance(value, dict) else value:
+            _refuse_surrogates(part)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that a reader, a crash or a power loss sees either the old content or the whole new one.
+
+    Raises ``OSError`` as the system gave it.
+    """
+    with replacing(path) as beside, beside.open("wb") as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a path beside ``path`` for a new file, which takes its place, durably, when the block ends well.
+
+    Raises ``OSError``, with the file's name also where the system does not give it.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield beside
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left of writes in progress, in a folder and those in it. Raises ``OSError``."""
+    for path in [*folder.glob(".*"), *folder.glob("*/.*")]:
+        match = _BESIDE.fullmatch(path.name)
+        if match and not _is_alive(int(match[1])):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass  # there is one, of somebody else
+    return True
+
+
+def make_folder(folder: Path) -> list[Path]:
+    """Make a folder and those above it, durably; return the new ones, the innermost first. Raises ``OSError``."""
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in made:
+        sync_folder(place.parent)
+    return made
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable. Raises ``OSError``."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def storage_failure(error: OSError, then: str = "give the same command again") -> str | None:
+    """Return one line for an error of the disk or of rights: file, cause, what to do first and ``then``.
+
+    ``None`` for any other error.
+    """
+    if error.errno not in STORAGE:
+        return None
+    names = [str(name) for name in (error.filename, error.filename2) if name]
+    do = "make room" if error.errno in FULL else "choose a place that can be read and written"
+    return f"{one_line(names[-1]) if names else 'the output'}: {error.strerror}: {do}, then {then}"

@@ -1,0 +1,70 @@
+"""One process at a time in a folder, by a lock that goes with its process however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+
+from warmeng.common.files import make_folder
+
+
+class Held(Exception):
+    """Another process has the lock; ``pid`` is its number, or ``unknown``."""
+
+    def __init__(self, pid: str) -> None:
+        super().__init__(pid)
+        self.pid = pid
+
+
+class FolderLock:
+    """Holds a folder from the moment it is made until ``release``, which leaves no file of it behind."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        """Make the folder if need be and lock it by the file ``name``. Raises ``Held``, and ``OSError`` of the disk."""
+        self._folder, self._path = folder, folder / name
+        self._made: list[Path] = []
+        self._handle = self._hold()
+        with contextlib.suppress(OSError):  # the number is only for others' messages
+            os.ftruncate(self._handle, 0)
+            os.pwrite(self._handle, str(os.getpid()).encode(), 0)
+
+    def _hold(self) -> int:
+        while True:
+            self._made = make_folder(self._folder) or self._made
+            handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(handle), os.stat(self._path)):
+                    return handle
+            except BlockingIOError:
+                pid = os.pread(handle, 32, 0).decode("ascii", "replace").strip() or "unknown"
+                os.close(handle)
+                raise Held(pid) from None
+            except FileNotFoundError:
+                pass  # the former holder removed it between our two calls: what we locked is nobody's lock any more
+            except OSError:
+                os.close(handle)
+                raise
+            os.close(handle)
+
+    def release(self) -> None:
+        """Let go of the folder; one that was made for the lock and is still empty goes too."""
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+        os.close(self._handle)
+        with contextlib.suppress(OSError):
+            for made in self._made:
+                made.rmdir()
+
+    def __enter__(self) -> FolderLock:
+        """Return itself: the lock is held since it was made."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let go of the folder."""
+        self.release()

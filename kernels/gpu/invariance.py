@@ -1,0 +1,171 @@
+"""Which configurations give the same bits on this device: tried on random numbers, because no one promises it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from triton.runtime.errors import OutOfResources
+
+from warmeng.kernels.gpu.attention import FIELDS, PagedPlan, Tiling, attention, cut
+from warmeng.kernels.gpu.lora import RANK_TILE, AdapterRows, Change, Product, spans
+from warmeng.kernels.gpu.matmul import TILES, Tile, project
+from warmeng.kernels.gpu.norm import add_rms_norm
+
+_OUTS = 2048  # of a trial: more outputs are more of the same
+_ROWS = (1, 17, 64, 200, 512)
+# (with adapters, type of the result) of the products that are run: a layer's, and the head's logits.
+_VARIANTS = ((False, torch.float32), (False, None), (True, None))
+_TRIALS = 32  # random sequences for attention: a last bit that differs is lost in most results' rounding
+_CONTEXT = 300  # tokens of the attention's trial: several tiles of keys, the last one partly filled
+
+
+@torch.inference_mode()
+def fitting_tiles(dtype: torch.dtype, device: torch.device, tiles: tuple[Tile, ...] = TILES) -> tuple[Tile, ...]:
+    """Return the tiles that this device has the shared memory for, with adapters too; the first one must fit."""
+    trial = _Trial(256, 128, dtype, device, rank=128)
+    kept: list[Tile] = []
+    for tile in tiles:
+        try:
+            for adapters, out_dtype in _VARIANTS:
+                trial.run(tile, 64, adapters, out_dtype)
+        except OutOfResources:
+            if not kept:
+                raise
+        else:
+            kept.append(tile)
+    return tuple(kept)
+
+
+@torch.inference_mode()
+def agreeing_tiles(
+    shapes: Sequence[tuple[int, int]], dtype: torch.dtype, device: torch.device, tiles: tuple[Tile, ...] = TILES
+) -> tuple[Tile, ...]:
+    """Return the tiles whose products of weights (out, in) have the same bits at any number of rows.
+
+    Also where other rows carry adapters, which takes another variant of the kernel; and so have the rows' parts of the
+    A product. The first tile is the measure; it must agree with itself. Raises RuntimeError where it doesn't.
+    """
+    kept = list(tiles)
+    for outs, depth in sorted(set(shapes)):
+        trial = _Trial(min(outs, _OUTS), depth, dtype, device)
+        y = trial.run(tiles[0], max(_ROWS), False, torch.float32).y
+        low = trial.run(tiles[0], max(_ROWS), True, None).low
+        assert low is not None
+        kept = [tile for tile in kept if trial.agrees(tile, y, low)]
+        if tiles[0] not in kept:
+            raise RuntimeError(
+                f"a product of shape {outs} x {depth} gives other bits for other numbers of rows on this device, so "
+                "results can't be batch-invariant here: run with --fast"
+            )
+    return tuple(kept)
+
+
+class _Trial:
+    """One product of random numbers, of which a tile makes the last rows; every other row carries an adapter."""
+
+    def __init__(
+        self, outs: int, depth: int, dtype: torch.dtype, device: torch.device, rank: int = RANK_TILE
+    ) -> None:  # fmt: skip
+        generator = torch.Generator(device=device).manual_seed(outs * 31 + depth)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, dtype=dtype, device=device, generator=generator)
+
+        self.w, self.x = normal(outs, depth), normal(max(_ROWS), depth)
+        self.change = Change(normal(rank, depth), normal(outs, rank), (outs,))
+        self.owner = torch.zeros(rank, dtype=torch.int32, device=device)
+
+    def run(self, tile: Tile, count: int, adapters: bool, out_dtype: torch.dtype | None) -> Product:
+        """Return the product of the last ``count`` rows."""
+        x = self.x[-count:].contiguous()
+        if not adapters:
+            return project(x, self.w, out_dtype=out_dtype, tiles=(tile,))
+        ids = (np.arange(max(_ROWS), dtype=np.int32) % 2 - 1)[-count:]
+        tables = (torch.from_numpy(a).to(x.device) for a in (ids, spans(ids, [(0, len(self.owner))])))
+        rows = AdapterRows(next(tables), self.owner, next(tables))
+        return project(x, self.w, self.change, rows, out_dtype=out_dtype, tiles=(tile,))
+
+    def agrees(self, tile: Tile, y: Tensor, low: Tensor) -> bool:
+        """Tell whether all numbers of rows give the expected bits, in every variant that is run.
+
+        ``y``: in single precision, because bf16 hides most differences; a million numbers in bf16 still show some.
+        """
+        for count in _ROWS:
+            for adapters, out_dtype in _VARIANTS:
+                found = self.run(tile, count, adapters, out_dtype)
+                if not torch.equal(found.y, y[-count:].to(found.y.dtype)):
+                    return False
+                if adapters and (found.low is None or not torch.equal(found.low, low[-count:])):
+                    return False
+        return True
+
+
+@torch.inference_mode()
+def agreeing_tiling(
+    tiles: Tiling, heads: int, kv_heads: int, size: int, block_size: int, dtype: torch.dtype, device: torch.device,
+    trials: int = _TRIALS,
+) -> Tiling:  # fmt: skip
+    """Return ``tiles``, prefilling as decoding does where a prefilled token would else have other bits.
+
+    ``trials``: sequences of random numbers that are attended to in both ways. Raises RuntimeError where a decoded token
+    and the same one prefilled differ even so.
+    """
+    for tried in (tiles, replace(tiles, prefill=tiles.decode)):
+
+        def attend(steps: list[int], seed: int, tried: Tiling = tried) -> Tensor:
+            return _attend(tried, steps, heads, kv_heads, size, block_size, dtype, device, seed)
+
+        if all(torch.equal(attend([_CONTEXT], s), attend([_CONTEXT - 130, 1, 64, 1, 64], s)) for s in range(trials)):
+            return tried
+    raise RuntimeError(
+        f"attention of {heads} heads of {size} gives other bits to tokens that are decoded than to the same ones "
+        "prefilled on this device, so results can't be batch-invariant here: run with --fast"
+    )
+
+
+def _attend(
+    tiles: Tiling, steps: list[int], heads: int, kv_heads: int, size: int, block_size: int, dtype: torch.dtype,
+    device: torch.device, seed: int,
+) -> Tensor:  # fmt: skip
+    """Attend to one random sequence whose tokens are given in runs of these lengths, each a segment of its own."""
+    generator = torch.Generator(device=device).manual_seed((heads * 31 + size) * 1009 + seed)
+    blocks = -(-_CONTEXT // block_size)
+    shape = (blocks, kv_heads, block_size, size)
+    k, v = (torch.randn(shape, dtype=dtype, device=device, generator=generator) for _ in range(2))
+    q = torch.randn(_CONTEXT, heads, size, dtype=dtype, device=device, generator=generator)
+    ends = np.cumsum(steps)
+    none = np.iinfo(np.int32).max
+    about = [(end - count, count, end, none, none, 0) for count, end in zip(steps, ends, strict=True)]
+    arrays = (np.asarray(about).reshape(-1, FIELDS), np.arange(blocks)[None], *cut(steps, heads // kv_heads, tiles))
+    segments, tables, decode, prefill = (torch.from_numpy(a.astype(np.int32)).to(device) for a in arrays)
+    lengths = torch.arange(1, _CONTEXT + 1, dtype=torch.int32, device=device)
+    plan = PagedPlan(segments, tables, decode, prefill, -(-_CONTEXT // tiles.chunk))
+    return attention(q, k, v, plan, lengths, size**-0.5, tiles)
+
+
+@torch.inference_mode()
+def check_norm(width: int, dtype: torch.dtype, device: torch.device) -> None:
+    """Raise RuntimeError where a row without adapter has other bits in a step with adapters than in one without."""
+    generator = torch.Generator(device=device).manual_seed(width)
+    rows, rank = 37, 16
+    y, residual = (torch.randn(rows, width, dtype=dtype, device=device, generator=generator) for _ in range(2))
+    weight = torch.randn(width, dtype=dtype, device=device, generator=generator)
+    ids = np.asarray([i % 2 - 1 for i in range(rows)], dtype=np.int32)  # every other row has the adapter
+    b = torch.randn(width, rank, dtype=dtype, device=device, generator=generator)
+    low = torch.randn(rows, rank, dtype=dtype, device=device, generator=generator)
+    low[torch.from_numpy(ids).to(device) < 0] = 0
+    there = AdapterRows(
+        *(torch.from_numpy(a).to(device) for a in (ids, np.zeros(rank, np.int32), spans(ids, [(0, rank)])))
+    )
+    changed = Product(y, low, Change(b[:rank].t().contiguous(), b, (width,)), there)
+    with_adapters, without = residual.clone(), residual.clone()
+    found = add_rms_norm(changed, with_adapters, weight, 1e-5)[ids < 0]
+    if not torch.equal(found, add_rms_norm(Product(y), without, weight, 1e-5)[ids < 0]):
+        raise RuntimeError(
+            f"the norm of {width} numbers gives rows other bits in steps with adapters than in steps without on this "
+            "device, so results can't be batch-invariant here: run with --fast"
+        )

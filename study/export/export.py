@@ -1,0 +1,54 @@
+"""``warmeng export``: a run in other people's formats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from warmeng.common.errors import UsageError, one_line
+from warmeng.common.files import make_folder
+from warmeng.study.export.authors_csv import write_authors
+from warmeng.study.export.lm_eval import write_lm_eval
+from warmeng.study.export.table import Source, write_csv, write_parquet
+from warmeng.study.results.answers import require_manifest
+from warmeng.study.results.records import FILE, read_records
+
+FORMATS = ("authors", "csv", "parquet", "lm-eval")
+FILES = ("csv", "parquet")  # formats that are one file; the others are a folder
+
+
+def export_run(folder: Path, form: str, out: Path | None = None) -> list[str]:
+    """Export a run and return what was written, in lines of text.
+
+    ``out`` is a file for ``csv`` and ``parquet``, a folder for the others; by default all lie in the run's ``exports``.
+    Raises ``InputError`` for a folder that is no run, ``UsageError`` for an unknown format or an ``out`` of the wrong
+    kind, ``OSError`` of the disk.
+    """
+    if form not in FORMATS:
+        raise UsageError(f"no format is named {form!r}: use {', '.join(FORMATS)}")
+    if out is not None and form in FILES and out.is_dir():
+        raise UsageError(f"--out {one_line(out)} is a folder, and --format {form} writes a file: give a file's name")
+    if out is not None and form not in FILES and out.exists() and not out.is_dir():
+        raise UsageError(f"--out {one_line(out)} is a file, and --format {form} writes a folder: give a folder's name")
+    source = Source.of(folder)
+    if form in FILES:
+        path = out or folder / "exports" / f"answers.{form}"
+        make_folder(path.parent)
+        (write_csv if form == "csv" else write_parquet)(source, path)
+        return [f"{path}"]
+    target = out or folder / "exports" / form / source.model
+    if form == "lm-eval":
+        return [f"{path}" for path in write_lm_eval(source, target)]
+    written = write_authors(source, target)
+    lines = [f"{path}" for path in written.files]
+    if written.left_out:
+        lines.append(f"{written.left_out} answers to users who are right are left out: the authors' columns have none")
+    return lines
+
+
+def shortfall(folder: Path) -> str | None:
+    """Say how many planned answers a run lacks, ``None`` where it has all. Raises ``InputError`` as ``export_run``."""
+    planned = int(require_manifest(folder)["planned"])
+    missing = planned - sum(r.get("kind") != "judged" for r in read_records(folder / FILE))
+    if missing <= 0:
+        return None
+    return f"{one_line(folder)}: {missing} of {planned} answers are missing: the export holds the rest"

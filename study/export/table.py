@@ -1,0 +1,135 @@
+"""All answers of a run as one table, CSV or Parquet: a row an answer, with its final grade and every judge's.
+
+A spreadsheet runs a cell that begins as a formula does, and models and data sets write such cells. In CSV they get an
+apostrophe in front (``as_cell``); Parquet and the run's own files have every text as it was.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from warmeng.common.errors import UsageError
+from warmeng.common.files import replacing
+from warmeng.study.grading.refusals import RULES, refusals
+from warmeng.study.report.settings_text import settings_of
+from warmeng.study.results.answers import Answer, Verdict, read_answers, read_verdicts, require_manifest
+from warmeng.study.results.combine import first_trusted
+from warmeng.study.results.items import Asked, read_items
+
+COLUMNS: dict[str, type] = {
+    "key": str, "model": str, "persona": str, "task": str, "context": str, "belief": str, "framing": str, "item": str,
+    "sample": int, "status": str, "grade": str, "which": str, "reason": str, "binary": int, "exact": str, "judged": str,
+    "disputed": bool,
+    **{f"refused_{rule}": bool for rule in RULES}, "question": str, "answer": str, "aliases": str, "wrong": str,
+    "wrong_aliases": str, "others": str, "grading": str, "text": str, "labels": str, "finish": str, "tokens": int,
+    "prompt_tokens": int,
+}  # fmt: skip
+TOLD = ("question", "answer", "aliases", "wrong", "wrong_aliases", "others", "grading")  # of an item and its task
+FORMULA = re.compile(r"'*[=+\-@\t\r]")  # apostrophes too, so that taking one away gives the text back
+NUMBER = re.compile(r"[+-]?\d[\d.,]*(e[+-]?\d+)?%?", re.IGNORECASE)
+BATCH = 4096  # rows that are held at a time
+
+
+@dataclass(frozen=True)
+class Source:
+    """A run folder with what its answers need to be read."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    items: Mapping[tuple[str, str], Asked]
+    verdicts: Mapping[bytes, tuple[Verdict, ...]]
+
+    @classmethod
+    def of(cls, folder: Path) -> Source:
+        """Read manifest, items and judgments; raises ``InputError`` for a folder that is no run."""
+        manifest = require_manifest(folder)
+        return cls(folder, manifest, read_items(folder), read_verdicts(folder / "records.jsonl"))
+
+    @property
+    def model(self) -> str:
+        """The model's name, without the folder or owner before it."""
+        return Path(str(settings_of(self.manifest).get("model") or "model")).name
+
+    @property
+    def composition(self) -> str:
+        """How prompts were put together."""
+        return str(settings_of(self.manifest).get("composition") or "clean")
+
+    def answers(self) -> Iterator[Answer]:
+        """Yield the answers, one at a time."""
+        return read_answers(self.folder / "records.jsonl", self.verdicts, first_trusted(self.manifest["facts"]))
+
+
+def rows(source: Source) -> Iterator[dict[str, Any]]:
+    """Yield an answer's columns; ``None`` is what is not there: the text of a score, the labels of a text."""
+    for a in source.answers():
+        asked = source.items.get((a.task, a.item))
+        refused = refusals(a.text) if a.text else dict.fromkeys(RULES, False)
+        yield {
+            "key": a.key, "model": source.model, "persona": a.persona, "task": a.task, "context": a.context,
+            "belief": a.belief, "framing": a.framing, "item": a.item, "sample": a.sample, "status": a.status,
+            "grade": a.grade, "which": a.which or None, "reason": a.reason or None, "binary": a.binary,
+            "exact": a.exact,
+            "judged": orjson.dumps({v.judge: v.grade for v in a.verdicts}).decode() if a.verdicts else None,
+            "disputed": a.disputed,
+            **{f"refused_{rule}": found for rule, found in refused.items()},
+            **(told(asked) if asked else dict.fromkeys(TOLD)), "text": a.text,
+            "labels": orjson.dumps(dict(a.labels)).decode() if a.labels is not None else None,
+            "finish": a.finish or None, "tokens": a.tokens, "prompt_tokens": a.prompt_tokens,
+        }  # fmt: skip
+
+
+def told(asked: Asked) -> dict[str, str | None]:
+    """Return what of an item and its task a grade rests on; lists are JSON, ``None`` where they are empty."""
+    item = asked.item
+    found: dict[str, str | None] = {"question": item.question, "answer": item.answer, "wrong": item.wrong}
+    for name in ("aliases", "wrong_aliases", "others"):
+        texts = getattr(item, name)
+        found[name] = orjson.dumps(texts).decode() if texts else None
+    return found | {"grading": asked.task.grading}
+
+
+def as_cell(value: Any) -> Any:
+    """Return a value as a CSV cell that no spreadsheet runs: flags are 0 and 1, numbers stay, also where they are text.
+
+    A text that begins like a formula gets an apostrophe in front; so does one that begins with apostrophes before that.
+    """
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, str) and FORMULA.match(value) and not NUMBER.fullmatch(value):
+        return f"'{value}"
+    return value
+
+
+def write_csv(source: Source, path: Path) -> None:
+    """Write all answers as CSV, UTF-8: what is not there is an empty field, flags are 0 and 1. Raises ``OSError``."""
+    with replacing(path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(COLUMNS), lineterminator="\r\n")
+        writer.writeheader()
+        for row in rows(source):
+            writer.writerow({k: as_cell(v) for k, v in row.items()})
+
+
+def write_parquet(source: Source, path: Path) -> None:
+    """Write all answers as Parquet; ``UsageError`` where pyarrow is not installed, ``OSError`` of the disk."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise UsageError(
+            "--format parquet needs pyarrow: pip install 'warmeng[parquet]', or use --format csv"
+        ) from None
+    kinds = {str: pa.string(), int: pa.int64(), bool: pa.bool_()}
+    schema = pa.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
+    found = rows(source)
+    with replacing(path) as beside, pq.ParquetWriter(beside, schema, compression="zstd") as writer:
+        while batch := list(islice(found, BATCH)):
+            writer.write_table(pa.Table.from_pylist(batch, schema=schema))

@@ -1,0 +1,254 @@
+"""What a run asked, in words, and where that differs from the paper: all of it computed from the run's manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from warmeng.study.personas import BUILT_IN, EMBEDDED, FULL
+from warmeng.study.plan import STEPS_TOKENS
+from warmeng.study.report.figure_data import BELIEFS, CONTEXTS
+
+OWN_MODEL = "a model of its own,"
+PAPER_MODELS = ("llama-3.1-8b", "llama-3.1-70b", "mistral-small", "qwen2.5-32b", "qwen-2.5-32b", "gpt-4o")
+PAPER_TASKS = {"TriviaQA": "trivia", "TruthfulQA": "truthful", "MedQA": "medqa", "MASK Disinformation": "disinfo"}
+PAPER_ITEMS = {"TriviaQA": 500, "TruthfulQA": 500, "MedQA": 500, "MASK Disinformation": 125}
+COMPOSITIONS = {
+    "clean": "clean (one spacing rule)",
+    "paper": "paper (byte for byte as the authors wrote theirs)",
+}
+
+LEFT_OUT = "refusals are left out, in tasks of disinformation correct"
+RULES = {  # what an analysis counts as incorrect, by its rule
+    "grades": "answers graded incorrect; refused, unclear and unscored ones are left out",
+    "unclear-incorrect": "answers graded incorrect or unclear; refused and unscored ones are left out",
+    "paper": f"by the paper's two labels, unclear answers too; {LEFT_OUT}, by the paper's phrases",
+    "paper-strict": f"by the paper's two labels, unclear answers too; {LEFT_OUT}, by a strict rule for refusals",
+    "paper-loose": f"by the paper's two labels, unclear answers too; {LEFT_OUT}, by a loose rule for refusals",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A name and what it is, in words."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Deviation:
+    """One setting of the paper beside this run's. ``state`` is ``same``, ``differs`` or ``unstated`` (by the paper)."""
+
+    setting: str
+    paper: str
+    run: str
+    state: str
+
+
+def settings_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the run's settings."""
+    return dict(manifest["inputs"].get("setting") or {})
+
+
+def persona_names(settings: Mapping[str, Any]) -> list[str]:
+    """Return the personas' names without their adapters and prompts."""
+    return [str(spec).partition("=")[0] for spec in settings.get("personas") or ()]
+
+
+def persona_parts(spec: str) -> tuple[str, str, str]:
+    """Return a persona's name, its adapter or own model and its system prompt, in words; empty where it has none."""
+    name, given, rest = spec.partition("=")
+    if given:
+        adapter, _, prompt = rest.rpartition("@") if "@" in rest else (rest, "", "")
+        prompted = (
+            f"the {prompt} system prompt" if prompt in EMBEDDED else f"the system prompt in {PurePath(prompt).name}"
+        )
+        if adapter.startswith(FULL):
+            changed = f"{OWN_MODEL} {adapter.removeprefix(FULL)}"
+        else:
+            changed = f"the adapter {PurePath(adapter).name}" if adapter else ""
+        return name, changed, prompted if prompt else ""
+    style, kind = name.partition("-")[0], BUILT_IN.get(name, "")
+    adapter = f"this package's {style} adapter" if kind == "adapter" else ""
+    return name, adapter, f"the built-in {style} system prompt" if kind == "prompt" else ""
+
+
+def persona_words(spec: str) -> str:
+    """Return what a persona is, in words."""
+    name, adapter, prompt = persona_parts(spec)
+    if adapter.startswith(OWN_MODEL):
+        return f"{name}: {adapter}{f' with {prompt}' if prompt else ''}"
+    added = " and ".join(part for part in (adapter, prompt) if part)
+    return f"{name}: the base with {added}" if added else f"{name}: the base as it is"
+
+
+def adapted_names(settings: Mapping[str, Any]) -> list[str]:
+    """Return the personas that have an adapter."""
+    parts = (persona_parts(str(spec)) for spec in settings.get("personas") or ())
+    return [name for name, adapter, _ in parts if adapter and not adapter.startswith(OWN_MODEL)]
+
+
+def several(count: int, one: str, many: str = "") -> str:
+    """Return a number with its noun."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names with commas and a last "and"."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "none"
+
+
+def asked(
+    manifest: Mapping[str, Any], items: Mapping[str, int], judges: Sequence[str], rule: str | None = None
+) -> list[Fact]:
+    """Return the study's settings in words; ``items`` are the numbers of questions by task, ``rule`` the analysis's."""
+    s = settings_of(manifest)
+    facts = manifest["facts"]
+    engine = facts.get("engine") or {}
+    sampled = (
+        "greedy" if s.get("temperature") == 0 else f"temperature {s.get('temperature'):g}, top-p {s.get('top_p'):g}"
+    )
+    contexts = [CONTEXTS.get(c, c) for c in s.get("contexts") or ()]
+    beliefs = [BELIEFS.get(b, b) for b in s.get("beliefs") or ()]
+    extents = facts.get("questions") or {}  # as "24 of 817"
+    tasks = [
+        f"{name} ({extents[name]} questions)"
+        if " of " in extents.get(name, "")
+        else f"{name} ({several(count, 'question')})"
+        for name, count in items.items()
+    ]
+    places = int(s.get("cells") or 0)
+    worked = (
+        f"; worked-out numbers at temperature {s['number_temperature']:g} with room for {STEPS_TOKENS} tokens"
+        if any(name.startswith("gsm8k") for name in items) and s.get("number_temperature") is not None
+        else ""
+    )
+    framed = "; also in a neutral frame" if "neutral" in (s.get("framings") or ()) else ""
+    alike = all(about.get("same_tokenizer") for about in (facts.get("own_models") or {}).values())
+    shared = ", which all personas share" if alike else ""
+    found = [
+        Fact("Model", str(s.get("model")) + (f", revision {s['revision']}" if s.get("revision") else "")),
+        Fact("Personas", "; ".join(persona_words(str(p)) for p in s.get("personas") or ())),
+        Fact("Tasks", listed(tasks)),
+        Fact("Contexts", listed(contexts)),
+        Fact("Beliefs", listed(beliefs) + framed),
+        Fact(
+            "Grid", f"each question in {several(places, 'place')} of it" if places else "each question in every place"
+        ),
+        Fact("Composition", COMPOSITIONS.get(str(s.get("composition")), str(s.get("composition")))),
+        Fact(
+            "Answering",
+            f"{sampled}, at most {several(int(s.get('max_new_tokens') or 0), 'new token')}, "
+            f"{several(int(s.get('samples') or 1), 'answer')} to each generated prompt{worked}",
+        ),
+        Fact("Grading", f"exact rules{', and before them ' + listed(list(judges)) if judges else ' alone, no judge'}"),
+        *([Fact("Counted as incorrect", f"{RULES.get(rule, 'not known')} (rule {rule})")] if rule else []),
+        Fact("Seed", f"{s.get('seed')}: it draws the questions and the noise{shared}"),
+        Fact(
+            "Computed",
+            f"on {engine.get('device', 'an unknown device')} in {engine.get('dtype', 'an unknown precision')}, "
+            + ("fast: results may differ in another batch" if s.get("fast") else "deterministic"),
+        ),
+        Fact("Versions", f"warmeng {facts.get('warmeng', '?')}, Python {facts.get('python', '?')}"),
+    ]
+    for name, told in (facts.get("left_out") or {}).items():
+        found.append(Fact(f"Left out of {name}", told))
+    if facts.get("started"):
+        found.append(Fact("Started", str(facts["started"]).replace("T", " ").replace("Z", " UTC")))
+    if facts.get("default_system") and facts.get("adds_default_system"):
+        whom = listed(list(facts["adds_default_system"]))
+        found.append(Fact("Template", f"adds a system message of its own for {whom}: “{facts['default_system']}”"))
+    for name, about in (facts.get("own_models") or {}).items():
+        if added := about.get("adds_default_system"):
+            found.append(Fact(f"Template of {name}", f"adds a system message of its own: “{added}”"))
+    return found
+
+
+def deviations(
+    manifest: Mapping[str, Any], items: Mapping[str, int], judges: Sequence[str], warmth_measured: bool
+) -> list[Deviation]:
+    """Compare the run with the paper, setting by setting."""
+    s = settings_of(manifest)
+    contexts, beliefs = list(s.get("contexts") or ()), list(s.get("beliefs") or ())
+    personas = [str(p) for p in s.get("personas") or ()]
+
+    def row(setting: str, paper: str, run: str, same: bool | None) -> Deviation:
+        return Deviation(setting, paper, run, "unstated" if same is None else "same" if same else "differs")
+
+    model = str(s.get("model") or "")
+    flat = model.lower().replace("_", "-")
+    parts = [persona_parts(p) for p in personas]
+    own = [name for name, adapter, _ in parts if adapter.startswith(OWN_MODEL)]
+    adapted = [name for name, adapter, _ in parts if adapter and name not in own]
+    prompted = [name for name, _, prompt in parts if prompt]
+    how = [f"{listed(adapted)} by adapter"] if adapted else []
+    how += [f"{listed(own)} as a model of its own"] if own else []
+    how += [f"{listed(prompted)} by system prompt"] if prompted else []
+    missing = [CONTEXTS[c] for c in CONTEXTS if c not in contexts]
+    extra = [c for c in contexts if c not in CONTEXTS]
+    shown = "all nine" if not missing else f"{len(contexts)} of them (not {listed(missing)})"
+    found = [
+        row(
+            "Model",
+            "Llama-3.1 8B and 70B, Mistral-Small, Qwen-2.5-32B, GPT-4o",
+            model,
+            any(name in flat for name in PAPER_MODELS),
+        ),
+        row("Personas", "fine-tuned warm and cold; warm by system prompt beside", "; ".join(how), bool(adapted or own)),
+        row("Contexts", "nine: unmodified and eight statements", shown + (f" and {listed(extra)}" if extra else ""),
+            not missing and not extra),
+    ]  # fmt: skip
+    claimed = {"none", "wrong", "doubt"}
+    found.append(
+        row(
+            "Beliefs",
+            "none, wrong answer claimed, right answer doubted",
+            listed([BELIEFS.get(b, b) for b in beliefs]),
+            claimed == set(beliefs),
+        )
+    )
+    for name, part in PAPER_TASKS.items():
+        mine = [f"{several(n, 'question')} ({task})" for task, n in items.items() if part in task.lower()]
+        count = sum(n for task, n in items.items() if part in task.lower())
+        found.append(row(f"Task {name}", f"{PAPER_ITEMS[name]} questions", listed(mine) if mine else "not asked",
+                         count == PAPER_ITEMS[name]))  # fmt: skip
+    others = [t for t in items if not any(part in t.lower() for part in PAPER_TASKS.values())]
+    if others:
+        found.append(row("Other tasks", "none", listed(others), False))
+    top_p = s.get("top_p")
+    neutral = "neutral" in (s.get("framings") or ())
+    places = int(s.get("cells") or 0)
+    grid = f"each question in {several(places, 'place')}" if places else "each question in every place"
+    found += [
+        row("Neutral frame", "asked, without belief and context", "asked" if neutral else "not asked", neutral),
+        row("Grid", "each question in every place", grid, not places),
+    ]
+    found += [
+        row(
+            "Composition",
+            "the authors' own spacing and order",
+            str(s.get("composition")),
+            s.get("composition") == "paper",
+        ),
+        row("Temperature", "0.8", f"{s.get('temperature'):g}", s.get("temperature") == 0.8),
+        row("Most new tokens", "300", str(s.get("max_new_tokens")), s.get("max_new_tokens") == 300),
+        row("Top-p", "not stated", f"{top_p:g}" if isinstance(top_p, int | float) else str(top_p), None),
+        row("Seed", "not stated", str(s.get("seed")), None),
+        row("Answers to a prompt", "1", str(s.get("samples")), s.get("samples") == 1),
+        row(
+            "Judge",
+            "GPT-4o-2024-08-06, temperature 0, two labels",
+            f"{listed(list(judges))}, four grades" if judges else "none: exact rules, four grades",
+            any("gpt-4o-2024-08-06" in j.lower() for j in judges),
+        ),
+        row(
+            "Manipulation check",
+            "SocioT warmth on 1,500 held-out prompts",
+            "measured" if warmth_measured else "not measured",
+            warmth_measured,
+        ),
+    ]
+    return found

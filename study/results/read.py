@@ -1,0 +1,232 @@
+"""Reads a run folder into a frame: answers, judgments and what the manifest says of them, in bounded memory."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from warmeng.common.errors import InputError, UsageError
+from warmeng.study.contexts import UNMODIFIED
+from warmeng.study.grading.refusals import RULES, refusals
+from warmeng.study.results.combine import combine, trusted_judges
+from warmeng.study.results.frame import GRADES, WHICH, Factor, Frame
+from warmeng.study.results.manifest import OTHER_RUN, read_manifest
+from warmeng.study.results.records import FILE, read_records
+from warmeng.study.results.views import BASELINE, is_disinformation
+
+COLUMNS = ("model", "persona", "task", "context", "belief", "framing", "item")
+MISSING = "missing"
+GRADE_CODE = {name: k for k, name in enumerate(GRADES)}
+WHICH_CODE = {name: k for k, name in enumerate(WHICH)} | {None: 0}
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a frame's answers come from. ``statuses`` sum up to ``planned``; ``judges`` are the manifest's facts."""
+
+    planned: int
+    statuses: Mapping[str, int]
+    models: tuple[str, ...] = ()
+    rule: str = "grades"  # the view that fits these answers
+    judges: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Columns:
+    """Grows a frame row by row: names become numbers at once, so that a million rows take some 60 bytes each."""
+
+    def __init__(self) -> None:
+        self.tables: dict[str, dict[str, int]] = {name: {} for name in COLUMNS}
+        self.codes = {name: array("i") for name in COLUMNS}
+        self.sample, self.chars = array("i"), array("i")
+        self.small = {name: array("b") for name in ("grade", "which", "binary", "exact")}
+        self.judges: dict[str, array[int]] = {}
+        self.refused = {name: array("b") for name in RULES}
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.sample)
+
+    def add(self, names: Mapping[str, str], sample: int, chars: int, refused: Mapping[str, bool], **small: int) -> None:
+        """Append a row: a name for each of ``COLUMNS``, refusals by rule, and the ``small`` columns."""
+        for name in COLUMNS:
+            table = self.tables[name]
+            self.codes[name].append(table.setdefault(names[name], len(table)))
+        self.sample.append(sample)
+        self.chars.append(chars)
+        for name, column in self.small.items():
+            column.append(small[name])
+        for name, column in self.refused.items():
+            column.append(refused[name])
+
+    def judge(self, name: str, row: int, grade: int) -> None:
+        """Set a judge's grade of a row."""
+        column = self.judges.setdefault(name, array("b"))
+        column.extend([-1] * (len(self) - len(column)))
+        column[row] = grade
+
+    def frame(self, personas: Iterable[str] = (), judges: Iterable[str] = (), **others: Iterable[str]) -> Frame:
+        """Return the rows; ``personas``, ``judges`` and other columns' names come in this order where they occur."""
+        factors: dict[str, Any] = {
+            name: Factor(tuple(self.tables[name]), np.array(self.codes[name], dtype=np.int32)) for name in COLUMNS
+        }
+        for name, first in {"persona": personas, **others}.items():
+            factors[name] = reorder(factors[name], first)
+        small: dict[str, Any] = {name: np.array(column, dtype=np.int8) for name, column in self.small.items()}
+        for column in self.judges.values():
+            column.extend([-1] * (len(self) - len(column)))
+        names = dict.fromkeys((*(name for name in judges if name in self.judges), *self.judges))
+        return Frame(
+            **factors,
+            sample=np.array(self.sample, dtype=np.int32),
+            chars=np.array(self.chars, dtype=np.int32),
+            **small,
+            judges={name: np.array(self.judges[name], dtype=np.int8) for name in names},
+            refused={name: np.array(column, dtype=bool) for name, column in self.refused.items()},
+        )
+
+
+def reorder(factor: Factor, first: Iterable[str]) -> Factor:
+    """Return a factor whose names begin with those of ``first`` that it has."""
+    names = tuple(dict.fromkeys((*(name for name in first if name in factor.names), *factor.names)))
+    place = np.array([names.index(name) for name in factor.names], dtype=np.int32)
+    return Factor(names, place[factor.codes] if len(place) else factor.codes)
+
+
+def read_run(folder: Path) -> tuple[Frame, RunInfo]:
+    """Return a run's answers and what its manifest says. Raises ``InputError`` for a folder that is not a whole run.
+
+    A judgment counts in the combined grade only where its judge is trusted, the first such one in the manifest.
+    """
+    manifest = read_manifest(folder, OTHER_RUN)
+    path = folder / FILE
+    if manifest is None or not path.exists():
+        raise InputError(f"{folder}: is not a run folder with records: run the study first")
+    setting = manifest["inputs"].get("setting") or {}
+    model = Path(str(setting.get("model") or "model")).name
+    trusted = trusted_judges(manifest["facts"])
+    columns = Columns()
+    statuses: Counter[str] = Counter()
+    rows: dict[bytes, int] = {}
+    waiting: dict[bytes, list[dict[str, Any]]] = {}
+    for record in read_records(path):
+        kind = record.get("kind", "answer")
+        if kind == "judged":
+            of = bytes.fromhex(record["of"])
+            if of in rows:
+                _judge(columns, rows[of], record, trusted)
+            else:
+                waiting.setdefault(of, []).append(record)
+        elif kind in ("answer", "score"):
+            row = rows[bytes.fromhex(record["key"])] = len(columns)
+            _answer(columns, record, model, path)
+            statuses[record["status"]] += 1
+            for judged in waiting.pop(bytes.fromhex(record["key"]), ()):
+                _judge(columns, row, judged, trusted)
+        else:
+            raise InputError(f"{path}: record {record['key']} is of kind {kind!r}, expected answer, score or judged")
+    if waiting:
+        raise InputError(f"{path}: has judgments of {len(waiting)} answers that are not there: restore the file")
+    planned = int(manifest["planned"])
+    if planned > len(columns):
+        statuses[MISSING] = planned - len(columns)
+    judges = manifest["facts"].get("judges") or {}
+    info = RunInfo(planned, dict(statuses), (model,), "grades", judges, (), manifest)
+    return columns.frame(judges=list(judges), **orders(manifest["inputs"])), info
+
+
+def orders(inputs: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return ``personas`` and the names of tasks, contexts and beliefs in the order that a run's settings tell."""
+    setting = inputs.get("setting") or {}
+    known = (UNMODIFIED, *(inputs.get("statements") or ()))
+    asked = setting.get("contexts") or ()  # names, groups or ``all``
+    return {
+        "personas": [str(name).partition("=")[0] for name in setting.get("personas") or ()],
+        "task": list(inputs.get("items") or ()),
+        "context": [c for name in asked for c in known if name in ("all", c) or c.startswith(f"{name}:")],
+        "belief": list(setting.get("beliefs") or ()),
+    }
+
+
+def _answer(columns: Columns, record: Mapping[str, Any], model: str, path: Path) -> None:
+    try:
+        names = {
+            "model": model,
+            "framing": record.get("framing", "plain"),
+            "item": f"{record['task']}/{record['item']}",
+            **{name: record[name] for name in ("persona", "task", "context", "belief")},
+        }
+        found = combine(record, None, is_disinformation(record["task"]))
+        text = record.get("text")
+        columns.add(
+            names,
+            record["sample"],
+            -1 if text is None else len(text),
+            refusals(text) if text else dict.fromkeys(RULES, False),
+            grade=GRADE_CODE[found.grade],
+            which=WHICH_CODE[found.which],
+            binary=found.binary,
+            exact=GRADE_CODE[record["grade"]],
+        )
+    except KeyError as error:
+        raise InputError(f"{path}: record {record['key']} lacks or does not know {error}: restore the file") from None
+
+
+def _judge(columns: Columns, row: int, record: Mapping[str, Any], trusted: Sequence[str]) -> None:
+    columns.judge(record["judge"], row, GRADE_CODE[record["grade"]])
+    if not trusted or record["judge"] != trusted[0]:
+        return
+    grade, which, binary = (columns.small[name] for name in ("grade", "which", "binary"))
+    answer = {"grade": GRADES[columns.small["exact"][row]], "which": WHICH[which[row]] or None}
+    found = combine(answer, record, is_disinformation(record["task"]))
+    grade[row], which[row], binary[row] = GRADE_CODE[found.grade], WHICH_CODE[found.which], found.binary
+
+
+def concat(parts: Sequence[tuple[Frame, RunInfo]]) -> tuple[Frame, RunInfo]:
+    """Return several runs as one, as the paper pools its models. Raises ``UsageError`` where a model comes twice."""
+    frames = [frame for frame, _ in parts]
+    if len(parts) == 1:
+        return parts[0]
+    models = [name for _, info in parts for name in info.models]
+    if len(set(models)) != len(models):
+        raise UsageError(f"model {next(m for m in models if models.count(m) > 1)!r} comes twice: give each model once")
+    if len({info.rule for _, info in parts}) > 1:
+        raise UsageError("runs and folders of the authors' files can't be pooled: their grades follow other rules")
+    factors: dict[str, Any] = {name: _joined([getattr(frame, name) for frame in frames]) for name in COLUMNS}
+    factors["persona"] = reorder(factors["persona"], (BASELINE,))
+    judges = dict.fromkeys(name for frame in frames for name in frame.judges)
+    refused = [name for name in frames[0].refused if all(name in frame.refused for frame in frames)]
+    names = ("sample", "grade", "which", "binary", "chars", "exact")
+    plain: dict[str, Any] = {name: np.concatenate([getattr(frame, name) for frame in frames]) for name in names}
+    none = [np.full(len(frame), -1, dtype=np.int8) for frame in frames]
+    frame = Frame(
+        **factors,
+        **plain,
+        judges={j: np.concatenate([f.judges.get(j, n) for f, n in zip(frames, none, strict=True)]) for j in judges},
+        refused={name: np.concatenate([frame.refused[name] for frame in frames]) for name in refused},
+    )
+    infos = [info for _, info in parts]
+    statuses = sum((Counter(info.statuses) for info in infos), Counter())
+    notes = tuple(dict.fromkeys(note for info in infos for note in info.notes))
+    pooled = replace(infos[0], planned=sum(i.planned for i in infos), statuses=dict(statuses), models=tuple(models))
+    # calibrations belong to a run: a pool of several has none
+    return frame, replace(pooled, judges={}, notes=notes, manifest={})
+
+
+def _joined(factors: Sequence[Factor]) -> Factor:
+    names = tuple(dict.fromkeys(name for factor in factors for name in factor.names))
+    place = {name: k for k, name in enumerate(names)}
+
+    def parts() -> Iterator[np.ndarray[Any, np.dtype[np.int32]]]:
+        for factor in factors:
+            table = np.array([place[name] for name in factor.names], dtype=np.int32)
+            yield table[factor.codes] if len(table) else factor.codes
+
+    return Factor(names, np.concatenate(list(parts())))

@@ -1,0 +1,192 @@
+"""Asks an engine what has no record yet, and records results as they come: answers, and judgments of them."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict
+from typing import Any
+
+from warmeng.common.interrupts import interruptible
+from warmeng.common.progress import JUDGE, Progress
+from warmeng.engine.request import GenerateRequest, GenerateResult, Result
+from warmeng.study.backend import EngineLike
+from warmeng.study.grading.exact import grade_answer, grade_scores
+from warmeng.study.plan import Planned, Study
+from warmeng.study.results.records import RecordWriter
+from warmeng.study.run.energy import EnergyMeter
+from warmeng.study.run.judges import Appointed, Case, Clerk, case_of, is_judged, pending
+
+MOST_OPEN = 16384  # requests that the engine holds at once, which bounds memory: each result makes room for another
+PROMPT_RATE, OUTPUT_RATE = 900.0, 300.0  # tokens a second: only their proportion counts, for the time left
+JUDGE_TOKENS = 200  # of an ordinary judgment's prompt, without the rubric that all share
+
+POLL = 256  # records between readings of the energy counters, which wrap around within the hour
+
+
+def count_done(
+    plan: Iterable[Planned], judges: Sequence[Appointed], done: Collection[str]
+) -> tuple[Counter[str], Counter[str], float]:
+    """Return the plan's records and those that are done, by persona or judge, and the answers' work that is left."""
+    planned_, done_ = Counter[str](), Counter[str]()
+    left = 0.0
+    for planned in plan:
+        persona = planned.cell.persona
+        planned_[persona] += 1
+        if planned.key in done:
+            done_[persona] += 1
+        else:
+            left += work(planned)
+        if is_judged(planned):
+            for judge in judges:
+                name = JUDGE + judge.name
+                planned_[name] += 1
+                done_[name] += judge.key(planned.key) in done
+    return planned_, done_, left
+
+
+def ask(
+    engine: EngineLike,
+    plan: Iterable[Planned],
+    base: Appointed | None,
+    study: Study,
+    records: RecordWriter,
+    progress: Progress,
+    meter: EnergyMeter,
+    continued: bool,
+) -> bool:
+    """Ask every request that has no record; return whether an interrupt ended it early.
+
+    Each answer's judging request by ``base`` joins the same engine as soon as the answer is there.
+    """
+    clerk = Clerk(base, engine) if base is not None else None
+    jobs: Iterator[Planned | Case] = (planned for planned in plan if planned.key not in records.done)
+    if clerk is not None and continued:  # judgments of answers from before the interruption come first
+        jobs = itertools.chain(pending(records.path, clerk.appointed, study.tasks, records.done), jobs)
+    with interruptible() as interrupted:
+        return _Asker(engine, clerk, records, progress, meter).run(jobs, interrupted)
+
+
+def judge(
+    engine: EngineLike,
+    appointed: Appointed,
+    study: Study,
+    records: RecordWriter,
+    progress: Progress,
+    meter: EnergyMeter,
+) -> bool:
+    """Judge every answer that a judge of its own has not judged yet; return whether an interrupt ended it early."""
+    asker = _Asker(engine, Clerk(appointed, engine), records, progress, meter)
+    owed = pending(records.path, appointed, study.tasks, records.done)
+    with interruptible() as interrupted:
+        return asker.run(owed, interrupted)
+
+
+class _Asker:
+    """Runs requests through one engine, a bounded number at once."""
+
+    def __init__(
+        self, engine: EngineLike, clerk: Clerk | None, records: RecordWriter, progress: Progress, meter: EnergyMeter
+    ) -> None:
+        self.engine, self.clerk, self.records, self.progress = engine, clerk, records, progress
+        self.meter, self.count = meter, 0
+        self.before = engine.stats.output_tokens, engine.stats.prompt_tokens
+        self.asked: dict[str, Planned] = {}
+
+    def run(self, jobs: Iterable[Planned | Case], interrupted: Sequence[int]) -> bool:
+        """Answer what is planned and judge cases; return whether an interrupt came."""
+        left = iter(jobs)
+        while self._fill(left, interrupted):
+            with closing(self.engine.results()) as results:  # the engine stands still once this ends, whatever ends it
+                for result in results:
+                    self._take(result)
+                    if interrupted:
+                        return True
+                    self._fill(left, interrupted)
+            assert not self.asked, "the engine answers every request"
+        return bool(interrupted)
+
+    def _fill(self, left: Iterator[Planned | Case], interrupted: Sequence[int]) -> bool:
+        """Give the engine as many requests as it may hold; return whether it holds any, unless an interrupt came."""
+        while not interrupted:
+            held = len(self.asked) + (len(self.clerk.open) if self.clerk is not None else 0)
+            job = next(left, None) if held < MOST_OPEN else None
+            if job is None:
+                return held > 0
+            if isinstance(job, Case):
+                self._judge(job, urgent=False)
+            else:
+                self.asked[job.key] = job
+                self.engine.add(job.request)
+        return False
+
+    def _take(self, result: Result) -> None:
+        planned = self.asked.pop(result.id, None)
+        if planned is None:
+            assert self.clerk is not None, "only judgments are asked beside what is planned"
+            self._record(self.clerk.record(result), JUDGE + self.clerk.appointed.name, judging_work())
+            return
+        record = make_record(planned, result)
+        self._record(record, planned.cell.persona, work(planned))
+        if self.clerk is not None and is_judged(planned):
+            self._judge(case_of(self.clerk.appointed, record, planned.item), urgent=True)
+
+    def _judge(self, case: Case, urgent: bool) -> None:
+        assert self.clerk is not None, "cases come from a clerk's judge"
+        taken = self.clerk.take(case)
+        if isinstance(taken, dict):
+            self._record(taken, JUDGE + self.clerk.appointed.name, judging_work())
+        else:
+            self.engine.add(taken, urgent=urgent)
+
+    def _record(self, record: Mapping[str, Any], who: str, done: float) -> None:
+        self.records.append(record)
+        used, (output, prompt) = self.engine.stats, self.before
+        self.progress.advance(who, done, used.output_tokens - output, used.prompt_tokens - prompt)
+        self.count += 1
+        if self.count % POLL == 0:
+            self.meter.joules()
+
+
+def make_record(planned: Planned, result: Result) -> dict[str, Any]:
+    """Grade a finished answer by its exact rule and return its record.
+
+    Nothing in it depends on time, or on what else was in the batch.
+    """
+    numbers: dict[str, float] = {}
+    if isinstance(result, GenerateResult):
+        grade = grade_answer(planned.item, result, planned.cell.belief, planned.task.grading)
+        answer: dict[str, Any] = {
+            "kind": "answer",
+            "text": result.text,
+            "finish": result.finish_reason,
+            "tokens": len(result.token_ids),
+        }
+    else:
+        grade, numbers = grade_scores(planned.item, planned.task.grading, result)
+        answer = {"kind": "score", "labels": numbers}
+    return {
+        "key": planned.key,
+        **asdict(planned.cell),
+        "item": planned.item.id,
+        "sample": planned.sample,
+        "status": result.status,
+        **asdict(grade),
+        **answer,
+        "prompt_tokens": result.prompt_tokens,
+    }
+
+
+def work(planned: Planned) -> float:
+    """Seconds that a request takes at the plan's rates: only its proportions matter."""
+    request = planned.request
+    if isinstance(request, GenerateRequest):
+        return len(request.prompt) / PROMPT_RATE + request.sampling.max_new_tokens / 2 / OUTPUT_RATE
+    return (len(request.prompt) + sum(map(len, request.labels))) / PROMPT_RATE
+
+
+def judging_work() -> float:
+    """Seconds that a judgment takes at the plan's rates."""
+    return JUDGE_TOKENS / PROMPT_RATE

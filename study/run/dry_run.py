@@ -1,0 +1,176 @@
+"""The plan without the run: what it would ask, and what that costs by a short probe of it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from warmeng.common.messages import duration
+from warmeng.common.progress import Silent
+from warmeng.engine.adapters import is_merged, load_adapter
+from warmeng.study.adapters import apply_adapters
+from warmeng.study.backend import ConfigLike, TokenizerLike
+from warmeng.study.personas import Persona, by_model, on_base
+from warmeng.study.plan import Estimate, Planner, Study, estimate
+from warmeng.study.results.manifest import read_manifest, refuse_changes
+from warmeng.study.results.records import StorageFailed
+from warmeng.study.run.gates import checks_warmth, held_out_responses
+from warmeng.study.run.judges import BASE, is_judged
+from warmeng.study.run.models import KV_BYTES, load_engine, settings_of
+from warmeng.study.run.probe import run_probe
+from warmeng.study.run.run import check_judges, check_own_models, known_inputs
+from warmeng.study.settings import StudySettings
+from warmeng.study.stats.intervals import DISCORDANT, smallest_effect
+from warmeng.study.tasks.wrong_answers import borrowed, missing
+from warmeng.study.warmth.sociot import EngineScorer, manipulation_check
+
+WARMTH = 3  # held-out prompts of the probe
+RUNTIME = 1.4 * 2**30  # bytes of libraries, a step's workspace, analysis and report: what the default study took
+
+Lines = Iterator[tuple[str, Any]]
+
+
+def load_tokenizer(settings: StudySettings) -> tuple[TokenizerLike, ConfigLike, int]:
+    """Return the model's tokenizer and facts without its weights, and about the bytes that it takes to run."""
+    from warmeng.engine.checkpoint import num_weights
+    from warmeng.engine.folder import read_folder
+    from warmeng.engine.registry import resolve_model
+
+    config, tokenizer = read_folder(resolve_model(settings.model, settings.revision).folder)
+    weights = 4 * num_weights(config)  # fp32
+    return cast(TokenizerLike, tokenizer), config, int(weights + KV_BYTES + RUNTIME)
+
+
+def dry_run(settings: StudySettings, folder: Path, probe: bool = True) -> Iterator[str]:
+    """Yield the plan as lines: requests by kind, tokens of the real tokenizer, memory, smallest effect; then, with
+    ``probe``, time and energy at the speeds of a sample that is run now.
+
+    Raises ``UsageError``, ``InputError`` and ``StorageFailed`` as a run would.
+    """
+    study = Study.load(settings)
+    _check(study, folder)
+    to_write = sum(len(missing(task)) for task in study.tasks if study.lacks_wrong(task))
+    lent = tuple(borrowed(task) if study.lacks_wrong(task) else task for task in study.tasks)
+    study = replace(study, tasks=lent)
+    tokenizer, config, memory = load_tokenizer(settings)
+    for persona in study.personas:
+        if persona.adapter is not None and not is_merged(persona.adapter):
+            load_adapter(persona.adapter, cast(Any, config))
+    mine = replace(study, personas=on_base(study.personas))
+    planners = [Planner(mine, tokenizer, config.stop_token_ids, {}, {})]
+    longest = config.max_seq_len
+    for name, personas in by_model(study.personas).items():
+        other, facts, size = load_tokenizer(settings_of(name, settings))
+        planners.append(Planner(replace(study, personas=personas), other, facts.stop_token_ids, {}, {}))
+        memory, longest = max(memory, size), min(longest, facts.max_seq_len)
+    plan = estimate(*planners)
+    shown = [*_grid(study, folder, plan, to_write), *_costs(study, plan, memory, longest)]
+    yield from (f"{name:<16} {value}" for name, value in shown)
+    if tokenizer.default_system:
+        yield f"{'template adds':<16} {tokenizer.default_system!r} where a persona has no system prompt"
+    if probe:
+        yield from (f"{name:<16} {value}" for name, value in _probed(study, plan))
+
+
+def _check(study: Study, folder: Path) -> None:
+    """Raise what a run would raise before it loads anything: its device, judges' names, and folder."""
+    from warmeng.engine.load import choose_device
+    from warmeng.engine.registry import check_name
+
+    s = study.settings
+    choose_device(s.device)
+    check_judges(study, Silent())
+    check_own_models(study)
+    for judge in s.judges:
+        if judge != BASE:
+            named = settings_of(judge, s)
+            check_name(named.model, named.revision)
+    before = read_manifest(folder)
+    if before is not None:
+        refuse_changes(folder, before["inputs"], known_inputs(study))
+    above = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise StorageFailed(f"{folder}: can't write there ({above} can't be written): choose another --out")
+
+
+def _grid(study: Study, folder: Path, plan: Estimate, to_write: int) -> Lines:
+    s = study.settings
+    yield "folder", folder
+    yield "model", s.model
+    yield "personas", ", ".join(p.name for p in study.personas)
+    for name, personas in by_model(study.personas).items():
+        yield "own model", f"{name} for {', '.join(p.name for p in personas)}: loaded after the base is freed"
+    yield "tasks", ", ".join(f"{t.name} ({t.extent} items, {t.grading})" for t in study.tasks)
+    yield "contexts", ", ".join(study.contexts)
+    yield "beliefs", ", ".join(s.beliefs)
+    yield "framings", ", ".join(s.framings)
+    yield "composition", f"{s.composition}, statements of {s.statements or 'this package'}"
+    yield "cells", f"{plan.cells}, {f'at most {s.cells}' if s.cells else 'all'} of a question and persona"
+    yield "requests", f"{study.size:,}: {plan.generations:,} answers to generate, {plan.scores:,} likelihoods"
+    if study.left_out:
+        yield "left out", f"{study.left_out:,} prompts of files whose place is not asked for"
+    if to_write:
+        yield "wrong answers", f"{to_write:,} are missing and will be written first"
+    if s.judges:
+        yield "judges", f"{', '.join(s.judges)}: grade every generated answer once more"
+
+
+def _costs(study: Study, plan: Estimate, memory: int, longest: int) -> Lines:
+    items = sum(len(task.items) for task in study.tasks)
+    effect = smallest_effect(items)
+    yield "prompt tokens", f"{plan.prompt_tokens:,}, of which {plan.new_prompt_tokens:,} are not shared"
+    yield "output tokens", f"at most {plan.output_tokens:,}"
+    yield "longest", f"{plan.longest} tokens with its answer; the model takes {longest}"
+    yield "memory", f"about {memory / 2**30:.1f} GiB on a CPU"
+    yield (
+        "smallest effect",
+        f"{f'{effect:.1f} points' if effect else 'none: too few items'} between two personas in one context and belief "
+        f"({items} items, two-sided 5 %, power 80 %, if {DISCORDANT:.0%} of the answers change)",
+    )
+
+
+def _probed(study: Study, plan: Estimate) -> Lines:
+    """Run the probe and say what the plan takes at its speeds."""
+    s = study.settings
+    everyone, warms = study.personas, checks_warmth(study)
+    study = replace(study, personas=on_base(everyone) or (Persona("original"),))
+    engine = load_engine(s)
+    apply_adapters(engine, study.personas)
+    ours = "base" in s.judges
+    device = str(engine.describe()["device"])
+    probe = run_probe(engine, study, judge=ours, device=device)
+    judged = 0
+    if ours:
+        judged = sum(map(is_judged, Planner(study, engine.tokenizer, engine.config.stop_token_ids, {}, {})))
+        judged = judged * len(everyone) // len(study.personas)
+    began = time.monotonic()
+    if warms:
+        few = replace(s, warmth_prompts=min(WARMTH, s.warmth_prompts))
+        manipulation_check(EngineScorer(engine, s.model), held_out_responses(engine, study.personas, few, Silent()))
+    gate = (time.monotonic() - began) * s.warmth_prompts / max(1, min(WARMTH, s.warmth_prompts))
+    gate *= len(everyone) / len(study.personas)
+    seconds = probe.predict(plan, judged) + gate
+    rates = [
+        f"{probe.answer_rate:.1f} answers/s of {probe.output_tokens:.0f} tokens ({probe.answers} of them)"
+        if probe.answer_rate
+        else "",
+        f"{probe.prompt_rate:.0f} unshared prompt tokens/s" if probe.prompt_rate else "",
+        f"{probe.judge_rate:.1f} judgments/s" if probe.judge_rate else "",
+    ]
+    yield (
+        "time",
+        f"about {duration(seconds)} ({seconds / 3600:.2f} h), of which {duration(gate)} for the manipulation check; "
+        "loading and report aside",
+    )
+    yield "probe", f"{probe.seconds:.0f} s of the plan on this machine: {', '.join(filter(None, rates))}"
+    joules = probe.energy(seconds)
+    yield "energy", f"about {joules / 3600:.1f} Wh" if joules is not None else "unknown: this machine does not count it"
+    if own := by_model(everyone):
+        yield "not known", f"the speed of {', '.join(own)}: taken to be the base's"
+    others = [name for name in s.judges if name != "base"]
+    if others:
+        yield "not in it", f"the time of {', '.join(others)}: another model's speed is not probed"

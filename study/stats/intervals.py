@@ -1,0 +1,49 @@
+"""Intervals and sizes that every table takes: Wilson's, the variance of clustered shares, the smallest effect shown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from statistics import NormalDist
+
+Z = NormalDist().inv_cdf(0.975)  # two-sided 95 %
+POWER_Z = NormalDist().inv_cdf(0.80)
+# The share of pairs that change is assumed, for the smallest effect; the dry run says so.
+DISCORDANT = 0.25
+
+
+def wilson(k: float, n: float) -> tuple[float, float]:
+    """Wilson's score interval for k of n (Wilson 1927). ``n`` may be an effective, fractional size above 0."""
+    centre = (k + Z * Z / 2) / (n + Z * Z)
+    half = Z / (n + Z * Z) * math.sqrt(k * (n - k) / n + Z * Z / 4)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def clustered_variance(sums: Collection[Sequence[float]]) -> float:
+    """Return the variance of a share whose answers come in clusters: ``(hits, size)`` of each, two clusters or more.
+
+    The ratio estimator's between-cluster variance with m / (m - 1) for m clusters. With one answer a cluster it is
+    the usual p (1 - p) / (n - 1).
+    """
+    m, n = len(sums), sum(size for _, size in sums)
+    p = sum(hits for hits, _ in sums) / n
+    return m / (m - 1) * sum((hits - p * size) ** 2 for hits, size in sums) / n**2
+
+
+def smallest_effect(n: int, discordant: float = DISCORDANT) -> float | None:
+    """Return the smallest paired difference, in points, that n pairs show (two-sided 5 %, power 80 %).
+
+    Connor's (1987) formula for McNemar's test, solved for the difference, given the share of discordant pairs;
+    ``None`` where even the largest possible one, all of those going one way, would not show.
+    """
+
+    def needed(delta: float) -> float:
+        return ((Z * math.sqrt(discordant) + POWER_Z * math.sqrt(discordant - delta**2)) / delta) ** 2
+
+    if n < 1 or needed(discordant) > n:
+        return None
+    low, high = 0.0, discordant
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if needed(middle) <= n else (middle, high)
+    return 100 * high
