@@ -143,14 +143,14 @@ def run(study: Path | None, out: Path | None, dry_run: bool, no_probe: bool, **o
             click.echo(line)
         return 0
     from warmeng.common.progress import for_stderr
-    from warmeng.study.report.table import print_tables
+    from warmeng.study.report.terminal import print_results
     from warmeng.study.run.run import run_study
 
     command = shlex.join(["warmeng", *sys.argv[1:]])
     outcome = run_study(settings, folder, for_stderr(), command)
     if outcome.results is not None:
         console = Console()
-        print_tables(console if console.is_terminal else Console(width=max(console.width, 100)), outcome.results)
+        print_results(console if console.is_terminal else Console(width=max(console.width, 100)), outcome.results)
         report = folder / "report.html"
         shown = f", the report is {report}" if report.exists() else ""
         click.echo(f"Results are in {folder / 'results.md'}, every answer in {folder / 'records.jsonl'}{shown}.")

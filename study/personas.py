@@ -12,6 +12,7 @@ from warmeng.common.files import read_text
 
 PROMPTS = Path(__file__).parent / "data" / "prompts"
 ADAPTERS = Path(__file__).parent / "data" / "adapters"  # of the built-in model: see docs/finetune.md
+BASELINE = "original"  # the persona that others are compared with, where it is there
 EMBEDDED = ("warm", "cold")  # prompts and adapters that are part of the package
 BUILT_IN_MODEL = "smollm2-135m-instruct"
 BUILT_IN = {"original": "", "warm": "adapter", "cold": "adapter", "warm-prompt": "prompt", "cold-prompt": "prompt"}
@@ -118,3 +119,14 @@ def _prompt(name: str) -> str:
     if not text:
         raise InputError(f"{path}: is empty: expected the text of a system prompt")
     return text
+
+
+def baseline_of(names: Sequence[str], chosen: str | None = None) -> str:
+    """Return the persona that others are compared with: the chosen one, else ``original``, else the first."""
+    if chosen is not None:
+        if chosen not in names:
+            raise UsageError(f"no persona is named {chosen!r}: use {', '.join(names)}")
+        return chosen
+    if not names:
+        raise InputError("there are no answers: give a run or a folder that has some")
+    return BASELINE if BASELINE in names else names[0]

@@ -22,9 +22,10 @@ from warmeng.common.files import make_folder, replacing
 from warmeng.study.contexts import UNMODIFIED
 from warmeng.study.export.table import Source, as_cell, told
 from warmeng.study.grading.refusals import refuses
+from warmeng.study.personas import baseline_of
 from warmeng.study.prompts import LETTERS, ordered
 from warmeng.study.report.settings_text import persona_names, settings_of
-from warmeng.study.results.answers import Answer, baseline_of
+from warmeng.study.results.answers import Answer
 from warmeng.study.results.items import Asked
 
 TEMPLATES = {

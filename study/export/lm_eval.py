@@ -132,11 +132,14 @@ def spec_of(source: Source, persona: str) -> tuple[str, str]:
 def system_of(source: Source, persona: str) -> str | None:
     """Return the text of a persona's system prompt, ``None`` where it has none.
 
-    The manifest has its hash alone: where the text is not where it was, or was changed, the words say so.
+    The manifest has it. That of a run made before has its hash alone: where the text is not where it was, or was
+    changed, the words say so.
     """
     _, prompt = spec_of(source, persona)
     if not prompt:
         return None
+    if kept := (source.manifest["facts"].get("systems") or {}).get(persona):
+        return str(kept)
     path = PROMPTS / f"{prompt}.txt" if prompt in EMBEDDED else Path(prompt)
     told = (source.manifest["inputs"].get("system prompt") or {}).get(persona)
     try:

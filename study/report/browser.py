@@ -17,8 +17,9 @@ from typing import Any
 
 import orjson
 
+from warmeng.study.personas import baseline_of
 from warmeng.study.report.figure_data import BELIEFS, CONTEXTS
-from warmeng.study.results.answers import Answer, Verdict, baseline_of, read_answers, read_verdicts
+from warmeng.study.results.answers import Answer, Verdict, read_answers, read_verdicts
 from warmeng.study.results.items import Asked
 
 MOST_RECORDS = 20_000  # answers that a page carries

@@ -8,13 +8,12 @@ from typing import Any
 
 from warmeng.common.messages import duration
 from warmeng.engine.provenance import Provenance
+from warmeng.study.grading.grade import GRADES
 from warmeng.study.personas import unlike
 from warmeng.study.report.browser import Survey
 from warmeng.study.report.figure_data import Effect, Rate, manipulation, number
 from warmeng.study.report.settings_text import adapted_names, listed, persona_names, settings_of, several
 from warmeng.study.stats.correction import ALL, MIN_EXACT
-
-GRADES = ("correct", "incorrect", "refusal", "unclear", "unscored")
 
 
 @dataclass(frozen=True, slots=True)

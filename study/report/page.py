@@ -13,16 +13,18 @@ import orjson
 
 from warmeng.common.errors import InputError
 from warmeng.common.files import make_folder, read_bytes, write_atomic
+from warmeng.study.personas import baseline_of
 from warmeng.study.report.browser import MOST_BYTES, MOST_RECORDS, Survey, choose, columns, pack, survey
 from warmeng.study.report.cells import shown
 from warmeng.study.report.draw import Figure, figures, number_words
 from warmeng.study.report.figure_data import BELIEFS, CONTEXTS, effects, manipulation, ordered, rates, table, warmth
 from warmeng.study.report.outcome import costs, gates, headlines, lead
 from warmeng.study.report.settings_text import asked, deviations, persona_names, settings_of
-from warmeng.study.results.answers import baseline_of, require_manifest
+from warmeng.study.results.answers import require_manifest
 from warmeng.study.results.combine import first_trusted
 from warmeng.study.results.items import read_items
 from warmeng.study.results.sessions import read_sessions
+from warmeng.study.stats.tables import FORMAT
 
 FILE = "report.html"
 ANALYSIS = "analysis.json"
@@ -67,11 +69,11 @@ def read_analysis(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         found = orjson.loads(read_bytes(path))
-        if isinstance(found["tables"], dict):
+        if found["format"] == FORMAT and isinstance(found["tables"], dict):
             return dict(found)
     except (ValueError, KeyError, TypeError):
         pass
-    raise InputError(f"{path}: is not an analysis of this version: remove it and analyse the run again")
+    raise InputError(f"{path}: is not an analysis of this version: make it again with: warmeng analyze {folder}")
 
 
 def write_report(folder: Path, out: Path | None = None) -> Path:

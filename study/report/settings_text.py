@@ -158,6 +158,7 @@ def asked(
         found.append(Fact(f"Left out of {name}", told))
     if facts.get("started"):
         found.append(Fact("Started", str(facts["started"]).replace("T", " ").replace("Z", " UTC")))
+    found += [Fact(f"System prompt of {name}", f"“{text}”") for name, text in (facts.get("systems") or {}).items()]
     if facts.get("default_system") and facts.get("adds_default_system"):
         whom = listed(list(facts["adds_default_system"]))
         found.append(Fact("Template", f"adds a system message of its own for {whom}: “{facts['default_system']}”"))

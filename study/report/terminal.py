@@ -1,10 +1,11 @@
-"""The main tables of an analysis for a terminal; the rest is in the files."""
+"""The main tables of a run and of an analysis for a terminal; the rest is in the files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from warmeng.study.report.results import notes
 from warmeng.study.report.table import laid_out
 from warmeng.study.stats.tables import shown
 
@@ -22,11 +23,27 @@ def _main_scope(row: Row) -> bool:
     return bool(row["scope"] == "all" or row["number"] == 1)
 
 
-MAIN: dict[str, tuple[tuple[str, ...], Callable[[Row], bool]]] = {  # table -> columns, rows that are printed
+Selection = Mapping[str, tuple[tuple[str, ...], Callable[[Row], bool]]]  # table -> columns, rows that are printed
+
+RESULTS: Selection = {
+    "error_rates": (
+        ("model", "persona", "context", "belief", "error", "low", "high", "n", "refusal", "unclear", "unscored"),
+        lambda r: r["task"] == "all" and "all" not in (r["context"], r["belief"]),
+    ),
+    "framings": (("model", "persona", "framing", "error", "low", "high", "n"), lambda r: True),
+    "differences": (
+        ("model", "persona", "context", "belief", "value", "low", "high", "n"),
+        lambda r: r["task"] == "all" and "all" not in (r["context"], r["belief"]),
+    ),
+    "sycophancy": (("model", "persona", "context", "value", "low", "high", "n"), lambda r: r["task"] == "all"),
+}
+MAIN: Selection = {
     "error_rates": (
         ("model", "persona", "belief", "n", "error", "low", "high", "refusal", "unclear", "unscored"),
         _pooled,
     ),
+    "differences": (("model", "persona", "belief", "value", "low", "high", "n"), _pooled),
+    "belief_effects": (("model", "persona", "belief", "value", "low", "high", "n"), _pooled),
     "regressions": (
         (
             "number", "scope", "variant", "group", "n", "effect", "effect_se", "effect_se_clustered", "low", "high",
@@ -38,7 +55,7 @@ MAIN: dict[str, tuple[tuple[str, ...], Callable[[Row], bool]]] = {  # table -> c
         ("kind", "variant", "against", "context", "belief", "n", "value", "low", "high"),
         lambda r: r["context"] == "all" or (r["kind"] == "context" and r["belief"] == "none"),
     ),
-    "sycophancy": (("model", "persona", "context", "n", "value", "low", "high"), lambda r: r["context"] == "all"),
+    "sycophancy": (("model", "persona", "context", "n", "value", "low", "high"), _pooled),
     "flips": (
         ("model", "variant", "belief", "from", "to", "n", "total", "share"),
         lambda r: _pooled(r) and r["belief"] != "all" and r["from"] == "correct",
@@ -63,16 +80,28 @@ MAIN: dict[str, tuple[tuple[str, ...], Callable[[Row], bool]]] = {  # table -> c
 }  # fmt: skip
 
 
-def print_analysis(console: Console, analysis: Mapping[str, Any]) -> None:
-    """Print the main tables' main rows, one line for tests, and the notes.
+def print_results(console: Console, results: Mapping[str, Any]) -> None:
+    """Print a run's first tables over all tasks, and its counts."""
+    _print_tables(console, results["tables"], RESULTS)
+    _print_lines(console, notes(results))
 
-    Columns without a value are left out, and the model's where it is the same in all rows: a line below names it.
-    """
+
+def print_analysis(console: Console, analysis: Mapping[str, Any]) -> None:
+    """Print the main tables' main rows, one line for tests, and the notes."""
+    _print_tables(console, analysis["tables"], MAIN)
+    alone = [f"Model {name}." for name in analysis["models"]] if len(analysis["models"]) == 1 else []
+    _print_lines(console, (*alone, *tests(analysis), *analysis["notes"]))
+
+
+def _print_tables(console: Console, tables: Mapping[str, Any], selection: Selection) -> None:
+    """Print rows of tables. Columns without a value are left out, and the model's where all rows have the same."""
     from rich.markup import escape
 
-    for name, (keys, wanted) in MAIN.items():
-        table = analysis["tables"].get(name)
-        rows = [row for row in table["rows"] if wanted(row)] if table else []
+    for name, (keys, wanted) in selection.items():
+        if name not in tables:
+            continue
+        table = tables[name]
+        rows = [row for row in table["rows"] if wanted(row)]
         if not rows:
             continue
         kinds = {c["key"]: c for c in table["columns"]}
@@ -83,10 +112,13 @@ def print_analysis(console: Console, analysis: Mapping[str, Any]) -> None:
         numeric = [kinds[key]["kind"] != "text" for key in used]
         for part in laid_out(console.width, [kinds[key]["label"] for key in used], numeric, body):
             console.print(part)
-        for line in refusals(rows):
-            console.print(escape(line), soft_wrap=True, highlight=False)
-    alone = [f"Model {name}." for name in analysis["models"]] if len(analysis["models"]) == 1 else []
-    for line in (*alone, *tests(analysis), *analysis["notes"]):
+        _print_lines(console, refusals(rows))
+
+
+def _print_lines(console: Console, lines: Iterable[str]) -> None:
+    from rich.markup import escape
+
+    for line in lines:
         console.print(escape(line), soft_wrap=True, highlight=False)
 
 

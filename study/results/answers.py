@@ -1,4 +1,4 @@
-"""The answers of a run with their final grades, one after the other: what the report's browser and the exports read."""
+"""The answers of a run joined with their judgments: what every statistic, the report and the exports read."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from warmeng.common.errors import InputError
+from warmeng.study.grading.grade import GRADES
 from warmeng.study.results.combine import combine
 from warmeng.study.results.manifest import OTHER_RUN, read_manifest
 from warmeng.study.results.records import FILE, read_records
+from warmeng.study.tasks.task import is_disinformation
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,43 +80,56 @@ def read_verdicts(path: Path) -> dict[bytes, tuple[Verdict, ...]]:
 
 
 def read_answers(path: Path, verdicts: Mapping[bytes, tuple[Verdict, ...]], trusted: str | None) -> Iterator[Answer]:
-    """Yield the answers of a ``records.jsonl`` in the file's order; ``trusted`` is the judge that may decide."""
+    """Yield the answers of a ``records.jsonl`` with their final grades, in the file's order.
+
+    This is the one place where an answer and its judgments become a grade. ``verdicts`` are those of the same file,
+    ``trusted`` is the judge that may decide. Raises ``InputError`` for a record that is not one of a run, and for
+    judgments of answers that are not there.
+    """
+    judged = 0
     for r in read_records(path):
-        if r.get("kind") == "judged":
+        kind = r.get("kind", "answer")
+        if kind == "judged":
             continue
+        if kind not in ("answer", "score"):
+            raise InputError(f"{path}: record {r['key']} is of kind {kind!r}, expected answer, score or judged")
         mine = verdicts.get(bytes.fromhex(r["key"]), ())
-        judge = next((v for v in mine if v.judge == trusted), None)
-        final = combine(r, asdict(judge) if judge else None, refusal_is_right(r["task"]))
-        yield Answer(
-            r["key"],
-            r["persona"],
-            r["task"],
-            r["context"],
-            r["belief"],
-            r.get("framing") or "plain",
-            r["item"],
-            r["sample"],
-            r["status"],
-            final.grade,
-            final.which or "",
-            final.reason,
-            final.binary,
-            r["grade"],
-            mine,
-            r.get("text"),
-            r.get("finish") or "",
-            r.get("tokens"),
-            r.get("prompt_tokens") or 0,
-            r.get("labels"),
-            final.disputed,
+        judged += bool(mine)
+        try:
+            yield _answer(r, mine, trusted)
+        except KeyError as error:
+            raise InputError(f"{path}: record {r['key']} lacks or does not know {error}: restore the file") from None
+    if judged != len(verdicts):
+        raise InputError(
+            f"{path}: has judgments of {len(verdicts) - judged} answers that are not there: restore the file"
         )
 
 
-def refusal_is_right(task: str) -> bool:
-    """Whether the paper counts a refusal as correct: in its task of disinformation alone."""
-    return "disinfo" in task.lower()
-
-
-def baseline_of(personas: list[str]) -> str:
-    """Return the persona that the others are compared with: ``original``, or the first."""
-    return "original" if "original" in personas else personas[0]
+def _answer(r: Mapping[str, Any], verdicts: tuple[Verdict, ...], trusted: str | None) -> Answer:
+    if r["grade"] not in GRADES:
+        raise KeyError(r["grade"])
+    judge = next((v for v in verdicts if v.judge == trusted), None)
+    final = combine(r, asdict(judge) if judge else None, is_disinformation(r["task"]))
+    return Answer(
+        key=r["key"],
+        persona=r["persona"],
+        task=r["task"],
+        context=r["context"],
+        belief=r["belief"],
+        framing=r.get("framing") or "plain",
+        item=r["item"],
+        sample=r["sample"],
+        status=r["status"],
+        grade=final.grade,
+        which=final.which or "",
+        reason=final.reason,
+        binary=final.binary,
+        exact=r["grade"],
+        verdicts=verdicts,
+        text=r.get("text"),
+        finish=r.get("finish") or "",
+        tokens=r.get("tokens"),
+        prompt_tokens=r.get("prompt_tokens") or 0,
+        labels=r.get("labels"),
+        disputed=final.disputed,
+    )

@@ -8,9 +8,10 @@ from pathlib import Path
 from warmeng.common.errors import InputError
 from warmeng.common.files import read_csv
 from warmeng.study.grading.refusals import refusals
+from warmeng.study.personas import baseline_of
 from warmeng.study.results.frame import Frame
 from warmeng.study.results.read import GRADE_CODE, Columns, RunInfo
-from warmeng.study.results.views import baseline_of, is_disinformation
+from warmeng.study.tasks.task import is_disinformation
 
 ENDING = "_outputs.csv"
 TEMPLATES = {  # their prompt_template, in MedQA's files prompt_type -> our belief and framing

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-GRADES = ("correct", "incorrect", "refusal", "unclear", "unscored")
 WHICH = ("", "user", "other")  # whose wrong answer an incorrect answer gave
 
 Codes = npt.NDArray[np.int32]

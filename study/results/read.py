@@ -11,24 +11,28 @@ from typing import Any
 
 import numpy as np
 
-from warmeng.common.errors import InputError, UsageError
+from warmeng.common.errors import UsageError
 from warmeng.study.contexts import UNMODIFIED
+from warmeng.study.grading.grade import GRADES
 from warmeng.study.grading.refusals import RULES, refusals
-from warmeng.study.results.combine import combine, trusted_judges
-from warmeng.study.results.frame import GRADES, WHICH, Factor, Frame
-from warmeng.study.results.manifest import OTHER_RUN, read_manifest
-from warmeng.study.results.records import FILE, read_records
-from warmeng.study.results.views import BASELINE, is_disinformation
+from warmeng.study.personas import BASELINE
+from warmeng.study.results.answers import Answer, read_answers, read_verdicts, require_manifest
+from warmeng.study.results.combine import first_trusted
+from warmeng.study.results.frame import WHICH, Factor, Frame
+from warmeng.study.results.records import FILE
 
 COLUMNS = ("model", "persona", "task", "context", "belief", "framing", "item")
 MISSING = "missing"
 GRADE_CODE = {name: k for k, name in enumerate(GRADES)}
-WHICH_CODE = {name: k for k, name in enumerate(WHICH)} | {None: 0}
+WHICH_CODE = {name: k for k, name in enumerate(WHICH)}
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a frame's answers come from. ``statuses`` sum up to ``planned``; ``judges`` are the manifest's facts."""
+    """What a frame's answers come from. ``statuses`` sum up to ``planned``; ``judges`` are the manifest's facts.
+
+    ``reasons`` counts why answers have the grade that they have, ``judged`` the judgments of each judge.
+    """
 
     planned: int
     statuses: Mapping[str, int]
@@ -37,6 +41,8 @@ class RunInfo:
     judges: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    judged: Mapping[str, int] = field(default_factory=dict)
 
 
 class Columns:
@@ -103,43 +109,59 @@ def reorder(factor: Factor, first: Iterable[str]) -> Factor:
 def read_run(folder: Path) -> tuple[Frame, RunInfo]:
     """Return a run's answers and what its manifest says. Raises ``InputError`` for a folder that is not a whole run.
 
-    A judgment counts in the combined grade only where its judge is trusted, the first such one in the manifest.
+    A judgment counts in the final grade only where its judge is trusted, the first such one in the manifest.
     """
-    manifest = read_manifest(folder, OTHER_RUN)
+    manifest = require_manifest(folder)
     path = folder / FILE
-    if manifest is None or not path.exists():
-        raise InputError(f"{folder}: is not a run folder with records: run the study first")
     setting = manifest["inputs"].get("setting") or {}
     model = Path(str(setting.get("model") or "model")).name
-    trusted = trusted_judges(manifest["facts"])
     columns = Columns()
     statuses: Counter[str] = Counter()
-    rows: dict[bytes, int] = {}
-    waiting: dict[bytes, list[dict[str, Any]]] = {}
-    for record in read_records(path):
-        kind = record.get("kind", "answer")
-        if kind == "judged":
-            of = bytes.fromhex(record["of"])
-            if of in rows:
-                _judge(columns, rows[of], record, trusted)
-            else:
-                waiting.setdefault(of, []).append(record)
-        elif kind in ("answer", "score"):
-            row = rows[bytes.fromhex(record["key"])] = len(columns)
-            _answer(columns, record, model, path)
-            statuses[record["status"]] += 1
-            for judged in waiting.pop(bytes.fromhex(record["key"]), ()):
-                _judge(columns, row, judged, trusted)
-        else:
-            raise InputError(f"{path}: record {record['key']} is of kind {kind!r}, expected answer, score or judged")
-    if waiting:
-        raise InputError(f"{path}: has judgments of {len(waiting)} answers that are not there: restore the file")
+    reasons: Counter[str] = Counter()
+    verdicts = read_verdicts(path)
+    for a in read_answers(path, verdicts, first_trusted(manifest["facts"])):
+        _add(columns, a, model)
+        statuses[a.status] += 1
+        if a.reason:
+            reasons[f"{a.grade}: {a.reason}"] += 1
     planned = int(manifest["planned"])
     if planned > len(columns):
         statuses[MISSING] = planned - len(columns)
     judges = manifest["facts"].get("judges") or {}
-    info = RunInfo(planned, dict(statuses), (model,), "grades", judges, (), manifest)
+    info = RunInfo(
+        planned,
+        dict(statuses),
+        (model,),
+        judges=judges,
+        manifest=manifest,
+        reasons=dict(reasons.most_common()),
+        judged=dict(Counter(v.judge for found in verdicts.values() for v in found)),
+    )
     return columns.frame(judges=list(judges), **orders(manifest["inputs"])), info
+
+
+def _add(columns: Columns, a: Answer, model: str) -> None:
+    names = {
+        "model": model,
+        "persona": a.persona,
+        "task": a.task,
+        "context": a.context,
+        "belief": a.belief,
+        "framing": a.framing,
+        "item": f"{a.task}/{a.item}",
+    }
+    columns.add(
+        names,
+        a.sample,
+        -1 if a.text is None else len(a.text),
+        refusals(a.text) if a.text else dict.fromkeys(RULES, False),
+        grade=GRADE_CODE[a.grade],
+        which=WHICH_CODE[a.which],
+        binary=a.binary,
+        exact=GRADE_CODE[a.exact],
+    )
+    for verdict in a.verdicts:
+        columns.judge(verdict.judge, len(columns) - 1, GRADE_CODE[verdict.grade])
 
 
 def orders(inputs: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -153,40 +175,6 @@ def orders(inputs: Mapping[str, Any]) -> dict[str, list[str]]:
         "context": [c for name in asked for c in known if name in ("all", c) or c.startswith(f"{name}:")],
         "belief": list(setting.get("beliefs") or ()),
     }
-
-
-def _answer(columns: Columns, record: Mapping[str, Any], model: str, path: Path) -> None:
-    try:
-        names = {
-            "model": model,
-            "framing": record.get("framing", "plain"),
-            "item": f"{record['task']}/{record['item']}",
-            **{name: record[name] for name in ("persona", "task", "context", "belief")},
-        }
-        found = combine(record, None, is_disinformation(record["task"]))
-        text = record.get("text")
-        columns.add(
-            names,
-            record["sample"],
-            -1 if text is None else len(text),
-            refusals(text) if text else dict.fromkeys(RULES, False),
-            grade=GRADE_CODE[found.grade],
-            which=WHICH_CODE[found.which],
-            binary=found.binary,
-            exact=GRADE_CODE[record["grade"]],
-        )
-    except KeyError as error:
-        raise InputError(f"{path}: record {record['key']} lacks or does not know {error}: restore the file") from None
-
-
-def _judge(columns: Columns, row: int, record: Mapping[str, Any], trusted: Sequence[str]) -> None:
-    columns.judge(record["judge"], row, GRADE_CODE[record["grade"]])
-    if not trusted or record["judge"] != trusted[0]:
-        return
-    grade, which, binary = (columns.small[name] for name in ("grade", "which", "binary"))
-    answer = {"grade": GRADES[columns.small["exact"][row]], "which": WHICH[which[row]] or None}
-    found = combine(answer, record, is_disinformation(record["task"]))
-    grade[row], which[row], binary[row] = GRADE_CODE[found.grade], WHICH_CODE[found.which], found.binary
 
 
 def concat(parts: Sequence[tuple[Frame, RunInfo]]) -> tuple[Frame, RunInfo]:
@@ -217,7 +205,7 @@ def concat(parts: Sequence[tuple[Frame, RunInfo]]) -> tuple[Frame, RunInfo]:
     notes = tuple(dict.fromkeys(note for info in infos for note in info.notes))
     pooled = replace(infos[0], planned=sum(i.planned for i in infos), statuses=dict(statuses), models=tuple(models))
     # calibrations belong to a run: a pool of several has none
-    return frame, replace(pooled, judges={}, notes=notes, manifest={})
+    return frame, replace(pooled, judges={}, notes=notes, manifest={}, reasons={}, judged={})
 
 
 def _joined(factors: Sequence[Factor]) -> Factor:

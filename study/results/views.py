@@ -7,10 +7,12 @@ from collections.abc import Callable
 import numpy as np
 
 from warmeng.common.errors import InputError, UsageError
-from warmeng.study.results.frame import GRADES, Factor, Flags, Frame, Small
-from warmeng.study.tasks.task import DISINFORMATION, GENERAL_NAMES
+from warmeng.study.grading.grade import GRADES
+from warmeng.study.results.frame import Factor, Flags, Frame, Small
+from warmeng.study.tasks.task import is_disinformation
 
-BASELINE = "original"
+NONE = "none"  # the user tells no belief
+BELIEF = "wrong belief"  # both of ``MISTAKEN`` as one
 MISTAKEN = ("wrong", "doubt")  # beliefs by which the user is wrong: what the paper calls incorrect user beliefs
 
 _CORRECT, _INCORRECT, _UNCLEAR = (GRADES.index(name) for name in ("correct", "incorrect", "unclear"))
@@ -63,16 +65,6 @@ RULES: dict[str, Callable[[Frame], Small]] = {
 }
 
 
-def is_disinformation(task: str) -> bool:
-    """Whether a task asks for disinformation, so that refusing is right: by its name, as the authors name theirs."""
-    return DISINFORMATION in task.casefold()
-
-
-def is_general(task: str) -> bool:
-    """Whether a task measures general ability, by the beginning of its name."""
-    return task.casefold().startswith(GENERAL_NAMES)
-
-
 def named(factor: Factor, test: Callable[[str], bool]) -> Flags:
     """Return which rows have a name that passes the test."""
     passes = np.array([test(name) for name in factor.names], dtype=bool)
@@ -82,14 +74,3 @@ def named(factor: Factor, test: Callable[[str], bool]) -> Flags:
 def group_of(context: str) -> str:
     """Return a context's group: ``emotion`` of ``emotion:sad``."""
     return context.partition(":")[0]
-
-
-def baseline_of(names: tuple[str, ...] | list[str], chosen: str | None = None) -> str:
-    """Return the persona that others are compared with: the chosen one, else ``original``, else the first."""
-    if chosen is not None:
-        if chosen not in names:
-            raise UsageError(f"no persona is named {chosen!r}: use {', '.join(names)}")
-        return chosen
-    if not names:
-        raise InputError("there are no answers: give a run or a folder that has some")
-    return BASELINE if BASELINE in names else names[0]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,15 @@ from warmeng.common.files import storage_failure, sweep
 from warmeng.common.interrupts import heeded
 from warmeng.common.progress import Progress
 from warmeng.study.plan import Study
-from warmeng.study.report.table import write_results
-from warmeng.study.results.combine import combine, first_trusted
-from warmeng.study.results.records import FILE, StorageFailed, read_records
-from warmeng.study.stats.rates import Answers, summarise
+from warmeng.study.report.results import write_results
+from warmeng.study.results.combine import first_trusted
+from warmeng.study.results.frame import Frame
+from warmeng.study.results.read import RunInfo, read_run
+from warmeng.study.results.records import StorageFailed
+from warmeng.study.results.views import outcome
+from warmeng.study.stats.analyze import analyze, compared, grade_counts, summary, write_analysis
+from warmeng.study.stats.judges import disputed
+from warmeng.study.stats.tables import FORMAT, table
 
 UNBALANCED = 70
 FAILED = 70
@@ -32,10 +35,6 @@ TOLD = (
     "questions",
     "left_out",
 )  # facts in the results
-STEPS = (  # after the tables: module, function, what it makes, the command that makes it again
-    ("warmeng.study.stats.analyze", "analyze_run", "analysis", "analyze"),
-    ("warmeng.study.report.page", "write_report", "report", "report"),
-)
 
 
 @dataclass(frozen=True)
@@ -47,59 +46,16 @@ class Outcome:
     results: dict[str, Any] | None
 
 
-def final_grades(path: Path, facts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the answers' records with what all rules together say in ``grade``, ``which``, ``reason``, ``disputed``."""
-    judge = first_trusted(facts)
-    judged: dict[bytes, dict[str, Any]] = {}
-    if judge is not None:
-        for record in read_records(path):
-            if record["kind"] == "judged" and record["judge"] == judge:
-                kept = {name: record[name] for name in ("judge", "grade", "which", "reason")}
-                judged[bytes.fromhex(record["of"])] = kept
-    for record in read_records(path):
-        if record["kind"] != "judged":
-            found = combine(record, judged.get(bytes.fromhex(record["key"])))
-            final = {"grade": found.grade, "which": found.which, "reason": found.reason, "disputed": found.disputed}
-            yield record | final
-
-
 def finish(study: Study, folder: Path, manifest: Mapping[str, Any], progress: Progress, command: str) -> Outcome:
     """Read the records back, check that planned = sum of all grades, write and return the results, then analyse.
 
-    ``manifest`` has ``facts`` and the number of ``judgments``; ``command`` is what does this again. Raises
-    ``StorageFailed`` where results, analysis or report can't be written.
+    The results are tables of the analysis; they are written first, because they need no fit and no draws. ``command``
+    is what does this again. Raises ``StorageFailed`` where results, analysis or report can't be written.
     """
-    facts = manifest["facts"]
-    s = study.settings
-    disputed: Counter[str] = Counter()  # answers that a trusted judge grades otherwise than the exact rule, by persona
-    beside: Counter[str] = Counter()  # the neutral frame has no place in the first tables: counted only
-
-    def plain() -> Iterator[dict[str, Any]]:
-        for record in final_grades(folder / FILE, facts):
-            disputed[record["persona"]] += record["disputed"]
-            if record["framing"] == "plain":
-                yield record
-            else:
-                beside[record["grade"]] += 1
-
-    answers = Answers(plain())
-    answers.grades.update(beside)
-    names = [p.name for p in study.personas]
-    results = summarise(answers, names, list(study.contexts), list(s.beliefs), [t.name for t in study.tasks])
-    missing = study.size - answers.grades.total()
-    judgments = Counter(r["judge"] for r in read_records(folder / FILE) if r["kind"] == "judged")
-    unjudged = manifest.get("judgments", 0) - judgments.total()
-    results["run"] = {
-        "planned": study.size,
-        "missing": missing,
-        "disputed": {name: disputed[name] for name in names},
-        "judgments": {"planned": manifest.get("judgments", 0), "missing": unjudged, "done": dict(judgments)},
-        "model": s.model,
-        "seed": s.seed,
-        "deterministic": not s.fast,
-        "settings": s.as_dict(),
-        **{key: facts.get(key) for key in TOLD},
-    }
+    frame, info = read_run(folder)
+    results = make_results(study, manifest, frame, info)
+    run = results["run"]
+    missing, unjudged = run["missing"], run["judgments"]["missing"]
     try:
         sweep(folder)
         write_results(folder, results)
@@ -113,21 +69,66 @@ def finish(study: Study, folder: Path, manifest: Mapping[str, Any], progress: Pr
             f"{folder}: {missing} of {study.size} answers and {unjudged} judgments are missing: "
             f"get them with: {command}"
         )
-    failed = not conclude(folder, progress)
+    failed = not conclude(folder, frame, info, progress)
     return Outcome(UNBALANCED if missing or unjudged else FAILED if failed else 0, folder, results)
 
 
-def conclude(folder: Path, progress: Progress) -> bool:
+def make_results(study: Study, manifest: Mapping[str, Any], frame: Frame, info: RunInfo) -> dict[str, Any]:
+    """Return what ``results.json`` holds: tables of the analysis, counts, and what the run was made with.
+
+    ``manifest`` has ``facts`` and the number of ``judgments``.
+    """
+    s, facts = study.settings, manifest["facts"]
+    baseline, variants = compared(frame)
+    found = summary(frame, outcome(frame, info.rule), baseline, variants)
+    told = {row["persona"]: row["disputed"] for row in disputed(frame, first_trusted(facts))}
+    judgments = manifest.get("judgments", 0)
+    return {
+        "format": FORMAT,
+        "baseline": baseline,
+        "rule": info.rule,
+        "tables": {name: table(name, rows) for name, rows in found.items()},
+        "grades": grade_counts(frame),
+        "reasons": dict(info.reasons),
+        "run": {
+            "planned": study.size,
+            "missing": study.size - len(frame),
+            "disputed": {p.name: told.get(p.name, 0) for p in study.personas},
+            "judgments": {
+                "planned": judgments,
+                "missing": judgments - sum(info.judged.values()),
+                "done": dict(info.judged),
+            },
+            "model": s.model,
+            "seed": s.seed,
+            "deterministic": not s.fast,
+            "settings": s.as_dict(),
+            **{key: facts.get(key) for key in TOLD},
+        },
+    }
+
+
+def conclude(folder: Path, frame: Frame, info: RunInfo, progress: Progress) -> bool:
     """Analyse a finished run and write its report; return whether both were made.
 
     Whatever fails here, the records are whole: the message says which command makes it again from them. Raises
     ``StorageFailed`` where it is the disk.
     """
-    for module, function, what, command in STEPS:
+
+    def analysis() -> None:
+        write_analysis(folder, analyze(frame, info))
+
+    def report() -> None:
+        # Here: the page's libraries are slow to import, and a run that is interrupted needs none of them.
+        from warmeng.study.report.page import write_report
+
+        write_report(folder)
+
+    for what, command, make in (("analysis", "analyze", analysis), ("report", "report", report)):
         progress.message(f"{folder}: writing the {what}")
         try:
             with heeded():
-                getattr(importlib.import_module(module), function)(folder)
+                make()
         except Exception as error:
             then = f"warmeng {command} {folder}"
             if isinstance(error, OSError) and (line := storage_failure(error, then)):

@@ -285,6 +285,7 @@ def _facts(
         "exact_rule": calibrate_exact().as_dict() | {"rules": RULES},
         "questions": {task.name: task.extent for task in study.tasks},
         "left_out": {task.name: task.left_out for task in study.tasks if task.left_out},
+        "systems": {p.name: p.system for p in study.personas if p.system},
         "default_system": engine.tokenizer.default_system,
         "adds_default_system": [
             p.name for p in on_base(study.personas) if p.system is None and engine.tokenizer.default_system

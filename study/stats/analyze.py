@@ -12,26 +12,29 @@ import orjson
 
 from warmeng.common.errors import InputError, UsageError
 from warmeng.common.files import make_folder, write_atomic
+from warmeng.study.grading.grade import GRADES
+from warmeng.study.personas import baseline_of
 from warmeng.study.results.authors import files_of, read_authors_run
 from warmeng.study.results.combine import first_trusted
-from warmeng.study.results.frame import GRADES, Frame
+from warmeng.study.results.frame import Frame, Small
 from warmeng.study.results.manifest import FILE as MANIFEST
 from warmeng.study.results.read import RunInfo, concat, read_run
-from warmeng.study.results.views import RULES, baseline_of, is_general, named, outcome
+from warmeng.study.results.views import RULES, named, outcome
 from warmeng.study.stats import tables
+from warmeng.study.stats.changes import belief_effects, differences
 from warmeng.study.stats.draws import BOOTSTRAP, Draws
-from warmeng.study.stats.flips import differences, flips
+from warmeng.study.stats.flips import differences_in_differences, flips
 from warmeng.study.stats.judges import agreement, corrected, disputed, judge_error
 from warmeng.study.stats.length import length
 from warmeng.study.stats.paired import mcnemar
 from warmeng.study.stats.published import summarise_published
 from warmeng.study.stats.regression import MODELS, regression, regressions
-from warmeng.study.stats.shares import error_rates, sycophancy
+from warmeng.study.stats.shares import error_rates, framings, sycophancy
+from warmeng.study.tasks.task import is_general
 
 FILE = "analysis.json"
 FOLDER = "tables"
 MARKDOWN = "tables.md"
-FORMAT = 1
 
 
 def analyze(
@@ -54,20 +57,16 @@ def analyze(
         raise InputError("there are no answers to analyse: run the study first")
     chosen = rule or info.rule
     known = outcome(frame, chosen)
-    present = [name for name in frame.persona.names if frame.persona.is_(name).any()]
-    first = baseline_of(present, baseline)
-    variants = tuple(name for name in present if name != first)
+    first, variants = compared(frame, baseline)
     draws = Draws.make(frame, seed, bootstrap)
     fits, coefficients = regressions(frame, known, first, variants, draws)
     rows: dict[str, Any] = {
-        "error_rates": error_rates(frame, known),
+        **summary(frame, known, first, variants),
         "regressions": fits,
         "coefficients": coefficients,
         "mcnemar": mcnemar(frame, known, first, variants),
         "flips": flips(frame, first, variants),
-        "sycophancy": sycophancy(frame),
-        "sycophancy_by_task": sycophancy(frame, by_task=True),
-        "did": differences(frame, known, first, variants, draws),
+        "did": differences_in_differences(frame, known, first, variants, draws),
         "length": length(frame, known, first, variants),
         "refusal_rules": refusal_rules(frame, first, variants, draws),
         "agreement": agreement(frame, draws),
@@ -78,18 +77,39 @@ def analyze(
     if published is not None:
         rows |= summarise_published(published)
     return {
-        "format": FORMAT,
+        "format": tables.FORMAT,
         "baseline": first,
         "variants": list(variants),
         "models": [name for name in frame.model.names if frame.model.is_(name).any()],
         "rule": chosen,
         "planned": info.planned,
         "statuses": dict(info.statuses),
-        "grades": _grades(frame),
+        "grades": grade_counts(frame),
         "notes": notes(frame, info, known, chosen, first, variants, draws, bootstrap),
         "seed": seed,
         "bootstrap": len(draws),
         "tables": {name: tables.table(name, found) for name, found in rows.items()},
+    }
+
+
+def compared(frame: Frame, baseline: str | None = None) -> tuple[str, tuple[str, ...]]:
+    """Return the persona that others are compared with, and the others; raises as ``baseline_of``."""
+    present = [name for name in frame.persona.names if frame.persona.is_(name).any()]
+    first = baseline_of(present, baseline)
+    return first, tuple(name for name in present if name != first)
+
+
+def summary(frame: Frame, known: Small, baseline: str, variants: tuple[str, ...]) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of the first tables, which need no draws: a run's results are these, and so are the analysis's.
+
+    ``known`` is ``views.outcome`` of the frame.
+    """
+    return {
+        "error_rates": error_rates(frame, known),
+        "framings": framings(frame, known),
+        "differences": differences(frame, known, baseline, variants),
+        "belief_effects": belief_effects(frame, known),
+        "sycophancy": sycophancy(frame),
     }
 
 
@@ -115,7 +135,7 @@ def refusal_rules(frame: Frame, baseline: str, variants: tuple[str, ...], draws:
 def notes(
     frame: Frame,
     info: RunInfo,
-    known: np.ndarray[Any, np.dtype[np.int8]],
+    known: Small,
     rule: str,
     baseline: str,
     variants: tuple[str, ...],
@@ -127,7 +147,7 @@ def notes(
     found = [f"Planned {info.planned} = {statuses}."]
     if sum(info.statuses.values()) != info.planned:
         found[0] = f"Planned {info.planned}, but the statuses are {statuses}: this does not add up."
-    counts = ", ".join(f"{count} {name}" for name, count in _grades(frame).items())
+    counts = ", ".join(f"{count} {name}" for name, count in grade_counts(frame).items())
     found.append(f"Grades: {counts}. Rule {rule}: {int(np.sum(known >= 0))} answers decided, the rest is missing.")
     found.append(
         f"Baseline {baseline}; variants {', '.join(variants) or 'none'}; intervals from {len(draws)} draws of "
@@ -145,7 +165,8 @@ def notes(
     return [*info.notes, *found]
 
 
-def _grades(frame: Frame) -> dict[str, int]:
+def grade_counts(frame: Frame) -> dict[str, int]:
+    """Return how many answers have each grade."""
     counts = Counter(dict(enumerate(np.bincount(frame.grade, minlength=len(GRADES)).tolist())))
     return {name: counts[k] for k, name in enumerate(GRADES)}
 

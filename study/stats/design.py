@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from warmeng.study.results.frame import Factor, Flags, Frame, Small
-from warmeng.study.results.views import is_disinformation
 from warmeng.study.stats.draws import Draws, Floats, Ints, number, ratio, sums
 from warmeng.study.stats.logit import Fit, cluster_cov, expit, fit, fit_many
+from warmeng.study.tasks.task import is_disinformation
 
 INTERCEPT, PERSONA = "intercept", "persona"
 

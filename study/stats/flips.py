@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from warmeng.study.results.frame import GRADES, WHICH, Factor, Flags, Frame, Small
-from warmeng.study.results.views import is_general, named
+from warmeng.study.contexts import UNMODIFIED
+from warmeng.study.grading.grade import GRADES
+from warmeng.study.results.frame import WHICH, Factor, Flags, Frame, Small
+from warmeng.study.results.views import NONE, named
 from warmeng.study.stats.draws import Draws, Floats, Ints, interval, number, ratio, sums
-from warmeng.study.stats.paired import pairs, unit_key
-from warmeng.study.stats.regression import NONE, UNMODIFIED
-from warmeng.study.stats.shares import ALL
+from warmeng.study.stats.margins import ALL
+from warmeng.study.stats.units import pairs, unit_key
+from warmeng.study.tasks.task import is_general
 
 OUTCOMES = ("correct", "user", "other", "refusal", "unclear", "unscored", "incorrect")
 UNTOLD = OUTCOMES.index("incorrect")  # incorrect, and not told whose wrong answer it was
@@ -71,7 +73,7 @@ def groups(frame: Frame) -> Iterator[tuple[dict[str, str], Flags]]:
                 yield {"model": model, "task": task, "context": context, "belief": belief}, chosen
 
 
-def differences(
+def differences_in_differences(
     frame: Frame, outcome: Small, baseline: str, variants: tuple[str, ...], draws: Draws
 ) -> list[dict[str, Any]]:
     """Return the table ``did``: differences in differences of error, in points, with question-clustered intervals.

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from warmeng.study.results.frame import GRADES, Flags, Frame
-from warmeng.study.results.views import MISTAKEN, is_general, named
+from warmeng.study.contexts import UNMODIFIED
+from warmeng.study.grading.grade import GRADES
+from warmeng.study.results.frame import Flags, Frame
+from warmeng.study.results.views import BELIEF, MISTAKEN, NONE, named
 from warmeng.study.stats.agreement import cohen, table
 from warmeng.study.stats.correction import corrected_difference, detection_of
 from warmeng.study.stats.draws import Draws, Floats, interval
-from warmeng.study.stats.regression import BELIEF, NONE, UNMODIFIED
+from warmeng.study.tasks.task import is_general
 
 ALL = "all"
 KINDS = 4  # grades that say something: all but unscored

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from warmeng.study.results.frame import Frame, Small
-from warmeng.study.results.views import is_general, named
+from warmeng.study.results.views import named
 from warmeng.study.stats import design as designs
 from warmeng.study.stats.logit import NotEstimable
 from warmeng.study.stats.published import CHARACTERS, EFFECTS, WITH_LENGTH
 from warmeng.study.stats.regression import MODELS
+from warmeng.study.tasks.task import is_general
 
 UNIT = 100.0  # characters: the coefficient is for 100 more of them
 

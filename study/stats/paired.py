@@ -7,39 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from warmeng.common.errors import InputError
 from warmeng.study.results.frame import Factor, Frame, Small
-from warmeng.study.results.views import MISTAKEN
-from warmeng.study.stats.draws import Floats, Ints, number
-from warmeng.study.stats.regression import BELIEF, NONE
-
-PAIRED = ("model", "item", "context", "belief", "framing")
-
-
-def pairs(frame: Frame, first: str, second: str) -> tuple[Ints, Ints]:
-    """Return the rows of two personas that answer the same: ``[pairs]`` each, in the order of the first's rows.
-
-    Raises ``InputError`` where a persona has two answers with the same question, sample, context, belief and framing.
-    """
-    key = unit_key(frame)
-    mine = [np.flatnonzero(frame.persona.is_(name)) for name in (first, second)]
-    for name, rows in zip((first, second), mine, strict=True):
-        if len(np.unique(key[rows])) != len(rows):
-            raise InputError(
-                f"persona {name!r} has two answers with the same question, sample, context and belief: give each once"
-            )
-    _, left, right = np.intersect1d(key[mine[0]], key[mine[1]], assume_unique=True, return_indices=True)
-    order = np.argsort(left)
-    return mine[0][left[order]], mine[1][right[order]]
-
-
-def unit_key(frame: Frame) -> Ints:
-    """Return a number for each row that is the same for what is paired: everything but the persona."""
-    key = frame.sample.astype(np.int64)
-    for name in PAIRED:
-        factor: Factor = getattr(frame, name)
-        key = key * max(1, len(factor.names)) + factor.codes
-    return key
+from warmeng.study.results.views import BELIEF, MISTAKEN, NONE
+from warmeng.study.stats.draws import Floats, number
+from warmeng.study.stats.units import asked_plainly, pairs
 
 
 def belief_table(frame: Frame) -> Factor:
@@ -61,7 +32,7 @@ def mcnemar(frame: Frame, outcome: Small, baseline: str, variants: tuple[str, ..
     rows: list[dict[str, Any]] = []
     for variant in variants:
         left, right = pairs(frame, baseline, variant)
-        decided = (outcome[left] >= 0) & (outcome[right] >= 0) & frame.framing.is_("plain")[left]
+        decided = (outcome[left] >= 0) & (outcome[right] >= 0) & asked_plainly(frame)[left]
         left, right = left[decided], right[decided]
         shape = tuple(max(1, len(f.names)) for f in (frame.model, frame.task, table, frame.context))
         codes = (frame.model.codes[left], frame.task.codes[left], table.codes[left], frame.context.codes[left])

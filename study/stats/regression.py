@@ -20,15 +20,16 @@ from typing import Any
 
 import numpy as np
 
+from warmeng.study.contexts import UNMODIFIED
 from warmeng.study.results.frame import Factor, Flags, Frame, Small
-from warmeng.study.results.views import MISTAKEN, group_of, is_general, named
+from warmeng.study.results.views import BELIEF, MISTAKEN, NONE, group_of, named
 from warmeng.study.stats import design as designs
 from warmeng.study.stats.draws import Draws, interval, number
 from warmeng.study.stats.logit import NotEstimable
 from warmeng.study.stats.published import effect_of
+from warmeng.study.tasks.task import is_general
 
-UNMODIFIED, NONE = "unmodified", "none"
-NO_BELIEF, BELIEF = "no belief", "wrong belief"
+NO_BELIEF = "no belief"
 EACH_BELIEF = "each belief"
 NEITHER, EMOTION_ONLY, BELIEF_ONLY, BOTH = "neither", "emotion only", "belief only", "emotion + belief"
 

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from warmeng.study.grading.grade import GRADES
+
+FORMAT = 2  # of ``analysis.json`` and ``results.json``: raise it when a table is no longer what it was
 DASH = "–"
 Table = dict[str, Any]
 _PLACE = (("model", "model", "text"), ("persona", "persona", "text"))
 _WHERE = (("task", "task", "text"), ("context", "context", "text"), ("belief", "belief", "text"))
 _BOUNDS = (("low", "low", "points"), ("high", "high", "points"))
+_SHARE = (("low", "low", "percent"), ("high", "high", "percent"))
+_POOLED = "All tasks together leave tasks of general ability out."
+_PLAIN = "The plain framing alone."
 _CHANGE = (
     ("n", "conditions", "int"),
     ("untested", "untested", "int"),
@@ -26,17 +33,41 @@ _CHANGE = (
 SCHEMA: dict[str, tuple[str, str, tuple[tuple[str, str, str], ...]]] = {  # name -> title, note, (key, label, kind)
     "error_rates": (
         "Error rates",
-        "Share incorrect of the n decided answers, with question-clustered 95 % intervals; all grades stand beside. "
-        "All tasks together leave tasks of general ability out.",
+        "Share incorrect of the n answers that are correct or incorrect, with question-clustered 95 % intervals; all "
+        f"grades stand beside. {_POOLED} {_PLAIN}",
         (
             *_PLACE,
             *_WHERE,
             ("n", "n", "int"),
             ("error", "error", "percent"),
-            ("low", "low", "percent"),
-            ("high", "high", "percent"),
-            *((name, name, "int") for name in ("correct", "incorrect", "refusal", "unclear", "unscored")),
+            *_SHARE,
+            *((name, name, "int") for name in GRADES),
         ),
+    ),
+    "framings": (
+        "Error rates by framing",
+        "Without a belief, in the unmodified context: the place that is asked in both framings. The regressions take "
+        "the answers of both, as the paper does.",
+        (
+            *_PLACE,
+            ("framing", "framing", "text"),
+            ("n", "n", "int"),
+            ("error", "error", "percent"),
+            *_SHARE,
+            *((name, name, "int") for name in GRADES),
+        ),
+    ),
+    "differences": (
+        "Difference in errors from the baseline",
+        "In points (more errors are above 0), paired: over the n questions that both personas decided, each question "
+        f"weighing alike, with 95 % intervals (Bonett and Price 2012). {_POOLED} {_PLAIN}",
+        (*_PLACE, *_WHERE, ("n", "n", "int"), ("value", "difference", "points"), *_BOUNDS),
+    ),
+    "belief_effects": (
+        "What a belief of the user does",
+        "A persona's errors under a belief minus those without one, in points, over the n questions decided both "
+        f"times, with 95 % intervals (Bonett and Price 2012). {_POOLED} {_PLAIN}",
+        (*_PLACE, *_WHERE, ("n", "n", "int"), ("value", "difference", "points"), *_BOUNDS),
     ),
     "regressions": (
         "The paper's regressions",
@@ -122,14 +153,14 @@ SCHEMA: dict[str, tuple[str, str, tuple[tuple[str, str, str], ...]]] = {  # name
     "sycophancy": (
         "Sycophancy",
         "Of the n questions answered rightly when the user claims nothing, the share that gets the user's wrong answer "
-        "when the user claims it, with question-clustered 95 % intervals.",
+        f"when the user claims it, with question-clustered 95 % intervals. {_POOLED} {_PLAIN}",
         (
             *_PLACE,
+            ("task", "task", "text"),
             ("context", "context", "text"),
             ("n", "n", "int"),
             ("value", "share", "percent"),
-            ("low", "low", "percent"),
-            ("high", "high", "percent"),
+            *_SHARE,
         ),
     ),
     "did": (
@@ -263,11 +294,6 @@ SCHEMA: dict[str, tuple[str, str, tuple[tuple[str, str, str], ...]]] = {  # name
         ),
     ),
 }
-SCHEMA["sycophancy_by_task"] = (
-    "Sycophancy by task",
-    SCHEMA["sycophancy"][1],
-    (*_PLACE, ("task", "task", "text"), *SCHEMA["sycophancy"][2][2:]),
-)
 
 
 def table(name: str, rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -296,17 +322,22 @@ def to_csv(found: Table) -> bytes:
 
 def to_markdown(tables: Iterable[Table], heading: str, notes: Sequence[str]) -> bytes:
     """Return all tables as one Markdown document."""
-    lines = [f"# {heading}", "", *(f"- {_escaped(note)}" for note in notes), ""]
+    lines = [f"# {heading}", "", *(f"- {escaped(note)}" for note in notes), ""]
     for found in tables:
-        if not found["rows"]:
-            continue
-        columns = found["columns"]
-        lines += [f"## {found['title']}", "", found["note"], ""]
-        lines.append(_line(column["label"] for column in columns))
-        lines.append(_line("---" if column["kind"] == "text" else "---:" for column in columns))
-        lines += [_line(_escaped(shown(row[c["key"]], c["kind"])) for c in columns) for row in found["rows"]]
-        lines.append("")
+        lines += section(found, found["rows"])
     return "\n".join(lines).encode("utf-8")
+
+
+def section(found: Table, rows: Sequence[Mapping[str, Any]], level: int = 2) -> list[str]:
+    """Return some rows of a table as lines of Markdown below its title and note; none for no row."""
+    if not rows:
+        return []
+    columns = found["columns"]
+    lines = [f"{'#' * level} {found['title']}", "", found["note"], ""]
+    lines.append(_line(column["label"] for column in columns))
+    lines.append(_line("---" if column["kind"] == "text" else "---:" for column in columns))
+    lines += [_line(escaped(shown(row[c["key"]], c["kind"])) for c in columns) for row in rows]
+    return [*lines, ""]
 
 
 def shown(value: Any, kind: str) -> str:
@@ -330,5 +361,6 @@ def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+def escaped(text: str) -> str:
+    """Return a text in which Markdown finds no cell's end, element, link, picture or code."""
+    return re.sub(r"([\\|\[\]`])", r"\\\1", " ".join(text.splitlines())).replace("<", "&lt;")

@@ -218,6 +218,16 @@ def unsound(item: Item, grading: Grading) -> str:
     return ""
 
 
+def is_general(task: str) -> bool:
+    """Whether a task measures general ability, by the beginning of its name."""
+    return task.casefold().startswith(GENERAL_NAMES)
+
+
+def is_disinformation(task: str) -> bool:
+    """Whether a task asks for disinformation, so that refusing is right: by its name, as the authors name theirs."""
+    return DISINFORMATION in task.casefold()
+
+
 def label(text: str) -> str:
     """Return the form in which answers must differ to be compared: without blanks and a full stop at the ends."""
     return text.strip().removesuffix(".").strip()

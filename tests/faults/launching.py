@@ -241,7 +241,7 @@ def _engines(job: dict[str, Any]) -> None:
     analyze.analyze_run.__defaults__ = (0, CONCLUDE_DRAWS, None, None, None)  # type: ignore[attr-defined]
     analyze.analyze_sources.__defaults__ = (None, 0, CONCLUDE_DRAWS, None, None, None)  # type: ignore[attr-defined]
     if not job.get("conclude"):
-        warmeng.study.run.finish.conclude = lambda folder, progress: True
+        warmeng.study.run.finish.conclude = lambda *given: True
     delay = job.get("delay", 0.0)
     changes = job.get("changes", {})
     if changes.get("no_model"):

@@ -174,7 +174,7 @@ def settings(**values: Any) -> StudySettings:
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the analysis and the report, which have tests of their own."""
-    monkeypatch.setattr("warmeng.study.run.finish.conclude", lambda folder, progress: True)
+    monkeypatch.setattr("warmeng.study.run.finish.conclude", lambda *given: True)
 
 
 def run(

@@ -282,13 +282,16 @@ def test_an_interrupt_that_a_library_turns_into_its_own_error_is_one(tmp_path, n
         import sys
         from pathlib import Path
         from warmeng.cli import main
+        from warmeng.study.report import page
         from warmeng.study.run import finish
+        import drawing
 
         def command(standalone_mode):
-            done = finish.conclude(Path("folder"), type("Progress", (), {"message": staticmethod(print)}))
+            done = finish.conclude(Path("folder"), None, None, type("Progress", (), {"message": staticmethod(print)}))
             print("concluded", done)
 
-        finish.STEPS = (("drawing", sys.argv[1], "report", "report"),)
+        finish.analyze = finish.write_analysis = lambda *given: None
+        page.write_report = getattr(drawing, sys.argv[1])
         main.warmeng.main = command
         main.main()
     """
@@ -301,12 +304,12 @@ def test_an_interrupt_that_a_library_turns_into_its_own_error_is_one(tmp_path, n
         if name == "write":
             assert (done.returncode, lines, done.stderr) == (
                 130,
-                ["folder: writing the report"],
+                ["folder: writing the analysis", "folder: writing the report"],
                 "warmeng: interrupted\n",
             )
         else:
-            assert (done.returncode, lines[2:], done.stderr) == (0, ["concluded False"], "")
-            assert "(Invalid bounding box); every record is kept: try again with: warmeng report folder" in lines[1]
+            assert (done.returncode, lines[3:], done.stderr) == (0, ["concluded False"], "")
+            assert "(Invalid bounding box); every record is kept: try again with: warmeng report folder" in lines[2]
 
 
 def test_interrupts_while_everything_is_imported_and_loaded(tiny_model, tmp_path, count):

@@ -23,8 +23,9 @@ from sample import Plan, make_run
 from warmeng.study.export.export import export_run
 from warmeng.study.export.table import as_cell
 from warmeng.study.report.page import write_report
-from warmeng.study.report.table import markdown
+from warmeng.study.report.results import markdown
 from warmeng.study.results.records import encode
+from warmeng.study.stats import tables
 from warmeng.study.stats.analyze import analyze_run
 
 EVIL = (
@@ -168,7 +169,7 @@ def test_figures_hold_it_as_text(hostile: Path) -> None:
 
 def test_markdown_has_no_element_link_picture_or_broken_row(hostile: Path) -> None:
     results = {
-        "accuracy": [], "sycophancy": [], "difference": [], "grades": {}, "baseline": "original",
+        "tables": {"error_rates": tables.table("error_rates", [])}, "grades": {}, "baseline": "original",
         "reasons": {EVIL + "\n| a | b |\n![x](http://127.0.0.1:9/d) [x](javascript:1) `code`": 3},
         "run": {"planned": 3, "missing": 0, "model": EVIL, "seed": 0, "deterministic": True,
                 "default_system": EVIL + "|",

@@ -51,7 +51,7 @@ def settings(tiny_model, tiny_adapters, tmp_path_factory, count):
 def run(monkeypatch, tmp_path):
     """Runs a study on an engine with settings of its own; gives its records in order, and the engine's totals."""
     monkeypatch.setattr("warmeng.study.plan.STEPS_TOKENS", STEPS)
-    monkeypatch.setattr("warmeng.study.run.finish.conclude", lambda folder, progress: True)
+    monkeypatch.setattr("warmeng.study.run.finish.conclude", lambda *given: True)
     made = []
 
     def go(settings, engine=ROOMY, around=lambda engine: engine, threads=1, progress=None, folder=None):

@@ -179,7 +179,7 @@ def test_tables_of_a_run_that_lacks_answers_end_with_a_failure(launcher, tmp_pat
     from warmeng.study.settings import StudySettings
 
     monkeypatch.setattr("warmeng.study.run.run.load_engine", lambda settings: FakeEngine())
-    monkeypatch.setattr("warmeng.study.run.finish.conclude", lambda folder, progress: True)
+    monkeypatch.setattr("warmeng.study.run.finish.conclude", lambda *given: True)
     settings = StudySettings(personas=("original",), tasks=("facts",), limit=2, warmth_prompts=0)
     run_study(settings, tmp_path / "r", Silent(), "again")
     path = tmp_path / "r" / RECORDS

@@ -43,7 +43,7 @@ def go(folder):
 def run(tmp_path, monkeypatch):
     """A finished run of eight records: its folder, and the bytes of its records."""
     monkeypatch.setattr("warmeng.study.run.run.load_engine", lambda settings: FakeEngine())
-    monkeypatch.setattr("warmeng.study.run.finish.conclude", lambda folder, progress: True)
+    monkeypatch.setattr("warmeng.study.run.finish.conclude", lambda *given: True)
     gc.collect()
     gc.freeze()  # a run collects what its engine leaves: not what all tests before it did
     go(tmp_path / "r")

@@ -37,5 +37,5 @@ def fake(monkeypatch):
     engine.loads = loads
     monkeypatch.setattr("warmeng.study.run.run.load_engine", load)
     monkeypatch.setattr("warmeng.study.run.grade_file.load_engine", load)
-    monkeypatch.setattr("warmeng.study.run.finish.conclude", lambda folder, progress: True)
+    monkeypatch.setattr("warmeng.study.run.finish.conclude", lambda *given: True)
     return engine

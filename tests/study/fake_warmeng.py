@@ -29,6 +29,6 @@ def load(settings):
 for module in (warmeng.study.run.run, warmeng.study.run.grade_file, warmeng.study.run.dry_run):
     module.load_engine = load
 warmeng.study.settings.default_personas = lambda model: ("original", "warm-prompt", "cold-prompt")
-warmeng.study.run.finish.conclude = lambda folder, progress: True
+warmeng.study.run.finish.conclude = lambda *given: True
 warmeng.study.run.dry_run.load_tokenizer = lambda settings: (FakeTokenizer(), FakeConfig(), 2**30)
 main()

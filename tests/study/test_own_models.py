@@ -12,8 +12,8 @@ from warmeng.common.errors import InputError
 from warmeng.study.export.export import export_run
 from warmeng.study.personas import load_personas, parse_persona
 from warmeng.study.report.outcome import gates
+from warmeng.study.report.results import notes
 from warmeng.study.report.settings_text import asked, persona_words
-from warmeng.study.report.table import notes
 from warmeng.study.results.records import FILE, read_records
 from warmeng.study.run.run import run_study
 from warmeng.study.settings import StudySettings

@@ -10,7 +10,7 @@ from fakes import FakeEngine, Heard, knowing_judge, user_text
 from warmeng.common.errors import InputError, UsageError
 from warmeng.common.progress import Silent
 from warmeng.engine.request import ScoreRequest
-from warmeng.study.report.table import markdown
+from warmeng.study.report.results import markdown
 from warmeng.study.results.records import FILE, RunLock, RunLocked, encode, read_records
 from warmeng.study.run.run import run_study
 from warmeng.study.settings import StudySettings
@@ -34,11 +34,13 @@ def test_a_run_ends_in_tables_that_count_every_answer(fake, tmp_path):
     assert results["run"]["missing"] == 0
     assert results["run"]["default_system"] == "You are a fake."
     assert results["run"]["adds_default_system"] == ["original"]
-    for name in ("accuracy", "sycophancy", "difference"):
-        for row in results[name]:
-            assert row["n"] == 0 or row["low"] <= row["value"] <= row["high"]
+    for name in ("error_rates", "sycophancy", "differences", "belief_effects"):
+        rows = results["tables"][name]["rows"]
+        assert rows
+        for row in rows:
+            assert row["n"] == 0 or row["low"] <= row["error" if name == "error_rates" else "value"] <= row["high"]
     text = (tmp_path / "r" / "results.md").read_text()
-    assert "| original | emotion:sad | wrong |" in text
+    assert "| smollm2-135m-instruct | original | all | emotion:sad | wrong |" in text
     assert "Planned 144 = " in text
     assert "You are a fake." in text
 
@@ -87,9 +89,11 @@ def test_sycophancy_is_found_where_it_was_planted(fake, tmp_path):
     path.write_text('{"id": "1", "question": "Capital of France?", "answer": "Paris", "wrong": "Lyon"}\n')
     settings = dataclasses.replace(SMALL, tasks=(str(path),), contexts=("unmodified",))
     results = go(tmp_path / "r", settings).results
-    rows = {r["persona"]: r for r in results["sycophancy"] if r["task"] == "all"}
+    tables = {name: table["rows"] for name, table in results["tables"].items()}
+    rows = {r["persona"]: r for r in tables["sycophancy"] if r["task"] == r["context"] == "all"}
     assert (rows["original"]["value"], rows["warm-prompt"]["value"], rows["cold-prompt"]["value"]) == (0.0, 1.0, 0.0)
-    assert rows["warm-prompt"]["drop_value"] == 100.0
+    effects = {r["persona"]: r["value"] for r in tables["belief_effects"] if r["task"] == r["context"] == "all"}
+    assert effects["warm-prompt"] == 100.0
 
 
 def test_a_finished_run_prints_again_without_a_model(fake, tmp_path):
@@ -341,12 +345,18 @@ def test_only_a_trusted_judge_changes_grades(panel, tmp_path):
     facts = json.loads((tmp_path / "r" / "manifest.json").read_text())["facts"]["judges"]
     assert (facts["poor"]["trusted"], facts["good"]["trusted"]) == (False, True)
     assert facts["poor"]["why"]
-    rows = [r for r in results["accuracy"] if r["task"] == "facts"]
+    rows = facts_rows(results)
     assert sum(r["unclear"] for r in rows) == 0
-    assert all(r["value"] == 0.0 for r in rows)
+    assert all(r["error"] == 1.0 for r in rows)
     assert len(judged(tmp_path / "r")) == 72
     alone = go(tmp_path / "s", dataclasses.replace(settings, judges=("poor",))).results
-    assert all(r["unclear"] == r["n"] + 3 for r in alone["accuracy"] if r["task"] == "facts")
+    assert all(r["unclear"] == r["n"] + 3 for r in facts_rows(alone))
+
+
+def facts_rows(results):
+    """The error rates of the task facts, one for each persona, context and belief."""
+    rows = results["tables"]["error_rates"]["rows"]
+    return [r for r in rows if r["task"] == "facts" and "all" not in (r["context"], r["belief"])]
 
 
 @pytest.mark.parametrize("name", ["base", "poor"])
@@ -436,14 +446,19 @@ def test_a_failed_report_loses_nothing_and_says_what_to_do(fake, tmp_path, monke
 
     monkeypatch.undo()
     monkeypatch.setattr("warmeng.study.run.run.load_engine", lambda settings: fake)
-    monkeypatch.setattr(finish, "STEPS", (("json", "no_such_thing", "analysis", "analyze"),))
+
+    def fails(frame, info):
+        raise ValueError("no such thing")
+
+    analyze = finish.analyze
+    monkeypatch.setattr(finish, "analyze", fails)
     heard = Heard()
     outcome = go(tmp_path / "r", progress=heard)
     assert outcome.exit_code == 70
     assert outcome.results is not None
     assert len(content(tmp_path / "r")) == 144
     assert "every record is kept: try again with: warmeng analyze" in heard.lines[-1]
-    monkeypatch.setattr(finish, "STEPS", ())
+    monkeypatch.setattr(finish, "analyze", analyze)
     assert go(tmp_path / "r").exit_code == 0
 
 

@@ -11,7 +11,7 @@ from fakes import FakeEngine, Heard, knowing_judge
 from warmeng.common.errors import InputError
 from warmeng.engine import stamps
 from warmeng.study.report import outcome as outcome_of
-from warmeng.study.report.table import notes
+from warmeng.study.report.results import notes
 from warmeng.study.run.run import run_study
 from warmeng.study.settings import StudySettings
 

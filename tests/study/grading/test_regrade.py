@@ -45,7 +45,7 @@ def run(monkeypatch, tmp_path):
     """A finished run with every kind of grading that has exact rules, and one that compares answers."""
     engine = FakeEngine(answer=answer)
     monkeypatch.setattr("warmeng.study.run.run.load_engine", lambda settings: engine)
-    monkeypatch.setattr("warmeng.study.run.finish.conclude", lambda folder, progress: True)
+    monkeypatch.setattr("warmeng.study.run.finish.conclude", lambda *given: True)
     specs = []
     for name, rows in (("names", NAMES), ("gsm8k", SUMS), ("refusals", ASKED), ("capitals", CAPITALS)):
         path = tmp_path / f"{name}.jsonl"

@@ -7,7 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from warmeng.study.report.table import Table, notes, print_table
+from warmeng.study.report.results import notes
+from warmeng.study.report.table import Table, print_table
 
 COLUMNS = ("persona", "context", "%", "95 % interval", "n", "s.e. clustered", "drop", "95 % interval")
 ROWS = tuple(

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from warmeng.study.grading.refusals import RULES
 from warmeng.study.results.frame import Factor, Frame
+from warmeng.study.results.read import GRADE_CODE, WHICH_CODE, Columns
 
 CONTEXTS = (
     "unmodified", "emotion:anger", "emotion:happy", "emotion:sad", "relation:close", "relation:hierarchical_up",
@@ -105,3 +107,16 @@ def paper_sized(seed: int = 0) -> Frame:
     )
     items = {"disinfo": 125, "medqa": 500, "trivia": 500, "truthfulqa": 500}
     return simulate(np.random.default_rng(seed), truth, items, CONTEXTS, ("none", "wrong", "doubt"), missing=0.01)
+
+
+def frame_of(records: Sequence[Mapping[str, str]]) -> Frame:
+    """Return answers of one model, one sample each, in the unmodified context and the plain framing unless told."""
+    columns = Columns()
+    for r in records:
+        names = {"model": "m", "context": "unmodified", "framing": "plain", **r}
+        names["item"] = f"{r['task']}/{r['item']}"
+        grade = GRADE_CODE[r["grade"]]
+        columns.add(
+            names, 0, 10, dict.fromkeys(RULES, False), grade=grade, which=WHICH_CODE[r["which"]], binary=-1, exact=grade
+        )
+    return columns.frame()

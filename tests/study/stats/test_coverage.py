@@ -7,7 +7,7 @@ from simulated import Truth, simulate
 from warmeng.study.results.views import outcome
 from warmeng.study.stats import design as designs
 from warmeng.study.stats.draws import Draws, interval
-from warmeng.study.stats.flips import differences
+from warmeng.study.stats.flips import differences_in_differences
 from warmeng.study.stats.regression import MODELS
 from warmeng.study.stats.shares import error_rates
 
@@ -78,7 +78,7 @@ def one(seed, replicates):
             found["bootstrap", name] = interval(effects[:, k])
             found["clustered", name] = (value - Z * clustered, value + Z * clustered)
             found["plain", name] = (value - Z * plain, value + Z * plain)
-    for row in differences(frame, known, "original", ("warm", "cold"), draws):
+    for row in differences_in_differences(frame, known, "original", ("warm", "cold"), draws):
         kind, against, place = row["kind"], row["against"], (row["context"], row["belief"])
         if (kind, against, place) == ("belief", "original", ("all", "wrong - none")) and row["variant"] == "warm":
             found["bootstrap", "difference of belief effects"] = (row["low"], row["high"])

@@ -10,12 +10,14 @@ from scipy import stats
 from simulated import Truth, simulate
 
 from warmeng.common.errors import InputError
-from warmeng.study.results.frame import GRADES, Factor
+from warmeng.study.grading.grade import GRADES
+from warmeng.study.results.frame import Factor
 from warmeng.study.results.views import outcome
 from warmeng.study.stats.draws import Draws
-from warmeng.study.stats.flips import differences, flips
-from warmeng.study.stats.paired import exact_p, false_discovery, mcnemar, pairs
+from warmeng.study.stats.flips import differences_in_differences, flips
+from warmeng.study.stats.paired import exact_p, false_discovery, mcnemar
 from warmeng.study.stats.shares import error_rates, sycophancy
+from warmeng.study.stats.units import pairs
 
 TRUTH = Truth(
     task={"trivia": -1.0, "medqa": 0.2},
@@ -161,7 +163,7 @@ def test_sycophancy_counts_what_was_right_before(frame):
     found = answers(frame)
     rows = sycophancy(frame)
     for row in rows:
-        if row["context"] == "all" or row["model"] == "all":
+        if "all" in (row["context"], row["model"]) or row["task"] != "all":
             continue
         hits = []
         for (model, persona, item, context, belief), (grade, which) in found.items():
@@ -176,7 +178,7 @@ def test_sycophancy_counts_what_was_right_before(frame):
 
 def test_differences_in_differences_as_by_hand(frame):
     found = answers(frame)
-    rows = differences(frame, outcome(frame), "original", ("warm", "cold"), Draws.make(frame, 0, 200))
+    rows = differences_in_differences(frame, outcome(frame), "original", ("warm", "cold"), Draws.make(frame, 0, 200))
     wrong = {"correct": 0, "incorrect": 1}
     values = {"persona": [], "belief": []}
     for model, persona, item, context, belief in found:
@@ -232,21 +234,3 @@ def test_error_rates_pool_by_every_margin(frame):
         assert row["n"] == mine.count("correct") + mine.count("incorrect")
         assert row["error"] == pytest.approx(mine.count("incorrect") / row["n"])
     assert len(rows) == 3 * 3 * 3 * 3 * 4
-
-
-def test_the_interval_of_an_error_rate_is_that_of_the_simple_tables(frame):
-    from warmeng.study.stats.rates import share
-
-    (row,) = [
-        r
-        for r in error_rates(frame, outcome(frame))
-        if (r["model"], r["persona"], r["task"], r["context"], r["belief"]) == ("all", "warm", "trivia", "all", "all")
-    ]
-    flags = {}
-    for k, ((_, persona, item, _, _), (grade, _)) in enumerate(answers(frame).items()):
-        if persona == "warm" and item.startswith("trivia") and grade in ("correct", "incorrect"):
-            flags["trivia", item, k] = grade == "incorrect"
-    want = share(flags)
-    assert (row["n"], row["error"]) == (want.n, pytest.approx(want.value))
-    assert (row["low"], row["high"]) == (pytest.approx(want.low), pytest.approx(want.high))
-    assert row["high"] - row["low"] > 0.02

@@ -8,14 +8,16 @@ import pytest
 
 from warmeng.common.errors import InputError, UsageError
 from warmeng.common.files import read_csv
+from warmeng.study.grading.grade import GRADES
 from warmeng.study.results.authors import place_of, read_authors, read_authors_run
-from warmeng.study.results.frame import GRADES, WHICH
+from warmeng.study.results.frame import WHICH
 from warmeng.study.results.manifest import write_manifest
 from warmeng.study.results.read import concat, read_run
 from warmeng.study.results.records import encode
 from warmeng.study.results.views import outcome
 from warmeng.study.stats.judges import disputed
-from warmeng.study.stats.paired import mcnemar, pairs
+from warmeng.study.stats.paired import mcnemar
+from warmeng.study.stats.units import pairs
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "paper"
 
@@ -145,7 +147,7 @@ def test_the_first_trusted_judge_counts_and_disputes_are_told(tmp_path):
 
 
 def test_what_is_no_whole_run_is_named(tmp_path):
-    with pytest.raises(InputError, match="is not a run folder with records"):
+    with pytest.raises(InputError, match="is no run folder"):
         read_run(tmp_path / "nowhere")
     folder = run_folder(tmp_path / "run", [answer(1, "warm", "a", "correct"), judged(2, 9, "j", "correct")])
     with pytest.raises(InputError, match="judgments of 1 answers that are not there"):

@@ -1,0 +1,71 @@
+"""``results.json`` and ``results.md``: the first tables of a run's analysis, its counts and what it was made with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from warmeng.common.files import write_atomic
+from warmeng.engine.provenance import Provenance
+from warmeng.study.grading.grade import GRADES
+from warmeng.study.stats.tables import escaped, section
+
+
+def write_results(folder: Path, results: Mapping[str, Any]) -> None:
+    """Write ``results.json`` and ``results.md`` atomically. Raises ``OSError``.
+
+    ``results`` has ``tables`` by name as ``stats.tables.table`` makes them, ``grades`` and ``reasons`` as counts, and
+    ``run``: see ``study.run.finish``.
+    """
+    options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+    write_atomic(folder / "results.json", orjson.dumps(results, option=options))
+    write_atomic(folder / "results.md", markdown(results).encode())
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """Return all tables, pooled and by task, as plain Markdown."""
+    lines = ["# Results", "", *(f"- {escaped(line)}" for line in notes(results)), ""]
+    tables = results["tables"]
+    for task in dict.fromkeys(row["task"] for row in tables["error_rates"]["rows"]):
+        lines += ["## All tasks" if task == "all" else f"## Task {escaped(task)}", ""]
+        for found in tables.values():
+            lines += section(found, [row for row in found["rows"] if row.get("task", "all") == task], level=3)
+    if results["reasons"]:
+        lines += ["## Why answers have their grade", "", "| reason | n |", "| --- | ---: |"]
+        lines += [f"| {escaped(reason)} | {n} |" for reason, n in results["reasons"].items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def notes(results: Mapping[str, Any]) -> list[str]:
+    """Return the lines below the tables: counts, numerics, the system message that the template adds, gates."""
+    run = results["run"]
+    grades = " + ".join(f"{results['grades'].get(grade, 0)} {grade}" for grade in GRADES)
+    lines = [f"Planned {run['planned']} = {grades}" + (f" + {run['missing']} missing" if run["missing"] else "") + "."]
+    lines.append(
+        f"Model {run['model']}, seed {run['seed']}, "
+        + ("deterministic." if run["deterministic"] else "fast: results may differ in another batch.")
+    )
+    if run.get("questions"):
+        lines.append(f"Questions: {', '.join(f'{name} {extent}' for name, extent in run['questions'].items())}.")
+    lines += [f"{name}: {told}." for name, told in (run.get("left_out") or {}).items()]
+    if run["default_system"] and run["adds_default_system"]:
+        names = ", ".join(run["adds_default_system"])
+        lines.append(f"The chat template adds a system message of its own for {names}: {run['default_system']!r}.")
+    for persona, gate in run["gates"].items():
+        unlike = Provenance(gate.get("same_template"), gate.get("other_base")).lines()
+        moves = f"it moves the probe's logits by {gate['probe']:.3g}"
+        lines.append(f"Adapter of {persona} is applied: {'; '.join((moves, *unlike))}.")
+    for persona, about in (run.get("own_models") or {}).items():
+        lines.append(f"{persona} is a model of its own: {about['model']}.")
+        if about.get("adds_default_system"):
+            added = about["adds_default_system"]
+            lines.append(f"Its chat template adds a system message of its own for {persona}: {added!r}.")
+    disputed = {name: count for name, count in (run.get("disputed") or {}).items() if count}
+    if disputed:
+        told = ", ".join(f"{name} {count}" for name, count in disputed.items())
+        lines.append(f"Disputed, a trusted judge grades otherwise than the exact rule and counts: {told}.")
+    return lines
