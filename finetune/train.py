@@ -14,11 +14,12 @@ from typing import Any
 import torch
 
 from warmeng import __version__
-from warmeng.common.errors import UsageError, show
+from warmeng.common.errors import UsageError, WarmengError, show
 from warmeng.common.files import sweep
 from warmeng.common.interrupts import interruptible
+from warmeng.common.locks import FolderLock
 from warmeng.common.messages import first_change
-from warmeng.common.storage import LOCK, locked, storage, write_folder, write_json
+from warmeng.common.storage import LOCK, storage, write_folder, write_json
 from warmeng.engine.config import read_json
 from warmeng.finetune.curve import draw
 from warmeng.finetune.job import Job
@@ -33,10 +34,8 @@ from warmeng.finetune.state import STATE, Log, load_state, save_state
 NUMERICS = 1  # raised whenever the trainer's arithmetic changes, so that a run is not continued with other numbers
 
 
-class DivergedError(RuntimeError):
+class DivergedError(WarmengError):
     """The loss or a gradient is not a finite number."""
-
-    exit_code = 70
 
 
 @dataclass(frozen=True)
@@ -55,10 +54,10 @@ def train(
 
     ``stop`` is asked after each step (with the number of steps done) whether to stop as an interrupt would.
 
-    Raises InputError or UsageError for inputs that don't fit the folder's run, LockedError, StorageError (what was
+    Raises InputError or UsageError for inputs that don't fit the folder's run, FolderLocked, StorageError (what was
     finished is intact), DivergedError, and KeyboardInterrupt once the state is saved.
     """
-    with locked(folder):
+    with FolderLock(folder, LOCK):
         manifest = _manifest(job, folder, command)
         done = _done(job, folder)
         if manifest["finished"]:

@@ -13,7 +13,8 @@ from typing import Any, cast
 from warmeng.common.errors import InputError, UsageError
 from warmeng.common.files import parse_json, read_text, sweep
 from warmeng.common.interrupts import interruptible
-from warmeng.common.storage import locked, storage
+from warmeng.common.locks import FolderLock
+from warmeng.common.storage import LOCK, storage
 from warmeng.engine.registry import find_folder
 from warmeng.engine.stamps import model_files, stamp
 from warmeng.finetune.prepare import checks
@@ -67,7 +68,7 @@ def prepare(
 ) -> Outcome:
     """Prepare training data in ``folder``, or continue, or print a finished preparation's summary again.
 
-    ``command`` is what continues it. Raises InputError and UsageError for what it is given, LockedError where another
+    ``command`` is what continues it. Raises InputError and UsageError for what it is given, FolderLocked where another
     process has the folder, StorageError where the disk does not take what is written: what was finished stays.
     """
     before = read_manifest(folder)
@@ -75,7 +76,7 @@ def prepare(
     if before is not None:
         refuse_changes(folder, before, inputs)
     read = _read(settings, paths)
-    with locked(folder):
+    with FolderLock(folder, LOCK):
         before = read_manifest(folder)
         if before is not None and (folder / SUMMARY).exists():
             refuse_replaced(folder, find_folder(settings.model, settings.revision))

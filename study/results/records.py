@@ -18,9 +18,8 @@ from typing import Any
 
 import orjson
 
-from warmeng.common.errors import InputError, one_line
+from warmeng.common.errors import InputError, StorageError, one_line
 from warmeng.common.files import FULL, sync_folder
-from warmeng.common.locks import FolderLock, Held
 
 FILE = "records.jsonl"
 LOCK = "run.lock"
@@ -28,18 +27,6 @@ SYNC_RECORDS = 100
 SYNC_SECONDS = 1.0
 TAIL = re.compile(rb',"crc32":"([0-9a-f]{8})"\}\n')
 TAIL_SIZE = len(b',"crc32":"00000000"}\n')
-
-
-class RunLocked(Exception):
-    """Another process writes this run."""
-
-    exit_code = 73
-
-
-class StorageFailed(Exception):
-    """The disk did not take a record; what is there stays whole and the run can continue."""
-
-    exit_code = 74
 
 
 def encode(record: Mapping[str, Any]) -> bytes:
@@ -97,29 +84,14 @@ def _damaged(path: Path, number: int, offset: int, why: str) -> InputError:
     )
 
 
-class RunLock(FolderLock):
-    """Holds a run folder for one process. The lock goes with the process, however it ends."""
-
-    def __init__(self, folder: Path) -> None:
-        """Make the folder if need be and lock it; ``RunLocked`` names the holder, ``StorageFailed`` a bad disk."""
-        try:
-            super().__init__(folder, LOCK)
-        except Held as holder:
-            raise RunLocked(
-                f"{folder}: process {holder.pid} is writing this run: wait for it, or choose another --out"
-            ) from None
-        except OSError as error:
-            raise StorageFailed(f"{folder}: can't write there ({error.strerror}): choose another --out") from None
-
-
 class RecordWriter:
-    """Appends records. The caller holds the folder's ``RunLock``."""
+    """Appends records. The caller holds the folder's lock."""
 
     def __init__(self, path: Path, resume: str) -> None:
         """Check the file, cut a torn last line, open it for appending. ``resume`` is the command that continues.
 
         ``done`` has the keys that are there, ``cut`` the number of bytes cut. Raises ``InputError`` for damage
-        (nothing is changed then) and ``StorageFailed`` where the file can't be opened or cut.
+        (nothing is changed then) and ``StorageError`` where the file can't be opened or cut.
         """
         self.path, self.resume = path, resume
         self.done: set[str] = set()
@@ -130,7 +102,7 @@ class RecordWriter:
         self._guard = threading.Lock()
         self._stop = threading.Event()
         self._unsynced = 0
-        self._failed: StorageFailed | None = None
+        self._failed: StorageError | None = None
         self._lost = False  # an fsync failed: what the disk holds since the last one is not known
         try:
             self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
@@ -147,7 +119,7 @@ class RecordWriter:
         self._thread.start()
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Write one record; ``StorageFailed`` where this or an earlier write or fsync did not succeed."""
+        """Write one record; ``StorageError`` where this or an earlier write or fsync did not succeed."""
         line = encode(record)
         with self._guard:
             self._check()
@@ -167,7 +139,7 @@ class RecordWriter:
                 self._sync()
 
     def close(self) -> None:
-        """Make everything durable and close the file; ``StorageFailed`` as ``append``."""
+        """Make everything durable and close the file; ``StorageError`` as ``append``."""
         self._stop.set()
         self._thread.join()
         with self._guard:
@@ -195,14 +167,14 @@ class RecordWriter:
 
     def _sync_each_second(self) -> None:
         while not self._stop.wait(SYNC_SECONDS):
-            with self._guard, contextlib.suppress(StorageFailed):  # kept in _failed: the next append raises it
+            with self._guard, contextlib.suppress(StorageError):  # kept in _failed: the next append raises it
                 if self._failed is None:
                     self._sync()
 
-    def _failure(self, error: OSError, unknown: int = 0) -> StorageFailed:
+    def _failure(self, error: OSError, unknown: int = 0) -> StorageError:
         """Say what is kept; of ``unknown`` records the disk may have taken some, all or none."""
         kept = f"{len(self.done) - unknown} records are kept" + (f", {unknown} more perhaps" if unknown else "")
         do = "make room" if error.errno in FULL else "see to the disk"
-        return StorageFailed(
+        return StorageError(
             f"{self.path}: {one_line(error.strerror or error)}; {kept}: {do}, then continue with: {self.resume}"
         )

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+from warmeng.common.errors import StorageError
 from warmeng.common.messages import duration
 from warmeng.common.progress import Silent
 from warmeng.engine.adapters import is_merged, load_adapter
@@ -17,7 +18,6 @@ from warmeng.study.backend import ConfigLike, TokenizerLike
 from warmeng.study.personas import Persona, by_model, on_base
 from warmeng.study.plan import Estimate, Planner, Study, estimate
 from warmeng.study.results.manifest import read_manifest, refuse_changes
-from warmeng.study.results.records import StorageFailed
 from warmeng.study.run.gates import checks_warmth, held_out_responses
 from warmeng.study.run.judges import BASE, is_judged
 from warmeng.study.run.models import KV_BYTES, load_engine, settings_of
@@ -49,7 +49,7 @@ def dry_run(settings: StudySettings, folder: Path, probe: bool = True) -> Iterat
     """Yield the plan as lines: requests by kind, tokens of the real tokenizer, memory, smallest effect; then, with
     ``probe``, time and energy at the speeds of a sample that is run now.
 
-    Raises ``UsageError``, ``InputError`` and ``StorageFailed`` as a run would.
+    Raises ``UsageError``, ``InputError`` and ``StorageError`` as a run would.
     """
     study = Study.load(settings)
     _check(study, folder)
@@ -94,7 +94,7 @@ def _check(study: Study, folder: Path) -> None:
         refuse_changes(folder, before["inputs"], known_inputs(study))
     above = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not os.access(above, os.W_OK | os.X_OK):
-        raise StorageFailed(f"{folder}: can't write there ({above} can't be written): choose another --out")
+        raise StorageError(f"{folder}: can't write there ({above} can't be written): choose another --out")
 
 
 def _grid(study: Study, folder: Path, plan: Estimate, to_write: int) -> Lines:

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from warmeng.common.errors import one_line
+from warmeng.common.errors import StorageError, one_line
 from warmeng.common.files import storage_failure, sweep
 from warmeng.common.interrupts import heeded
 from warmeng.common.progress import Progress
 from warmeng.study.plan import Study
 from warmeng.study.report.table import write_results
 from warmeng.study.results.combine import combine, first_trusted
-from warmeng.study.results.records import FILE, StorageFailed, read_records
+from warmeng.study.results.records import FILE, read_records
 from warmeng.study.stats.rates import Answers, summarise
 
 UNBALANCED = 70
@@ -67,7 +67,7 @@ def finish(study: Study, folder: Path, manifest: Mapping[str, Any], progress: Pr
     """Read the records back, check that planned = sum of all grades, write and return the results, then analyse.
 
     ``manifest`` has ``facts`` and the number of ``judgments``; ``command`` is what does this again. Raises
-    ``StorageFailed`` where results, analysis or report can't be written.
+    ``StorageError`` where results, analysis or report can't be written.
     """
     facts = manifest["facts"]
     s = study.settings
@@ -105,7 +105,7 @@ def finish(study: Study, folder: Path, manifest: Mapping[str, Any], progress: Pr
         write_results(folder, results)
     except OSError as error:
         why = one_line(error.strerror or error)
-        raise StorageFailed(
+        raise StorageError(
             f"{folder}: the results can't be written ({why}); every record is kept: make room, then: {command}"
         ) from None
     if missing or unjudged:
@@ -121,7 +121,7 @@ def conclude(folder: Path, progress: Progress) -> bool:
     """Analyse a finished run and write its report; return whether both were made.
 
     Whatever fails here, the records are whole: the message says which command makes it again from them. Raises
-    ``StorageFailed`` where it is the disk.
+    ``StorageError`` where it is the disk.
     """
     for module, function, what, command in STEPS:
         progress.message(f"{folder}: writing the {what}")
@@ -131,7 +131,7 @@ def conclude(folder: Path, progress: Progress) -> bool:
         except Exception as error:
             then = f"warmeng {command} {folder}"
             if isinstance(error, OSError) and (line := storage_failure(error, then)):
-                raise StorageFailed(f"{line} (every record is kept)") from None
+                raise StorageError(f"{line} (every record is kept)") from None
             why = one_line(str(error) or type(error).__name__)
             progress.message(
                 f"{folder}: the {what} could not be made ({why}); every record is kept: try again with: {then}"

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from warmeng import __version__
-from warmeng.common.errors import InputError, UsageError, one_line
+from warmeng.common.errors import InputError, StorageError, UsageError, one_line
 from warmeng.common.files import FULL, sweep
+from warmeng.common.locks import FolderLock
 from warmeng.common.progress import Progress, for_stderr
 from warmeng.common.watchdog import Watchdog, Watched
 from warmeng.study.adapters import apply_adapters
@@ -25,7 +26,7 @@ from warmeng.study.plan import Planned, Planner, Study
 from warmeng.study.results.items import FILE as ITEMS
 from warmeng.study.results.items import write_items
 from warmeng.study.results.manifest import OWN_MODELS, read_manifest, refuse_changes, write_manifest
-from warmeng.study.results.records import FILE, RecordWriter, RunLock, StorageFailed, read_records
+from warmeng.study.results.records import FILE, LOCK, RecordWriter, read_records
 from warmeng.study.run.asking import MOST_OPEN, make_record
 from warmeng.study.run.calibrate import calibrate_exact
 from warmeng.study.run.execute import Grid, Part, strange
@@ -63,8 +64,8 @@ def run_study(
     after an interrupt). A run without a step for ``stall_seconds`` ends the process.
 
     A finished run is printed again without its models, unless their files are others by now. Raises ``InputError``
-    and ``UsageError`` before anything is generated for the grid, ``RunLocked`` where another process writes the
-    folder, ``StorageFailed`` where the disk does not take a record.
+    and ``UsageError`` before anything is generated for the grid, ``FolderLocked`` where another process writes the
+    folder, ``StorageError`` where the disk does not take a record.
     """
     settings = settings or StudySettings()
     folder = Path(folder) if folder is not None else settings.default_folder
@@ -78,7 +79,7 @@ def run_study(
     before = read_manifest(folder)
     if before is not None:
         refuse_changes(folder, before["inputs"], known_inputs(study))
-    with RunLock(folder):
+    with FolderLock(folder, LOCK):
         before = read_manifest(folder)
         path = folder / FILE
         if before is not None and path.exists():
@@ -267,7 +268,7 @@ def _storing(folder: Path, command: str) -> Iterator[None]:
     except OSError as error:
         do = "make room" if error.errno in FULL else "see to the disk"
         why = one_line(error.strerror or error)
-        raise StorageFailed(f"{folder}: {why}; what was there is kept: {do}, then continue with: {command}") from None
+        raise StorageError(f"{folder}: {why}; what was there is kept: {do}, then continue with: {command}") from None
 
 
 def _digest(keys: Iterable[str]) -> str:

@@ -258,7 +258,7 @@ def test_a_preparation_on_a_full_disk_continues(launcher, tally, tmp_path, count
             ended = launcher.run([*command, folder], plan)
             assert ended.code == STORAGE, (k, ended.err)
             line = one_line(ended.err)
-            assert "what was finished before is intact: " in line
+            assert "what was finished before is intact" in line
             assert line.endswith("then give the same command again")
             ended = launcher.run([*command, folder])
             assert ended.code == 0, (k, ended.err)

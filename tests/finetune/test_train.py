@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from warmeng.common.errors import InputError, UsageError
-from warmeng.common.storage import StorageError
+from warmeng.common.errors import InputError, StorageError, UsageError
 from warmeng.finetune.job import Job, prepare_job
 from warmeng.finetune.merge import merge
 from warmeng.finetune.plan import Plan, micro_rows

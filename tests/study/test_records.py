@@ -7,9 +7,10 @@ import time
 
 import pytest
 
-from warmeng.common.errors import InputError
+from warmeng.common.errors import FolderLocked, InputError, StorageError
+from warmeng.common.locks import FolderLock
 from warmeng.study.results import records as module
-from warmeng.study.results.records import RecordWriter, RunLock, RunLocked, StorageFailed, encode, read_records
+from warmeng.study.results.records import LOCK, RecordWriter, encode, read_records
 
 
 def record(k):
@@ -77,17 +78,17 @@ def test_a_tail_of_zeros_after_a_power_loss_is_cut(tmp_path):
 
 
 def test_one_writer_at_a_time(tmp_path):
-    with RunLock(tmp_path / "run"), pytest.raises(RunLocked, match=f"process {os.getpid()} "):
-        RunLock(tmp_path / "run")
-    with RunLock(tmp_path / "run"):
+    with FolderLock(tmp_path / "run", LOCK), pytest.raises(FolderLocked, match=f"process {os.getpid()} "):
+        FolderLock(tmp_path / "run", LOCK)
+    with FolderLock(tmp_path / "run", LOCK):
         pass
-    assert RunLocked.exit_code == 73
+    assert FolderLocked.exit_code == 73
 
 
 def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageFailed):
-        RunLock(tmp_path / "file" / "run")
+    with pytest.raises(StorageError):
+        FolderLock(tmp_path / "file" / "run", LOCK)
 
 
 def test_a_full_disk_keeps_whole_lines_and_says_how_to_go_on(tmp_path, monkeypatch):
@@ -104,13 +105,13 @@ def test_a_full_disk_keeps_whole_lines_and_says_how_to_go_on(tmp_path, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module.os, "write", fills_up)
-    with pytest.raises(StorageFailed, match=r"No space left .* 1 records are kept: .* warmeng run --out x"):
+    with pytest.raises(StorageError, match=r"No space left .* 1 records are kept: .* warmeng run --out x"):
         writer.append(record(1))
     monkeypatch.setattr(module.os, "write", real)
     assert path.read_bytes() == whole
-    with pytest.raises(StorageFailed):
+    with pytest.raises(StorageError):
         writer.append(record(2))
-    with pytest.raises(StorageFailed):
+    with pytest.raises(StorageError):
         writer.close()
 
 
@@ -125,11 +126,11 @@ def test_a_failed_fsync_is_never_retried(tmp_path, monkeypatch):
     monkeypatch.setattr(module.os, "fsync", failing)
     for k in range(99):
         writer.append(record(k))
-    with pytest.raises(StorageFailed, match="Input/output error"):
+    with pytest.raises(StorageError, match="Input/output error"):
         writer.append(record(99))
-    with pytest.raises(StorageFailed):
+    with pytest.raises(StorageError):
         writer.append(record(999))
-    with pytest.raises(StorageFailed):
+    with pytest.raises(StorageError):
         writer.close()
     assert len(calls) == 1
 
@@ -165,7 +166,7 @@ def test_many_threads_leave_whole_lines(tmp_path):
 
 
 def test_the_lock_goes_with_its_process(tmp_path):
-    lock = RunLock(tmp_path)
+    lock = FolderLock(tmp_path, LOCK)
     handle = os.open(tmp_path / "run.lock", os.O_RDWR)
     with pytest.raises(OSError):
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -7,11 +7,12 @@ import orjson
 import pytest
 from fakes import FakeEngine, Heard, knowing_judge, user_text
 
-from warmeng.common.errors import InputError, UsageError
+from warmeng.common.errors import FolderLocked, InputError, UsageError
+from warmeng.common.locks import FolderLock
 from warmeng.common.progress import Silent
 from warmeng.engine.request import ScoreRequest
 from warmeng.study.report.table import markdown
-from warmeng.study.results.records import FILE, RunLock, RunLocked, encode, read_records
+from warmeng.study.results.records import FILE, LOCK, encode, read_records
 from warmeng.study.run.run import run_study
 from warmeng.study.settings import StudySettings
 
@@ -189,7 +190,7 @@ def test_folders_of_something_else_are_refused(fake, tmp_path):
 
 
 def test_a_run_that_is_being_written_is_locked(fake, tmp_path):
-    with RunLock(tmp_path / "r"), pytest.raises(RunLocked):
+    with FolderLock(tmp_path / "r", LOCK), pytest.raises(FolderLocked):
         go(tmp_path / "r")
 
 

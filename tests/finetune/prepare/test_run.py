@@ -11,8 +11,9 @@ from collections import Counter
 
 import pytest
 
-from warmeng.common.errors import InputError, UsageError
-from warmeng.common.storage import LockedError, StorageError, locked
+from warmeng.common.errors import FolderLocked, InputError, StorageError, UsageError
+from warmeng.common.locks import FolderLock
+from warmeng.common.storage import LOCK
 from warmeng.finetune.prepare import run
 from warmeng.finetune.prepare.checks import check
 from warmeng.finetune.prepare.querytypes import TYPES
@@ -305,7 +306,7 @@ def test_another_process_and_other_folders_are_refused(tmp_path, rewriter, silen
     (tmp_path / "other" / "thesis.txt").write_text("mine")
     with pytest.raises(InputError, match=r"holds 'thesis.txt' and is no preparation"):
         run.prepare(settings(), [data], tmp_path / "other", silent, "again")
-    with locked(tmp_path / "busy"), pytest.raises(LockedError):
+    with FolderLock(tmp_path / "busy", LOCK), pytest.raises(FolderLocked):
         run.prepare(settings(), [data], tmp_path / "busy", silent, "again")
     (tmp_path / "sub").mkdir()
     shutil.copy(data, tmp_path / "sub" / "d.jsonl")
