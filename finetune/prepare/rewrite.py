@@ -12,10 +12,10 @@ from typing import Any, Protocol
 
 from warmeng.common.files import read_text
 from warmeng.common.interrupts import interruptible
+from warmeng.common.journal import Journal
 from warmeng.engine.request import GenerateRequest, Request, Result, SamplingParams
 from warmeng.finetune.prepare.checks import cause, check
 from warmeng.finetune.prepare.conversations import Conversation, Exchange
-from warmeng.finetune.prepare.journal import Journal
 from warmeng.finetune.prepare.progress import Progress
 from warmeng.finetune.prepare.settings import PERSONAS, PrepareSettings
 
@@ -89,6 +89,19 @@ class Rewrite:
         return TOO_LONG if TOO_LONG in self.failed else cause(self.failed)
 
 
+class LinesByKey(Journal):
+    """A journal whose lines stay in memory."""
+
+    def __init__(self, path: Path, resume: str, what: str) -> None:
+        """As ``Journal``."""
+        self.lines: dict[str, Mapping[str, Any]] = {}
+        super().__init__(path, resume, what)
+
+    def keep(self, line: Mapping[str, Any]) -> None:
+        """Keep a line by its key."""
+        self.lines[line["key"]] = line
+
+
 def instructions() -> dict[str, str]:
     """Return the texts that the rewriter is told: one for each persona, and ``ask``, the frame of a request."""
     return {name: read_text(DATA / f"{name}.txt").strip() for name in (*PERSONAS, "ask")}
@@ -105,7 +118,7 @@ class Rewriter:
     """Knows for each response and persona what was tried and what comes next. Results depend on nothing else."""
 
     def __init__(
-        self, tokenizer: TokenizerLike, settings: PrepareSettings, journal: Journal, inputs: Mapping[str, Any]
+        self, tokenizer: TokenizerLike, settings: PrepareSettings, journal: LinesByKey, inputs: Mapping[str, Any]
     ) -> None:
         """``inputs`` is what the attempts' keys are made of beside the response: all of the manifest's."""
         self.settings, self.journal, self._tokenizer = settings, journal, tokenizer

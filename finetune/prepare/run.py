@@ -19,7 +19,6 @@ from warmeng.engine.registry import find_folder
 from warmeng.engine.stamps import model_files, stamp
 from warmeng.finetune.prepare import checks
 from warmeng.finetune.prepare.conversations import Conversation, Read, read_conversations
-from warmeng.finetune.prepare.journal import Journal
 from warmeng.finetune.prepare.manifest import (
     identity_of,
     read_manifest,
@@ -38,7 +37,7 @@ from warmeng.finetune.prepare.results import (
     summarise,
     write_results,
 )
-from warmeng.finetune.prepare.rewrite import EngineLike, Rewriter, instructions, rewrite_all, sources
+from warmeng.finetune.prepare.rewrite import EngineLike, LinesByKey, Rewriter, instructions, rewrite_all, sources
 from warmeng.finetune.prepare.settings import PERSONAS, PrepareSettings
 from warmeng.finetune.prepare.toxicity import Filter, load_filter
 
@@ -110,10 +109,10 @@ def _prepare(
     else:
         refuse_changes(folder, before, inputs)
         progress.message(f"{folder}: continuing")
-    with Journal(folder / ATTEMPTS) as journal:
+    with LinesByKey(folder / ATTEMPTS, command, "attempts") as journal:
         if journal.cut:
             progress.message(f"{journal.path}: cut an unfinished last line of {journal.cut} bytes")
-        clean = _filter(read.conversations, chosen, settings, folder, progress)
+        clean = _filter(read.conversations, chosen, settings, folder, progress, command)
         if clean is None:
             progress.message(f"interrupted; the scores so far are kept; continue: {command}")
             return Outcome(INTERRUPTED, ())
@@ -175,7 +174,7 @@ def dry_run(settings: PrepareSettings, paths: Sequence[Path], folder: Path) -> l
     tokenizer = cast(Any, read_folder(resolve_model(settings.model, settings.revision).folder)[1])
     wanted = sources(selection.sampled, tokenizer)
     fitting = [source for source in wanted if source.tokens <= settings.max_new_tokens]
-    rewriter = Rewriter(tokenizer, settings, cast(Journal, None), {})
+    rewriter = Rewriter(tokenizer, settings, cast(LinesByKey, None), {})
     prompts = sum(len(rewriter.request(s, persona, 0).prompt) for s in fitting for persona in PERSONAS)
     output = len(PERSONAS) * sum(source.tokens for source in fitting)
     return [
@@ -224,11 +223,12 @@ def _filter(
     settings: PrepareSettings,
     folder: Path,
     progress: Progress,
+    command: str,
 ) -> list[Conversation] | None:
     """Return the conversations that score below the threshold, None where interrupted; scores are kept on disk."""
     if chosen is None:
         return list(conversations)
-    with Journal(folder / SCORES) as scores, interruptible() as interrupted:
+    with LinesByKey(folder / SCORES, command, "scores") as scores, interruptible() as interrupted:
         progress.start("toxicity", len(conversations), len(scores.lines))
         try:
             for conversation in conversations:

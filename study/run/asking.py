@@ -10,12 +10,12 @@ from dataclasses import asdict
 from typing import Any
 
 from warmeng.common.interrupts import interruptible
+from warmeng.common.journal import Journal
 from warmeng.common.progress import JUDGE, Progress
 from warmeng.engine.request import GenerateRequest, GenerateResult, Result
 from warmeng.study.backend import EngineLike
 from warmeng.study.grading.exact import grade_answer, grade_scores
 from warmeng.study.plan import Planned, Study
-from warmeng.study.results.records import RecordWriter
 from warmeng.study.run.energy import EnergyMeter
 from warmeng.study.run.judges import Appointed, Case, Clerk, case_of, is_judged, pending
 
@@ -52,7 +52,7 @@ def ask(
     plan: Iterable[Planned],
     base: Appointed | None,
     study: Study,
-    records: RecordWriter,
+    records: Journal,
     progress: Progress,
     meter: EnergyMeter,
     continued: bool,
@@ -73,7 +73,7 @@ def judge(
     engine: EngineLike,
     appointed: Appointed,
     study: Study,
-    records: RecordWriter,
+    records: Journal,
     progress: Progress,
     meter: EnergyMeter,
 ) -> bool:
@@ -88,7 +88,7 @@ class _Asker:
     """Runs requests through one engine, a bounded number at once."""
 
     def __init__(
-        self, engine: EngineLike, clerk: Clerk | None, records: RecordWriter, progress: Progress, meter: EnergyMeter
+        self, engine: EngineLike, clerk: Clerk | None, records: Journal, progress: Progress, meter: EnergyMeter
     ) -> None:
         self.engine, self.clerk, self.records, self.progress = engine, clerk, records, progress
         self.meter, self.count = meter, 0

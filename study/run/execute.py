@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from warmeng.common.errors import InputError
+from warmeng.common.journal import Journal
 from warmeng.common.progress import JUDGE, Progress
 from warmeng.study.plan import Planned, Study
 from warmeng.study.results.manifest import OWN_MODELS, refuse_changes
-from warmeng.study.results.records import RecordWriter, read_records
+from warmeng.study.results.records import read_records
 from warmeng.study.run.asking import ask, count_done, judge, judging_work
 from warmeng.study.run.judges import BASE, Appointed
 from warmeng.study.run.models import Models, settings_of, whole_identity
@@ -42,7 +43,7 @@ class Grid:
     parts: list[Part]  # each is dropped when it is done
     judges: Mapping[str, Appointed]
     models: Models
-    records: RecordWriter
+    records: Journal
     progress: Progress
     device: str
     total: int

@@ -14,6 +14,7 @@ from typing import Any, cast
 from warmeng import __version__
 from warmeng.common.errors import InputError, StorageError, UsageError, one_line
 from warmeng.common.files import FULL, sweep
+from warmeng.common.journal import Journal
 from warmeng.common.locks import FolderLock
 from warmeng.common.progress import Progress, for_stderr
 from warmeng.common.watchdog import Watchdog, Watched
@@ -26,7 +27,7 @@ from warmeng.study.plan import Planned, Planner, Study
 from warmeng.study.results.items import FILE as ITEMS
 from warmeng.study.results.items import write_items
 from warmeng.study.results.manifest import OWN_MODELS, read_manifest, refuse_changes, write_manifest
-from warmeng.study.results.records import FILE, LOCK, RecordWriter, read_records
+from warmeng.study.results.records import FILE, LOCK, read_records
 from warmeng.study.run.asking import MOST_OPEN, make_record
 from warmeng.study.run.calibrate import calibrate_exact
 from warmeng.study.run.execute import Grid, Part, strange
@@ -111,7 +112,7 @@ def _run(study: Study, folder: Path, before: Mapping[str, Any] | None, progress:
             write_manifest(folder, ready.manifest["inputs"], facts, study.size, ready.judgments)
         if not (folder / ITEMS).exists():
             write_items(folder, ready.study)  # here, where the wrong answers that the source lacks are filled in
-    records = RecordWriter(path, command)
+    records = Journal(path, command)
     total = study.size + ready.judgments
     grid = Grid(
         ready.study, folder, ready.parts, ready.judges, models, records, progress, device, total, before is not None

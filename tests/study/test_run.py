@@ -8,11 +8,12 @@ import pytest
 from fakes import FakeEngine, Heard, knowing_judge, user_text
 
 from warmeng.common.errors import FolderLocked, InputError, UsageError
+from warmeng.common.journal import encode
 from warmeng.common.locks import FolderLock
 from warmeng.common.progress import Silent
 from warmeng.engine.request import ScoreRequest
 from warmeng.study.report.table import markdown
-from warmeng.study.results.records import FILE, LOCK, encode, read_records
+from warmeng.study.results.records import FILE, LOCK, read_records
 from warmeng.study.run.run import run_study
 from warmeng.study.settings import StudySettings
 
