@@ -14,13 +14,12 @@ from typing import Any
 import torch
 
 from warmeng import __version__
-from warmeng.common.errors import UsageError, WarmengError, show
+from warmeng.common.errors import UsageError, WarmengError
 from warmeng.common.files import sweep
 from warmeng.common.interrupts import interruptible
 from warmeng.common.locks import FolderLock
-from warmeng.common.messages import first_change
-from warmeng.common.storage import LOCK, storage, write_folder, write_json
-from warmeng.engine.config import read_json
+from warmeng.common.manifest import ManifestKind
+from warmeng.common.storage import LOCK, storage, write_folder
 from warmeng.finetune.curve import draw
 from warmeng.finetune.job import Job
 from warmeng.finetune.lora import AdapterParameters, adapter_config, write_adapter
@@ -32,6 +31,14 @@ from warmeng.finetune.progress import Progress
 from warmeng.finetune.state import STATE, Log, load_state, save_state
 
 NUMERICS = 1  # raised whenever the trainer's arithmetic changes, so that a run is not continued with other numbers
+TRAINING = ManifestKind(
+    mark=("kind", "finetune"),
+    parts={"numerics": int, "threads": int, "micro_tokens": int, "finished": bool},
+    what="training run",
+    made="this run was made with",
+    before=(LOCK,),
+    error=UsageError,
+)
 
 
 class DivergedError(WarmengError):
@@ -71,7 +78,8 @@ def train(
             run.go(stop)
         finally:
             run.close()
-        write_json(folder / "manifest.json", manifest | {"finished": True})
+        with storage(folder):
+            TRAINING.write(folder, manifest | {"finished": True})
         (folder / STATE).unlink(missing_ok=True)
         return Outcome(folder, done, run.log.records)
 
@@ -82,16 +90,10 @@ def _done(job: Job, folder: Path) -> dict[str, list[Path]]:
 
 def _manifest(job: Job, folder: Path, command: str) -> dict[str, Any]:
     """Write the manifest, or check that the one that is there is of the same run."""
-    path = folder / "manifest.json"
-    if path.is_file():
-        old = read_json(path)
-        _check_same(folder, old, {"numerics": NUMERICS} | job.identity())
+    if (old := TRAINING.read(folder)) is not None:
+        TRAINING.refuse_changes(folder, old, {"numerics": NUMERICS} | job.identity())
         return old
-    beside = f".{path.name}."  # what a killed process left of its first write
-    if strange := sorted(p.name for p in folder.iterdir() if p.name != LOCK and not p.name.startswith(beside)):
-        raise UsageError(f"{folder} has {show(strange[0], 60)} and no training run: choose a new folder")
     manifest = {
-        "kind": "finetune",
         "numerics": NUMERICS,
         **job.identity(),
         "base": job.source.name,
@@ -107,17 +109,9 @@ def _manifest(job: Job, folder: Path, command: str) -> dict[str, Any]:
         "command": command,
         "finished": False,
     }
-    write_json(path, manifest)
+    with storage(folder):
+        TRAINING.write(folder, manifest)
     return manifest
-
-
-def _check_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    if change := first_change(old, new):
-        name, was, now = change
-        raise UsageError(
-            f"{folder} is a run with another {name} ({was}, now {now}): "
-            "choose another --out, or the same settings to continue it"
-        )
 
 
 class _Run:

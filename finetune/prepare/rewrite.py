@@ -5,19 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from warmeng.common.files import read_text
 from warmeng.common.interrupts import interruptible
 from warmeng.common.journal import Journal
-from warmeng.engine.request import GenerateRequest, Request, Result, SamplingParams
+from warmeng.engine.request import GenerateRequest, GenerateResult, Result, SamplingParams
 from warmeng.finetune.prepare.checks import cause, check
 from warmeng.finetune.prepare.conversations import Conversation, Exchange
 from warmeng.finetune.prepare.progress import Progress
 from warmeng.finetune.prepare.settings import PERSONAS, PrepareSettings
+
+if TYPE_CHECKING:
+    from warmeng.engine.engine import Engine
+    from warmeng.engine.tokenizer import Tokenizer
 
 DATA = Path(__file__).parent / "data"
 TOO_LONG = "too long"
@@ -26,43 +30,6 @@ USER_LIMIT = 4000  # characters of the user's message that the rewriter sees
 _FIELD = re.compile(r"\{(user|response)\}")
 _TAGS = re.compile(r"^\s*<reply>\s*|\s*</reply>\s*$")
 _QUOTES = (('"', '"'), ("“", "”"))
-
-
-class TokenizerLike(Protocol):
-    """What is needed of a tokenizer."""
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of plain text."""
-
-    def chat(
-        self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True, continue_text: str = ""
-    ) -> list[int]:
-        """Token ids of a conversation."""
-
-    @property
-    def supports_system(self) -> bool:
-        """Whether the template takes a system message."""
-
-    @property
-    def template_hash(self) -> str:
-        """Hash of the template."""
-
-
-class EngineLike(Protocol):
-    """What is needed of an engine: ``warmeng.engine.engine.Engine`` has this shape, so has the tests' small one."""
-
-    @property
-    def tokenizer(self) -> TokenizerLike:
-        """The model's tokenizer."""
-
-    def add(self, request: Request) -> None:
-        """Queue a request."""
-
-    def results(self) -> Iterator[Result]:
-        """Run until nothing is left, yielding results as they finish; requests may be added meanwhile."""
-
-    def describe(self) -> dict[str, Any]:
-        """What determines the numbers."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +74,7 @@ def instructions() -> dict[str, str]:
     return {name: read_text(DATA / f"{name}.txt").strip() for name in (*PERSONAS, "ask")}
 
 
-def sources(conversations: Sequence[Conversation], tokenizer: TokenizerLike) -> list[Source]:
+def sources(conversations: Sequence[Conversation], tokenizer: Tokenizer) -> list[Source]:
     """Return the responses of the conversations, in their order."""
     return [
         Source(f"{c.id}-{e.turn}", c, e, len(tokenizer.encode(e.response))) for c in conversations for e in c.exchanges
@@ -118,7 +85,7 @@ class Rewriter:
     """Knows for each response and persona what was tried and what comes next. Results depend on nothing else."""
 
     def __init__(
-        self, tokenizer: TokenizerLike, settings: PrepareSettings, journal: LinesByKey, inputs: Mapping[str, Any]
+        self, tokenizer: Tokenizer, settings: PrepareSettings, journal: LinesByKey, inputs: Mapping[str, Any]
     ) -> None:
         """``inputs`` is what the attempts' keys are made of beside the response: all of the manifest's."""
         self.settings, self.journal, self._tokenizer = settings, journal, tokenizer
@@ -176,7 +143,7 @@ class Rewriter:
         return hashlib.sha256(f"{self._digest} {source.id} {persona} {attempt}".encode()).hexdigest()[:32]
 
 
-def rewrite_all(engine: EngineLike, rewriter: Rewriter, wanted: Sequence[Source], progress: Progress) -> bool:
+def rewrite_all(engine: Engine, rewriter: Rewriter, wanted: Sequence[Source], progress: Progress) -> bool:
     """Ask for what has no sound rewrite yet until it has one or no attempt is left; True where interrupted.
 
     Every finished attempt is in the journal before the next result is waited for.
@@ -233,12 +200,13 @@ def tidy(text: str, original: str) -> str:
 
 
 def _line(result: Result, source: Source, persona: str, attempt: int) -> dict[str, Any]:
+    assert isinstance(result, GenerateResult), "only texts are asked for"
     return {
         "key": result.id,
         "response": source.id,
         "persona": persona,
         "attempt": attempt,
-        "text": getattr(result, "text", ""),
-        "finish": getattr(result, "finish_reason", "none"),
-        "tokens": len(getattr(result, "token_ids", ())),
+        "text": result.text,
+        "finish": result.finish_reason,
+        "tokens": len(result.token_ids),
     }

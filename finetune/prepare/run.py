@@ -8,24 +8,19 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from warmeng.common.errors import InputError, UsageError
 from warmeng.common.files import parse_json, read_text, sweep
 from warmeng.common.interrupts import interruptible
 from warmeng.common.locks import FolderLock
 from warmeng.common.storage import LOCK, storage
+from warmeng.engine.identity import whole_identity
 from warmeng.engine.registry import find_folder
 from warmeng.engine.stamps import model_files, stamp
 from warmeng.finetune.prepare import checks
 from warmeng.finetune.prepare.conversations import Conversation, Read, read_conversations
-from warmeng.finetune.prepare.manifest import (
-    identity_of,
-    read_manifest,
-    refuse_changes,
-    refuse_replaced,
-    write_manifest,
-)
+from warmeng.finetune.prepare.manifest import PREPARATION, refuse_replaced
 from warmeng.finetune.prepare.progress import Progress
 from warmeng.finetune.prepare.querytypes import TYPES, hold_out, query_type, sample
 from warmeng.finetune.prepare.results import (
@@ -37,9 +32,12 @@ from warmeng.finetune.prepare.results import (
     summarise,
     write_results,
 )
-from warmeng.finetune.prepare.rewrite import EngineLike, LinesByKey, Rewriter, instructions, rewrite_all, sources
+from warmeng.finetune.prepare.rewrite import LinesByKey, Rewriter, instructions, rewrite_all, sources
 from warmeng.finetune.prepare.settings import PERSONAS, PrepareSettings
 from warmeng.finetune.prepare.toxicity import Filter, load_filter
+
+if TYPE_CHECKING:
+    from warmeng.engine.engine import Engine
 
 INTERRUPTED = 130
 SCORES, ATTEMPTS = "toxicity.jsonl", "attempts.jsonl"
@@ -53,13 +51,12 @@ class Outcome:
     lines: tuple[str, ...]
 
 
-def load_engine(settings: PrepareSettings) -> EngineLike:
+def load_engine(settings: PrepareSettings) -> Engine:
     """Load the model that rewrites; raises as ``Engine.load``."""
     from warmeng.engine.engine import Engine, EngineSettings
 
     chosen = EngineSettings(fast=settings.fast)
-    engine = Engine.load(settings.model, revision=settings.revision, device=settings.device, settings=chosen)
-    return cast(EngineLike, engine)
+    return Engine.load(settings.model, revision=settings.revision, device=settings.device, settings=chosen)
 
 
 def prepare(
@@ -70,15 +67,15 @@ def prepare(
     ``command`` is what continues it. Raises InputError and UsageError for what it is given, FolderLocked where another
     process has the folder, StorageError where the disk does not take what is written: what was finished stays.
     """
-    before = read_manifest(folder)
+    before = PREPARATION.read(folder)
     inputs = _inputs(settings, paths)
     if before is not None:
-        refuse_changes(folder, before, inputs)
+        PREPARATION.refuse_changes(folder, before["inputs"], inputs)
     read = _read(settings, paths)
     with FolderLock(folder, LOCK):
-        before = read_manifest(folder)
+        before = PREPARATION.read(folder)
         if before is not None and (folder / SUMMARY).exists():
-            refuse_replaced(folder, find_folder(settings.model, settings.revision))
+            refuse_replaced(folder, before["model"], find_folder(settings.model, settings.revision))
             progress.message(f"{folder}: this preparation is finished; its summary again:")
             summary = parse_json(read_text(folder / SUMMARY), str(folder / SUMMARY))
             return _finish(folder, summary)
@@ -99,15 +96,17 @@ def _prepare(
     engine = load_engine(settings)
     inputs |= {
         "toxicity": chosen.identity if chosen else "no filter",
-        "model": identity_of(engine.describe(), engine.tokenizer.template_hash),
+        "model": whole_identity(engine),
     }
     with storage(folder):
         sweep(folder)
     if before is None:
         model = find_folder(settings.model, settings.revision) if engine.describe().get("origin") else None
-        write_manifest(folder, inputs, stamp(model_files(model)) if model else {})
+        files = stamp(model_files(model)) if model else {}
+        with storage(folder):
+            PREPARATION.write(folder, {"inputs": inputs, "model": files})
     else:
-        refuse_changes(folder, before, inputs)
+        PREPARATION.refuse_changes(folder, before["inputs"], inputs)
         progress.message(f"{folder}: continuing")
     with LinesByKey(folder / ATTEMPTS, command, "attempts") as journal:
         if journal.cut:
@@ -163,15 +162,15 @@ def dry_run(settings: PrepareSettings, paths: Sequence[Path], folder: Path) -> l
     from warmeng.engine.folder import read_folder
     from warmeng.engine.registry import resolve_model
 
-    before = read_manifest(folder)
+    before = PREPARATION.read(folder)
     if before is not None:
-        refuse_changes(folder, before, _inputs(settings, paths))
+        PREPARATION.refuse_changes(folder, before["inputs"], _inputs(settings, paths))
     read = _read(settings, paths)
     chosen = load_filter(settings) if settings.toxicity == "wordlist" else None
     clean = [c for c in read.conversations if chosen is None or chosen.score(_texts(c)) < settings.threshold]
     told = {"off": "no filter", "classifier": "classifier (not run in a dry run)", "wordlist": "word list"}
     selection = select(settings, read, clean, told[settings.toxicity])
-    tokenizer = cast(Any, read_folder(resolve_model(settings.model, settings.revision).folder)[1])
+    tokenizer = read_folder(resolve_model(settings.model, settings.revision).folder)[1]
     wanted = sources(selection.sampled, tokenizer)
     fitting = [source for source in wanted if source.tokens <= settings.max_new_tokens]
     rewriter = Rewriter(tokenizer, settings, cast(LinesByKey, None), {})

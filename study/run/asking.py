@@ -7,17 +7,19 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from warmeng.common.interrupts import interruptible
 from warmeng.common.journal import Journal
 from warmeng.common.progress import JUDGE, Progress
 from warmeng.engine.request import GenerateRequest, GenerateResult, Result
-from warmeng.study.backend import EngineLike
 from warmeng.study.grading.exact import grade_answer, grade_scores
 from warmeng.study.plan import Planned, Study
 from warmeng.study.run.energy import EnergyMeter
 from warmeng.study.run.judges import Appointed, Case, Clerk, case_of, is_judged, pending
+
+if TYPE_CHECKING:
+    from warmeng.engine.engine import Engine
 
 MOST_OPEN = 16384  # requests that the engine holds at once, which bounds memory: each result makes room for another
 PROMPT_RATE, OUTPUT_RATE = 900.0, 300.0  # tokens a second: only their proportion counts, for the time left
@@ -48,7 +50,7 @@ def count_done(
 
 
 def ask(
-    engine: EngineLike,
+    engine: Engine,
     plan: Iterable[Planned],
     base: Appointed | None,
     study: Study,
@@ -70,7 +72,7 @@ def ask(
 
 
 def judge(
-    engine: EngineLike,
+    engine: Engine,
     appointed: Appointed,
     study: Study,
     records: Journal,
@@ -88,7 +90,7 @@ class _Asker:
     """Runs requests through one engine, a bounded number at once."""
 
     def __init__(
-        self, engine: EngineLike, clerk: Clerk | None, records: Journal, progress: Progress, meter: EnergyMeter
+        self, engine: Engine, clerk: Clerk | None, records: Journal, progress: Progress, meter: EnergyMeter
     ) -> None:
         self.engine, self.clerk, self.records, self.progress = engine, clerk, records, progress
         self.meter, self.count = meter, 0

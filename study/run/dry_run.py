@@ -7,14 +7,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from warmeng.common.errors import StorageError
 from warmeng.common.messages import duration
 from warmeng.common.progress import Silent
 from warmeng.engine.adapters import is_merged, load_adapter
 from warmeng.study.adapters import apply_adapters
-from warmeng.study.backend import ConfigLike, TokenizerLike
 from warmeng.study.personas import Persona, by_model, on_base
 from warmeng.study.plan import Estimate, Planner, Study, estimate
 from warmeng.study.results.manifest import read_manifest, refuse_changes
@@ -28,13 +27,17 @@ from warmeng.study.stats.intervals import DISCORDANT, smallest_effect
 from warmeng.study.tasks.wrong_answers import borrowed, missing
 from warmeng.study.warmth.sociot import EngineScorer, manipulation_check
 
+if TYPE_CHECKING:
+    from warmeng.engine.config import ModelConfig
+    from warmeng.engine.tokenizer import Tokenizer
+
 WARMTH = 3  # held-out prompts of the probe
 RUNTIME = 1.4 * 2**30  # bytes of libraries, a step's workspace, analysis and report: what the default study took
 
 Lines = Iterator[tuple[str, Any]]
 
 
-def load_tokenizer(settings: StudySettings) -> tuple[TokenizerLike, ConfigLike, int]:
+def load_tokenizer(settings: StudySettings) -> tuple[Tokenizer, ModelConfig, int]:
     """Return the model's tokenizer and facts without its weights, and about the bytes that it takes to run."""
     from warmeng.engine.checkpoint import num_weights
     from warmeng.engine.folder import read_folder
@@ -42,7 +45,7 @@ def load_tokenizer(settings: StudySettings) -> tuple[TokenizerLike, ConfigLike, 
 
     config, tokenizer = read_folder(resolve_model(settings.model, settings.revision).folder)
     weights = 4 * num_weights(config)  # fp32
-    return cast(TokenizerLike, tokenizer), config, int(weights + KV_BYTES + RUNTIME)
+    return tokenizer, config, int(weights + KV_BYTES + RUNTIME)
 
 
 def dry_run(settings: StudySettings, folder: Path, probe: bool = True) -> Iterator[str]:

@@ -11,12 +11,13 @@ from typing import Any
 from warmeng.common.errors import InputError
 from warmeng.common.journal import Journal
 from warmeng.common.progress import JUDGE, Progress
+from warmeng.engine.identity import whole_identity
 from warmeng.study.plan import Planned, Study
 from warmeng.study.results.manifest import OWN_MODELS, refuse_changes
 from warmeng.study.results.records import read_records
 from warmeng.study.run.asking import ask, count_done, judge, judging_work
 from warmeng.study.run.judges import BASE, Appointed
-from warmeng.study.run.models import Models, settings_of, whole_identity
+from warmeng.study.run.models import Models, settings_of
 from warmeng.study.run.sessions import Session
 from warmeng.study.settings import StudySettings
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from warmeng import __version__
 from warmeng.common.errors import InputError, StorageError, UsageError, one_line
@@ -18,8 +18,8 @@ from warmeng.common.journal import Journal
 from warmeng.common.locks import FolderLock
 from warmeng.common.progress import Progress, for_stderr
 from warmeng.common.watchdog import Watchdog, Watched
+from warmeng.engine.identity import identity_of
 from warmeng.study.adapters import apply_adapters
-from warmeng.study.backend import EngineLike
 from warmeng.study.grading.grade import RULES
 from warmeng.study.grading.judge import RUBRIC_VERSION
 from warmeng.study.personas import Persona, on_base
@@ -34,11 +34,14 @@ from warmeng.study.run.execute import Grid, Part, strange
 from warmeng.study.run.finish import FAILED, UNBALANCED, Outcome, finish
 from warmeng.study.run.gates import check_warmth
 from warmeng.study.run.judges import BASE, JUDGED, Appointed, appoint, examine, is_judged, keys_of
-from warmeng.study.run.models import Models, compare, identity_of, load_engine, meet, settings_of
+from warmeng.study.run.models import Models, compare, load_engine, meet, settings_of
 from warmeng.study.run.sessions import Session
 from warmeng.study.run.sources import FACT, refuse_replaced, stamps
 from warmeng.study.settings import StudySettings
 from warmeng.study.tasks import wrong_answers
+
+if TYPE_CHECKING:
+    from warmeng.engine.engine import Engine
 
 __all__ = [
     "FAILED", "INTERRUPTED", "UNBALANCED", "Outcome", "make_record",
@@ -102,7 +105,7 @@ def _run(study: Study, folder: Path, before: Mapping[str, Any] | None, progress:
     settings, path = study.settings, folder / FILE
     device = choose_device(settings.device)
     watchdog = Watchdog(settings.stall_seconds, folder, command, progress.stop)
-    models = Models(lambda chosen: cast(EngineLike, Watched(load_engine(chosen), watchdog)), progress)
+    models = Models(lambda chosen: cast("Engine", Watched(load_engine(chosen), watchdog)), progress)
     session = Session(models, device)
     ready = _prepare(study, models, folder, before, progress, command)
     with _storing(folder, command):
@@ -230,7 +233,7 @@ def check_own_models(study: Study) -> None:
 
 def _with_base(
     study: Study,
-    engine: EngineLike,
+    engine: Engine,
     others: Mapping[str, Appointed],
     outcomes: Mapping[str, dict[str, Any]],
     before: Mapping[str, Any] | None,
@@ -249,7 +252,7 @@ def _with_base(
     return {name: judges[name] for name in order}, {name: found[name] for name in order}
 
 
-def _with_wrong_answers(study: Study, engine: EngineLike, folder: Path, progress: Progress, command: str) -> Study:
+def _with_wrong_answers(study: Study, engine: Engine, folder: Path, progress: Progress, command: str) -> Study:
     """Return the study with wrong answers where a user claims one and the source has none."""
     lacking = [task for task in study.tasks if study.lacks_wrong(task)]
     if not lacking:
@@ -277,7 +280,7 @@ def _digest(keys: Iterable[str]) -> str:
 
 
 def _facts(
-    study: Study, engine: EngineLike, about: dict[str, Any], gates: dict[str, Any], judges: dict[str, Any]
+    study: Study, engine: Engine, about: dict[str, Any], gates: dict[str, Any], judges: dict[str, Any]
 ) -> dict[str, Any]:
     """What the manifest tells beside the inputs: shown in the report, not compared."""
     return {
@@ -291,7 +294,7 @@ def _facts(
         "adds_default_system": [
             p.name for p in on_base(study.personas) if p.system is None and engine.tokenizer.default_system
         ],
-        "template_date": getattr(engine.tokenizer, "frozen_date", None),
+        "template_date": engine.tokenizer.frozen_date,
         "warmeng": __version__,
         "python": sys.version.split()[0],
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -7,17 +7,19 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from warmeng.common.errors import InputError, UsageError
 from warmeng.common.files import make_folder, parse_object, read_bytes, write_atomic
 from warmeng.study.adapters import apply_adapters
-from warmeng.study.backend import EngineLike
 from warmeng.study.personas import Persona
 from warmeng.study.report.table import Table
 from warmeng.study.warmth.sociot import Scorer, Summary, Warmth, by_prompt, measure, respond, summarise
+
+if TYPE_CHECKING:
+    from warmeng.engine.engine import Engine
 
 EPOCH = re.compile(r"epoch-(\d+(?:\.\d+)?)")
 ORIGINAL = "original"
@@ -74,7 +76,7 @@ def find_checkpoints(folder: Path) -> list[Checkpoint]:
 
 
 def measure_checkpoints(
-    engine: EngineLike,
+    engine: Engine,
     scorer: Scorer,
     checkpoints: Sequence[Checkpoint],
     prompts: Sequence[tuple[str, str]],

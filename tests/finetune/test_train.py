@@ -170,9 +170,9 @@ def test_a_merged_bfloat16_base_is_rounded_once(job: Job, tmp_path: Path) -> Non
 
 def test_changed_inputs_are_named(job: Job, tmp_path: Path) -> None:
     train(job, tmp_path / "run", Silent())
-    with pytest.raises(UsageError, match=r"another settings learning_rate \(0.01, now 0.02\)"):
+    with pytest.raises(UsageError, match=r"made with settings learning_rate 0\.01, now it is 0\.02: use the old one"):
         train(replace(job, settings=replace(job.settings, learning_rate=0.02)), tmp_path / "run", Silent())
-    with pytest.raises(UsageError, match="another base_hash"):
+    with pytest.raises(UsageError, match="made with base_hash"):
         train(replace(job, base_hash="0" * 64), tmp_path / "run", Silent())
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("Dear")

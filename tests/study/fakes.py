@@ -25,6 +25,7 @@ class FakeTokenizer:
 
     default_system: str | None = DEFAULT_SYSTEM
     template_hash = "t" * 64
+    hash = "h" * 64
     frozen_date = None
     end_of_turn = END
 
