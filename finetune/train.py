@@ -19,6 +19,7 @@ from warmeng.common.files import sweep
 from warmeng.common.interrupts import interruptible
 from warmeng.common.locks import FolderLock
 from warmeng.common.manifest import ManifestKind
+from warmeng.common.progress import Pace, Progress
 from warmeng.common.storage import LOCK, storage, write_folder
 from warmeng.finetune.curve import draw
 from warmeng.finetune.job import Job
@@ -27,7 +28,6 @@ from warmeng.finetune.model import TrainingModel
 from warmeng.finetune.noise import Dropout
 from warmeng.finetune.optim import Adam, clip
 from warmeng.finetune.plan import epoch_name, micro_rows
-from warmeng.finetune.progress import Progress
 from warmeng.finetune.state import STATE, Log, load_state, save_state
 
 NUMERICS = 1  # raised whenever the trainer's arithmetic changes, so that a run is not continued with other numbers
@@ -132,18 +132,20 @@ class _Run:
             self.adapters[name], self.optimisers[name] = adapter, Adam.zeros(adapter.flat)
         self.step = load_state(folder, self.adapters, self.optimisers)
         self.log = Log(folder, self.step)
+        self.first, self.tokens, self.pace = self.step, 0, Pace()
         if self.step:
             progress.message(f"continuing after step {self.step} of {job.steps}")
 
     def go(self, stop: Callable[[int], bool]) -> None:
         """Make the steps that are left."""
         job = self.job
-        self.progress.start(job.steps, self.step)
+        self.progress.start({"steps": job.steps}, {"steps": self.step}, self.status)
         with interruptible() as interrupted:
             while self.step < job.steps:
                 record = self.advance()
                 self.log.append(record)
-                self.progress.step(record)
+                self.tokens += record["tokens"]
+                self.progress.advance("steps")
                 for name, plan in job.plans.items():
                     for epoch, after in plan.checkpoints.items():
                         if after == self.step:
@@ -152,10 +154,18 @@ class _Run:
                 if asked or self.step % job.settings.save_every == 0:
                     self.save()
                 if asked:
+                    self.progress.stop()
                     self.progress.message(f"stopped after step {self.step}: the same command continues")
                     raise KeyboardInterrupt
         self.log.sync()
         draw(self.folder / "loss.png", self.log.records, {n: p.checkpoints for n, p in job.plans.items()})
+
+    def status(self) -> str:
+        """Return speed and time left, and each persona's loss and gradient norm in the last step."""
+        left = self.pace.left(self.step - self.first, self.job.steps - self.first)
+        last = self.log.records[-1]["personas"] if self.log.records else {}
+        parts = [f"; {name} loss {v['loss']:.4f}, norm {v['grad_norm']:.3f}" for name, v in last.items()]
+        return f"steps, {self.tokens / self.pace.seconds:.0f} tokens/s{left}{''.join(parts)}"
 
     def save(self) -> None:
         """Write the state, after the log that it belongs to."""

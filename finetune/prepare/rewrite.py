@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from warmeng.common.files import read_text
 from warmeng.common.interrupts import interruptible
 from warmeng.common.journal import Journal
+from warmeng.common.progress import Pace, Progress
 from warmeng.engine.request import GenerateRequest, GenerateResult, Result, SamplingParams
 from warmeng.finetune.prepare.checks import cause, check
 from warmeng.finetune.prepare.conversations import Conversation, Exchange
-from warmeng.finetune.prepare.progress import Progress
 from warmeng.finetune.prepare.settings import PERSONAS, PrepareSettings
 
 if TYPE_CHECKING:
@@ -155,8 +155,7 @@ def rewrite_all(engine: Engine, rewriter: Rewriter, wanted: Sequence[Source], pr
             if found is None:
                 todo.append((source, persona, attempt))
     total = len(wanted) * len(PERSONAS)
-    progress.start("rewriting", total, total - len(todo))
-    kept = failed = 0
+    pace, kept, failed = Pace(), 0, 0
     asked: dict[str, tuple[Source, str, int]] = {}
     ahead = iter(todo)
 
@@ -165,6 +164,10 @@ def rewrite_all(engine: Engine, rewriter: Rewriter, wanted: Sequence[Source], pr
         asked[request.id] = item
         engine.add(request)
 
+    def status() -> str:
+        return f"rewrites: {kept} kept, {failed} dropped{pace.left(kept + failed, len(todo))}"
+
+    progress.start({"rewriting": total}, {"rewriting": total - len(todo)}, status)
     try:
         with interruptible() as interrupted:
             for _, item in zip(range(WAVE), ahead, strict=False):
@@ -176,7 +179,7 @@ def rewrite_all(engine: Engine, rewriter: Rewriter, wanted: Sequence[Source], pr
                 sound = not rewriter.judge(source, persona, line).failed
                 if sound or rewriter.outcome(source, persona)[0] is not None:
                     kept, failed = kept + sound, failed + (not sound)
-                    progress.advance(f"{kept} kept, {failed} dropped")
+                    progress.advance("rewriting")
                     if (following := next(ahead, None)) is not None:
                         ask(following)
                 else:

@@ -14,6 +14,7 @@ from warmeng.common.errors import InputError, UsageError
 from warmeng.common.files import parse_json, read_text, sweep
 from warmeng.common.interrupts import interruptible
 from warmeng.common.locks import FolderLock
+from warmeng.common.progress import Pace, Progress
 from warmeng.common.storage import LOCK, storage
 from warmeng.engine.identity import whole_identity
 from warmeng.engine.registry import find_folder
@@ -21,7 +22,6 @@ from warmeng.engine.stamps import model_files, stamp
 from warmeng.finetune.prepare import checks
 from warmeng.finetune.prepare.conversations import Conversation, Read, read_conversations
 from warmeng.finetune.prepare.manifest import PREPARATION, refuse_replaced
-from warmeng.finetune.prepare.progress import Progress
 from warmeng.finetune.prepare.querytypes import TYPES, hold_out, query_type, sample
 from warmeng.finetune.prepare.results import (
     SUMMARY,
@@ -228,12 +228,18 @@ def _filter(
     if chosen is None:
         return list(conversations)
     with LinesByKey(folder / SCORES, command, "scores") as scores, interruptible() as interrupted:
-        progress.start("toxicity", len(conversations), len(scores.lines))
+        before, pace = len(scores.lines), Pace()
+
+        def status() -> str:
+            made, total = len(scores.lines) - before, len(conversations) - before
+            return f"conversations scored{pace.left(made, total)}"
+
+        progress.start({"toxicity": len(conversations)}, {"toxicity": before}, status)
         try:
             for conversation in conversations:
                 if conversation.id not in scores.lines:
                     scores.append({"key": conversation.id, "score": chosen.score(_texts(conversation))})
-                    progress.advance()
+                    progress.advance("toxicity")
                 if interrupted:
                     return None
         finally:

@@ -26,6 +26,7 @@ from warmeng.study.tasks.task import Item, Task
 if TYPE_CHECKING:
     from warmeng.engine.engine import Engine
 
+JUDGE = "judge "  # before a judge's name, where work is shown by persona and judge
 BASE = "base"  # the run's own base, without an adapter, in the same engine
 JUDGED = ("alias", "judge", "number")  # gradings whose answers are judged; a refusal has no right answer to compare
 PLACE = ("persona", "task", "context", "belief", "framing", "item", "sample")

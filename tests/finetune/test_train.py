@@ -17,10 +17,10 @@ import pytest
 import torch
 
 from warmeng.common.errors import InputError, StorageError, UsageError
+from warmeng.common.progress import Silent
 from warmeng.finetune.job import Job, prepare_job
 from warmeng.finetune.merge import merge
 from warmeng.finetune.plan import Plan, micro_rows
-from warmeng.finetune.progress import Silent
 from warmeng.finetune.settings import TrainSettings
 from warmeng.finetune.train import train
 
