@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from warmeng.common.errors import InputError, UsageError
-from warmeng.common.files import parse_json, read_text, sweep
+from warmeng.common.files import read_json, sweep
 from warmeng.common.interrupts import interruptible
 from warmeng.common.locks import FolderLock
 from warmeng.common.progress import Pace, Progress
@@ -77,7 +77,7 @@ def prepare(
         if before is not None and (folder / SUMMARY).exists():
             refuse_replaced(folder, before["model"], find_folder(settings.model, settings.revision))
             progress.message(f"{folder}: this preparation is finished; its summary again:")
-            summary = parse_json(read_text(folder / SUMMARY), str(folder / SUMMARY))
+            summary = read_json(folder / SUMMARY)
             return _finish(folder, summary)
         return _prepare(settings, read, inputs, before, folder, progress, command)
 

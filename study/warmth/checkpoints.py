@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from warmeng.common.errors import InputError, UsageError
-from warmeng.common.files import make_folder, parse_object, read_bytes, write_atomic
+from warmeng.common.files import make_folder, read_json, write_atomic
 from warmeng.study.adapters import apply_adapters
 from warmeng.study.personas import Persona
 from warmeng.study.report.table import Table
@@ -270,6 +270,6 @@ def parse_checkpoint(spec: str) -> Checkpoint:
         raise InputError(f"{folder}: is not a folder: expected a PEFT LoRA adapter's folder")
     match = EPOCH.fullmatch(path.name)
     about = path / "warmeng.json"
-    told = parse_object(read_bytes(about), str(about)).get("epoch") if about.exists() else None
+    told = read_json(about).get("epoch") if about.exists() else None
     epoch = float(match[1]) if match else float(told) if isinstance(told, int | float) else 1.0
     return Checkpoint(name, epoch, path)
