@@ -85,10 +85,17 @@ class Rewriter:
     """Knows for each response and persona what was tried and what comes next. Results depend on nothing else."""
 
     def __init__(
-        self, tokenizer: Tokenizer, settings: PrepareSettings, journal: LinesByKey, inputs: Mapping[str, Any]
+        self,
+        tokenizer: Tokenizer,
+        settings: PrepareSettings,
+        lines: Mapping[str, Mapping[str, Any]],
+        inputs: Mapping[str, Any],
     ) -> None:
-        """``inputs`` is what the attempts' keys are made of beside the response: all of the manifest's."""
-        self.settings, self.journal, self._tokenizer = settings, journal, tokenizer
+        """``lines`` are the attempts' lines by key, also those to come.
+
+        ``inputs`` is what the attempts' keys are made of beside the response: all of the manifest's.
+        """
+        self.settings, self.lines, self._tokenizer = settings, lines, tokenizer
         self._texts = instructions()
         self._digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
@@ -99,7 +106,7 @@ class Rewriter:
             return Rewrite("", {TOO_LONG: reason}, 0), 0
         rewrite = None
         for attempt in range(self.settings.attempts):
-            line = self.journal.lines.get(self._key(source, persona, attempt))
+            line = self.lines.get(self._key(source, persona, attempt))
             if line is None:
                 return None, attempt
             rewrite = self.judge(source, persona, line)
@@ -143,7 +150,9 @@ class Rewriter:
         return hashlib.sha256(f"{self._digest} {source.id} {persona} {attempt}".encode()).hexdigest()[:32]
 
 
-def rewrite_all(engine: Engine, rewriter: Rewriter, wanted: Sequence[Source], progress: Progress) -> bool:
+def rewrite_all(
+    engine: Engine, rewriter: Rewriter, journal: Journal, wanted: Sequence[Source], progress: Progress
+) -> bool:
     """Ask for what has no sound rewrite yet until it has one or no attempt is left; True where interrupted.
 
     Every finished attempt is in the journal before the next result is waited for.
@@ -175,7 +184,7 @@ def rewrite_all(engine: Engine, rewriter: Rewriter, wanted: Sequence[Source], pr
             for result in engine.results():
                 source, persona, attempt = asked.pop(result.id)
                 line = _line(result, source, persona, attempt)
-                rewriter.journal.append(line)
+                journal.append(line)
                 sound = not rewriter.judge(source, persona, line).failed
                 if sound or rewriter.outcome(source, persona)[0] is not None:
                     kept, failed = kept + sound, failed + (not sound)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from warmeng.common.errors import InputError, UsageError
 from warmeng.common.files import read_json, sweep
@@ -120,8 +120,8 @@ def _prepare(
         for line in _warnings(settings, selection):
             progress.message(line)
         wanted = sources(selection.sampled, engine.tokenizer)
-        rewriter = Rewriter(engine.tokenizer, settings, journal, inputs)
-        if rewrite_all(engine, rewriter, wanted, progress):
+        rewriter = Rewriter(engine.tokenizer, settings, journal.lines, inputs)
+        if rewrite_all(engine, rewriter, journal, wanted, progress):
             progress.message(f"interrupted; {len(journal.lines)} attempts are kept; continue: {command}")
             return Outcome(INTERRUPTED, ())
         made = rows(selection, wanted, rewriter)
@@ -173,7 +173,7 @@ def dry_run(settings: PrepareSettings, paths: Sequence[Path], folder: Path) -> l
     tokenizer = read_folder(resolve_model(settings.model, settings.revision).folder)[1]
     wanted = sources(selection.sampled, tokenizer)
     fitting = [source for source in wanted if source.tokens <= settings.max_new_tokens]
-    rewriter = Rewriter(tokenizer, settings, cast(LinesByKey, None), {})
+    rewriter = Rewriter(tokenizer, settings, {}, {})
     prompts = sum(len(rewriter.request(s, persona, 0).prompt) for s in fitting for persona in PERSONAS)
     output = len(PERSONAS) * sum(source.tokens for source in fitting)
     return [

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from warmeng.common.errors import StorageError
 from warmeng.common.messages import duration
@@ -62,7 +62,7 @@ def dry_run(settings: StudySettings, folder: Path, probe: bool = True) -> Iterat
     tokenizer, config, memory = load_tokenizer(settings)
     for persona in study.personas:
         if persona.adapter is not None and not is_merged(persona.adapter):
-            load_adapter(persona.adapter, cast(Any, config))
+            load_adapter(persona.adapter, config)
     mine = replace(study, personas=on_base(study.personas))
     planners = [Planner(mine, tokenizer, config.stop_token_ids, {}, {})]
     longest = config.max_seq_len

@@ -35,9 +35,8 @@ def test_what_is_no_strict_json_is_refused(text, says):
 
 
 def test_what_is_json_is_read():
-    assert parse_json(' {"a": ["\\ud83d\\ude00", "é\u2028", 1e3, null]}\n', "here") == {
-        "a": ["😀", "é\u2028", 1000.0, None]
-    }
+    text = ' {"a": ["\\ud83d\\ude00", "é\u2028", 1e3, null]}\n'
+    assert parse_json(text, "here") == {"a": ["😀", "é\u2028", 1000.0, None]}
     assert parse_json_at('x{"a": 1}, "\\ud83d"', 1, "here") == ({"a": 1}, 9)  # what comes later is not looked at
 
 
