@@ -144,8 +144,8 @@ class Pace:
         return max(time.monotonic() - self._began, 1e-9)
 
     def left(self, done: float, total: float) -> str:
-        """Return ``, 20 s left`` for what is done of a total, both counted from the beginning, in any unit."""
-        return f", {duration(self.seconds * (total - done) / done)} left" if done else ""
+        """Return ``, 20 s left`` for what is done of a total, counted from the beginning; nothing at either end."""
+        return f", {duration(self.seconds * (total - done) / done)} left" if 0 < done < total else ""
 
 
 def _print(console: Any, text: str) -> None:
