@@ -80,7 +80,7 @@ def finetune(
     if dry_run:
         click.echo(estimate(job))
         return
-    from warmeng.finetune.progress import for_stderr
+    from warmeng.common.progress import for_stderr
     from warmeng.finetune.train import train
 
     outcome = train(job, out, for_stderr(), shlex.join(["warmeng", *sys.argv[1:]]))

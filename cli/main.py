@@ -11,9 +11,8 @@ import sys
 import click
 
 from warmeng import __version__
-from warmeng.common.errors import InputError, UsageError, one_line, without_secrets
+from warmeng.common.errors import WarmengError, one_line, without_secrets
 from warmeng.common.interrupts import EXIT_CODE, end_on_interrupts, heeded, ignore_interrupts
-from warmeng.engine.request import RequestError
 
 LONGEST = 4000  # characters of an error's line
 CONTINUE = (["run"], ["prepare"], ["finetune"])  # these go on where they were when they are called again
@@ -99,10 +98,8 @@ def main() -> None:
         error.message = without_secrets(error.message)  # type: ignore[misc] # it is plain text that show() reads
         error.show()
         sys.exit(error.exit_code)
-    except UsageError as error:
-        _end(error, str(error), 2)
-    except (InputError, RequestError) as error:
-        _end(error, str(error), 65)
+    except WarmengError as error:
+        _end(error, str(error), error.exit_code)
     except BrokenPipeError as error:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (what is left in it has no reader)
         _end(error, "", 141)
@@ -110,15 +107,16 @@ def main() -> None:
         from warmeng.common.files import storage_failure
 
         if (line := storage_failure(error)) is None:
-            _end(error, f"{type(error).__name__}: {error} (WARMENG_DEBUG=1 shows where)", 70)
+            _end(error, _unexpected(error), 70)
         else:
             _end(error, line, 74)
     except Exception as error:
-        exit_code = getattr(error, "exit_code", None)
-        known = isinstance(exit_code, int)
-        text = str(error) if known else f"{type(error).__name__}: {error} (WARMENG_DEBUG=1 shows where)"
-        _end(error, text, exit_code if isinstance(exit_code, int) else 70)
+        _end(error, _unexpected(error), 70)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _unexpected(error: Exception) -> str:
+    return f"{type(error).__name__}: {error} (WARMENG_DEBUG=1 shows where)"
 
 
 def _end(error: BaseException, text: str, code: int) -> None:

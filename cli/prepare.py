@@ -69,7 +69,7 @@ def prepare(files: tuple[Path, ...], out: Path, dry_run: bool, **options: Any) -
         for line in run.dry_run(settings, files, out):
             click.echo(line)
         return 0
-    from warmeng.finetune.prepare.progress import for_stderr
+    from warmeng.common.progress import for_stderr
 
     outcome = run.prepare(settings, files, out, for_stderr(), shlex.join(["warmeng", *sys.argv[1:]]))
     for line in outcome.lines:

@@ -1,4 +1,4 @@
-"""The two errors that a user sees as one line: wrong data and wrong usage.
+"""What a user is told as one line: every error of ours has one base, with the exit code of the command line.
 
 Every message is a single line that says what was got, what was expected and what to do. Whatever other software said
 goes into one through ``one_line``, which leaves secrets of the environment out.
@@ -9,22 +9,45 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
+from typing import ClassVar
 
 _SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSW|CREDENTIAL|AUTH(?!OR)", re.IGNORECASE)  # in the names of variables
 _LOGIN = re.compile(r"(?<=://)[^\s/@]{1,200}:[^\s/@]{1,200}(?=@)")  # user:password of an address
 _LEAST = 8  # characters that a secret has: shorter values are settings
 
 
-class InputError(ValueError):
-    """Data that can't be used: a file, a model, an adapter, a record. The command line exits with 65."""
+class WarmengError(Exception):
+    """What ends a command with one line instead of a traceback, and with ``exit_code``."""
+
+    exit_code: ClassVar[int] = 70
+
+
+class InputError(WarmengError, ValueError):
+    """Data that can't be used: a file, a model, an adapter, a record."""
+
+    exit_code = 65
 
 
 class NotLowRank(InputError):
     """A checkpoint that is no low-rank change of the base: it can only run as a model of its own."""
 
 
-class UsageError(ValueError):
-    """A command or call that makes no sense, whatever the data. The command line exits with 2."""
+class UsageError(WarmengError, ValueError):
+    """A command or call that makes no sense, whatever the data."""
+
+    exit_code = 2
+
+
+class FolderLocked(WarmengError):
+    """Another process writes the folder."""
+
+    exit_code = 73
+
+
+class StorageError(WarmengError):
+    """The disk does not take what is written; what was finished before is intact."""
+
+    exit_code = 74
 
 
 def name_some(names: Iterable[str], limit: int = 4) -> str:

@@ -12,19 +12,22 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
-from warmeng.common.errors import InputError, one_line
+from warmeng.common.errors import InputError, one_line, show
 
 BOM = b"\xef\xbb\xbf"
 GZIP = b"\x1f\x8b"
 MAX_UNPACKED = 2**30  # bytes of a compressed file, or of a line of one: a small one can hold any number
+MAX_JSON = 8 * 2**20  # bytes of a file that is parsed whole: the most hostile text takes about 30 times as much
 MAX_YAML = 2**18  # characters: the parser takes about a second for 100,000
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 STORAGE = FULL | {errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENXIO, errno.ENODEV, errno.ESTALE}
+_MEND = "correct it, or fetch it again"
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # an escape that may be a lone one
 _BESIDE = re.compile(r"\..+\.(\d+)\.(?:tmp|old)")  # what a write in progress is named: .NAME.PID.tmp
 
 
@@ -93,8 +96,17 @@ def _remedy(error: Exception) -> str:
     return "it is cut off or damaged, fetch it again" if damaged else "give a file that exists"
 
 
+def read_json(path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
+    """Return the object of a JSON file of at most ``limit`` bytes; strict as ``parse_json``."""
+    with reading(path), path.open("rb") as file:
+        raw = file.read(limit + 1)
+    if len(raw) > limit:
+        raise InputError(f"{one_line(path)}: has more than {limit} bytes, which no sound JSON file here has: {_MEND}")
+    return parse_object(raw, str(path))
+
+
 def parse_object(raw: bytes, where: str) -> dict[str, Any]:
-    """Parse one JSON object strictly; ``where`` starts the message of an ``InputError``."""
+    """Parse one JSON object, strictly as ``parse_json``."""
     value = parse_json(_decode(raw, where), where)
     if not isinstance(value, dict):
         raise InputError(f"{where}: is a JSON {type(value).__name__}, expected an object with named keys")
@@ -103,28 +115,44 @@ def parse_object(raw: bytes, where: str) -> dict[str, Any]:
 
 def parse_json(text: str, where: str) -> Any:
     """Parse one JSON value: no key twice, no NaN, no lone surrogates; ``where`` starts the ``InputError``'s message."""
+    return _strictly(lambda: (_STRICT.decode(text), len(text)), text, 0, where)[0]
+
+
+def parse_json_at(text: str, start: int, where: str) -> tuple[Any, int]:
+    """Parse, as ``parse_json``, the JSON value that begins at an index of ``text``; return it and where it ends."""
+    return _strictly(lambda: _STRICT.raw_decode(text, start), text, start, where)
+
+
+def _strictly(parse: Callable[[], tuple[Any, int]], text: str, start: int, where: str) -> tuple[Any, int]:
     try:
-        value = json.loads(text, object_pairs_hook=_no_twice, parse_constant=_no_constant)
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
+        value, end = parse()
+        if _SURROGATE.search(text, start, end):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
         raise InputError(f"{where}: has a lone surrogate: write real characters") from None
     except RecursionError:
         raise InputError(f"{where}: is nested too deeply: write it flatter") from None
     except ValueError as error:
-        raise InputError(f"{where}: is not valid JSON ({one_line(error)}): correct it") from None
-    return value
+        raise InputError(f"{where}: is not valid JSON ({one_line(error)}): {_MEND}") from None
+    return value, end
 
 
 def _no_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} is given twice")
-    return found
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"key {show(key)} is given twice")
+            seen.add(key)
+    return value
 
 
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_no_twice, parse_constant=_no_constant)
 
 
 def _decode(raw: bytes, where: str) -> str:

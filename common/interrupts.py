@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from warmeng.common.errors import WarmengError
+
 if TYPE_CHECKING:
     from types import FrameType
 
@@ -31,7 +33,8 @@ NOTE = b"\ninterrupted: what is finished is kept; once more stops at once\n"
 def heeded() -> Iterator[None]:
     """End a block that an interrupt made fail by ``KeyboardInterrupt``, whatever other software turned it into.
 
-    Errors with an ``exit_code`` pass: what a disk says while the work is ended must be told.
+    Our own errors pass, but for those of wrong data: what a disk says while the work is ended must be told, and data
+    may be called wrong only because their reader was interrupted.
     """
     seen: list[int] = []
     former = {number: signal.getsignal(number) for number in SIGNALS}
@@ -46,7 +49,7 @@ def heeded() -> Iterator[None]:
         with _handled(handler, [number for number in SIGNALS if callable(former[number])]):
             yield
     except Exception as error:
-        if seen and not hasattr(error, "exit_code"):
+        if seen and (not isinstance(error, WarmengError) or isinstance(error, ValueError)):
             raise KeyboardInterrupt from error
         raise
 

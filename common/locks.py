@@ -8,25 +8,27 @@ import os
 from pathlib import Path
 from types import TracebackType
 
+from warmeng.common.errors import FolderLocked, StorageError, one_line
 from warmeng.common.files import make_folder
-
-
-class Held(Exception):
-    """Another process has the lock; ``pid`` is its number, or ``unknown``."""
-
-    def __init__(self, pid: str) -> None:
-        super().__init__(pid)
-        self.pid = pid
 
 
 class FolderLock:
     """Holds a folder from the moment it is made until ``release``, which leaves no file of it behind."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        """Make the folder if need be and lock it by the file ``name``. Raises ``Held``, and ``OSError`` of the disk."""
+        """Make the folder if need be and lock it by the file ``name``.
+
+        Raises ``FolderLocked``, which names the process that has it, and ``StorageError``.
+        """
         self._folder, self._path = folder, folder / name
         self._made: list[Path] = []
-        self._handle = self._hold()
+        try:
+            self._handle = self._hold()
+        except OSError as error:
+            raise StorageError(
+                f"{folder}: can't write there ({one_line(error.strerror or error)}): choose another --out, or make "
+                "room (what was finished before is intact), then give the same command again"
+            ) from None
         with contextlib.suppress(OSError):  # the number is only for others' messages
             os.ftruncate(self._handle, 0)
             os.pwrite(self._handle, str(os.getpid()).encode(), 0)
@@ -42,7 +44,9 @@ class FolderLock:
             except BlockingIOError:
                 pid = os.pread(handle, 32, 0).decode("ascii", "replace").strip() or "unknown"
                 os.close(handle)
-                raise Held(pid) from None
+                raise FolderLocked(
+                    f"{self._folder}: process {pid} is writing this run: wait for it, or choose another --out"
+                ) from None
             except FileNotFoundError:
                 pass  # the former holder removed it between our two calls: what we locked is nobody's lock any more
             except OSError:

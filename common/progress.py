@@ -1,33 +1,36 @@
-"""How a run tells where it is: a live display on a terminal, a line every few seconds elsewhere."""
+"""How long work tells where it is: bars on a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from warmeng.common.messages import duration
 
 INTERVAL = 5.0  # seconds between plain lines
-JUDGE = "judge "  # before a judge's name, where bars are named
 
 
 class Progress(Protocol):
-    """What a run reports."""
+    """What work reports."""
 
     def message(self, text: str) -> None:
         """Say one line."""
 
-    def start(self, planned: Mapping[str, int], done: Mapping[str, int], work: float) -> None:
-        """Begin: requests per persona (or judge), how many are done, and the work left in any unit."""
+    def start(self, planned: Mapping[str, int], done: Mapping[str, int], status: Callable[[], str]) -> None:
+        """Begin a part: how many units are planned by name, how many are done, and what to say of all of them.
 
-    def advance(self, persona: str, work: float, output_tokens: int, prompt_tokens: int) -> None:
-        """One request is done; tokens are running totals of this session."""
+        ``status`` is asked whenever something is shown, on whatever thread; it follows the numbers in a line:
+        ``answers, 50 tokens/s``.
+        """
+
+    def advance(self, name: str) -> None:
+        """One unit is done."""
 
     def stop(self) -> None:
-        """End the display."""
+        """End the part, if one has begun."""
 
 
 class Silent:
@@ -36,42 +39,14 @@ class Silent:
     def message(self, text: str) -> None:
         """Drop it."""
 
-    def start(self, planned: Mapping[str, int], done: Mapping[str, int], work: float) -> None:
+    def start(self, planned: Mapping[str, int], done: Mapping[str, int], status: Callable[[], str]) -> None:
         """Drop it."""
 
-    def advance(self, persona: str, work: float, output_tokens: int, prompt_tokens: int) -> None:
+    def advance(self, name: str) -> None:
         """Drop it."""
 
     def stop(self) -> None:
         """Drop it."""
-
-
-class Meter:
-    """Counts done requests and estimates the time left from the share of work done."""
-
-    def __init__(self, planned: Mapping[str, int], done: Mapping[str, int], work: float) -> None:
-        self.planned = dict(planned)
-        self.done = {name: done.get(name, 0) for name in planned}
-        self.work, self.worked = work, 0.0
-        self.output_tokens = self.prompt_tokens = 0
-        self.began = time.monotonic()
-
-    def advance(self, persona: str, work: float, output_tokens: int, prompt_tokens: int) -> None:
-        """Count one request."""
-        self.done[persona] += 1
-        self.worked += work
-        self.output_tokens, self.prompt_tokens = output_tokens, prompt_tokens
-
-    def line(self) -> str:
-        """Return total, speed and time left as one line."""
-        seconds = max(time.monotonic() - self.began, 1e-9)
-        left = f", {duration(seconds * (self.work - self.worked) / self.worked)} left" if self.worked else ""
-        judges = sum(name.startswith(JUDGE) for name in self.planned)
-        what = "answers" if not judges else "judgments" if judges == len(self.planned) else "answers and judgments"
-        return (
-            f"{sum(self.done.values())} of {sum(self.planned.values())} {what}, "
-            f"{self.output_tokens / seconds:.0f} output and {self.prompt_tokens / seconds:.0f} prompt tokens/s{left}"
-        )
 
 
 class Plain:
@@ -79,70 +54,98 @@ class Plain:
 
     def __init__(self, console: Any) -> None:
         self.console = console
-        self.meter: Meter | None = None
-        self.last = 0.0
+        self._done = self._total = 0
+        self._status: Callable[[], str] | None = None
+        self._told, self._last = 0, 0.0
 
     def message(self, text: str) -> None:
         """Print a line."""
         _print(self.console, text)
 
-    def start(self, planned: Mapping[str, int], done: Mapping[str, int], work: float) -> None:
+    def start(self, planned: Mapping[str, int], done: Mapping[str, int], status: Callable[[], str]) -> None:
         """Begin counting."""
-        self.meter, self.last = Meter(planned, done, work), time.monotonic()
+        self._total, self._done = sum(planned.values()), sum(done.get(name, 0) for name in planned)
+        self._status, self._told, self._last = status, self._done, time.monotonic()
 
-    def advance(self, persona: str, work: float, output_tokens: int, prompt_tokens: int) -> None:
+    def advance(self, name: str) -> None:
         """Count, and print a line when the last one is old."""
-        assert self.meter is not None
-        self.meter.advance(persona, work, output_tokens, prompt_tokens)
-        if time.monotonic() - self.last >= INTERVAL:
-            self.last = time.monotonic()
-            self.message(self.meter.line())
+        self._done += 1
+        if time.monotonic() - self._last >= INTERVAL:
+            self._tell()
 
     def stop(self) -> None:
-        """Print a last line."""
-        if self.meter is not None:
-            self.message(self.meter.line())
-            self.meter = None
+        """Print a last line, where the last one printed is not of now."""
+        if self._done != self._told:
+            self._tell()
+        self._status = None
+
+    def _tell(self) -> None:
+        if self._status is not None:
+            self._told, self._last = self._done, time.monotonic()
+            self.message(f"{self._done} of {self._total} {self._status()}")
 
 
 class Live:
-    """One bar for each persona and a line of totals, redrawn in place."""
+    """One bar for each name, one of all where there are several, and the status, redrawn in place."""
 
     def __init__(self, console: Any) -> None:
         self.console = console
-        self.meter: Meter | None = None
-        self.bars: Any = None
+        self._bars: Any = None
 
     def message(self, text: str) -> None:
         """Print a line above the bars."""
         _print(self.console, text)
 
-    def start(self, planned: Mapping[str, int], done: Mapping[str, int], work: float) -> None:
+    def start(self, planned: Mapping[str, int], done: Mapping[str, int], status: Callable[[], str]) -> None:
         """Draw the bars."""
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
         from rich.progress import Progress as Bars
+        from rich.text import Text
+
+        class WithStatus(Bars):
+            """Bars above a line of text."""
+
+            def get_renderables(self) -> Iterable[Any]:
+                """Yield the bars and the status of now."""
+                yield from super().get_renderables()
+                yield Text(status())
 
         name = TextColumn("{task.description}", markup=False)
-        self.bars = Bars(name, BarColumn(), MofNCompleteColumn(), console=self.console, refresh_per_second=4)
-        self.meter = Meter(planned, done, work)
-        self.tasks = {p: self.bars.add_task(p, total=n, completed=self.meter.done[p]) for p, n in planned.items()}
-        self.total = self.bars.add_task(
-            "starting", total=sum(planned.values()), completed=sum(self.meter.done.values())
-        )
-        self.bars.start()
+        self._bars = WithStatus(name, BarColumn(), MofNCompleteColumn(), console=self.console, refresh_per_second=4)
+        there = {name: done.get(name, 0) for name in planned}
+        self._tasks = {p: self._bars.add_task(p, total=n, completed=there[p]) for p, n in planned.items()}
+        self._all = None
+        if len(planned) > 1:
+            self._all = self._bars.add_task("all", total=sum(planned.values()), completed=sum(there.values()))
+        self._bars.start()
 
-    def advance(self, persona: str, work: float, output_tokens: int, prompt_tokens: int) -> None:
+    def advance(self, name: str) -> None:
         """Move the bars."""
-        assert self.meter is not None
-        self.meter.advance(persona, work, output_tokens, prompt_tokens)
-        self.bars.update(self.tasks[persona], advance=1)
-        self.bars.update(self.total, advance=1, description=self.meter.line().partition(", ")[2])
+        self._bars.advance(self._tasks[name])
+        if self._all is not None:
+            self._bars.advance(self._all)
 
     def stop(self) -> None:
         """Leave the bars as they are."""
-        if self.bars is not None:
-            self.bars.stop()
-            self.bars = None
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+
+class Pace:
+    """The time that a part takes since it began, and the time that its rest will take at the same speed."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Time since it began, more than 0."""
+        return max(time.monotonic() - self._began, 1e-9)
+
+    def left(self, done: float, total: float) -> str:
+        """Return ``, 20 s left`` for what is done of a total, counted from the beginning; nothing at either end."""
+        return f", {duration(self.seconds * (total - done) / done)} left" if 0 < done < total else ""
 
 
 def _print(console: Any, text: str) -> None:

@@ -10,22 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from warmeng.common import files
-from warmeng.common.errors import one_line
-from warmeng.common.locks import FolderLock, Held
+from warmeng.common.errors import StorageError, one_line
 
 LOCK = ".lock"
-
-
-class LockedError(RuntimeError):
-    """Another process writes the run folder."""
-
-    exit_code = 73
-
-
-class StorageError(RuntimeError):
-    """The disk is full or can't be written; what was finished before is intact."""
-
-    exit_code = 74
 
 
 @contextmanager
@@ -76,15 +63,3 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
         finally:
             shutil.rmtree(beside, ignore_errors=True)
             shutil.rmtree(old, ignore_errors=True)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; LockedError where another process has it."""
-    try:
-        with storage(folder):
-            lock = FolderLock(folder, LOCK)
-    except Held as holder:
-        raise LockedError(f"{folder} is in use by process {holder.pid}: wait for it or choose another folder") from None
-    with lock:
-        yield

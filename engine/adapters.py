@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 from warmeng.common.errors import InputError, name_some, one_line, show
-from warmeng.engine.config import ModelConfig, inside, is_inert, read_json
+from warmeng.common.files import read_json
+from warmeng.engine.config import ModelConfig, inside, is_inert
 from warmeng.engine.tensors import Checkpoint, open_checkpoint
 
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")

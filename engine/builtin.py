@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from warmeng.common.errors import InputError, one_line
-from warmeng.engine.config import read_json
+from warmeng.common.files import read_json
 from warmeng.engine.tensors import file_sha256
 
 NAME = "smollm2-135m-instruct"

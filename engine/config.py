@@ -6,17 +6,13 @@ as arithmetic or as harmless is refused by name: a field silently ignored is a m
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from warmeng.common.errors import InputError, name_some, one_line, show
-
-MAX_JSON_BYTES = 8 * 2**20  # parsed, the most hostile text takes about 30 times as much
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+from warmeng.common.files import read_json
 
 
 def _words(text: str) -> frozenset[str]:
@@ -94,47 +90,6 @@ class ModelConfig:
     sliding_window: int | None  # recorded where one is active; within max_seq_len it equals full attention
     stop_token_ids: tuple[int, ...]  # union of config and generation config, ascending
     bos_token_id: int | None
-
-
-def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """The object in a JSON file; a missing, oversized or malformed file or a key given twice is an InputError."""
-    try:
-        with path.open("rb") as file:
-            raw = file.read(limit + 1)
-    except OSError as error:
-        raise InputError(f"can't read {path} ({error.strerror}): expected a JSON file: fetch it again") from None
-    if len(raw) > limit:
-        raise InputError(f"{path} has more than {limit} bytes: that is no sound JSON file of a model, fetch it again")
-    return parse_object(raw, str(path))
-
-
-def parse_object(raw: bytes, source: str) -> dict[str, Any]:
-    """The JSON object in ``raw``, without duplicate keys and non-finite numbers, else an InputError."""
-
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(items)
-        if len(result) != len(items):
-            seen: set[str] = set()
-            twice = {key for key, _ in items if key in seen or seen.add(key)}  # type: ignore[func-returns-value]
-            raise InputError(f"{source} gives the key {name_some(twice)} twice, expected once: fetch it again")
-        return result
-
-    def constant(text: str) -> float:
-        raise InputError(f"{source} contains the number {text}, expected finite numbers: correct it")
-
-    try:
-        value = json.loads(raw.decode("utf-8"), object_pairs_hook=pairs, parse_constant=constant)
-        if _SURROGATE.search(raw):
-            json.dumps(value, ensure_ascii=False).encode()
-    except InputError:
-        raise
-    except UnicodeEncodeError:
-        raise InputError(f"{source} has a lone surrogate, expected valid Unicode: fetch it again") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{source} is malformed JSON ({one_line(error, 120)}): fetch it again") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{source} holds a {type(value).__name__}, expected a JSON object: fetch it again")
-    return value
 
 
 def inside(folder: Path, name: str) -> Path:

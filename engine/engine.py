@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -224,7 +224,7 @@ class Engine:
         sequence = self._scheduler.add(request, self._adapter_hash(request.adapter), urgent)
         sequence.matcher = matcher
 
-    def results(self) -> Iterator[Result]:
+    def results(self) -> Generator[Result, None, None]:
         """Run until nothing is left and give each result as it finishes."""
         while True:
             while self._ready:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from warmeng.common.errors import one_line
-from warmeng.common.files import read_text
-from warmeng.engine.config import inside, read_json
+from warmeng.common.files import read_json, read_text
+from warmeng.engine.config import inside
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from warmeng.common.errors import WarmengError
 
-class RequestError(ValueError):
+
+class RequestError(WarmengError, ValueError):
     """A request that can't be run as it stands. The message says what was got, what was expected and what to do."""
+
+    exit_code = 65
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from warmeng.common.errors import InputError, name_some, one_line, show
-from warmeng.engine.config import inside, parse_object, read_json
+from warmeng.common.files import parse_object, read_json
+from warmeng.engine.config import inside
 
 if TYPE_CHECKING:
     import torch

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from warmeng.common.errors import InputError, one_line
-from warmeng.engine.config import inside, read_json
+from warmeng.common.files import read_json
+from warmeng.engine.config import inside
 
 MAX_TOKENIZER_BYTES = 64 * 2**20
 _NAMED = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")

@@ -14,12 +14,13 @@ from typing import Any
 import torch
 
 from warmeng import __version__
-from warmeng.common.errors import UsageError, show
+from warmeng.common.errors import UsageError, WarmengError
 from warmeng.common.files import sweep
 from warmeng.common.interrupts import interruptible
-from warmeng.common.messages import first_change
-from warmeng.common.storage import LOCK, locked, storage, write_folder, write_json
-from warmeng.engine.config import read_json
+from warmeng.common.locks import FolderLock
+from warmeng.common.manifest import ManifestKind
+from warmeng.common.progress import Pace, Progress
+from warmeng.common.storage import LOCK, storage, write_folder
 from warmeng.finetune.curve import draw
 from warmeng.finetune.job import Job
 from warmeng.finetune.lora import AdapterParameters, adapter_config, write_adapter
@@ -27,16 +28,21 @@ from warmeng.finetune.model import TrainingModel
 from warmeng.finetune.noise import Dropout
 from warmeng.finetune.optim import Adam, clip
 from warmeng.finetune.plan import epoch_name, micro_rows
-from warmeng.finetune.progress import Progress
 from warmeng.finetune.state import STATE, Log, load_state, save_state
 
 NUMERICS = 1  # raised whenever the trainer's arithmetic changes, so that a run is not continued with other numbers
+TRAINING = ManifestKind(
+    mark=("kind", "finetune"),
+    parts={"numerics": int, "threads": int, "micro_tokens": int, "finished": bool},
+    what="training run",
+    made="this run was made with",
+    before=(LOCK,),
+    error=UsageError,
+)
 
 
-class DivergedError(RuntimeError):
+class DivergedError(WarmengError):
     """The loss or a gradient is not a finite number."""
-
-    exit_code = 70
 
 
 @dataclass(frozen=True)
@@ -55,10 +61,10 @@ def train(
 
     ``stop`` is asked after each step (with the number of steps done) whether to stop as an interrupt would.
 
-    Raises InputError or UsageError for inputs that don't fit the folder's run, LockedError, StorageError (what was
+    Raises InputError or UsageError for inputs that don't fit the folder's run, FolderLocked, StorageError (what was
     finished is intact), DivergedError, and KeyboardInterrupt once the state is saved.
     """
-    with locked(folder):
+    with FolderLock(folder, LOCK):
         manifest = _manifest(job, folder, command)
         done = _done(job, folder)
         if manifest["finished"]:
@@ -72,7 +78,8 @@ def train(
             run.go(stop)
         finally:
             run.close()
-        write_json(folder / "manifest.json", manifest | {"finished": True})
+        with storage(folder):
+            TRAINING.write(folder, manifest | {"finished": True})
         (folder / STATE).unlink(missing_ok=True)
         return Outcome(folder, done, run.log.records)
 
@@ -83,16 +90,10 @@ def _done(job: Job, folder: Path) -> dict[str, list[Path]]:
 
 def _manifest(job: Job, folder: Path, command: str) -> dict[str, Any]:
     """Write the manifest, or check that the one that is there is of the same run."""
-    path = folder / "manifest.json"
-    if path.is_file():
-        old = read_json(path)
-        _check_same(folder, old, {"numerics": NUMERICS} | job.identity())
+    if (old := TRAINING.read(folder)) is not None:
+        TRAINING.refuse_changes(folder, old, {"numerics": NUMERICS} | job.identity())
         return old
-    beside = f".{path.name}."  # what a killed process left of its first write
-    if strange := sorted(p.name for p in folder.iterdir() if p.name != LOCK and not p.name.startswith(beside)):
-        raise UsageError(f"{folder} has {show(strange[0], 60)} and no training run: choose a new folder")
     manifest = {
-        "kind": "finetune",
         "numerics": NUMERICS,
         **job.identity(),
         "base": job.source.name,
@@ -108,17 +109,9 @@ def _manifest(job: Job, folder: Path, command: str) -> dict[str, Any]:
         "command": command,
         "finished": False,
     }
-    write_json(path, manifest)
+    with storage(folder):
+        TRAINING.write(folder, manifest)
     return manifest
-
-
-def _check_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    if change := first_change(old, new):
-        name, was, now = change
-        raise UsageError(
-            f"{folder} is a run with another {name} ({was}, now {now}): "
-            "choose another --out, or the same settings to continue it"
-        )
 
 
 class _Run:
@@ -139,18 +132,20 @@ class _Run:
             self.adapters[name], self.optimisers[name] = adapter, Adam.zeros(adapter.flat)
         self.step = load_state(folder, self.adapters, self.optimisers)
         self.log = Log(folder, self.step)
+        self.first, self.tokens, self.pace = self.step, 0, Pace()
         if self.step:
             progress.message(f"continuing after step {self.step} of {job.steps}")
 
     def go(self, stop: Callable[[int], bool]) -> None:
         """Make the steps that are left."""
         job = self.job
-        self.progress.start(job.steps, self.step)
+        self.progress.start({"steps": job.steps}, {"steps": self.step}, self.status)
         with interruptible() as interrupted:
             while self.step < job.steps:
                 record = self.advance()
                 self.log.append(record)
-                self.progress.step(record)
+                self.tokens += record["tokens"]
+                self.progress.advance("steps")
                 for name, plan in job.plans.items():
                     for epoch, after in plan.checkpoints.items():
                         if after == self.step:
@@ -159,10 +154,18 @@ class _Run:
                 if asked or self.step % job.settings.save_every == 0:
                     self.save()
                 if asked:
+                    self.progress.stop()
                     self.progress.message(f"stopped after step {self.step}: the same command continues")
                     raise KeyboardInterrupt
         self.log.sync()
         draw(self.folder / "loss.png", self.log.records, {n: p.checkpoints for n, p in job.plans.items()})
+
+    def status(self) -> str:
+        """Return speed and time left, and each persona's loss and gradient norm in the last step."""
+        left = self.pace.left(self.step - self.first, self.job.steps - self.first)
+        last = self.log.records[-1]["personas"] if self.log.records else {}
+        parts = [f"; {name} loss {v['loss']:.4f}, norm {v['grad_norm']:.3f}" for name, v in last.items()]
+        return f"steps, {self.tokens / self.pace.seconds:.0f} tokens/s{left}{''.join(parts)}"
 
     def save(self) -> None:
         """Write the state, after the log that it belongs to."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from warmeng.common.errors import InputError, NotLowRank
 from warmeng.engine.adapters import is_merged
 from warmeng.engine.provenance import provenance
-from warmeng.study.backend import EngineLike
 from warmeng.study.personas import FULL, Persona
+
+if TYPE_CHECKING:
+    from warmeng.engine.engine import Engine
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class AppliedAdapter:
 
 
 def apply_adapters(
-    engine: EngineLike, personas: Sequence[Persona], say: Callable[[str], None] = lambda line: None
+    engine: Engine, personas: Sequence[Persona], say: Callable[[str], None] = lambda line: None
 ) -> dict[str, AppliedAdapter]:
     """Load every persona's adapter and return proof, by persona, that it changes the model; ``say`` what takes long,
     and what of its folder is not the base's.

@@ -6,13 +6,12 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
 from warmeng.common.errors import InputError, UsageError
 from warmeng.engine.request import GenerateRequest, Request, SamplingParams, ScoreRequest
-from warmeng.study.backend import TokenizerLike
 from warmeng.study.contexts import FILE, UNMODIFIED, Contexts, load_contexts
 from warmeng.study.grading.exact import ANSWER_PREFIX, label_texts, rules
 from warmeng.study.personas import Persona, load_personas
@@ -21,6 +20,9 @@ from warmeng.study.settings import StudySettings
 from warmeng.study.tasks.registry import load_tasks
 from warmeng.study.tasks.task import GENERAL, Item, Task
 from warmeng.study.tasks.wrong_answers import missing
+
+if TYPE_CHECKING:
+    from warmeng.engine.tokenizer import Tokenizer
 
 BLOCK = 16  # positions of the engine's prefix cache that are shared whole
 MOST = 10_000_000  # answers of a run: weeks on a single machine
@@ -191,7 +193,7 @@ class Planner:
     def __init__(
         self,
         study: Study,
-        tokenizer: TokenizerLike,
+        tokenizer: Tokenizer,
         stop_token_ids: Iterable[int],
         identity: Mapping[str, Any],
         adapters: Mapping[str, str],
@@ -252,7 +254,7 @@ class Planner:
         return SamplingParams(s.max_new_tokens, s.temperature, top_p=s.top_p, seed=s.seed)
 
 
-def end_token(tokenizer: TokenizerLike, stop_token_ids: Iterable[int]) -> int:
+def end_token(tokenizer: Tokenizer, stop_token_ids: Iterable[int]) -> int:
     """Return the token that the chat template puts after an answer, at which generation must stop too."""
     if tokenizer.end_of_turn not in stop_token_ids:
         raise InputError(

@@ -212,7 +212,7 @@ def _failed_attempts(wanted: Sequence[Source], rewriter: Rewriter) -> dict[str, 
     """Return for each persona how often each check failed, over all attempts."""
     counts: dict[str, Counter[str]] = {persona: Counter() for persona in PERSONAS}
     by_id = {source.id: source for source in wanted}
-    for line in rewriter.journal.lines.values():
+    for line in rewriter.lines.values():
         source = by_id.get(line["response"])
         if source is not None:
             counts[line["persona"]].update(rewriter.judge(source, line["persona"], line).failed.keys())

@@ -5,19 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from warmeng.common.files import read_text
 from warmeng.common.interrupts import interruptible
-from warmeng.engine.request import GenerateRequest, Request, Result, SamplingParams
+from warmeng.common.journal import Journal
+from warmeng.common.progress import Pace, Progress
+from warmeng.engine.request import GenerateRequest, GenerateResult, Result, SamplingParams
 from warmeng.finetune.prepare.checks import cause, check
 from warmeng.finetune.prepare.conversations import Conversation, Exchange
-from warmeng.finetune.prepare.journal import Journal
-from warmeng.finetune.prepare.progress import Progress
 from warmeng.finetune.prepare.settings import PERSONAS, PrepareSettings
+
+if TYPE_CHECKING:
+    from warmeng.engine.engine import Engine
+    from warmeng.engine.tokenizer import Tokenizer
 
 DATA = Path(__file__).parent / "data"
 TOO_LONG = "too long"
@@ -26,43 +30,6 @@ USER_LIMIT = 4000  # characters of the user's message that the rewriter sees
 _FIELD = re.compile(r"\{(user|response)\}")
 _TAGS = re.compile(r"^\s*<reply>\s*|\s*</reply>\s*$")
 _QUOTES = (('"', '"'), ("“", "”"))
-
-
-class TokenizerLike(Protocol):
-    """What is needed of a tokenizer."""
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of plain text."""
-
-    def chat(
-        self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True, continue_text: str = ""
-    ) -> list[int]:
-        """Token ids of a conversation."""
-
-    @property
-    def supports_system(self) -> bool:
-        """Whether the template takes a system message."""
-
-    @property
-    def template_hash(self) -> str:
-        """Hash of the template."""
-
-
-class EngineLike(Protocol):
-    """What is needed of an engine: ``warmeng.engine.engine.Engine`` has this shape, so has the tests' small one."""
-
-    @property
-    def tokenizer(self) -> TokenizerLike:
-        """The model's tokenizer."""
-
-    def add(self, request: Request) -> None:
-        """Queue a request."""
-
-    def results(self) -> Iterator[Result]:
-        """Run until nothing is left, yielding results as they finish; requests may be added meanwhile."""
-
-    def describe(self) -> dict[str, Any]:
-        """What determines the numbers."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +56,25 @@ class Rewrite:
         return TOO_LONG if TOO_LONG in self.failed else cause(self.failed)
 
 
+class LinesByKey(Journal):
+    """A journal whose lines stay in memory."""
+
+    def __init__(self, path: Path, resume: str, what: str) -> None:
+        """As ``Journal``."""
+        self.lines: dict[str, Mapping[str, Any]] = {}
+        super().__init__(path, resume, what)
+
+    def keep(self, line: Mapping[str, Any]) -> None:
+        """Keep a line by its key."""
+        self.lines[line["key"]] = line
+
+
 def instructions() -> dict[str, str]:
     """Return the texts that the rewriter is told: one for each persona, and ``ask``, the frame of a request."""
     return {name: read_text(DATA / f"{name}.txt").strip() for name in (*PERSONAS, "ask")}
 
 
-def sources(conversations: Sequence[Conversation], tokenizer: TokenizerLike) -> list[Source]:
+def sources(conversations: Sequence[Conversation], tokenizer: Tokenizer) -> list[Source]:
     """Return the responses of the conversations, in their order."""
     return [
         Source(f"{c.id}-{e.turn}", c, e, len(tokenizer.encode(e.response))) for c in conversations for e in c.exchanges
@@ -105,10 +85,17 @@ class Rewriter:
     """Knows for each response and persona what was tried and what comes next. Results depend on nothing else."""
 
     def __init__(
-        self, tokenizer: TokenizerLike, settings: PrepareSettings, journal: Journal, inputs: Mapping[str, Any]
+        self,
+        tokenizer: Tokenizer,
+        settings: PrepareSettings,
+        lines: Mapping[str, Mapping[str, Any]],
+        inputs: Mapping[str, Any],
     ) -> None:
-        """``inputs`` is what the attempts' keys are made of beside the response: all of the manifest's."""
-        self.settings, self.journal, self._tokenizer = settings, journal, tokenizer
+        """``lines`` are the attempts' lines by key, also those to come.
+
+        ``inputs`` is what the attempts' keys are made of beside the response: all of the manifest's.
+        """
+        self.settings, self.lines, self._tokenizer = settings, lines, tokenizer
         self._texts = instructions()
         self._digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
@@ -119,7 +106,7 @@ class Rewriter:
             return Rewrite("", {TOO_LONG: reason}, 0), 0
         rewrite = None
         for attempt in range(self.settings.attempts):
-            line = self.journal.lines.get(self._key(source, persona, attempt))
+            line = self.lines.get(self._key(source, persona, attempt))
             if line is None:
                 return None, attempt
             rewrite = self.judge(source, persona, line)
@@ -163,7 +150,9 @@ class Rewriter:
         return hashlib.sha256(f"{self._digest} {source.id} {persona} {attempt}".encode()).hexdigest()[:32]
 
 
-def rewrite_all(engine: EngineLike, rewriter: Rewriter, wanted: Sequence[Source], progress: Progress) -> bool:
+def rewrite_all(
+    engine: Engine, rewriter: Rewriter, journal: Journal, wanted: Sequence[Source], progress: Progress
+) -> bool:
     """Ask for what has no sound rewrite yet until it has one or no attempt is left; True where interrupted.
 
     Every finished attempt is in the journal before the next result is waited for.
@@ -175,8 +164,7 @@ def rewrite_all(engine: EngineLike, rewriter: Rewriter, wanted: Sequence[Source]
             if found is None:
                 todo.append((source, persona, attempt))
     total = len(wanted) * len(PERSONAS)
-    progress.start("rewriting", total, total - len(todo))
-    kept = failed = 0
+    pace, kept, failed = Pace(), 0, 0
     asked: dict[str, tuple[Source, str, int]] = {}
     ahead = iter(todo)
 
@@ -185,6 +173,10 @@ def rewrite_all(engine: EngineLike, rewriter: Rewriter, wanted: Sequence[Source]
         asked[request.id] = item
         engine.add(request)
 
+    def status() -> str:
+        return f"rewrites: {kept} kept, {failed} dropped{pace.left(kept + failed, len(todo))}"
+
+    progress.start({"rewriting": total}, {"rewriting": total - len(todo)}, status)
     try:
         with interruptible() as interrupted:
             for _, item in zip(range(WAVE), ahead, strict=False):
@@ -192,11 +184,11 @@ def rewrite_all(engine: EngineLike, rewriter: Rewriter, wanted: Sequence[Source]
             for result in engine.results():
                 source, persona, attempt = asked.pop(result.id)
                 line = _line(result, source, persona, attempt)
-                rewriter.journal.append(line)
+                journal.append(line)
                 sound = not rewriter.judge(source, persona, line).failed
                 if sound or rewriter.outcome(source, persona)[0] is not None:
                     kept, failed = kept + sound, failed + (not sound)
-                    progress.advance(f"{kept} kept, {failed} dropped")
+                    progress.advance("rewriting")
                     if (following := next(ahead, None)) is not None:
                         ask(following)
                 else:
@@ -220,12 +212,13 @@ def tidy(text: str, original: str) -> str:
 
 
 def _line(result: Result, source: Source, persona: str, attempt: int) -> dict[str, Any]:
+    assert isinstance(result, GenerateResult), "only texts are asked for"
     return {
         "key": result.id,
         "response": source.id,
         "persona": persona,
         "attempt": attempt,
-        "text": getattr(result, "text", ""),
-        "finish": getattr(result, "finish_reason", "none"),
-        "tokens": len(getattr(result, "token_ids", ())),
+        "text": result.text,
+        "finish": result.finish_reason,
+        "tokens": len(result.token_ids),
     }

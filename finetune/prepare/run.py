@@ -8,25 +8,20 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 from warmeng.common.errors import InputError, UsageError
-from warmeng.common.files import parse_json, read_text, sweep
+from warmeng.common.files import read_json, sweep
 from warmeng.common.interrupts import interruptible
-from warmeng.common.storage import locked, storage
+from warmeng.common.locks import FolderLock
+from warmeng.common.progress import Pace, Progress
+from warmeng.common.storage import LOCK, storage
+from warmeng.engine.identity import whole_identity
 from warmeng.engine.registry import find_folder
 from warmeng.engine.stamps import model_files, stamp
 from warmeng.finetune.prepare import checks
 from warmeng.finetune.prepare.conversations import Conversation, Read, read_conversations
-from warmeng.finetune.prepare.journal import Journal
-from warmeng.finetune.prepare.manifest import (
-    identity_of,
-    read_manifest,
-    refuse_changes,
-    refuse_replaced,
-    write_manifest,
-)
-from warmeng.finetune.prepare.progress import Progress
+from warmeng.finetune.prepare.manifest import PREPARATION, refuse_replaced
 from warmeng.finetune.prepare.querytypes import TYPES, hold_out, query_type, sample
 from warmeng.finetune.prepare.results import (
     SUMMARY,
@@ -37,9 +32,12 @@ from warmeng.finetune.prepare.results import (
     summarise,
     write_results,
 )
-from warmeng.finetune.prepare.rewrite import EngineLike, Rewriter, instructions, rewrite_all, sources
+from warmeng.finetune.prepare.rewrite import LinesByKey, Rewriter, instructions, rewrite_all, sources
 from warmeng.finetune.prepare.settings import PERSONAS, PrepareSettings
 from warmeng.finetune.prepare.toxicity import Filter, load_filter
+
+if TYPE_CHECKING:
+    from warmeng.engine.engine import Engine
 
 INTERRUPTED = 130
 SCORES, ATTEMPTS = "toxicity.jsonl", "attempts.jsonl"
@@ -53,13 +51,12 @@ class Outcome:
     lines: tuple[str, ...]
 
 
-def load_engine(settings: PrepareSettings) -> EngineLike:
+def load_engine(settings: PrepareSettings) -> Engine:
     """Load the model that rewrites; raises as ``Engine.load``."""
     from warmeng.engine.engine import Engine, EngineSettings
 
     chosen = EngineSettings(fast=settings.fast)
-    engine = Engine.load(settings.model, revision=settings.revision, device=settings.device, settings=chosen)
-    return cast(EngineLike, engine)
+    return Engine.load(settings.model, revision=settings.revision, device=settings.device, settings=chosen)
 
 
 def prepare(
@@ -67,20 +64,20 @@ def prepare(
 ) -> Outcome:
     """Prepare training data in ``folder``, or continue, or print a finished preparation's summary again.
 
-    ``command`` is what continues it. Raises InputError and UsageError for what it is given, LockedError where another
+    ``command`` is what continues it. Raises InputError and UsageError for what it is given, FolderLocked where another
     process has the folder, StorageError where the disk does not take what is written: what was finished stays.
     """
-    before = read_manifest(folder)
+    before = PREPARATION.read(folder)
     inputs = _inputs(settings, paths)
     if before is not None:
-        refuse_changes(folder, before, inputs)
+        PREPARATION.refuse_changes(folder, before["inputs"], inputs)
     read = _read(settings, paths)
-    with locked(folder):
-        before = read_manifest(folder)
+    with FolderLock(folder, LOCK):
+        before = PREPARATION.read(folder)
         if before is not None and (folder / SUMMARY).exists():
-            refuse_replaced(folder, find_folder(settings.model, settings.revision))
+            refuse_replaced(folder, before["model"], find_folder(settings.model, settings.revision))
             progress.message(f"{folder}: this preparation is finished; its summary again:")
-            summary = parse_json(read_text(folder / SUMMARY), str(folder / SUMMARY))
+            summary = read_json(folder / SUMMARY)
             return _finish(folder, summary)
         return _prepare(settings, read, inputs, before, folder, progress, command)
 
@@ -99,20 +96,22 @@ def _prepare(
     engine = load_engine(settings)
     inputs |= {
         "toxicity": chosen.identity if chosen else "no filter",
-        "model": identity_of(engine.describe(), engine.tokenizer.template_hash),
+        "model": whole_identity(engine),
     }
     with storage(folder):
         sweep(folder)
     if before is None:
         model = find_folder(settings.model, settings.revision) if engine.describe().get("origin") else None
-        write_manifest(folder, inputs, stamp(model_files(model)) if model else {})
+        files = stamp(model_files(model)) if model else {}
+        with storage(folder):
+            PREPARATION.write(folder, {"inputs": inputs, "model": files})
     else:
-        refuse_changes(folder, before, inputs)
+        PREPARATION.refuse_changes(folder, before["inputs"], inputs)
         progress.message(f"{folder}: continuing")
-    with Journal(folder / ATTEMPTS) as journal:
+    with LinesByKey(folder / ATTEMPTS, command, "attempts") as journal:
         if journal.cut:
             progress.message(f"{journal.path}: cut an unfinished last line of {journal.cut} bytes")
-        clean = _filter(read.conversations, chosen, settings, folder, progress)
+        clean = _filter(read.conversations, chosen, settings, folder, progress, command)
         if clean is None:
             progress.message(f"interrupted; the scores so far are kept; continue: {command}")
             return Outcome(INTERRUPTED, ())
@@ -121,8 +120,8 @@ def _prepare(
         for line in _warnings(settings, selection):
             progress.message(line)
         wanted = sources(selection.sampled, engine.tokenizer)
-        rewriter = Rewriter(engine.tokenizer, settings, journal, inputs)
-        if rewrite_all(engine, rewriter, wanted, progress):
+        rewriter = Rewriter(engine.tokenizer, settings, journal.lines, inputs)
+        if rewrite_all(engine, rewriter, journal, wanted, progress):
             progress.message(f"interrupted; {len(journal.lines)} attempts are kept; continue: {command}")
             return Outcome(INTERRUPTED, ())
         made = rows(selection, wanted, rewriter)
@@ -163,18 +162,18 @@ def dry_run(settings: PrepareSettings, paths: Sequence[Path], folder: Path) -> l
     from warmeng.engine.folder import read_folder
     from warmeng.engine.registry import resolve_model
 
-    before = read_manifest(folder)
+    before = PREPARATION.read(folder)
     if before is not None:
-        refuse_changes(folder, before, _inputs(settings, paths))
+        PREPARATION.refuse_changes(folder, before["inputs"], _inputs(settings, paths))
     read = _read(settings, paths)
     chosen = load_filter(settings) if settings.toxicity == "wordlist" else None
     clean = [c for c in read.conversations if chosen is None or chosen.score(_texts(c)) < settings.threshold]
     told = {"off": "no filter", "classifier": "classifier (not run in a dry run)", "wordlist": "word list"}
     selection = select(settings, read, clean, told[settings.toxicity])
-    tokenizer = cast(Any, read_folder(resolve_model(settings.model, settings.revision).folder)[1])
+    tokenizer = read_folder(resolve_model(settings.model, settings.revision).folder)[1]
     wanted = sources(selection.sampled, tokenizer)
     fitting = [source for source in wanted if source.tokens <= settings.max_new_tokens]
-    rewriter = Rewriter(tokenizer, settings, cast(Journal, None), {})
+    rewriter = Rewriter(tokenizer, settings, {}, {})
     prompts = sum(len(rewriter.request(s, persona, 0).prompt) for s in fitting for persona in PERSONAS)
     output = len(PERSONAS) * sum(source.tokens for source in fitting)
     return [
@@ -223,17 +222,24 @@ def _filter(
     settings: PrepareSettings,
     folder: Path,
     progress: Progress,
+    command: str,
 ) -> list[Conversation] | None:
     """Return the conversations that score below the threshold, None where interrupted; scores are kept on disk."""
     if chosen is None:
         return list(conversations)
-    with Journal(folder / SCORES) as scores, interruptible() as interrupted:
-        progress.start("toxicity", len(conversations), len(scores.lines))
+    with LinesByKey(folder / SCORES, command, "scores") as scores, interruptible() as interrupted:
+        before, pace = len(scores.lines), Pace()
+
+        def status() -> str:
+            made, total = len(scores.lines) - before, len(conversations) - before
+            return f"conversations scored{pace.left(made, total)}"
+
+        progress.start({"toxicity": len(conversations)}, {"toxicity": before}, status)
         try:
             for conversation in conversations:
                 if conversation.id not in scores.lines:
                     scores.append({"key": conversation.id, "score": chosen.score(_texts(conversation))})
-                    progress.advance()
+                    progress.advance("toxicity")
                 if interrupted:
                     return None
         finally:

@@ -9,13 +9,16 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from warmeng.common.errors import InputError
 from warmeng.engine.request import ScoreRequest
-from warmeng.study.backend import TokenizerLike
 from warmeng.study.grading.labels import MIN_MASS
 from warmeng.study.grading.rows import LABELS, Row
+
+if TYPE_CHECKING:
+    from warmeng.engine.engine import Engine
+    from warmeng.engine.tokenizer import Tokenizer
 
 CHUNK = 1024  # rows that the engine is given at once
 PREFIX = "Grade:"
@@ -46,17 +49,6 @@ RUBRIC_VERSION = hashlib.sha256(
 ).hexdigest()[:12]
 
 
-class Scorer(Protocol):
-    """The part of an engine that a judge needs."""
-
-    @property
-    def tokenizer(self) -> TokenizerLike:
-        """The model's tokenizer."""
-
-    def score(self, requests: Iterable[ScoreRequest]) -> list[Any]:
-        """Answer score requests, in their order."""
-
-
 @dataclass(frozen=True, slots=True)
 class Judged:
     """A judged row: each label's share of the labels' probability, and their mass; below 0.05 it is unscored."""
@@ -80,7 +72,7 @@ def prompt_text(row: Row) -> str:
 class Judge:
     """Makes a model's judging requests and reads their results."""
 
-    def __init__(self, tokenizer: TokenizerLike) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         """Raises ``InputError`` where this tokenizer makes one label the beginning of another: then it can't judge."""
         self.tokenizer = tokenizer
         # No end token: no label begins another, so what follows it need not be told apart (a full stop, an end).
@@ -117,7 +109,7 @@ def decide(row: Row, result: Any) -> Judged:
     return Judged(row, LABELS[weights.index(1.0)], shares, mass, "", tokens)
 
 
-def judge_rows(engine: Scorer, rows: Iterable[Row]) -> Iterator[Judged]:
+def judge_rows(engine: Engine, rows: Iterable[Row]) -> Iterator[Judged]:
     """Grade rows in their order, a chunk at a time."""
     judge = Judge(engine.tokenizer)
     rows = iter(rows)

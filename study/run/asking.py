@@ -7,17 +7,19 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from warmeng.common.interrupts import interruptible
-from warmeng.common.progress import JUDGE, Progress
+from warmeng.common.journal import Journal
+from warmeng.common.progress import Pace, Progress
 from warmeng.engine.request import GenerateRequest, GenerateResult, Result
-from warmeng.study.backend import EngineLike
 from warmeng.study.grading.exact import grade_answer, grade_scores
 from warmeng.study.plan import Planned, Study
-from warmeng.study.results.records import RecordWriter
 from warmeng.study.run.energy import EnergyMeter
-from warmeng.study.run.judges import Appointed, Case, Clerk, case_of, is_judged, pending
+from warmeng.study.run.judges import JUDGE, Appointed, Case, Clerk, case_of, is_judged, pending
+
+if TYPE_CHECKING:
+    from warmeng.engine.engine import Engine
 
 MOST_OPEN = 16384  # requests that the engine holds at once, which bounds memory: each result makes room for another
 PROMPT_RATE, OUTPUT_RATE = 900.0, 300.0  # tokens a second: only their proportion counts, for the time left
@@ -47,13 +49,46 @@ def count_done(
     return planned_, done_, left
 
 
+class Display:
+    """Shows one model's part: bars by persona or judge, its engine's speed, and the time left by the work done."""
+
+    def __init__(
+        self,
+        progress: Progress,
+        engine: Engine,
+        planned: Mapping[str, int],
+        done: Mapping[str, int],
+        work: float,
+    ) -> None:
+        """``work`` is what is left, in the unit of ``advance``."""
+        self._progress, self._stats, self._pace = progress, engine.stats, Pace()
+        self._work, self._worked = work, 0.0
+        self._before = self._stats.output_tokens, self._stats.prompt_tokens
+        judges = sum(name.startswith(JUDGE) for name in planned)
+        self._what = "answers" if not judges else "judgments" if judges == len(planned) else "answers and judgments"
+        progress.start(planned, done, self.status)
+
+    def advance(self, name: str, work: float) -> None:
+        """One answer or judgment is recorded."""
+        self._worked += work
+        self._progress.advance(name)
+
+    def status(self) -> str:
+        """Return speed and time left."""
+        seconds = self._pace.seconds
+        output = (self._stats.output_tokens - self._before[0]) / seconds
+        prompt = (self._stats.prompt_tokens - self._before[1]) / seconds
+        left = self._pace.left(self._worked, self._work)
+        return f"{self._what}, {output:.0f} output and {prompt:.0f} prompt tokens/s{left}"
+
+
 def ask(
-    engine: EngineLike,
+    engine: Engine,
     plan: Iterable[Planned],
     base: Appointed | None,
     study: Study,
-    records: RecordWriter,
-    progress: Progress,
+    records: Journal,
+    display: Display,
     meter: EnergyMeter,
     continued: bool,
 ) -> bool:
@@ -66,19 +101,19 @@ def ask(
     if clerk is not None and continued:  # judgments of answers from before the interruption come first
         jobs = itertools.chain(pending(records.path, clerk.appointed, study.tasks, records.done), jobs)
     with interruptible() as interrupted:
-        return _Asker(engine, clerk, records, progress, meter).run(jobs, interrupted)
+        return _Asker(engine, clerk, records, display, meter).run(jobs, interrupted)
 
 
 def judge(
-    engine: EngineLike,
+    engine: Engine,
     appointed: Appointed,
     study: Study,
-    records: RecordWriter,
-    progress: Progress,
+    records: Journal,
+    display: Display,
     meter: EnergyMeter,
 ) -> bool:
     """Judge every answer that a judge of its own has not judged yet; return whether an interrupt ended it early."""
-    asker = _Asker(engine, Clerk(appointed, engine), records, progress, meter)
+    asker = _Asker(engine, Clerk(appointed, engine), records, display, meter)
     owed = pending(records.path, appointed, study.tasks, records.done)
     with interruptible() as interrupted:
         return asker.run(owed, interrupted)
@@ -88,11 +123,10 @@ class _Asker:
     """Runs requests through one engine, a bounded number at once."""
 
     def __init__(
-        self, engine: EngineLike, clerk: Clerk | None, records: RecordWriter, progress: Progress, meter: EnergyMeter
+        self, engine: Engine, clerk: Clerk | None, records: Journal, display: Display, meter: EnergyMeter
     ) -> None:
-        self.engine, self.clerk, self.records, self.progress = engine, clerk, records, progress
+        self.engine, self.clerk, self.records, self.display = engine, clerk, records, display
         self.meter, self.count = meter, 0
-        self.before = engine.stats.output_tokens, engine.stats.prompt_tokens
         self.asked: dict[str, Planned] = {}
 
     def run(self, jobs: Iterable[Planned | Case], interrupted: Sequence[int]) -> bool:
@@ -143,8 +177,7 @@ class _Asker:
 
     def _record(self, record: Mapping[str, Any], who: str, done: float) -> None:
         self.records.append(record)
-        used, (output, prompt) = self.engine.stats, self.before
-        self.progress.advance(who, done, used.output_tokens - output, used.prompt_tokens - prompt)
+        self.display.advance(who, done)
         self.count += 1
         if self.count % POLL == 0:
             self.meter.joules()

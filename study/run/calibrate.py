@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +15,15 @@ from warmeng.common.files import read_jsonl
 from warmeng.engine.request import GenerateResult
 from warmeng.study.grading.exact import grade_answer
 from warmeng.study.grading.grade import GRADES, Grade
-from warmeng.study.grading.judge import Judged, Scorer, judge_rows
+from warmeng.study.grading.judge import Judged, judge_rows
 from warmeng.study.grading.rows import LABELS, Row, read_rows
 from warmeng.study.stats.agreement import Agreement, kappa, table
 from warmeng.study.stats.correction import ALL, Detection
 from warmeng.study.stats.intervals import wilson
 from warmeng.study.tasks.task import Grading, Item
+
+if TYPE_CHECKING:
+    from warmeng.engine.engine import Engine
 
 LABELLED = Path(__file__).parents[1] / "data" / "judge.jsonl"  # column ``persona``: the style of the answer
 GRADED = Path(__file__).parents[1] / "data" / "graded.jsonl"  # for the exact rules; column ``part``
@@ -63,7 +66,7 @@ class Calibration:
         }
 
 
-def calibrate(engine: Scorer, path: Path = LABELLED, labels: str = "label") -> Calibration:
+def calibrate(engine: Engine, path: Path = LABELLED, labels: str = "label") -> Calibration:
     """Measure a model on a labelled file: JSON lines or CSV, as ``rows.read_rows``."""
     return measure(judge_rows(engine, read_rows(path, labels)))
 

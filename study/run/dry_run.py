@@ -7,17 +7,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
+from warmeng.common.errors import StorageError
 from warmeng.common.messages import duration
 from warmeng.common.progress import Silent
 from warmeng.engine.adapters import is_merged, load_adapter
 from warmeng.study.adapters import apply_adapters
-from warmeng.study.backend import ConfigLike, TokenizerLike
 from warmeng.study.personas import Persona, by_model, on_base
 from warmeng.study.plan import Estimate, Planner, Study, estimate
 from warmeng.study.results.manifest import read_manifest, refuse_changes
-from warmeng.study.results.records import StorageFailed
 from warmeng.study.run.gates import checks_warmth, held_out_responses
 from warmeng.study.run.judges import BASE, is_judged
 from warmeng.study.run.models import KV_BYTES, load_engine, settings_of
@@ -28,13 +27,17 @@ from warmeng.study.stats.intervals import DISCORDANT, smallest_effect
 from warmeng.study.tasks.wrong_answers import borrowed, missing
 from warmeng.study.warmth.sociot import EngineScorer, manipulation_check
 
+if TYPE_CHECKING:
+    from warmeng.engine.config import ModelConfig
+    from warmeng.engine.tokenizer import Tokenizer
+
 WARMTH = 3  # held-out prompts of the probe
 RUNTIME = 1.4 * 2**30  # bytes of libraries, a step's workspace, analysis and report: what the default study took
 
 Lines = Iterator[tuple[str, Any]]
 
 
-def load_tokenizer(settings: StudySettings) -> tuple[TokenizerLike, ConfigLike, int]:
+def load_tokenizer(settings: StudySettings) -> tuple[Tokenizer, ModelConfig, int]:
     """Return the model's tokenizer and facts without its weights, and about the bytes that it takes to run."""
     from warmeng.engine.checkpoint import num_weights
     from warmeng.engine.folder import read_folder
@@ -42,14 +45,14 @@ def load_tokenizer(settings: StudySettings) -> tuple[TokenizerLike, ConfigLike, 
 
     config, tokenizer = read_folder(resolve_model(settings.model, settings.revision).folder)
     weights = 4 * num_weights(config)  # fp32
-    return cast(TokenizerLike, tokenizer), config, int(weights + KV_BYTES + RUNTIME)
+    return tokenizer, config, int(weights + KV_BYTES + RUNTIME)
 
 
 def dry_run(settings: StudySettings, folder: Path, probe: bool = True) -> Iterator[str]:
     """Yield the plan as lines: requests by kind, tokens of the real tokenizer, memory, smallest effect; then, with
     ``probe``, time and energy at the speeds of a sample that is run now.
 
-    Raises ``UsageError``, ``InputError`` and ``StorageFailed`` as a run would.
+    Raises ``UsageError``, ``InputError`` and ``StorageError`` as a run would.
     """
     study = Study.load(settings)
     _check(study, folder)
@@ -59,7 +62,7 @@ def dry_run(settings: StudySettings, folder: Path, probe: bool = True) -> Iterat
     tokenizer, config, memory = load_tokenizer(settings)
     for persona in study.personas:
         if persona.adapter is not None and not is_merged(persona.adapter):
-            load_adapter(persona.adapter, cast(Any, config))
+            load_adapter(persona.adapter, config)
     mine = replace(study, personas=on_base(study.personas))
     planners = [Planner(mine, tokenizer, config.stop_token_ids, {}, {})]
     longest = config.max_seq_len
@@ -94,7 +97,7 @@ def _check(study: Study, folder: Path) -> None:
         refuse_changes(folder, before["inputs"], known_inputs(study))
     above = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not os.access(above, os.W_OK | os.X_OK):
-        raise StorageFailed(f"{folder}: can't write there ({above} can't be written): choose another --out")
+        raise StorageError(f"{folder}: can't write there ({above} can't be written): choose another --out")
 
 
 def _grid(study: Study, folder: Path, plan: Estimate, to_write: int) -> Lines:

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from warmeng.common.errors import InputError
-from warmeng.common.progress import JUDGE, Progress
+from warmeng.common.journal import Journal
+from warmeng.common.progress import Progress
+from warmeng.engine.identity import whole_identity
 from warmeng.study.plan import Planned, Study
 from warmeng.study.results.manifest import OWN_MODELS, refuse_changes
-from warmeng.study.results.records import RecordWriter, read_records
-from warmeng.study.run.asking import ask, count_done, judge, judging_work
-from warmeng.study.run.judges import BASE, Appointed
-from warmeng.study.run.models import Models, settings_of, whole_identity
+from warmeng.study.results.records import read_records
+from warmeng.study.run.asking import Display, ask, count_done, judge, judging_work
+from warmeng.study.run.judges import BASE, JUDGE, Appointed
+from warmeng.study.run.models import Models, settings_of
 from warmeng.study.run.sessions import Session
 from warmeng.study.settings import StudySettings
 
@@ -42,7 +44,7 @@ class Grid:
     parts: list[Part]  # each is dropped when it is done
     judges: Mapping[str, Appointed]
     models: Models
-    records: RecordWriter
+    records: Journal
     progress: Progress
     device: str
     total: int
@@ -99,10 +101,8 @@ class Grid:
         stopped = False
         try:
             if left:
-                self.progress.start({name: planned[name] for name in shown}, done, left)
-                stopped = ask(
-                    engine, part.plan, base, self.study, self.records, self.progress, session.meter, self.continued
-                )
+                display = Display(self.progress, engine, {name: planned[name] for name in shown}, done, left)
+                stopped = ask(engine, part.plan, base, self.study, self.records, display, session.meter, self.continued)
                 self.progress.stop()
         finally:  # whatever ended it: its time and tokens were spent
             session.log(self.folder, len(self.records.done))
@@ -123,8 +123,8 @@ class Grid:
         was, now = ({"judges": {a.name: a.identity}} for a in (appointed, Appointed.of(appointed.name, engine)))
         refuse_changes(self.folder, was, now)
         name = JUDGE + appointed.name
-        self.progress.start({name: planned}, {name: made}, judging_work() * (planned - made))
-        stopped = judge(engine, appointed, self.study, self.records, self.progress, session.meter)
+        display = Display(self.progress, engine, {name: planned}, {name: made}, judging_work() * (planned - made))
+        stopped = judge(engine, appointed, self.study, self.records, display, session.meter)
         self.progress.stop()
         session.log(self.folder, len(self.records.done))
         return stopped

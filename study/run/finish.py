@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from warmeng.common.errors import one_line
+from warmeng.common.errors import StorageError, one_line
 from warmeng.common.files import storage_failure, sweep
 from warmeng.common.interrupts import heeded
 from warmeng.common.progress import Progress
@@ -16,7 +16,6 @@ from warmeng.study.report.results import write_results
 from warmeng.study.results.combine import first_trusted
 from warmeng.study.results.frame import Frame
 from warmeng.study.results.read import RunInfo, read_run
-from warmeng.study.results.records import StorageFailed
 from warmeng.study.results.views import outcome
 from warmeng.study.stats.analyze import analyze, compared, grade_counts, summary, write_analysis
 from warmeng.study.stats.judges import disputed
@@ -50,7 +49,7 @@ def finish(study: Study, folder: Path, manifest: Mapping[str, Any], progress: Pr
     """Read the records back, check that planned = sum of all grades, write and return the results, then analyse.
 
     The results are tables of the analysis; they are written first, because they need no fit and no draws. ``command``
-    is what does this again. Raises ``StorageFailed`` where results, analysis or report can't be written.
+    is what does this again. Raises ``StorageError`` where results, analysis or report can't be written.
     """
     frame, info = read_run(folder)
     results = make_results(study, manifest, frame, info)
@@ -61,7 +60,7 @@ def finish(study: Study, folder: Path, manifest: Mapping[str, Any], progress: Pr
         write_results(folder, results)
     except OSError as error:
         why = one_line(error.strerror or error)
-        raise StorageFailed(
+        raise StorageError(
             f"{folder}: the results can't be written ({why}); every record is kept: make room, then: {command}"
         ) from None
     if missing or unjudged:
@@ -112,7 +111,7 @@ def conclude(folder: Path, frame: Frame, info: RunInfo, progress: Progress) -> b
     """Analyse a finished run and write its report; return whether both were made.
 
     Whatever fails here, the records are whole: the message says which command makes it again from them. Raises
-    ``StorageFailed`` where it is the disk.
+    ``StorageError`` where it is the disk.
     """
 
     def analysis() -> None:
@@ -132,7 +131,7 @@ def conclude(folder: Path, frame: Frame, info: RunInfo, progress: Progress) -> b
         except Exception as error:
             then = f"warmeng {command} {folder}"
             if isinstance(error, OSError) and (line := storage_failure(error, then)):
-                raise StorageFailed(f"{line} (every record is kept)") from None
+                raise StorageError(f"{line} (every record is kept)") from None
             why = one_line(str(error) or type(error).__name__)
             progress.message(
                 f"{folder}: the {what} could not be made ({why}); every record is kept: try again with: {then}"

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from warmeng.common.progress import INTERVAL, Progress
-from warmeng.study.backend import EngineLike
 from warmeng.study.personas import Persona, on_base
 from warmeng.study.plan import Study
 from warmeng.study.settings import StudySettings
 from warmeng.study.warmth.sociot import EngineScorer, load_prompts, manipulation_check, respond
+
+if TYPE_CHECKING:
+    from warmeng.engine.engine import Engine
 
 
 def checks_warmth(study: Study) -> bool:
@@ -24,7 +26,7 @@ def checks_warmth(study: Study) -> bool:
 
 
 def held_out_responses(
-    engine: EngineLike, personas: Sequence[Persona], settings: StudySettings, progress: Progress
+    engine: Engine, personas: Sequence[Persona], settings: StudySettings, progress: Progress
 ) -> dict[str, list[str]]:
     """Return what personas of one model respond to the held-out prompts of the manipulation check."""
     prompts = load_prompts(limit=settings.warmth_prompts)
@@ -40,7 +42,7 @@ def held_out_responses(
 
 
 def check_warmth(
-    study: Study, engine: EngineLike, progress: Progress, others: Mapping[str, list[str]] | None = None
+    study: Study, engine: Engine, progress: Progress, others: Mapping[str, list[str]] | None = None
 ) -> dict[str, Any]:
     """Return every persona's measured warmth on held-out prompts, by name; empty where nothing is compared.
 

@@ -6,23 +6,27 @@ import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from warmeng.common.progress import Progress
+from warmeng.engine.identity import whole_identity
 from warmeng.engine.request import GenerateRequest, Result, ScoreRequest
-from warmeng.study.backend import EngineLike
 from warmeng.study.grading.exact import whose
 from warmeng.study.grading.judge import RUBRIC_VERSION, Judge, Judged, decide
 from warmeng.study.grading.rows import Row, row_of
 from warmeng.study.plan import Planned
 from warmeng.study.results.records import read_records
 from warmeng.study.run.calibrate import Calibration, calibrate, require_trust
-from warmeng.study.run.models import Models, settings_of, whole_identity
+from warmeng.study.run.models import Models, settings_of
 from warmeng.study.settings import StudySettings
 from warmeng.study.tasks.task import Item, Task
 
+if TYPE_CHECKING:
+    from warmeng.engine.engine import Engine
+
+JUDGE = "judge "  # before a judge's name, where work is shown by persona and judge
 BASE = "base"  # the run's own base, without an adapter, in the same engine
 JUDGED = ("alias", "judge", "number")  # gradings whose answers are judged; a refusal has no right answer to compare
 PLACE = ("persona", "task", "context", "belief", "framing", "item", "sample")
@@ -36,7 +40,7 @@ class Appointed:
     identity: Mapping[str, Any]
 
     @classmethod
-    def of(cls, name: str, engine: EngineLike) -> Appointed:
+    def of(cls, name: str, engine: Engine) -> Appointed:
         """Return the judge that a loaded model is."""
         return cls(name, whole_identity(engine))
 
@@ -57,7 +61,7 @@ class Case:
     row: Row
 
 
-def examine(engine: EngineLike, name: str, gate: bool, progress: Progress) -> dict[str, Any]:
+def examine(engine: Engine, name: str, gate: bool, progress: Progress) -> dict[str, Any]:
     """Measure a judge on the embedded labelled answers and return the outcome for the manifest.
 
     Raises ``InputError`` naming the judge where its agreement with people is too low, unless ``gate`` is off: then it
@@ -160,7 +164,7 @@ def pending(path: Path, judge: Appointed, tasks: Sequence[Task], done: Collectio
 class Clerk:
     """Turns cases into requests and results into records, for one judge and one engine."""
 
-    def __init__(self, judge: Appointed, engine: EngineLike) -> None:
+    def __init__(self, judge: Appointed, engine: Engine) -> None:
         self.appointed = judge
         self._judge = Judge(engine.tokenizer)
         self.open: dict[str, Case] = {}

@@ -9,33 +9,35 @@ import gc
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 from warmeng.common.errors import InputError
 from warmeng.common.progress import Progress
-from warmeng.study.backend import EngineLike, TokenizerLike
+from warmeng.engine.identity import whole_identity
 from warmeng.study.personas import Persona, by_model, unlike
 from warmeng.study.plan import Planner, Study
 from warmeng.study.run.gates import checks_warmth, held_out_responses
 from warmeng.study.settings import StudySettings
 
+if TYPE_CHECKING:
+    from warmeng.engine.engine import Engine
+    from warmeng.engine.tokenizer import Tokenizer
+
 COUNTED = ("output_tokens", "prompt_tokens", "cached_tokens", "steps")  # of an engine's totals
 # A study's prompts share much: less cache than the engine's default, to stay under 2.5 GiB in all.
 KV_BYTES = 448 * 2**20
-IDENTITY = ("weights", "dtype", "device", "machine", "deterministic", "numerics")  # of describe(): must stay the same
 
-Load = Callable[[StudySettings], EngineLike]
+Load = Callable[[StudySettings], "Engine"]
 
 
-def load_engine(settings: StudySettings) -> EngineLike:
+def load_engine(settings: StudySettings) -> Engine:
     """Load the model that the settings name; raises as ``Engine.load``."""
     from warmeng.engine.engine import Engine, EngineSettings
     from warmeng.engine.load import choose_device
 
     on_cpu = choose_device(settings.device) == "cpu"
     chosen = EngineSettings(fast=settings.fast, kv_bytes=KV_BYTES if on_cpu else None)
-    engine = Engine.load(settings.model, revision=settings.revision, device=settings.device, settings=chosen)
-    return cast(EngineLike, engine)
+    return Engine.load(settings.model, revision=settings.revision, device=settings.device, settings=chosen)
 
 
 class Models:
@@ -47,10 +49,10 @@ class Models:
     def __init__(self, load: Load, progress: Progress) -> None:
         self._load, self._progress = load, progress
         self._settings: StudySettings | None = None
-        self._engine: EngineLike | None = None
+        self._engine: Engine | None = None
         self._freed: Counter[str] = Counter()
 
-    def of(self, settings: StudySettings, what: str = "") -> EngineLike:
+    def of(self, settings: StudySettings, what: str = "") -> Engine:
         """Return the engine of these settings, loaded where it is not the last one; ``what`` it is, for the message.
 
         Raises as the engine's loading does.
@@ -71,17 +73,7 @@ class Models:
         """Return what all models counted so far, those that are freed included."""
         if self._engine is None:
             return self._freed
-        return self._freed + Counter({key: getattr(self._engine.stats, key, 0) for key in COUNTED})
-
-
-def identity_of(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of a loaded model determines its results, from ``describe()``."""
-    return {name: facts.get(name) for name in IDENTITY} | {"torch": (facts.get("versions") or {}).get("torch")}
-
-
-def whole_identity(engine: EngineLike) -> dict[str, Any]:
-    """Return what of a loaded model determines its answers to messages: its chat template too."""
-    return identity_of(engine.describe()) | {"template": engine.tokenizer.template_hash}
+        return self._freed + Counter({key: getattr(self._engine.stats, key) for key in COUNTED})
 
 
 def settings_of(name: str, settings: StudySettings) -> StudySettings:
@@ -99,7 +91,7 @@ class OwnModel:
     name: str
     personas: tuple[Persona, ...]
     identity: Mapping[str, Any]
-    tokenizer: TokenizerLike
+    tokenizer: Tokenizer
     stop_token_ids: Sequence[int] | frozenset[int]
     about: Mapping[str, Any]  # ``describe()``
     responses: Mapping[str, list[str]] = field(default_factory=dict)  # to held-out prompts, by persona
@@ -135,7 +127,7 @@ def meet(study: Study, models: Models, begins: bool, progress: Progress) -> list
     return found
 
 
-def compare(own: Iterable[OwnModel], base: EngineLike, progress: Progress) -> dict[str, dict[str, Any]]:
+def compare(own: Iterable[OwnModel], base: Engine, progress: Progress) -> dict[str, dict[str, Any]]:
     """Return facts of each ``full:`` persona beside the base, and say where they differ in more than weights.
 
     Raises ``InputError`` for one whose weights are the base's: it would compare the base with itself.
@@ -148,7 +140,7 @@ def compare(own: Iterable[OwnModel], base: EngineLike, progress: Progress) -> di
             raise InputError(f"persona {names}: {model.name} is the base itself: give a model with other weights")
         same = {
             "same_template": model.identity["template"] == base.tokenizer.template_hash,
-            "same_tokenizer": getattr(model.tokenizer, "hash", None) == getattr(base.tokenizer, "hash", None),
+            "same_tokenizer": model.tokenizer.hash == base.tokenizer.hash,
         }
         if not all(same.values()):
             progress.message(f"persona {names}: {unlike(**same)}")

@@ -10,13 +10,16 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from warmeng.engine.request import GenerateRequest, GenerateResult, Request, Result, ScoreRequest
-from warmeng.study.backend import EngineLike
 from warmeng.study.grading.judge import Judge
 from warmeng.study.grading.rows import row_of
 from warmeng.study.plan import Estimate, Planner, Study
 from warmeng.study.run.energy import EnergyMeter
+
+if TYPE_CHECKING:
+    from warmeng.engine.engine import Engine
 
 ANSWERS = 240  # generated answers of the sample: the engine runs about a hundred at once
 SCORES = 160  # likelihoods of the sample
@@ -70,7 +73,7 @@ def sample(study: Study, answers: int = ANSWERS, scores: int = SCORES) -> Study:
 
 
 def run_probe(
-    engine: EngineLike, study: Study, *, judge: bool = False, device: str = "cpu", seconds: float = SECONDS
+    engine: Engine, study: Study, *, judge: bool = False, device: str = "cpu", seconds: float = SECONDS
 ) -> Probe:
     """Answer a sample of a study, judge it where asked to, and return the speeds. The engine ends with nothing left."""
     meter = EnergyMeter(device)
@@ -106,7 +109,7 @@ class _Wave:
     new_tokens: int = 0
 
 
-def _answer(engine: EngineLike, requests: Sequence[Request], seconds: float) -> _Wave:
+def _answer(engine: Engine, requests: Sequence[Request], seconds: float) -> _Wave:
     """Ask the requests in growing waves, each to its end, for as long as a wave promises to take no more than
     ``seconds``; return the last one, which is the largest.
     """
@@ -143,5 +146,5 @@ def _steady(times: Sequence[float]) -> float | None:
     return (high - low) / span if n >= 16 and span > ONE_BATCH * times[-1] else n / times[-1]
 
 
-def _new_tokens(engine: EngineLike) -> int:
-    return int(engine.stats.prompt_tokens) - int(getattr(engine.stats, "cached_tokens", 0))
+def _new_tokens(engine: Engine) -> int:
+    return engine.stats.prompt_tokens - engine.stats.cached_tokens

@@ -9,15 +9,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from warmeng import __version__
-from warmeng.common.errors import InputError, UsageError, one_line
+from warmeng.common.errors import InputError, StorageError, UsageError, one_line
 from warmeng.common.files import FULL, sweep
+from warmeng.common.journal import Journal
+from warmeng.common.locks import FolderLock
 from warmeng.common.progress import Progress, for_stderr
 from warmeng.common.watchdog import Watchdog, Watched
+from warmeng.engine.identity import identity_of
 from warmeng.study.adapters import apply_adapters
-from warmeng.study.backend import EngineLike
 from warmeng.study.grading.grade import RULES
 from warmeng.study.grading.judge import RUBRIC_VERSION
 from warmeng.study.personas import Persona, on_base
@@ -25,18 +27,21 @@ from warmeng.study.plan import Planned, Planner, Study
 from warmeng.study.results.items import FILE as ITEMS
 from warmeng.study.results.items import write_items
 from warmeng.study.results.manifest import OWN_MODELS, read_manifest, refuse_changes, write_manifest
-from warmeng.study.results.records import FILE, RecordWriter, RunLock, StorageFailed, read_records
+from warmeng.study.results.records import FILE, LOCK, read_records
 from warmeng.study.run.asking import MOST_OPEN, make_record
 from warmeng.study.run.calibrate import calibrate_exact
 from warmeng.study.run.execute import Grid, Part, strange
 from warmeng.study.run.finish import FAILED, UNBALANCED, Outcome, finish
 from warmeng.study.run.gates import check_warmth
 from warmeng.study.run.judges import BASE, JUDGED, Appointed, appoint, examine, is_judged, keys_of
-from warmeng.study.run.models import Models, compare, identity_of, load_engine, meet, settings_of
+from warmeng.study.run.models import Models, compare, load_engine, meet, settings_of
 from warmeng.study.run.sessions import Session
 from warmeng.study.run.sources import FACT, refuse_replaced, stamps
 from warmeng.study.settings import StudySettings
 from warmeng.study.tasks import wrong_answers
+
+if TYPE_CHECKING:
+    from warmeng.engine.engine import Engine
 
 __all__ = [
     "FAILED", "INTERRUPTED", "UNBALANCED", "Outcome", "make_record",
@@ -63,8 +68,8 @@ def run_study(
     after an interrupt). A run without a step for ``stall_seconds`` ends the process.
 
     A finished run is printed again without its models, unless their files are others by now. Raises ``InputError``
-    and ``UsageError`` before anything is generated for the grid, ``RunLocked`` where another process writes the
-    folder, ``StorageFailed`` where the disk does not take a record.
+    and ``UsageError`` before anything is generated for the grid, ``FolderLocked`` where another process writes the
+    folder, ``StorageError`` where the disk does not take a record.
     """
     settings = settings or StudySettings()
     folder = Path(folder) if folder is not None else settings.default_folder
@@ -78,7 +83,7 @@ def run_study(
     before = read_manifest(folder)
     if before is not None:
         refuse_changes(folder, before["inputs"], known_inputs(study))
-    with RunLock(folder):
+    with FolderLock(folder, LOCK):
         before = read_manifest(folder)
         path = folder / FILE
         if before is not None and path.exists():
@@ -100,7 +105,7 @@ def _run(study: Study, folder: Path, before: Mapping[str, Any] | None, progress:
     settings, path = study.settings, folder / FILE
     device = choose_device(settings.device)
     watchdog = Watchdog(settings.stall_seconds, folder, command, progress.stop)
-    models = Models(lambda chosen: cast(EngineLike, Watched(load_engine(chosen), watchdog)), progress)
+    models = Models(lambda chosen: cast("Engine", Watched(load_engine(chosen), watchdog)), progress)
     session = Session(models, device)
     ready = _prepare(study, models, folder, before, progress, command)
     with _storing(folder, command):
@@ -110,7 +115,7 @@ def _run(study: Study, folder: Path, before: Mapping[str, Any] | None, progress:
             write_manifest(folder, ready.manifest["inputs"], facts, study.size, ready.judgments)
         if not (folder / ITEMS).exists():
             write_items(folder, ready.study)  # here, where the wrong answers that the source lacks are filled in
-    records = RecordWriter(path, command)
+    records = Journal(path, command)
     total = study.size + ready.judgments
     grid = Grid(
         ready.study, folder, ready.parts, ready.judges, models, records, progress, device, total, before is not None
@@ -228,7 +233,7 @@ def check_own_models(study: Study) -> None:
 
 def _with_base(
     study: Study,
-    engine: EngineLike,
+    engine: Engine,
     others: Mapping[str, Appointed],
     outcomes: Mapping[str, dict[str, Any]],
     before: Mapping[str, Any] | None,
@@ -247,7 +252,7 @@ def _with_base(
     return {name: judges[name] for name in order}, {name: found[name] for name in order}
 
 
-def _with_wrong_answers(study: Study, engine: EngineLike, folder: Path, progress: Progress, command: str) -> Study:
+def _with_wrong_answers(study: Study, engine: Engine, folder: Path, progress: Progress, command: str) -> Study:
     """Return the study with wrong answers where a user claims one and the source has none."""
     lacking = [task for task in study.tasks if study.lacks_wrong(task)]
     if not lacking:
@@ -267,7 +272,7 @@ def _storing(folder: Path, command: str) -> Iterator[None]:
     except OSError as error:
         do = "make room" if error.errno in FULL else "see to the disk"
         why = one_line(error.strerror or error)
-        raise StorageFailed(f"{folder}: {why}; what was there is kept: {do}, then continue with: {command}") from None
+        raise StorageError(f"{folder}: {why}; what was there is kept: {do}, then continue with: {command}") from None
 
 
 def _digest(keys: Iterable[str]) -> str:
@@ -275,7 +280,7 @@ def _digest(keys: Iterable[str]) -> str:
 
 
 def _facts(
-    study: Study, engine: EngineLike, about: dict[str, Any], gates: dict[str, Any], judges: dict[str, Any]
+    study: Study, engine: Engine, about: dict[str, Any], gates: dict[str, Any], judges: dict[str, Any]
 ) -> dict[str, Any]:
     """What the manifest tells beside the inputs: shown in the report, not compared."""
     return {
@@ -290,7 +295,7 @@ def _facts(
         "adds_default_system": [
             p.name for p in on_base(study.personas) if p.system is None and engine.tokenizer.default_system
         ],
-        "template_date": getattr(engine.tokenizer, "frozen_date", None),
+        "template_date": engine.tokenizer.frozen_date,
         "warmeng": __version__,
         "python": sys.version.split()[0],
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

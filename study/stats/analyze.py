@@ -12,12 +12,12 @@ import orjson
 
 from warmeng.common.errors import InputError, UsageError
 from warmeng.common.files import make_folder, write_atomic
+from warmeng.common.manifest import FILE as MANIFEST
 from warmeng.study.grading.grade import GRADES
 from warmeng.study.personas import baseline_of
 from warmeng.study.results.authors import files_of, read_authors_run
 from warmeng.study.results.combine import first_trusted
 from warmeng.study.results.frame import Frame, Small
-from warmeng.study.results.manifest import FILE as MANIFEST
 from warmeng.study.results.read import RunInfo, concat, read_run
 from warmeng.study.results.views import RULES, named, outcome
 from warmeng.study.stats import tables

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from warmeng.common.errors import InputError, one_line, show
-from warmeng.common.files import read_text
+from warmeng.common.errors import InputError, show
+from warmeng.common.files import parse_json_at, read_text
 from warmeng.engine.tables import ending
 from warmeng.study.tasks.rows import Row, read_rows, text, texts
 from warmeng.study.tasks.task import Item, distinct, searchable
@@ -56,7 +55,6 @@ def _data(path: Path) -> Iterator[tuple[int, Row]]:
     start = DATA.search(content)
     if not start:
         raise InputError(f'{path}: has no "Data" list: expected the original layout of TriviaQA')
-    decoder = json.JSONDecoder(object_pairs_hook=_no_twice, parse_constant=_no_constant)
     at, line, counted = start.end(), 1, 0
     while True:
         gap = BETWEEN.match(content, at)
@@ -64,24 +62,7 @@ def _data(path: Path) -> Iterator[tuple[int, Row]]:
         line, counted = line + content.count("\n", counted, at), at
         if content.startswith("]", at):
             return
-        try:
-            entry, at = decoder.raw_decode(content, at)
-            json.dumps(entry, ensure_ascii=False).encode("utf-8")
-        except UnicodeEncodeError:
-            raise InputError(f"{path}:{line}: has a lone surrogate: write real characters") from None
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}:{line}: is not valid JSON ({one_line(error)}): expected an object") from None
+        entry, at = parse_json_at(content, at, f"{path}:{line}")
         if not isinstance(entry, dict):
             raise InputError(f"{path}:{line}: is {show(entry)}, expected an object with a question")
         yield line, entry
-
-
-def _no_twice(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key is given twice")
-    return found
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")

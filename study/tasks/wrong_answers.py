@@ -12,15 +12,18 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import orjson
 
 from warmeng.common.errors import InputError
 from warmeng.common.files import read_jsonl, write_atomic
 from warmeng.engine.request import Constraint, GenerateRequest, GenerateResult, SamplingParams
-from warmeng.study.backend import EngineLike
 from warmeng.study.tasks.task import WRONG_BORROWED, WRONG_GENERATED, Item, Task
 from warmeng.study.text import words
+
+if TYPE_CHECKING:
+    from warmeng.engine.engine import Engine
 
 FILE = "wrong_answers.jsonl"
 TRIES = 3
@@ -50,7 +53,7 @@ def missing(task: Task) -> tuple[Item, ...]:
     return tuple(item for item in task.items if not item.wrong and not item.prompts)
 
 
-def fill_wrong(task: Task, engine: EngineLike, cache_path: Path) -> Task:
+def fill_wrong(task: Task, engine: Engine, cache_path: Path) -> Task:
     """Return the task with a wrong answer in every item, those of the file first, then written, then borrowed.
 
     ``cache_path`` is read, and written after each round. Raises ``InputError`` for a file that is damaged, ``OSError``
@@ -156,12 +159,12 @@ class _Lender:
         return ""
 
 
-def _key(task: Task, item: Item, engine: EngineLike) -> str:
+def _key(task: Task, item: Item, engine: Engine) -> str:
     made_by = [engine.describe().get("weights"), engine.tokenizer.template_hash, VERSION]
     return hashlib.sha256(orjson.dumps([made_by, task.name, item.question, item.answer, item.aliases])).hexdigest()[:32]
 
 
-def _request(task: Task, key: str, item: Item, engine: EngineLike, attempt: int) -> GenerateRequest:
+def _request(task: Task, key: str, item: Item, engine: Engine, attempt: int) -> GenerateRequest:
     talk: list[dict[str, str]] = []
     for question, answer, wrong in (*EXAMPLES, (item.question.strip(), item.answer.strip(), "")):
         talk.append({"role": "user", "content": ASK.format(question=question, answer=answer)})

@@ -7,17 +7,19 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from warmeng.common.errors import InputError, UsageError
-from warmeng.common.files import make_folder, parse_object, read_bytes, write_atomic
+from warmeng.common.files import make_folder, read_json, write_atomic
 from warmeng.study.adapters import apply_adapters
-from warmeng.study.backend import EngineLike
 from warmeng.study.personas import Persona
 from warmeng.study.report.table import Table
 from warmeng.study.warmth.sociot import Scorer, Summary, Warmth, by_prompt, measure, respond, summarise
+
+if TYPE_CHECKING:
+    from warmeng.engine.engine import Engine
 
 EPOCH = re.compile(r"epoch-(\d+(?:\.\d+)?)")
 ORIGINAL = "original"
@@ -74,7 +76,7 @@ def find_checkpoints(folder: Path) -> list[Checkpoint]:
 
 
 def measure_checkpoints(
-    engine: EngineLike,
+    engine: Engine,
     scorer: Scorer,
     checkpoints: Sequence[Checkpoint],
     prompts: Sequence[tuple[str, str]],
@@ -268,6 +270,6 @@ def parse_checkpoint(spec: str) -> Checkpoint:
         raise InputError(f"{folder}: is not a folder: expected a PEFT LoRA adapter's folder")
     match = EPOCH.fullmatch(path.name)
     about = path / "warmeng.json"
-    told = parse_object(read_bytes(about), str(about)).get("epoch") if about.exists() else None
+    told = read_json(about).get("epoch") if about.exists() else None
     epoch = float(match[1]) if match else float(told) if isinstance(told, int | float) else 1.0
     return Checkpoint(name, epoch, path)

@@ -20,7 +20,7 @@ from typing import Any
 import orjson
 
 from warmeng.common.errors import InputError, show
-from warmeng.common.files import make_folder, parse_object, read_bytes, write_atomic
+from warmeng.common.files import make_folder, read_json, write_atomic
 from warmeng.engine.tables import read_rows
 from warmeng.study.stats.agreement import cohen
 from warmeng.study.stats.intervals import wilson
@@ -143,7 +143,7 @@ def read_ratings(path: Path, key: Mapping[str, Any]) -> dict[str, str]:
 
 def read_key(path: Path) -> dict[str, Any]:
     """Return the key of a sheet. Raises ``InputError``."""
-    key = parse_object(read_bytes(path), str(path))
+    key = read_json(path)
     if not key or not all(isinstance(v, dict) and v.get("variant") in ("A", "B") for v in key.values()):
         raise InputError(f"{path}: is not a rating key: expected {KEY} as it was written beside the sheet")
     return key

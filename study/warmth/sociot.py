@@ -21,14 +21,16 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from warmeng.common.errors import InputError, one_line, show
 from warmeng.common.files import read_jsonl
 from warmeng.engine.request import GenerateRequest, GenerateResult, Result, SamplingParams
-from warmeng.study.backend import EngineLike
 from warmeng.study.personas import Persona
 from warmeng.study.prompts import messages
+
+if TYPE_CHECKING:
+    from warmeng.engine.engine import Engine
 
 HELDOUT = Path(__file__).parents[1] / "data" / "heldout.jsonl"
 SPEAKERS = {
@@ -75,7 +77,7 @@ class EngineScorer:
 
     comparable = False
 
-    def __init__(self, engine: EngineLike, model: str) -> None:
+    def __init__(self, engine: Engine, model: str) -> None:
         self._engine = engine
         self.name = f"{model} (the base itself)"
         self.pad = min(engine.config.stop_token_ids)
@@ -217,7 +219,7 @@ def load_prompts(path: Path = HELDOUT, limit: int = 0) -> list[tuple[str, str]]:
 
 
 def respond(
-    engine: EngineLike,
+    engine: Engine,
     personas: Sequence[Persona],
     prompts: Sequence[tuple[str, str]],
     seed: int,
@@ -279,7 +281,7 @@ def manipulation_check(
 
 
 def answer(
-    engine: EngineLike, requests: Sequence[GenerateRequest], counted: Callable[[int], None] = lambda done: None
+    engine: Engine, requests: Sequence[GenerateRequest], counted: Callable[[int], None] = lambda done: None
 ) -> list[GenerateResult]:
     """Answer requests with an engine that has nothing else to do, and return the results in their order."""
     for request in requests:

@@ -179,7 +179,7 @@ def test_switched_off_fields_are_harmless(tmp_path: Path) -> None:
     [
         (b"{", "malformed"),
         (b"[1]", "list"),
-        (b'{"vocab_size": 1, "vocab_size": 2}', "vocab_size twice"),
+        (b'{"vocab_size": 1, "vocab_size": 2}', "key 'vocab_size' is given twice"),
         (b'{"rms_norm_eps": NaN}', "NaN"),
         (b"\xff\xfe", "malformed"),
         (b"[" * 100_000, "malformed"),

@@ -182,17 +182,17 @@ def install(plan: Plan) -> None:
     injector = Injector(plan)
     injector.install()
     if plan.acks:
-        from warmeng.study.results.records import RecordWriter
+        from warmeng.common.journal import Journal
 
         handle = os.open(plan.acks, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        append = RecordWriter.append
+        append = Journal.append
 
-        def acknowledged(self: RecordWriter, record: Any) -> None:
+        def acknowledged(self: Journal, record: Any) -> None:
             append(self, record)
             injector.real["write"](handle, f"{record['key']}\n".encode())
             injector.tell("ack", str(self.path), record["key"].encode(), None)
 
-        RecordWriter.append = acknowledged  # type: ignore[method-assign]
+        Journal.append = acknowledged  # type: ignore[method-assign]
 
 
 def read_log(path: Path) -> list[tuple[Any, ...]]:

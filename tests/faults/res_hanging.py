@@ -47,17 +47,17 @@ HANGS = {"sleep": sleep, "native": native, "lock": lock, "python": python}
 def hang_after(answers: int, kind: str, place: str = "results") -> None:
     """Let the small engine hang after so many answers, in ``results``, in ``score`` or in a ``write`` of records."""
     if place == "write":
-        from warmeng.study.results.records import RecordWriter
+        from warmeng.common.journal import Journal
 
-        append = RecordWriter.append
+        append = Journal.append
 
-        def stuck(self: RecordWriter, record: Any) -> None:
+        def stuck(self: Journal, record: Any) -> None:
             append(self, record)
             if len(self.done) == answers:
                 with self._guard:
                     HANGS[kind]()
 
-        RecordWriter.append = stuck  # type: ignore[method-assign]
+        Journal.append = stuck  # type: ignore[method-assign]
         return
     if place == "score":
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -248,6 +249,7 @@ def test_a_preparation_on_a_full_disk_continues(launcher, tally, tmp_path, count
     chats = tmp_path / "chats.jsonl"
     chats.write_text("".join(f'{{"prompt": "Cook {k} eggs?", "response": "Boil {k}."}}\n' for k in range(3)))
     command = ["prepare", chats, "--toxicity", "off", "--per-type", "0", "--held-out", "0", "--out"]
+    continued = shlex.join(["warmeng", *map(str, command), str(tmp_path / "r")])
     whole = tmp_path / "whole"
     assert launcher.run([*command, whole], Plan(str(whole), log=str(tmp_path / "log"))).code == 0
     for kinds, error in ((("write", "mkdir", "replace"), errno.ENOSPC), (("fsync",), errno.EIO)):
@@ -258,8 +260,8 @@ def test_a_preparation_on_a_full_disk_continues(launcher, tally, tmp_path, count
             ended = launcher.run([*command, folder], plan)
             assert ended.code == STORAGE, (k, ended.err)
             line = one_line(ended.err)
-            assert "what was finished before is intact: " in line
-            assert line.endswith("then give the same command again")
+            assert "what was finished before is intact" in line or " are kept" in line
+            assert line.endswith(("then give the same command again", f"then continue with: {continued}"))
             ended = launcher.run([*command, folder])
             assert ended.code == 0, (k, ended.err)
             names = set(snapshot(whole)) - {"attempts.jsonl"}

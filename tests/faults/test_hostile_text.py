@@ -16,6 +16,7 @@ from fuzz_inputs import command
 from fuzz_models import SPECIAL, write_model, write_tokenizer
 
 from warmeng.common.errors import InputError
+from warmeng.common.journal import encode
 from warmeng.common.progress import Silent
 from warmeng.engine.registry import resolve_model
 from warmeng.engine.request import GenerateRequest, GenerateResult, Result, SamplingParams, ScoreRequest, ScoreResult
@@ -25,7 +26,7 @@ from warmeng.study.grading.judge import Judge, decide
 from warmeng.study.grading.labels import grade_scores, label_texts
 from warmeng.study.grading.rows import Row
 from warmeng.study.plan import Planner, Study
-from warmeng.study.results.records import FILE, encode, read_records
+from warmeng.study.results.records import FILE, read_records
 from warmeng.study.run.run import run_study
 from warmeng.study.settings import StudySettings
 from warmeng.study.tasks.task import Item

@@ -15,11 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from warmeng.common.journal import Journal, encode
 from warmeng.engine.cache import NULL_BLOCK, BlockPool
 from warmeng.engine.request import GenerateRequest, Request, SamplingParams, ScoreRequest
 from warmeng.engine.scheduler import Scheduler
 from warmeng.study.prompts import BELIEFS, FRAMINGS, clean, ended, fits, inside, paper
-from warmeng.study.results.records import RecordWriter, encode, read_records
+from warmeng.study.results.records import read_records
 from warmeng.study.tasks.task import Item, Task
 
 NAMES = [bytes([k]) * 16 for k in range(6)]
@@ -232,7 +233,7 @@ def test_any_record_comes_back_as_it_was(effort: settings, tmp_path: Path) -> No
         for fields in records:
             fields.pop("crc32", None)
         path.unlink(missing_ok=True)
-        writer = RecordWriter(path, "the same command")
+        writer = Journal(path, "the same command")
         for record in records:
             writer.append(record)
         writer.close()
@@ -247,7 +248,7 @@ def test_any_record_comes_back_as_it_was(effort: settings, tmp_path: Path) -> No
 
 def test_a_text_that_utf_8_cannot_hold_is_an_error_and_leaves_no_half_line(tmp_path: Path) -> None:
     path = tmp_path / "records.jsonl"
-    writer = RecordWriter(path, "the same command")
+    writer = Journal(path, "the same command")
     writer.append({"key": "00", "text": "a"})
     with pytest.raises(TypeError, match="surrogate"):
         writer.append({"key": "01", "text": "lone \ud800"})

@@ -20,11 +20,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "study" / "report"))
 from chrome import Page, find_chrome
 from sample import Plan, make_run
 
+from warmeng.common.journal import encode
 from warmeng.study.export.export import export_run
 from warmeng.study.export.table import as_cell
 from warmeng.study.report.page import write_report
 from warmeng.study.report.results import markdown
-from warmeng.study.results.records import encode
 from warmeng.study.stats import tables
 from warmeng.study.stats.analyze import analyze_run
 

@@ -161,7 +161,7 @@ class Interrupting(Silent):
     def __init__(self, after):
         self.after = after
 
-    def advance(self, persona, work, output_tokens, prompt_tokens):
+    def advance(self, name):
         self.after -= 1
         if self.after == 0:
             os.kill(os.getpid(), signal.SIGINT)

@@ -11,8 +11,8 @@ from fakes import FakeEngine
 from studies import RECORDS, lines, snapshot
 
 from warmeng.common.errors import InputError
+from warmeng.common.journal import Journal
 from warmeng.common.progress import Silent
-from warmeng.study.results.records import RecordWriter
 from warmeng.study.results.sessions import read_sessions
 from warmeng.study.run.run import run_study
 from warmeng.study.settings import StudySettings
@@ -57,7 +57,7 @@ def test_a_line_torn_at_any_byte_is_cut_with_its_size_and_asked_again(run, tally
     for end in range(start + 1, len(data)):
         (folder / RECORDS).write_bytes(data[:end])
         if end % count(9, 1):  # the writer alone
-            writer = RecordWriter(folder / RECORDS, "warmeng run")
+            writer = Journal(folder / RECORDS, "warmeng run")
             writer.close()
             assert (writer.cut, len(writer.done)) == (end - start, data.count(b"\n") - 1)
             assert (folder / RECORDS).read_bytes() == data[:start]

@@ -10,8 +10,9 @@ import pytest
 from studies import RECORDS, lines, one_line, snapshot, study, write_quiz
 
 from warmeng.common import locks
+from warmeng.common.errors import FolderLocked
 from warmeng.common.files import sweep
-from warmeng.common.locks import FolderLock, Held
+from warmeng.common.locks import FolderLock
 
 LOCKED = 73
 
@@ -133,10 +134,9 @@ def test_a_lock_that_is_let_go_between_opening_and_locking_it_is_made_again(tmp_
         real(handle, how)
 
     monkeypatch.setattr(locks.fcntl, "flock", flock)
-    with FolderLock(tmp_path / "r", "run.lock"):
-        with pytest.raises(Held) as error:
-            FolderLock(tmp_path / "r", "run.lock")
-        assert error.value.pid == str(os.getpid())
+    again = FolderLock(tmp_path / "r", "run.lock")
+    with again, pytest.raises(FolderLocked, match=f"process {os.getpid()} is writing"):
+        FolderLock(tmp_path / "r", "run.lock")
     assert not (tmp_path / "r" / "run.lock").exists()
 
 

@@ -16,12 +16,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from warmeng.common.errors import InputError, UsageError
-from warmeng.common.storage import StorageError
+from warmeng.common.errors import InputError, StorageError, UsageError
+from warmeng.common.progress import Silent
 from warmeng.finetune.job import Job, prepare_job
 from warmeng.finetune.merge import merge
 from warmeng.finetune.plan import Plan, micro_rows
-from warmeng.finetune.progress import Silent
 from warmeng.finetune.settings import TrainSettings
 from warmeng.finetune.train import train
 
@@ -171,9 +170,9 @@ def test_a_merged_bfloat16_base_is_rounded_once(job: Job, tmp_path: Path) -> Non
 
 def test_changed_inputs_are_named(job: Job, tmp_path: Path) -> None:
     train(job, tmp_path / "run", Silent())
-    with pytest.raises(UsageError, match=r"another settings learning_rate \(0.01, now 0.02\)"):
+    with pytest.raises(UsageError, match=r"made with settings learning_rate 0\.01, now it is 0\.02: use the old one"):
         train(replace(job, settings=replace(job.settings, learning_rate=0.02)), tmp_path / "run", Silent())
-    with pytest.raises(UsageError, match="another base_hash"):
+    with pytest.raises(UsageError, match="made with base_hash"):
         train(replace(job, base_hash="0" * 64), tmp_path / "run", Silent())
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("Dear")

@@ -25,6 +25,7 @@ class FakeTokenizer:
 
     default_system: str | None = DEFAULT_SYSTEM
     template_hash = "t" * 64
+    hash = "h" * 64
     frozen_date = None
     end_of_turn = END
 
@@ -192,7 +193,7 @@ class Heard(Silent):
     def message(self, text: str) -> None:
         self.lines.append(text)
 
-    def advance(self, persona: str, work: float, output_tokens: int, prompt_tokens: int) -> None:
+    def advance(self, name: str) -> None:
         self.count += 1
         if self.count == self.stop_after:
             os.kill(os.getpid(), signal.SIGINT)

@@ -3,10 +3,12 @@
 import io
 
 import pytest
+from fakes import FakeEngine
 from rich.console import Console
 
 from warmeng.common.messages import duration
-from warmeng.common.progress import Live, Meter, Plain
+from warmeng.common.progress import Live, Plain, Silent
+from warmeng.study.run.asking import Display
 
 
 @pytest.mark.parametrize(
@@ -19,11 +21,22 @@ def test_durations(seconds, text):
 def test_time_left_follows_the_work_that_is_done(monkeypatch):
     now = [100.0]
     monkeypatch.setattr("warmeng.common.progress.time.monotonic", lambda: now[0])
-    meter = Meter({"a": 4, "b": 4}, {"a": 2}, 60.0)
-    assert "left" not in meter.line()
+    engine = FakeEngine()
+    engine.stats.output_tokens = 7
+    display = Display(Silent(), engine, {"a": 4, "b": 4}, {"a": 2}, 60.0)
+    assert "left" not in display.status()
     now[0] = 110.0
-    meter.advance("b", 20.0, 500, 900)
-    assert meter.line() == "3 of 8 answers, 50 output and 90 prompt tokens/s, 20 s left"
+    engine.stats.output_tokens, engine.stats.prompt_tokens = 507, 900
+    display.advance("b", 20.0)
+    assert display.status() == "answers, 50 output and 90 prompt tokens/s, 20 s left"
+
+
+@pytest.mark.parametrize(
+    ("names", "what"),
+    [(["a"], "answers"), (["judge x"], "judgments"), (["a", "judge base"], "answers and judgments")],
+)
+def test_what_is_counted_is_named(names, what):
+    assert Display(Silent(), FakeEngine(), dict.fromkeys(names, 1), {}, 1.0).status().startswith(f"{what}, 0 output")
 
 
 def test_without_a_terminal_there_are_plain_lines_now_and_then(monkeypatch):
@@ -32,27 +45,56 @@ def test_without_a_terminal_there_are_plain_lines_now_and_then(monkeypatch):
     out = io.StringIO()
     plain = Plain(Console(file=out, force_terminal=False))
     plain.message("a [b] c")
-    plain.start({"a": 100}, {}, 100.0)
-    for _ in range(100):
-        now[0] += 0.2
-        plain.advance("a", 1.0, 0, 0)
+    plain.start({"a": 103, "b": 1}, {"a": 2, "c": 5}, lambda: "answers, [fast]")
+    for _ in range(101):
+        now[0] += 0.25
+        plain.advance("a")
+    plain.stop()
     plain.stop()
     text = out.getvalue()
     assert "\x1b" not in text
-    assert "a [b] c" in text
-    assert 4 <= text.count(" answers, ") <= 6
+    assert text.splitlines() == ["a [b] c", *(f"{n} of 104 answers, [fast]" for n in (22, 42, 62, 82, 102, 103))]
 
 
-def test_on_a_terminal_every_persona_has_a_bar():
+def test_a_part_that_did_nothing_says_nothing(monkeypatch):
+    out = io.StringIO()
+    plain = Plain(Console(file=out, force_terminal=False))
+    plain.start({"a": 3}, {"a": 3}, lambda: "answers")
+    plain.stop()
+    assert out.getvalue() == ""
+
+
+def test_a_log_that_takes_nothing_falls_silent():
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+    plain = Plain(Console(file=Full(), force_terminal=False))
+    for _ in range(2):
+        plain.message("a")
+    assert plain.console.quiet
+
+
+def test_on_a_terminal_every_name_has_a_bar_above_the_status():
     out = io.StringIO()
     live = Live(Console(file=out, force_terminal=True, width=120))
-    live.start({"original": 2, "warm[x]": 2}, {"original": 1}, 3.0)
+    count = []
+    live.start({"original": 2, "warm[x]": 2}, {"original": 1}, lambda: f"answers, {len(count)} [so far]")
     for persona in ("original", "warm[x]", "warm[x]"):
-        live.advance(persona, 1.0, 10, 10)
+        live.advance(persona)
+        count.append(persona)
     live.message("said [between]")
     live.stop()
     text = out.getvalue()
-    assert "warm[x]" in text
-    assert "2/2" in text
-    assert "4/4" in text
-    assert "said [between]" in text
+    for part in ("warm[x]", "2/2", "4/4", "said [between]", "answers, 3 [so far]"):
+        assert part in text
+
+
+def test_one_name_has_no_second_bar_of_all():
+    out = io.StringIO()
+    live = Live(Console(file=out, force_terminal=True, width=120))
+    live.start({"steps": 2}, {}, lambda: "steps")
+    live.advance("steps")
+    live.stop()
+    assert "1/2" in out.getvalue()
+    assert "all" not in out.getvalue()

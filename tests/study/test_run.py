@@ -7,11 +7,13 @@ import orjson
 import pytest
 from fakes import FakeEngine, Heard, knowing_judge, user_text
 
-from warmeng.common.errors import InputError, UsageError
+from warmeng.common.errors import FolderLocked, InputError, UsageError
+from warmeng.common.journal import encode
+from warmeng.common.locks import FolderLock
 from warmeng.common.progress import Silent
 from warmeng.engine.request import ScoreRequest
 from warmeng.study.report.results import markdown
-from warmeng.study.results.records import FILE, RunLock, RunLocked, encode, read_records
+from warmeng.study.results.records import FILE, LOCK, read_records
 from warmeng.study.run.run import run_study
 from warmeng.study.settings import StudySettings
 
@@ -193,7 +195,7 @@ def test_folders_of_something_else_are_refused(fake, tmp_path):
 
 
 def test_a_run_that_is_being_written_is_locked(fake, tmp_path):
-    with RunLock(tmp_path / "r"), pytest.raises(RunLocked):
+    with FolderLock(tmp_path / "r", LOCK), pytest.raises(FolderLocked):
         go(tmp_path / "r")
 
 

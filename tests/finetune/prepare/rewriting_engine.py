@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from warmeng.common.progress import Silent
 from warmeng.engine.request import GenerateRequest, GenerateResult, Request, Result
 
 LIMIT = 6000  # characters of prompt and answer
@@ -93,7 +94,7 @@ def rewritten(prompt: str, attempt: int) -> str:
     )
 
 
-class Said:
+class Said(Silent):
     """Remembers what progress is told."""
 
     def __init__(self) -> None:
@@ -101,12 +102,3 @@ class Said:
 
     def message(self, text: str) -> None:
         self.said.append(text)
-
-    def start(self, stage: str, total: int, done: int) -> None:
-        self.said.append(f"{stage} {done} of {total}")
-
-    def advance(self, note: str = "", count: int = 1) -> None:
-        pass
-
-    def stop(self) -> None:
-        pass

@@ -11,8 +11,9 @@ from collections import Counter
 
 import pytest
 
-from warmeng.common.errors import InputError, UsageError
-from warmeng.common.storage import LockedError, StorageError, locked
+from warmeng.common.errors import FolderLocked, InputError, StorageError, UsageError
+from warmeng.common.locks import FolderLock
+from warmeng.common.storage import LOCK
 from warmeng.finetune.prepare import run
 from warmeng.finetune.prepare.checks import check
 from warmeng.finetune.prepare.querytypes import TYPES
@@ -272,7 +273,7 @@ def test_a_damaged_line_is_refused_and_left(whole, silent):
     path = folder / run.ATTEMPTS
     raw = path.read_bytes()
     path.write_bytes(raw[:40] + b"X" + raw[41:])
-    with pytest.raises(InputError, match=r"attempts.jsonl:1: the line is damaged"):
+    with pytest.raises(InputError, match=r"attempts.jsonl:1: the line at byte 0 is damaged"):
         run.prepare(settings(), [data], folder, silent, "again")
     assert path.read_bytes() == raw[:40] + b"X" + raw[41:]
 
@@ -288,10 +289,10 @@ def test_a_full_disk_leaves_what_was_finished(tmp_path, whole, silent, monkeypat
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(handle, view)
 
-    monkeypatch.setattr("warmeng.finetune.prepare.journal.os.write", write_until_full)
+    monkeypatch.setattr("warmeng.common.journal.os.write", write_until_full)
     with pytest.raises(StorageError, match="No space left"):
         run.prepare(settings(), [data], tmp_path / "b", silent, "again")
-    monkeypatch.setattr("warmeng.finetune.prepare.journal.os.write", real)
+    monkeypatch.setattr("warmeng.common.journal.os.write", real)
     assert (tmp_path / "b" / run.ATTEMPTS).read_bytes().endswith(b"}\n")
     fresh = type(run.load_engine(settings()))()
     monkeypatch.setattr(run, "load_engine", lambda settings: fresh)
@@ -305,7 +306,7 @@ def test_another_process_and_other_folders_are_refused(tmp_path, rewriter, silen
     (tmp_path / "other" / "thesis.txt").write_text("mine")
     with pytest.raises(InputError, match=r"holds 'thesis.txt' and is no preparation"):
         run.prepare(settings(), [data], tmp_path / "other", silent, "again")
-    with locked(tmp_path / "busy"), pytest.raises(LockedError):
+    with FolderLock(tmp_path / "busy", LOCK), pytest.raises(FolderLocked):
         run.prepare(settings(), [data], tmp_path / "busy", silent, "again")
     (tmp_path / "sub").mkdir()
     shutil.copy(data, tmp_path / "sub" / "d.jsonl")

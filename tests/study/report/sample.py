@@ -12,8 +12,8 @@ from typing import Any
 
 import orjson
 
+from warmeng.common.journal import encode
 from warmeng.study.results.manifest import write_manifest
-from warmeng.study.results.records import encode
 
 CONTEXTS = (
     "unmodified", "emotion:sad", "emotion:anger", "emotion:happy", "relation:close", "relation:hierarchical_up",

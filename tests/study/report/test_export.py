@@ -19,6 +19,7 @@ from sample import final
 
 from warmeng.cli.main import warmeng
 from warmeng.common.errors import InputError, UsageError
+from warmeng.common.journal import encode
 from warmeng.study.export.authors_csv import BASELINE_LAST, FIRST, OURS, VARIANT_LAST
 from warmeng.study.export.export import export_run, shortfall
 from warmeng.study.export.lm_eval import Tally, spec_of, system_of
@@ -31,7 +32,6 @@ from warmeng.study.results.authors import read_authors
 from warmeng.study.results.items import read_items, write_items
 from warmeng.study.results.manifest import write_manifest
 from warmeng.study.results.read import read_run
-from warmeng.study.results.records import encode
 from warmeng.study.results.views import outcome
 
 SAMPLE = Path(__file__).parents[4] / "shared" / "data" / "paper" / "sample_llama_70b"

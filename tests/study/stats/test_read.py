@@ -8,12 +8,12 @@ import pytest
 
 from warmeng.common.errors import InputError, UsageError
 from warmeng.common.files import read_csv
+from warmeng.common.journal import encode
 from warmeng.study.grading.grade import GRADES
 from warmeng.study.results.authors import place_of, read_authors, read_authors_run
 from warmeng.study.results.frame import WHICH
 from warmeng.study.results.manifest import write_manifest
 from warmeng.study.results.read import concat, read_run
-from warmeng.study.results.records import encode
 from warmeng.study.results.views import outcome
 from warmeng.study.stats.judges import disputed
 from warmeng.study.stats.paired import mcnemar

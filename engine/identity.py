@@ -1,0 +1,21 @@
+"""What of a loaded model determines its results, to be kept in a manifest and compared when work is continued."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from warmeng.engine.engine import Engine
+
+IDENTITY = ("weights", "dtype", "device", "machine", "deterministic", "numerics")  # of ``Engine.describe()``
+
+
+def identity_of(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what determines the results of prompts of token ids, from ``Engine.describe()``: JSON types only."""
+    return {name: facts.get(name) for name in IDENTITY} | {"torch": (facts.get("versions") or {}).get("torch")}
+
+
+def whole_identity(engine: Engine) -> dict[str, Any]:
+    """Return what determines a loaded model's answers to messages: its chat template too."""
+    return identity_of(engine.describe()) | {"template": engine.tokenizer.template_hash}
