@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parent.parent / "study" / "fake_warmeng.py"
+SCRIPT = Path(__file__).parents[1] / "helpers" / "fake_warmeng.py"
 REAL = [sys.executable, "-c", "from warmeng.cli.main import main; main()"]
 ITEM = {"id": "1", "question": "Q?", "answer": "yes", "wrong": "no"}
 

@@ -7,14 +7,8 @@ within minutes.
 from __future__ import annotations
 
 import os
-import sys
-from pathlib import Path
 
 import pytest
-
-HERE = Path(__file__).parent
-for folder in (HERE, HERE.parent / "study", HERE.parent / "finetune" / "prepare"):
-    sys.path.insert(0, str(folder))  # for the plain modules of this folder, and the small engines
 
 FULL = os.environ.get("WARMENG_FAULTS") == "full"
 

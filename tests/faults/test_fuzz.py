@@ -1,6 +1,6 @@
 """Damaged inputs, seeded: every one is accepted or refused in one line, none ends in a traceback or not at all.
 
-The full run is also one command: ``python tests/faults/fuzz.py --seconds 600``.
+The full run is also one command: ``python tests/helpers/fuzz.py --seconds 600``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-SCRIPT = Path(__file__).parent / "fuzz.py"
+SCRIPT = Path(__file__).parents[1] / "helpers" / "fuzz.py"
 KINDS = 7
 
 

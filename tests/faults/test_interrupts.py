@@ -17,7 +17,7 @@ import pytest
 from studies import widened
 
 CODE = "from warmeng.cli.main import main; main()"
-FAKE = Path(__file__).parent.parent / "study" / "fake_warmeng.py"
+FAKE = Path(__file__).parents[1] / "helpers" / "fake_warmeng.py"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 AT_ONCE = 6.0  # seconds: the product's two, and a machine that is busy
 

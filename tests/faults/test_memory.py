@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parent / "res_memory.py"
+SCRIPT = Path(__file__).parents[1] / "helpers" / "res_memory.py"
 # Bytes for each record beyond the requests that are open. Asking keeps the keys of what is done: 81 for a string of 32
 # characters, 30 to 60 for its place in a set. The tables after it keep each answer's place and grade, to pair them,
 # and reading back keeps the keys as 16 bytes. An answer's text or prompt, kept anywhere, would be a thousand and more.

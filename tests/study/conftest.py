@@ -1,13 +1,9 @@
-"""Makes the small engine importable, and puts it in the real one's place where a test asks for it."""
+"""Puts the small engine in the real one's place where a test asks for it."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
 PERSONAS = ("original", "warm-prompt", "cold-prompt")
 
 

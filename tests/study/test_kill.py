@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parent / "fake_warmeng.py"
+SCRIPT = Path(__file__).parents[1] / "helpers" / "fake_warmeng.py"
 PLAIN = ["run", "--limit", "6", "--warmth-prompts", "0", "--out"]
 JUDGED = ["run", "--limit", "6", "--judge", "base", "--judge", "other", "--warmth-prompts", "0", "--out"]
 OWN = ["run", "--limit", "6", "--persona", "original", "--persona", "warm=full:our/warm", "--judge", "base",

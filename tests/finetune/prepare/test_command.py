@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from warmeng.common.errors import InputError
 
-SCRIPT = Path(__file__).parent / "rewriting_warmeng.py"
+SCRIPT = Path(__file__).parents[2] / "helpers" / "rewriting_warmeng.py"
 FILES = ("warm.jsonl", "cold.jsonl", "neutral.jsonl", "held_out.jsonl", "rows.jsonl", "summary.json")
 
 

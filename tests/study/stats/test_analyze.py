@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from records_folder import answer, judged, run_folder
 from rich.console import Console
 from simulated import Truth, paper_sized, simulate
-from test_read import answer, judged, run_folder
 
 from warmeng.cli.main import warmeng
 from warmeng.common.errors import InputError, UsageError

@@ -4,10 +4,6 @@
 """
 
 import os
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 from rewriting_engine import RewritingEngine
 

@@ -5,10 +5,6 @@ fixed number. The analysis and the report are left out.
 """
 
 import os
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 from fakes import FakeConfig, FakeEngine, FakeTokenizer, knowing_judge
 

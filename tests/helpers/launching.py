@@ -293,7 +293,4 @@ def _change(engine: Any, name: str, value: Any) -> None:
 
 
 if __name__ == "__main__":
-    here = Path(__file__).resolve().parent
-    for folder in (here, here.parent / "study", here.parent / "finetune" / "prepare"):
-        sys.path.insert(0, str(folder))
     _serve(sys.argv[1] == "real")
