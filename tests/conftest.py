@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from launching import Launcher
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -134,3 +135,17 @@ def tiny_adapters(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.Te
     base = tiny_model("llama")
     root = tmp_path_factory.mktemp("adapters")
     return [write_adapter(root / str(i), base, seed=100 + i, rank=4 + i, rslora=i == 1) for i in range(5)]
+
+
+@pytest.fixture(scope="session")
+def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
+    """Start ``warmeng`` processes with the small engines in the real one's place."""
+    with Launcher(tmp_path_factory.mktemp("launcher")) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def real_launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
+    """Start ``warmeng`` processes with the real engine."""
+    with Launcher(tmp_path_factory.mktemp("real_launcher"), "real") as found:
+        yield found

@@ -29,24 +29,6 @@ def count():
     return _count
 
 
-@pytest.fixture(scope="session")
-def launcher(tmp_path_factory):
-    """Starts ``warmeng`` processes with the small engines in the real one's place."""
-    from launching import Launcher
-
-    with Launcher(tmp_path_factory.mktemp("launcher")) as found:
-        yield found
-
-
-@pytest.fixture(scope="session")
-def real_launcher(tmp_path_factory):
-    """Starts ``warmeng`` processes with the real engine."""
-    from launching import Launcher
-
-    with Launcher(tmp_path_factory.mktemp("real_launcher"), "real") as found:
-        yield found
-
-
 FIGURES = {}
 
 

@@ -49,8 +49,12 @@ def uninterrupted(launcher, command, folder, **more):
     return time.monotonic() - began
 
 
-def test_killed_at_random_times(launcher, tally, tmp_path, count):
-    command = study(write_quiz(tmp_path / "quiz.jsonl"))
+OWN = ("--persona", "original", "--persona", "warm=full:our/warm")
+
+
+@pytest.mark.parametrize("more", [(), OWN], ids=["adapters", "own-model"])
+def test_killed_at_random_times(launcher, tally, tmp_path, count, more):
+    command = study(write_quiz(tmp_path / "quiz.jsonl"), *more)
     longest = min(uninterrupted(launcher, command, tmp_path / name, delay=0.002) for name in ("first", "whole"))
     kill_at_random(
         launcher, command, lines(tmp_path / "whole"), tmp_path, count(20, 160), longest, tally, 0, delay=0.002
