@@ -1,33 +1,8 @@
-"""The fault suite's setting, and processes that start at once.
-
-``WARMENG_FAULTS=full`` asks for the full counts that ``docs/reliability.md`` reports; without it the suite stays
-within minutes.
-"""
+"""The figures that ``docs/reliability.md`` reports of the full tier."""
 
 from __future__ import annotations
 
-import os
-
 import pytest
-
-FULL = os.environ.get("WARMENG_FAULTS") == "full"
-
-
-def _count(ci, full):
-    return full if FULL else ci
-
-
-@pytest.fixture(scope="session", name="FULL")
-def full():
-    """Whether the full counts are asked for."""
-    return FULL
-
-
-@pytest.fixture(scope="session")
-def count():
-    """A function from (count in CI, count in full) to the one that holds."""
-    return _count
-
 
 FIGURES = {}
 

@@ -131,6 +131,7 @@ def test_no_text_is_about_what_the_study_asks_or_says():
     assert [pair for pair in found if (pair[0].split("/")[0], pair[1]) not in REVIEWED] == []
 
 
+@pytest.mark.slow
 def test_no_exchange_gives_an_item_away():
     known = list(items())
     found = [

@@ -307,6 +307,7 @@ def test_the_commands_choices_are_those_of_the_study():
     assert REPLICATES == BOOTSTRAP
 
 
+@pytest.mark.slow
 def test_a_study_of_the_papers_size_takes_under_a_minute_and_4_gb():
     frame = paper_sized()
     assert len(frame) == 438_750
