@@ -1,6 +1,8 @@
-"""Puts the small engine in the real one's place where a test asks for it."""
+"""Puts the small engine in the real one's place where a test asks for it; a run folder of invented answers."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
@@ -35,3 +37,17 @@ def fake(monkeypatch):
     monkeypatch.setattr("warmeng.study.run.grade_file.load_engine", load)
     monkeypatch.setattr("warmeng.study.run.finish.conclude", lambda folder, progress: True)
     return engine
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 1,944 answers with its analysis and its report; not to be changed."""
+    from sample import make_run
+
+    from warmeng.study.report.page import write_report
+    from warmeng.study.stats.analyze import analyze_run
+
+    folder = make_run(tmp_path_factory.mktemp("run"))
+    analyze_run(folder, bootstrap=50)
+    write_report(folder)
+    return folder

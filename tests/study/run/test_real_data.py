@@ -15,7 +15,7 @@ from warmeng.common.progress import Silent
 from warmeng.study.run.run import run_study
 from warmeng.study.settings import StudySettings
 
-DATA = Path(__file__).parents[3] / "shared" / "data" / "tasks"
+DATA = Path(__file__).parents[4] / "shared" / "data" / "tasks"
 FILES = ("TruthfulQA.csv", "medqa_us_test.jsonl", "popqa_dev.jsonl")
 GOLDEN = Path(__file__).parent / "golden_report.txt"
 BELIEFS = ("none", "wrong", "doubt", "right")
