@@ -1,10 +1,14 @@
-"""Tiny random checkpoints of each family, made with ``transformers``, for tests against it."""
+"""Which tests run, and how many at a time; tiny random checkpoints of each family, made with ``transformers``.
+
+There are three tiers. Plain ``pytest`` is quick: it leaves out what is marked ``slow``, and repeats a fault or a draw a
+few times. ``--tier=ci`` has every test, with more of each; ``--tier=full`` has the counts that the documents report.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,53 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from launching import Launcher
+
+MOST_WORKERS = 8  # each has a copy of PyTorch and of the models in memory
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the command line name a tier."""
+    parser.addoption("--tier", choices=("quick", "ci", "full"), default="quick", help="how much is tested")
+
+
+def named_one_by_one(config: pytest.Config) -> bool:
+    """Whether the command line names files or single tests."""
+    return any("::" in name or name.endswith(".py") for name in config.args)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Tests that are named one by one, or not to be captured, run in this process: a debugger needs that."""
+    if named_one_by_one(config) or config.option.capture == "no":
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_WORKERS)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave slow tests out of the quick tier, unless they are named one by one."""
+    if config.option.tier == "quick" and not named_one_by_one(config):
+        slow = [item for item in items if "slow" in item.keywords]
+        items[:] = [item for item in items if "slow" not in item.keywords]
+        config.hook.pytest_deselected(items=slow)
+
+
+@pytest.fixture(scope="session")
+def tier(pytestconfig: pytest.Config) -> str:
+    """Return quick, ci or full."""
+    return str(pytestconfig.option.tier)
+
+
+@pytest.fixture(scope="session")
+def count(tier: str) -> Callable[..., Any]:
+    """Return a function from the counts in CI and in full to the one that holds. Quick has that of CI, or its own."""
+
+    def choose(ci: Any, full: Any, quick: Any = None) -> Any:
+        return full if tier == "full" else quick if tier == "quick" and quick is not None else ci
+
+    return choose
+
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -134,3 +185,17 @@ def tiny_adapters(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.Te
     base = tiny_model("llama")
     root = tmp_path_factory.mktemp("adapters")
     return [write_adapter(root / str(i), base, seed=100 + i, rank=4 + i, rslora=i == 1) for i in range(5)]
+
+
+@pytest.fixture(scope="session")
+def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
+    """Start ``warmeng`` processes with the small engines in the real one's place."""
+    with Launcher(tmp_path_factory.mktemp("launcher")) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def real_launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
+    """Start ``warmeng`` processes with the real engine."""
+    with Launcher(tmp_path_factory.mktemp("real_launcher"), "real") as found:
+        yield found

@@ -56,6 +56,7 @@ def test_a_mode_that_fails_costs_no_other(shape, monkeypatch, capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_command_saves_what_there_is_and_fails(shape, tmp_path):
     args = ["bench", "generate", "--shape", shape, "--random-weights", "--requests", "2", "--repeats", "1",
             "--baseline", "none", "--save", str(tmp_path / "saved")]  # fmt: skip

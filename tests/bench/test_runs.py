@@ -139,6 +139,7 @@ def test_a_shape_needs_its_flag():
     assert "--rank goes with --shape" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
 def test_kernels_are_checked_in_the_interpreter():
     done = warmeng("bench", "kernels", "--interpret", "--only", "attention", "--only", "silu", "--only", "norm")
@@ -166,6 +167,7 @@ def test_an_unwritten_output_is_found():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_trainers_make_the_same_steps_and_the_others_take_their_best_batch(tiny_model):
     few = {"pairs": 2, "batch": 4, "max_length": 512, "trl": False}
     found = compare_training(str(tiny_model()), personas=("warm", "cold"), device="cpu", **few)

@@ -9,33 +9,41 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parent.parent / "study" / "fake_warmeng.py"
-REAL = [sys.executable, "-c", "from warmeng.cli.main import main; main()"]
+SCRIPT = Path(__file__).parents[1] / "helpers" / "fake_warmeng.py"
 ITEM = {"id": "1", "question": "Q?", "answer": "yes", "wrong": "no"}
 
 
-def call(*arguments, cwd, real=False, **environment):
-    command = [*(REAL if real else [sys.executable, str(SCRIPT)]), *map(str, arguments)]
-    env = {**os.environ, "HF_HUB_OFFLINE": "1", **environment}
+@pytest.fixture
+def call(launcher, tmp_path):
+    """Runs a command line with the small engine, in the test's folder."""
+    return lambda *arguments, **environment: launcher.run(
+        arguments, cwd=str(tmp_path), environment={"COLUMNS": "80", **environment}
+    )
+
+
+def real(*arguments, cwd):
+    """Run a command line in a process of its own."""
+    command = [sys.executable, "-c", "from warmeng.cli.main import main; main()", *arguments]
+    env = {**os.environ, "HF_HUB_OFFLINE": "1"}
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
 
 
-def one_line(done, code, *says):
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    last = done.stderr.strip().splitlines()[-1]
+def one_line(code, said, expected, *says):
+    assert code == expected, said
+    assert "Traceback" not in said
+    last = said.strip().splitlines()[-1]
     for text in says:
         assert text in last
     if code != 2:
-        assert done.stderr.count("\n") <= 2  # at most a line on what was begun, and the error
+        assert said.count("\n") <= 2  # at most a line on what was begun, and the error
 
 
 def test_help_is_fast_and_imports_nothing_heavy(tmp_path):
-    call("--help", cwd=tmp_path, real=True)
+    real("--help", cwd=tmp_path)
     best = 9.9
     for _ in range(5):
         began = time.perf_counter()
-        done = call("--help", cwd=tmp_path, real=True)
+        done = real("--help", cwd=tmp_path)
         best = min(best, time.perf_counter() - began)
     assert done.returncode == 0
     assert all(name in done.stdout for name in ("run", "grade", "models", "bench"))
@@ -48,12 +56,12 @@ def test_help_is_fast_and_imports_nothing_heavy(tmp_path):
 
 
 def test_version(tmp_path):
-    assert call("--version", cwd=tmp_path, real=True).stdout.startswith("warmeng ")
+    assert real("--version", cwd=tmp_path).stdout.startswith("warmeng ")
 
 
-def test_a_run_without_arguments_ends_in_a_table_and_says_where(tmp_path):
-    done = call("run", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_a_run_without_arguments_ends_in_a_table_and_says_where(call, tmp_path):
+    done = call("run")
+    assert done.code == 0, done.err
     for text in (
         "Accuracy",
         "Sycophancy",
@@ -63,27 +71,27 @@ def test_a_run_without_arguments_ends_in_a_table_and_says_where(tmp_path):
         "results.md",
         "Planned 1152 =",
     ):
-        assert text in done.stdout
-    again = call("run", cwd=tmp_path)
-    assert again.returncode == 0
-    assert "finished" in again.stderr
-    assert again.stdout == done.stdout
+        assert text in done.out
+    again = call("run")
+    assert again.code == 0
+    assert "finished" in again.err
+    assert again.out == done.out
     assert len(list((tmp_path / "runs").iterdir())) == 1
 
 
-def test_dry_run_runs_nothing(tmp_path):
-    done = call("run", "--dry-run", "--contexts", "all", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_dry_run_runs_nothing(call, tmp_path):
+    done = call("run", "--dry-run", "--contexts", "all")
+    assert done.code == 0, done.err
     for text in ("requests", "prompt tokens", "memory", "time", "smallest effect", "points"):
-        assert text in done.stdout
+        assert text in done.out
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_study_file_with_overrides(tmp_path):
+def test_a_study_file_with_overrides(call, tmp_path):
     (tmp_path / "s.yaml").write_text("limit: 2\ntasks: [facts]\npersonas: [original]\n")
-    done = call("run", "s.yaml", "--beliefs", "none,right", "--out", "here", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "Planned 8 =" in done.stdout
+    done = call("run", "s.yaml", "--beliefs", "none,right", "--out", "here")
+    assert done.code == 0, done.err
+    assert "Planned 8 =" in done.out
     settings = json.loads((tmp_path / "here" / "manifest.json").read_text())["inputs"]["setting"]
     assert (settings["limit"], settings["beliefs"]) == (2, ["none", "right"])
 
@@ -110,37 +118,39 @@ def test_a_study_file_with_overrides(tmp_path):
         (["grade", "empty.csv"], 65, ["empty.csv"]),
     ],
 )
-def test_bad_input_is_one_line_and_the_right_code(tmp_path, arguments, code, says):
+def test_bad_input_is_one_line_and_the_right_code(call, tmp_path, arguments, code, says):
     (tmp_path / "bad.yaml").write_text("limit: 5\ntasks: [facts\nseed: 1\n")
     (tmp_path / "bad.jsonl").write_text(json.dumps(ITEM) + '\n{"id": \n')
     (tmp_path / "latin.jsonl").write_bytes(json.dumps(ITEM, ensure_ascii=False).replace("yes", "olé").encode("latin-1"))
     (tmp_path / "empty.csv").write_text("question,answer,right\n")
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("")
-    one_line(call(*arguments, cwd=tmp_path), code, *says)
+    done = call(*arguments)
+    one_line(done.code, done.err, code, *says)
     assert not (tmp_path / "runs").exists()
 
 
-def test_an_output_folder_of_another_run(tmp_path):
-    assert call("run", "--limit", "1", "--out", "r", cwd=tmp_path).returncode == 0
-    one_line(call("run", "--limit", "2", "--out", "r", cwd=tmp_path), 65, "setting limit 1, now it is 2", "--out")
+def test_an_output_folder_of_another_run(call, tmp_path):
+    assert call("run", "--limit", "1", "--out", "r").code == 0
+    done = call("run", "--limit", "2", "--out", "r")
+    one_line(done.code, done.err, 65, "setting limit 1, now it is 2", "--out")
 
 
 def test_no_such_model(tmp_path):
-    done = call("run", "--model", "/no/such/model", cwd=tmp_path, real=True)
-    one_line(done, 65, "/no/such/model")
+    done = real("run", "--model", "/no/such/model", cwd=tmp_path)
+    one_line(done.returncode, done.stderr, 65, "/no/such/model")
 
 
-def test_debug_shows_the_traceback(tmp_path):
-    done = call("run", "--tasks", "fact", cwd=tmp_path, WARMENG_DEBUG="1")
-    assert "Traceback" in done.stderr
+def test_debug_shows_the_traceback(call, tmp_path):
+    done = call("run", "--tasks", "fact", WARMENG_DEBUG="1")
+    assert "Traceback" in done.err
 
 
-def test_grade_prints_label_probabilities(tmp_path):
+def test_grade_prints_label_probabilities(call, tmp_path):
     (tmp_path / "a.csv").write_text("question,answer,right\nQ,A,R\n")
-    done = call("grade", "a.csv", "--format", "jsonl", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    row = json.loads(done.stdout)
+    done = call("grade", "a.csv", "--format", "jsonl")
+    assert done.code == 0, done.err
+    row = json.loads(done.out)
     assert set(row["probabilities"]) == {"correct", "incorrect", "refusal", "unclear"} or row["grade"] == "unscored"
 
 

@@ -1,8 +1,13 @@
-"""Makes the plain modules of this folder importable."""
+"""The built-in model, loaded once."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+from warmeng.engine.engine import Engine
+
+
+@pytest.fixture(scope="session")
+def built_in() -> Engine:
+    """An engine with the built-in model, which tests share: none may add adapters to it."""
+    return Engine.load("smollm2-135m-instruct")

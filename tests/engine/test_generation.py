@@ -29,32 +29,27 @@ def engine(tiny_model: Callable[[str], Path]) -> Engine:
     return Engine.load(str(tiny_model("llama")), settings=SMALL)
 
 
-@pytest.fixture(scope="module")
-def chat() -> Engine:
-    return Engine.load("smollm2-135m-instruct", settings=EngineSettings(kv_bytes=64 * 2**20))
-
-
 def ask(engine: Engine, text: str, **params: object) -> GenerateRequest:
     prompt = tuple(engine.tokenizer.chat([{"role": "user", "content": text}]))
     return GenerateRequest(text, prompt, SamplingParams(**{"max_new_tokens": 40, **params}))  # type: ignore[arg-type]
 
 
-def test_end_token_stops_and_is_left_out(chat: Engine) -> None:
-    result = chat.generate([ask(chat, "What is the capital of France? Answer briefly.", logprobs=True)])[0]
+def test_end_token_stops_and_is_left_out(built_in: Engine) -> None:
+    result = built_in.generate([ask(built_in, "What is the capital of France? Answer briefly.", logprobs=True)])[0]
     assert result.finish_reason == "stop"
     assert "Paris" in result.text
-    assert not set(result.token_ids) & set(chat.config.stop_token_ids)
+    assert not set(result.token_ids) & set(built_in.config.stop_token_ids)
     assert len(result.logprobs) == len(result.token_ids) + 1  # the end token's own comes last
-    on = chat.generate([ask(chat, "What is the capital of France? Answer briefly.", ignore_eos=True)])[0]
+    on = built_in.generate([ask(built_in, "What is the capital of France? Answer briefly.", ignore_eos=True)])[0]
     assert on.finish_reason == "length"
     assert len(on.token_ids) == 40
     assert on.token_ids[: len(result.token_ids)] == result.token_ids
 
 
-def test_stop_string_cuts_the_text_before_it(chat: Engine) -> None:
-    free = chat.generate([ask(chat, "Count from one to ten in words.")])[0]
+def test_stop_string_cuts_the_text_before_it(built_in: Engine) -> None:
+    free = built_in.generate([ask(built_in, "Count from one to ten in words.")])[0]
     word = free.text.split()[3]
-    cut = chat.generate([ask(chat, "Count from one to ten in words.", stop=(word,))])[0]
+    cut = built_in.generate([ask(built_in, "Count from one to ten in words.", stop=(word,))])[0]
     assert cut.finish_reason == "stop"
     assert cut.text == free.text[: free.text.index(word)]
     assert len(cut.token_ids) < len(free.token_ids)
@@ -70,7 +65,7 @@ def test_stop_token(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_constraints_hold(chat: Engine, temperature: float) -> None:
+def test_constraints_hold(built_in: Engine, temperature: float) -> None:
     schema = {
         "type": "object",
         "properties": {"n": {"type": "integer"}},
@@ -83,12 +78,12 @@ def test_constraints_hold(chat: Engine, temperature: float) -> None:
         "json": Constraint("json_schema", json.dumps(schema)),
     }
     requests = [
-        replace(ask(chat, "Say something.", temperature=temperature), id=name, constraint=constraint)
+        replace(ask(built_in, "Say something.", temperature=temperature), id=name, constraint=constraint)
         for name, constraint in constraints.items()
     ]
-    free = replace(ask(chat, "Say something.", temperature=temperature), id="free")
-    alone = chat.generate([free])[0].token_ids
-    found = {r.id: r for r in chat.generate([*requests, free])}
+    free = replace(ask(built_in, "Say something.", temperature=temperature), id="free")
+    alone = built_in.generate([free])[0].token_ids
+    found = {r.id: r for r in built_in.generate([*requests, free])}
     assert re.fullmatch(r"[0-9]{3}-[a-z]{2}", found["regex"].text)
     assert found["choice"].text in ("certainly", "certainly not", "perhaps")
     if found["json"].finish_reason == "stop":
@@ -96,11 +91,11 @@ def test_constraints_hold(chat: Engine, temperature: float) -> None:
     assert found["free"].token_ids == alone
 
 
-def test_bad_constraints_are_refused(chat: Engine) -> None:
+def test_bad_constraints_are_refused(built_in: Engine) -> None:
     for constraint in (Constraint("regex", "("), Constraint("json_schema", "{"), Constraint("choice", ())):
         with pytest.raises(RequestError):
-            chat.generate([replace(ask(chat, "x"), constraint=constraint)])
-    assert chat.generate([ask(chat, "Say hello.")])[0].status == "ok"
+            built_in.generate([replace(ask(built_in, "x"), constraint=constraint)])
+    assert built_in.generate([ask(built_in, "Say hello.")])[0].status == "ok"
 
 
 def test_results_stream_and_requests_may_be_added_on_the_way(engine: Engine) -> None:

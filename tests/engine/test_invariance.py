@@ -42,11 +42,11 @@ def run(engine: Engine, requests: list[GenerateRequest]) -> dict[str, tuple[obje
     return {r.id: essence(r) for r in engine.generate(requests)}
 
 
-@pytest.fixture(scope="module", params=["tiny", "built-in"])
+@pytest.fixture(scope="module", params=["tiny", pytest.param("built-in", marks=pytest.mark.slow)])
 def setting(request, tiny_model: Callable[[str], Path], tiny_adapters: list[Path]):
     """An engine with five personas, and 64 requests over them (the built-in model has no adapters to offer here)."""
     if request.param == "built-in":
-        engine = Engine.load("smollm2-135m-instruct")
+        engine = request.getfixturevalue("built_in")
         return engine, make_requests(engine, 64, [None])
     engine = Engine.load(str(tiny_model("llama")), settings=ROOMY)
     for i, adapter in enumerate(tiny_adapters):

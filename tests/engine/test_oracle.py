@@ -128,13 +128,12 @@ def test_mixed_batch_equals_separate_peft_runs(tiny_model: Callable[[str], Path]
 
 
 @pytest.mark.slow
-def test_built_in_model_gives_hf_generate_tokens_on_32_chats() -> None:
+def test_built_in_model_gives_hf_generate_tokens_on_32_chats(built_in: Engine) -> None:
     from warmeng.bench.generate import HfBaseline, run_engine
     from warmeng.bench.prompts import chat_prompts
 
-    engine = Engine.load("smollm2-135m-instruct")
-    prompts = [engine.tokenizer.chat([{"role": "user", "content": text}]) for text in chat_prompts()[::3]]
+    prompts = [built_in.tokenizer.chat([{"role": "user", "content": text}]) for text in chat_prompts()[::3]]
     assert len(prompts) == 32
-    ours = run_engine(engine, prompts, 48)
-    theirs = HfBaseline(str(engine.model.source.folder)).run(prompts, 16, 48, engine.config.stop_token_ids)
+    ours = run_engine(built_in, prompts, 48)
+    theirs = HfBaseline(str(built_in.model.source.folder)).run(prompts, 16, 48, built_in.config.stop_token_ids)
     assert ours.tokens == theirs.tokens

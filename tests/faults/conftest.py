@@ -1,57 +1,8 @@
-"""The fault suite's setting, and processes that start at once.
-
-``WARMENG_FAULTS=full`` asks for the full counts that ``docs/reliability.md`` reports; without it the suite stays
-within minutes.
-"""
+"""The figures that ``docs/reliability.md`` reports of the full tier."""
 
 from __future__ import annotations
 
-import os
-import sys
-from pathlib import Path
-
 import pytest
-
-HERE = Path(__file__).parent
-for folder in (HERE, HERE.parent / "study", HERE.parent / "finetune" / "prepare"):
-    sys.path.insert(0, str(folder))  # for the plain modules of this folder, and the small engines
-
-FULL = os.environ.get("WARMENG_FAULTS") == "full"
-
-
-def _count(ci, full):
-    return full if FULL else ci
-
-
-@pytest.fixture(scope="session", name="FULL")
-def full():
-    """Whether the full counts are asked for."""
-    return FULL
-
-
-@pytest.fixture(scope="session")
-def count():
-    """A function from (count in CI, count in full) to the one that holds."""
-    return _count
-
-
-@pytest.fixture(scope="session")
-def launcher(tmp_path_factory):
-    """Starts ``warmeng`` processes with the small engines in the real one's place."""
-    from launching import Launcher
-
-    with Launcher(tmp_path_factory.mktemp("launcher")) as found:
-        yield found
-
-
-@pytest.fixture(scope="session")
-def real_launcher(tmp_path_factory):
-    """Starts ``warmeng`` processes with the real engine."""
-    from launching import Launcher
-
-    with Launcher(tmp_path_factory.mktemp("real_launcher"), "real") as found:
-        yield found
-
 
 FIGURES = {}
 

@@ -88,7 +88,7 @@ def test_a_disk_that_is_full_at_any_moment_of_a_run(whole, launcher, small_disk,
     reference, command, _ = whole
     disk = small_disk(256)
     failed = set()
-    for free in range(0, 120, count(12, 4)):
+    for free in range(0, 120, count(12, 4, quick=16)):
         folder = fresh(disk / "r")
         (disk / "ballast").write_bytes(b"")
         room = shutil.disk_usage(disk).free
@@ -109,7 +109,7 @@ def test_a_disk_that_is_full_at_any_moment_of_a_run(whole, launcher, small_disk,
 def test_a_limit_on_the_size_of_files_is_a_full_disk(whole, launcher, tally, tmp_path, count):
     reference, command, _ = whole
     size = (reference / RECORDS).stat().st_size
-    for limit in range(2500, size, count(8000, 1500)):  # the log is smaller
+    for limit in range(2500, size, count(8000, 1500, quick=24_000)):  # the log is smaller
         folder = fresh(tmp_path / "r")
         line = told(launcher.run([*command, folder], file_size=limit), command, folder)
         assert "File too large" in line
@@ -123,7 +123,7 @@ def test_a_write_that_fails_at_any_moment_ends_in_order(whole, launcher, tally, 
     reference, command, found = whole
     kinds = ("write", "mkdir", "replace")
     at = [k for k, event in enumerate(e for e in found if e[1] in kinds) if event[1] in kinds]
-    for k in at[:: count(9, 1)]:
+    for k in at[:: count(9, 1, quick=30)]:
         folder = fresh(tmp_path / "r")
         plan = Plan(str(folder), kinds=kinds, at=k, error=errno.ENOSPC, lasting=True)
         line = told(launcher.run([*command, folder], plan), command, folder)
@@ -200,7 +200,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(whole, launcher, small_disk
 
 def test_a_log_that_is_full_or_has_no_reader_ends_no_run(whole, tally, tmp_path):
     reference, command, _ = whole
-    script = [sys.executable, str(Path(__file__).parent.parent / "study" / "fake_warmeng.py")]
+    script = [sys.executable, str(Path(__file__).parents[1] / "helpers" / "fake_warmeng.py")]
     reader, pipe = os.pipe()
     os.close(reader)
     with open("/dev/full", "w") as full:
@@ -254,7 +254,7 @@ def test_a_preparation_on_a_full_disk_continues(launcher, tally, tmp_path, count
     assert launcher.run([*command, whole], Plan(str(whole), log=str(tmp_path / "log"))).code == 0
     for kinds, error in ((("write", "mkdir", "replace"), errno.ENOSPC), (("fsync",), errno.EIO)):
         events = sum(kind in kinds for _, kind, *_ in read_log(tmp_path / "log"))
-        for k in range(0, events, count(4, 1)):
+        for k in range(0, events, count(4, 1, quick=12)):
             folder = fresh(tmp_path / "r")
             plan = Plan(str(folder), kinds=kinds, at=k, error=error, lasting=True)
             ended = launcher.run([*command, folder], plan)

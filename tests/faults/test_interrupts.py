@@ -17,7 +17,7 @@ import pytest
 from studies import widened
 
 CODE = "from warmeng.cli.main import main; main()"
-FAKE = Path(__file__).parent.parent / "study" / "fake_warmeng.py"
+FAKE = Path(__file__).parents[1] / "helpers" / "fake_warmeng.py"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 AT_ONCE = 6.0  # seconds: the product's two, and a machine that is busy
 
@@ -117,7 +117,9 @@ def listening(process):
     raise AssertionError("the process does not begin")
 
 
-NAMES = ("run", "run-judged", "run-real", "prepare", "finetune")
+# The quick tier has each way to stop once: a run's, a preparation's and a training's.
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("run-judged", "run-real")]
+NAMES = ("run", "prepare", "finetune", *OTHERS)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -125,7 +127,7 @@ def test_one_interrupt_at_a_random_moment_then_the_same_command(commands, wholes
     """Each process goes on where the one before was interrupted; a folder that is done is begun anew."""
     expected, seconds = wholes(name)
     rng, folder, interrupted, finished = random.Random(name), tmp_path / "0", 0, 0
-    moments = count(3, 60)
+    moments = count(3, 60, quick=1)
     for k in range(moments + 20):
         if k >= moments and interrupted >= moments / 4:
             break
@@ -297,8 +299,9 @@ def test_an_interrupt_that_a_library_turns_into_its_own_error_is_one(tmp_path, n
     """
     for name in ("write", "fail"):
         call = [sys.executable, "-c", textwrap.dedent(code), name]
+        path = os.pathsep.join([".", os.environ.get("PYTHONPATH", "")])
         done = subprocess.run(
-            call, capture_output=True, text=True, timeout=60, cwd=tmp_path, env={**os.environ, "PYTHONPATH": "."}
+            call, capture_output=True, text=True, timeout=60, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}
         )
         lines = done.stdout.splitlines()
         if name == "write":

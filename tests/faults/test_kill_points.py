@@ -66,7 +66,7 @@ def check(launcher, command, folder, reference, plan, tally, acks, **more):
 def test_killed_at_every_change_of_a_run(whole, launcher, tally, tmp_path, count):
     reference, command, found = whole
     assert {kind for _, kind, *_ in found} >= {"mkdir", "truncate", "pwrite", "write", "fsync", "replace", "unlink"}
-    for k, moment in points(found, count(17, 1)):
+    for k, moment in points(found, count(17, 1, quick=60)):
         folder = fresh(tmp_path / "r")
         plan = Plan(str(folder), at=k, kill=moment)
         check(launcher, command, folder, reference, plan, tally, tmp_path / "acks")
@@ -96,7 +96,7 @@ def test_killed_at_every_change_while_continuing_and_while_a_torn_tail_is_cut(
     reference, command, _ = whole
     start, found = torn
     assert "truncate" in {kind for _, kind, path, *_ in found if path.endswith(RECORDS)}
-    for k, moment in points(found, count(17, 1)):
+    for k, moment in points(found, count(17, 1, quick=60)):
         folder = fresh(tmp_path / "r")
         shutil.copytree(start, folder)
         plan = Plan(str(folder), at=k, kill=moment)
@@ -108,7 +108,7 @@ def test_killed_again_and_again_one_record_further_each_time(whole, launcher, ta
     reference, command, _ = whole
     folder, acks, starts = tmp_path / "r", tmp_path / "acks", 0
     seen: set[str] = set()
-    step = count(8, 2)
+    step = count(8, 2, quick=20)
     while True:
         starts += 1
         plan = Plan(str(folder), kinds=("write",), names=(RECORDS,), at=step, kill="middle", acks=str(acks))
@@ -162,7 +162,7 @@ def test_killed_at_every_change_of_a_preparation(launcher, tally, tmp_path, coun
     ended = launcher.run([*command, whole], Plan(str(whole), log=str(tmp_path / "log")))
     assert ended.code == 0, ended.err
     found, reference = events(tmp_path / "log"), snapshot(whole)
-    for k, moment in points(found, count(8, 1)):
+    for k, moment in points(found, count(8, 1, quick=30)):
         folder = fresh(tmp_path / "r")
         plan = Plan(str(folder), at=k, kill=moment)
         assert launcher.run([*command, folder], plan).code == -9, plan

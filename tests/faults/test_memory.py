@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parent / "res_memory.py"
+SCRIPT = Path(__file__).parents[1] / "helpers" / "res_memory.py"
 # Bytes for each record beyond the requests that are open. Asking keeps the keys of what is done: 81 for a string of 32
 # characters, 30 to 60 for its place in a set. The tables after it keep each answer's place and grade, to pair them,
 # and reading back keeps the keys as 16 bytes. An answer's text or prompt, kept anywhere, would be a thousand and more.
@@ -29,7 +29,8 @@ def measured(*arguments, seconds, **environment):
     return found
 
 
-def test_memory_does_not_grow_with_the_records(FULL, count):
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_records(count):
     most = count(512, 16384)  # what is open at once, which bounds the requests in memory; the product's own in full
     few, many = (measured("records", n, most, seconds=1200) for n in (count(3000, 20_000), count(15_000, 200_000)))
     more = many["records"] - few["records"]
@@ -41,7 +42,7 @@ def test_memory_does_not_grow_with_the_records(FULL, count):
 
 
 @pytest.mark.slow
-def test_soak(FULL, count):
+def test_soak(tier, count):
     """Generations with and without adapters and constraints, likelihoods and preemption, over and over.
 
     After the warm-up, the most memory of the second half stays within that of the first and a slack. In CI little is
@@ -53,5 +54,5 @@ def test_soak(FULL, count):
     assert found["cached_tokens"] > 0
     assert found["answers"] >= count(13, 500)
     assert found["end"] - found["warm"] < slack
-    if FULL:
+    if tier == "full":
         assert found["slope_per_hour"] < 16 * 2**20

@@ -35,7 +35,7 @@ def logged(tmp_path_factory, launcher):
 def test_a_power_loss_at_any_moment_is_continued_from(logged, launcher, tally, tmp_path, count):
     root, command, events = logged("--limit", "4")
     whole = lines(root / "runs" / "r")
-    disk, wanted, most = Disk(str(root)), count(17, 3), 0
+    disk, wanted, most = Disk(str(root)), count(17, 3, quick=61), 0
     acknowledged: set[str] = set()
     for k, (_, kind, path, data, more) in enumerate(events):
         disk.apply(kind, path, data, more)

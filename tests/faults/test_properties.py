@@ -27,10 +27,10 @@ NAMES = [bytes([k]) * 16 for k in range(6)]
 
 
 @pytest.fixture(scope="module")
-def effort(count: Callable[[int, int], int]) -> settings:
+def effort(count: Callable[..., int]) -> settings:
     """How many cases each property is tried on."""
     return settings(
-        max_examples=count(60, 3000),
+        max_examples=count(60, 3000, quick=25),
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
@@ -104,9 +104,10 @@ class Blocks(RuleBasedStateMachine):
                 del self.holds[block]  # it made room
 
 
-def test_the_pool_under_any_order_of_calls(count: Callable[[int, int], int]) -> None:
+def test_the_pool_under_any_order_of_calls(count: Callable[..., int]) -> None:
+    examples = count(40, 1500, quick=15)
     run_state_machine_as_test(
-        Blocks, settings=settings(max_examples=count(40, 1500), stateful_step_count=40, deadline=None, database=None)
+        Blocks, settings=settings(max_examples=examples, stateful_step_count=40, deadline=None, database=None)
     )
 
 
@@ -180,7 +181,7 @@ def test_every_request_is_computed_whole_and_once_in_any_order(effort: settings)
     check()
 
 
-def test_the_drawn_plans_preempt_share_and_retreat(count: Callable[[int, int], int]) -> None:
+def test_the_drawn_plans_preempt_share_and_retreat(count: Callable[..., int]) -> None:
     """The cases above are not only easy ones."""
     rng, seen = random.Random(5), Counter()
     for number in range(40):

@@ -49,13 +49,17 @@ def uninterrupted(launcher, command, folder, **more):
     return time.monotonic() - began
 
 
-def test_killed_at_random_times(launcher, tally, tmp_path, count):
-    command = study(write_quiz(tmp_path / "quiz.jsonl"))
+OWN = ("--persona", "original", "--persona", "warm=full:our/warm")
+
+
+@pytest.mark.parametrize("more", [(), OWN], ids=["adapters", "own-model"])
+def test_killed_at_random_times(launcher, tally, tmp_path, count, more):
+    command = study(write_quiz(tmp_path / "quiz.jsonl"), *more)
     longest = min(uninterrupted(launcher, command, tmp_path / name, delay=0.002) for name in ("first", "whole"))
     kill_at_random(
-        launcher, command, lines(tmp_path / "whole"), tmp_path, count(20, 160), longest, tally, 0, delay=0.002
+        launcher, command, lines(tmp_path / "whole"), tmp_path, count(20, 160, quick=6), longest, tally, 0, delay=0.002
     )
-    assert tally.injected == count(20, 160)
+    assert tally.injected == count(20, 160, quick=6)
 
 
 @pytest.fixture(scope="module")
@@ -74,5 +78,5 @@ def test_the_real_engine_killed_at_random_times_samples_the_same_answers(real, r
     command, whole, longest = real
     texts = {line for line in whole if b'"kind":"answer"' in line}
     assert len(texts) > 20
-    kill_at_random(real_launcher, command, whole, tmp_path, count(5, 40), longest, tally, 1)
-    assert tally.injected == count(5, 40)
+    kill_at_random(real_launcher, command, whole, tmp_path, count(5, 40, quick=2), longest, tally, 1)
+    assert tally.injected == count(5, 40, quick=2)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +13,6 @@ from xml.etree import ElementTree
 
 import orjson
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "study" / "report"))
-
 from chrome import Page, find_chrome
 from sample import Plan, make_run
 

@@ -200,8 +200,8 @@ def test_in_another_process(settings, real_launcher, whole, tmp_path):
 
 
 @pytest.mark.parametrize("family", ["llama-3.1-rope", "mistral-head-dim", "qwen2-bias", "qwen3-norm", "llama-tied"])
-def test_other_families(settings, run, tiny_model, tmp_path, FULL, family):
-    if not FULL and family != "qwen3-norm":
+def test_other_families(settings, run, tiny_model, tmp_path, tier, family):
+    if tier != "full" and family != "qwen3-norm":
         pytest.skip("one family without the full counts")
     other = replace(settings, model=str(widened(tiny_model(family), tmp_path / family)), personas=("original",))
     found = [

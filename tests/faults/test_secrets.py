@@ -15,7 +15,7 @@ from warmeng.common.errors import InputError, one_line, without_secrets
 from warmeng.engine.registry import resolve_model
 from warmeng.study.tasks.registry import load_tasks
 
-FAKE = Path(__file__).parents[1] / "study" / "fake_warmeng.py"
+FAKE = Path(__file__).parents[1] / "helpers" / "fake_warmeng.py"
 SECRETS = {
     "HF_TOKEN": "hf_QzCanaryQzTokenQz01",
     "OPENAI_API_KEY": "sk-QzCanaryQzKeyQz02",

@@ -35,7 +35,8 @@ def settled(folder):
 
 def test_killed_at_any_change_it_ends_with_the_same_adapters(training, real_launcher, tally, tmp_path, count):
     command, folder, whole, found = training
-    for k in sorted({*range(3, len(found), count(len(found) // 4, 1)), len(found) - 1}):  # the last one always
+    step = count(len(found) // 4, 1, quick=len(found) // 2)
+    for k in sorted({*range(3, len(found), step), len(found) - 1}):  # the last one always
         for moment in ("before", "middle") if found[k][1] == "write" else ("before",):
             fresh(folder)
             plan = Plan(str(folder), at=k, kill=moment)
@@ -66,7 +67,7 @@ def test_a_full_disk_keeps_what_was_finished(training, real_launcher, tally, cou
     command, folder, whole, found = training
     kinds = ("write", "mkdir", "replace")
     total = sum(kind in kinds for _, kind, *_ in found)
-    for k in range(1, total, count(total // 3, 2)):
+    for k in range(1, total, count(total // 3, 2, quick=total // 2)):
         fresh(folder)
         plan = Plan(str(folder), kinds=kinds, at=k, error=errno.ENOSPC, lasting=True)
         ended = real_launcher.run(command, plan)

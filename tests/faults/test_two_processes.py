@@ -52,7 +52,7 @@ def test_a_second_process_gets_73_and_the_number_of_the_first(command, whole, la
 
 def test_many_at_once_leave_one_run(command, whole, launcher, tally, tmp_path, count):
     """Of processes that begin within the same milliseconds one writes; whoever is refused changes nothing."""
-    for k in range(count(4, 40)):
+    for k in range(count(4, 40, quick=2)):
         folder = tmp_path / f"r{k}"
         processes = [launcher.start([*command, folder], delay=0.002) for _ in range(4)]
         codes = sorted(process.wait().code for process in processes)

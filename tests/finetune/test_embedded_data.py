@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections import Counter
 from pathlib import Path
 
+import overlap
 import pytest
 import yaml
 
@@ -27,12 +27,6 @@ REVIEWED = {  # pairs that share words and nothing else, read by a person
     ("factual-028", "Which river is the longest in South America?"): "another continent",
     ("factual-054", "relation:hierarchical_up/1"): "which note to learn, and a statement to the model",
 }
-
-_spec = importlib.util.spec_from_file_location("overlap", Path(__file__).with_name("overlap.py"))
-assert _spec
-assert _spec.loader
-overlap = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(overlap)
 
 
 def rows():
@@ -137,6 +131,7 @@ def test_no_text_is_about_what_the_study_asks_or_says():
     assert [pair for pair in found if (pair[0].split("/")[0], pair[1]) not in REVIEWED] == []
 
 
+@pytest.mark.slow
 def test_no_exchange_gives_an_item_away():
     known = list(items())
     found = [

@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from launching import Launcher
 
 from warmeng.common.errors import InputError, StorageError, UsageError
 from warmeng.common.progress import Silent
@@ -202,25 +200,26 @@ def test_a_full_disk_leaves_what_was_finished(job: Job, tmp_path: Path, monkeypa
 
 
 @pytest.mark.slow
-def test_a_killed_process_continues(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_killed_process_continues(tiny_model: Callable[[str], Path], real_launcher: Launcher, tmp_path: Path) -> None:
     data = write_chats(tmp_path / "warm.jsonl", 40, "Dear friend")
-    code = "from warmeng.cli.main import main; main()"
-    command = [sys.executable, "-c", code, "finetune", "--model", str(tiny_model("llama")), "--persona", f"warm={data}"]
+    command = ["finetune", "--model", tiny_model("llama"), "--persona", f"warm={data}"]
     command += ["--epochs", "20", "--batch", "4", "--rank", "4", "--save-every", "5", "--threads", "1"]
     command += ["--max-length", "96", "--out"]
-    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    whole = real_launcher.run([*command, tmp_path / "whole"])
+    assert whole.code == 0, whole.err
     rng = random.Random(1)
     for _ in range(3):
-        process = subprocess.Popen([*command, str(tmp_path / "cut")], stderr=subprocess.DEVNULL)
+        process = real_launcher.start([*command, tmp_path / "cut"])
         log = tmp_path / "cut" / "log.jsonl"
         had = log.read_bytes().count(b"\n") if log.exists() else 0
         wanted = had + rng.randrange(7, 30)
-        while process.poll() is None and not (log.exists() and log.read_bytes().count(b"\n") >= wanted):
+        while process.alive() and not (log.exists() and log.read_bytes().count(b"\n") >= wanted):
             time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         process.wait()
-    done = subprocess.run([*command, str(tmp_path / "cut")], check=True, capture_output=True, text=True)
-    assert "continuing after step" in done.stderr
+    done = real_launcher.run([*command, tmp_path / "cut"])
+    assert done.code == 0, done.err
+    assert "continuing after step" in done.err
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
 
 

@@ -1,13 +1,11 @@
-"""Makes the small engine importable, and puts it in the real one's place where a test asks for it."""
+"""Puts the small engine in the real one's place where a test asks for it; a run folder of invented answers."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
 PERSONAS = ("original", "warm-prompt", "cold-prompt")
 
 
@@ -39,3 +37,17 @@ def fake(monkeypatch):
     monkeypatch.setattr("warmeng.study.run.grade_file.load_engine", load)
     monkeypatch.setattr("warmeng.study.run.finish.conclude", lambda *given: True)
     return engine
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 1,944 answers with its analysis and its report; not to be changed."""
+    from sample import make_run
+
+    from warmeng.study.report.page import write_report
+    from warmeng.study.stats.analyze import analyze_run
+
+    folder = make_run(tmp_path_factory.mktemp("run"))
+    analyze_run(folder, bootstrap=50)
+    write_report(folder)
+    return folder

@@ -1,13 +1,8 @@
-"""Makes the small rewriting engine importable, and puts it in the real one's place where a test asks for it."""
+"""Puts the small rewriting engine in the real one's place where a test asks for it."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from warmeng.common.errors import InputError
 
-SCRIPT = Path(__file__).parent / "rewriting_warmeng.py"
 FILES = ("warm.jsonl", "cold.jsonl", "neutral.jsonl", "held_out.jsonl", "rows.jsonl", "summary.json")
 
 
@@ -30,53 +24,47 @@ def data(tmp_path):
     return path
 
 
-def start(data, out, delay=0.0):
-    options = ["--response-column", "chosen", "--toxicity", "off", "--out", str(out)]
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT), "prepare", str(data), *options],
-        env={**os.environ, "FAKE_DELAY": str(delay)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def finish(process):
-    said, errors = process.communicate(timeout=60)
-    return process.returncode, said, errors
+@pytest.fixture
+def start(data, launcher):
+    """Starts the command with the small engine: (output folder, seconds an answer)."""
+    command = ["prepare", data, "--response-column", "chosen", "--toxicity", "off", "--out"]
+    return lambda out, delay=0.0: launcher.start([*command, out], delay=delay)
 
 
 def wait_for(path, size, process):
     for _ in range(4000):
-        if process.poll() is not None or (path.exists() and path.stat().st_size >= size):
+        if not process.alive() or (path.exists() and path.stat().st_size >= size):
             return
         time.sleep(0.005)
     raise AssertionError("nothing was written")
 
 
-def test_killed_at_random_moments_it_ends_with_the_same_files(data, tmp_path):
-    code, said, errors = finish(start(data, tmp_path / "whole"))
-    assert code == 0, errors
-    assert "warmeng finetune --persona warm=" in said
+def test_killed_at_random_moments_it_ends_with_the_same_files(start, tmp_path):
+    whole = start(tmp_path / "whole").wait()
+    assert whole.code == 0, whole.err
+    assert "warmeng finetune --persona warm=" in whole.out
     size = (tmp_path / "whole" / "attempts.jsonl").stat().st_size
     rng, kills = random.Random(0), 0
     for k in range(1, 4):
-        process = start(data, tmp_path / "b", delay=0.01)
+        process = start(tmp_path / "b", delay=0.01)
         wait_for(tmp_path / "b" / "attempts.jsonl", size * (k - rng.random()) / 3.5, process)
-        kills += process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        kills += process.alive()
+        process.kill()
+        process.wait()
     assert kills == 3
-    code, _, errors = finish(start(data, tmp_path / "b"))
-    assert code == 0, errors
-    assert "continuing" in errors
+    again = start(tmp_path / "b").wait()
+    assert again.code == 0, again.err
+    assert "continuing" in again.err
     for name in FILES:
         assert (tmp_path / "b" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_an_error_is_one_line_and_a_code(data, tmp_path):
+def test_an_error_is_one_line_and_a_code(start, data, tmp_path):
     data.write_text(data.read_text() + "{broken\n")
-    code, _, errors = finish(start(data, tmp_path / "out"))
-    assert code == 65
-    assert errors.count("\n") == 1
-    assert "pairs.jsonl:41: is not valid JSON" in errors
+    ended = start(tmp_path / "out").wait()
+    assert ended.code == 65
+    assert ended.err.count("\n") == 1
+    assert "pairs.jsonl:41: is not valid JSON" in ended.err
     assert not (tmp_path / "out").exists()
 
 

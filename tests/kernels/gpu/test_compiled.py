@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
 # Bytes of shared memory that one block may use.
 SHARED_MEMORY = {80: 166_912, 90: 232_448, 100: 232_448}
 KERNELS = {
@@ -22,14 +23,14 @@ KERNELS = {
 Kernels = list[dict[str, Any]]
 
 
-def compiled(arch: int, folder: Path) -> Kernels:
+def compiled(arch: int, folder: Path, full: bool) -> Kernels:
     """Compile in a process of its own, into an empty cache. All models for one generation, for the others the
-    usual and the largest, unless ``WARMENG_AOT=full`` asks for all.
+    usual and the largest, but in the full tier.
     """
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment |= {"TRITON_CACHE_DIR": str(folder / str(arch)), "TRITON_DEFAULT_FP_FUSION": "1"}
     script = [sys.executable, str(Path(__file__).with_name("compile_only.py")), str(arch)]
-    if arch != 90 and os.environ.get("WARMENG_AOT") != "full":
+    if arch != 90 and not full:
         script.append("--part")
     done = subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -37,11 +38,11 @@ def compiled(arch: int, folder: Path) -> Kernels:
 
 
 @pytest.fixture(scope="module")
-def all_kernels(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Future[Kernels]]:
+def all_kernels(tmp_path_factory: pytest.TempPathFactory, tier: str) -> dict[int, Future[Kernels]]:
     """Start compiling for each generation, two at a time."""
     folder = tmp_path_factory.mktemp("triton")
     pool = ThreadPoolExecutor(2)
-    return {arch: pool.submit(compiled, arch, folder) for arch in (90, 80, 100)}
+    return {arch: pool.submit(compiled, arch, folder, tier == "full") for arch in (90, 80, 100)}
 
 
 @pytest.fixture(params=[80, 90, 100])

@@ -61,7 +61,10 @@ def values(folder: Path, device: str, counts: Counts, company: int, batched: int
         ),
         pytest.param(
             "interpret", Counts(2, 4, 30, 3), 20,
-            marks=pytest.mark.skipif(not INTERPRETED, reason="kernels are compiled in this process"),
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.skipif(not INTERPRETED, reason="kernels are compiled in this process"),
+            ],
         ),
     ],
     ids=["cuda", "interpret"],

@@ -88,9 +88,11 @@ def both(folder: Path, adapters: list[Path], settings: EngineSettings) -> tuple[
     return engines[0], engines[1], [None, *(f"p{i}" for i in range(len(adapters)))]
 
 
-@pytest.mark.parametrize(
-    "family", ["llama-3.1-rope", "llama-tied", "llama-mha", "mistral-head-dim", "qwen2-bias", "qwen3-norm"]
-)
+# What differs between families, the kernels' own tests have.
+OTHERS = ["llama-3.1-rope", "llama-tied", "llama-mha", "mistral-head-dim", "qwen2-bias"]
+
+
+@pytest.mark.parametrize("family", ["qwen3-norm", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def test_every_family_gives_the_tokens_of_the_cpu(family: str, tiny_model: Callable[[str], Path]) -> None:
     kernels, plain, names = both(tiny_model(family), [], SETTINGS)
     requests = make_requests(plain, names)[::3]
@@ -98,12 +100,18 @@ def test_every_family_gives_the_tokens_of_the_cpu(family: str, tiny_model: Calla
 
 
 def test_personas_in_one_batch(
-    tiny_model: Callable[[str], Path], tiny_adapters: list[Path], monkeypatch: pytest.MonkeyPatch
+    tiny_model: Callable[[str], Path],
+    tiny_adapters: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    count: Callable[..., int],
 ) -> None:
-    """Base and five adapters together; logits are made for five rows at a time, so that a step has several parts."""
+    """Base and five adapters together, two in the quick tier.
+
+    Logits are made for five rows at a time, so that a step has several parts.
+    """
     monkeypatch.setattr("warmeng.engine.gpu.runner._LOGIT_ROWS", 5)
     kernels, plain, names = both(tiny_model("llama"), tiny_adapters, SETTINGS)
-    requests = make_requests(plain, names)
+    requests = make_requests(plain, names)[:: count(1, 1, quick=3)]
     found = answer(kernels, requests)
     assert_same(found, answer(plain, requests))
     assert kernels.stats.steps < 25  # they did share steps
@@ -111,6 +119,7 @@ def test_personas_in_one_batch(
     assert kernels.probe_adapter("p1") > 0
 
 
+@pytest.mark.slow
 def test_preemption_and_small_steps_change_nothing(
     tiny_model: Callable[[str], Path], tiny_adapters: list[Path]
 ) -> None:
@@ -130,12 +139,14 @@ def test_preemption_and_small_steps_change_nothing(
     assert_same(found, answer(plain, requests))
 
 
+@pytest.mark.slow
 def test_fast_mode(tiny_model: Callable[[str], Path], tiny_adapters: list[Path]) -> None:
     kernels, plain, names = both(tiny_model("qwen3-norm"), [], replace(SETTINGS, fast=True))
     requests = make_requests(plain, names)[1::2]
     assert_same(answer(kernels, requests), answer(plain, requests))
 
 
+@pytest.mark.slow
 def test_contexts_of_several_chunks(tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks so short that contexts have several: the same numbers, put together from their parts."""
     from warmeng.engine.gpu import runner as module

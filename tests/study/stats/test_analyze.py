@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from records_folder import answer, judged, run_folder
 from rich.console import Console
 from simulated import Truth, paper_sized, simulate
-from test_read import answer, judged, run_folder
 
 from warmeng.cli.main import warmeng
 from warmeng.common.errors import InputError, UsageError
@@ -307,6 +307,7 @@ def test_the_commands_choices_are_those_of_the_study():
     assert REPLICATES == BOOTSTRAP
 
 
+@pytest.mark.slow
 def test_a_study_of_the_papers_size_takes_under_a_minute_and_4_gb():
     frame = paper_sized()
     assert len(frame) == 438_750

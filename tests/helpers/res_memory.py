@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
 ITEMS, CELLS, PERSONAS = 50, 4, 3
 WARM_UP = 0.1  # of the soak's time, until the allocator has what it keeps
 MOST_ROWS = 320  # of a step, that the soak's small cache allows
@@ -53,7 +52,6 @@ def fast_engine() -> Any:
 
 def records(count: int, most: int, folder: Path) -> dict[str, Any]:
     """Run a study of about ``count`` records and return the most memory that each stage took."""
-    sys.path.insert(0, str(HERE.parent / "study"))
     import warmeng.study.run.asking
     import warmeng.study.run.finish
     import warmeng.study.run.run
@@ -120,7 +118,7 @@ def soak(seconds: float) -> dict[str, Any]:
     from warmeng.engine.engine import Engine, EngineSettings
 
     engine = Engine.load("smollm2-135m-instruct", settings=EngineSettings(kv_bytes=14 * 2**20, max_num_seqs=12))
-    adapters = HERE.parent.parent / "study" / "data" / "adapters"
+    adapters = Path(__file__).resolve().parents[2] / "study" / "data" / "adapters"
     for name in ("warm", "cold"):
         engine.add_adapter(name, adapters / name)
     empty = rss()

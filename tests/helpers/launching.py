@@ -92,8 +92,8 @@ class Launcher:
         """Start a command line with a plan's faults.
 
         ``more``: ``delay`` (seconds an answer), ``conclude`` (whether a run's analysis and
-        report are made), ``uid``, ``file_size`` (the most bytes of a file), ``err`` (a path for stderr), ``changes``
-        (of the small engine: see ``_change``).
+        report are made), ``cwd``, ``environment`` (what differs), ``uid``, ``file_size`` (the most bytes of a file),
+        ``err`` (a path for stderr), ``changes`` (of the small engine: see ``_change``).
         """
         self.count += 1
         out, err = (self.scratch / f"{self.count}.{kind}" for kind in ("out", "err"))
@@ -145,6 +145,7 @@ def _preload(real: bool) -> None:
 
     import warmeng.cli.analyze
     import warmeng.cli.export
+    import warmeng.cli.grade
     import warmeng.cli.main
     import warmeng.cli.prepare
     import warmeng.cli.report
@@ -153,6 +154,7 @@ def _preload(real: bool) -> None:
     import warmeng.study.export.export
     import warmeng.study.report.figures
     import warmeng.study.report.page
+    import warmeng.study.run.dry_run
     import warmeng.study.run.grade_file
     import warmeng.study.run.run
     import warmeng.study.stats.analyze
@@ -172,7 +174,7 @@ def _warm(arguments: list[str]) -> None:
     from warmeng.cli.main import main
 
     sys.argv = ["warmeng", *arguments]
-    _engines({"engine": "fake", "conclude": True})
+    use_engines({"engine": "fake", "conclude": True})
     nowhere = io.StringIO()
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         main()
@@ -194,7 +196,9 @@ def _become(job: dict[str, Any]) -> None:
         sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
         sys.argv = ["warmeng", *job["argv"]]
         os.environ["COLUMNS"] = "100"
-        _engines(job)
+        os.environ.update(job.get("environment", {}))
+        os.chdir(job.get("cwd", "."))
+        use_engines(job)
         if "file_size" in job:
             import resource
 
@@ -229,9 +233,13 @@ def _become(job: dict[str, Any]) -> None:
         os._exit(code)
 
 
-def _engines(job: dict[str, Any]) -> None:
-    """Put the small engines in the real one's place, and shorten what comes after a run."""
+def use_engines(job: dict[str, Any]) -> None:
+    """Put the small engines in the real one's place, and shorten what comes after a run.
+
+    The small engine's judge knows the labelled examples; any other answer it grades by a fixed number.
+    """
     import warmeng.finetune.prepare.run
+    import warmeng.study.run.dry_run
     import warmeng.study.run.finish
     import warmeng.study.run.grade_file
     import warmeng.study.run.run
@@ -253,7 +261,7 @@ def _engines(job: dict[str, Any]) -> None:
         return
     if job["engine"] == "real":
         return
-    from fakes import FakeEngine, knowing_judge
+    from fakes import FakeConfig, FakeEngine, FakeTokenizer, knowing_judge
     from rewriting_engine import RewritingEngine
 
     from warmeng.common.errors import InputError
@@ -267,7 +275,9 @@ def _engines(job: dict[str, Any]) -> None:
             _change(found, name, changes[name])
         return found
 
-    warmeng.study.run.run.load_engine = warmeng.study.run.grade_file.load_engine = load
+    for module in (warmeng.study.run.run, warmeng.study.run.grade_file, warmeng.study.run.dry_run):
+        module.load_engine = load
+    warmeng.study.run.dry_run.load_tokenizer = lambda settings: (FakeTokenizer(), FakeConfig(), 2**30)
     warmeng.study.settings.default_personas = lambda model: ("original", "warm-prompt", "cold-prompt")
     warmeng.finetune.prepare.run.load_engine = lambda settings: RewritingEngine(delay=delay)  # type: ignore
 
@@ -293,7 +303,4 @@ def _change(engine: Any, name: str, value: Any) -> None:
 
 
 if __name__ == "__main__":
-    here = Path(__file__).resolve().parent
-    for folder in (here, here.parent / "study", here.parent / "finetune" / "prepare"):
-        sys.path.insert(0, str(folder))
     _serve(sys.argv[1] == "real")

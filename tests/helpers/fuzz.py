@@ -1,6 +1,6 @@
 """Feed damaged inputs to the product for so many seconds and count what comes of them, by kind.
 
-``python tests/faults/fuzz.py --seconds 600`` prints one JSON object and ends with 0 where every case was accepted or
+``python tests/helpers/fuzz.py --seconds 600`` prints one JSON object and ends with 0 where every case was accepted or
 refused as it should be. A case that takes more than ``CASE_SECONDS``, or memory beyond ``MEMORY``, fails.
 """
 
@@ -20,14 +20,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-HERE = Path(__file__).parent
-for found in (HERE, HERE.parent / "study"):
-    sys.path.insert(0, str(found))
-
-from fuzz_inputs import Cases  # noqa: E402
-from hypothesis import HealthCheck, Phase, given, settings  # noqa: E402
-from hypothesis import seed as seeded  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
+from fuzz_inputs import Cases
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import seed as seeded
+from hypothesis import strategies as st
 
 CASE_SECONDS = 20.0
 MEMORY = 1536 * 2**20  # bytes that a case may take beyond what is there before the first

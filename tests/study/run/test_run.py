@@ -108,7 +108,7 @@ def test_a_finished_run_prints_again_without_a_model(fake, tmp_path):
     assert content(tmp_path / "r") == before
 
 
-@pytest.mark.parametrize("after", [1, 50, 143])
+@pytest.mark.parametrize("after", [50, *(pytest.param(after, marks=pytest.mark.slow) for after in (1, 143))])
 def test_an_interrupt_keeps_what_is_done_and_the_same_command_continues(fake, tmp_path, after):
     go(tmp_path / "whole")
     first = Heard(stop_after=after)
@@ -122,17 +122,6 @@ def test_an_interrupt_keeps_what_is_done_and_the_same_command_continues(fake, tm
     assert any(f"continuing, {after} of 144" in line for line in second.lines)
     assert second.count == 144 - after
     assert content(tmp_path / "r") == content(tmp_path / "whole")
-
-
-def test_a_torn_line_is_cut_with_a_message_and_asked_again(fake, tmp_path):
-    go(tmp_path / "r")
-    path = tmp_path / "r" / FILE
-    data = path.read_bytes()
-    path.write_bytes(data[:-7])
-    heard = Heard()
-    go(tmp_path / "r", progress=heard)
-    assert any("cut an unfinished last line of" in line for line in heard.lines)
-    assert sorted(path.read_bytes().splitlines()) == sorted(data.splitlines())
 
 
 def test_a_changed_input_is_refused_by_name(fake, tmp_path):
@@ -275,6 +264,19 @@ def test_answers_and_judgments_are_both_planned_and_balanced(panel, tmp_path):
     assert set(facts["other"]["by_persona"]) == {"all", "plain", "warm", "cold", "sad"}
     assert [s.model for s in panel.loads] == ["other", SMALL.model, "other"]
     assert manifest["inputs"]["judges"]["other"]["weights"] == "o" * 64
+
+
+def test_every_answer_is_judged_once_by_each_judge_and_answers_are_those_of_a_run_without_judges(panel, tmp_path):
+    go(tmp_path / "plain")
+    go(tmp_path / "judged", JUDGES)
+    records = list(read_records(tmp_path / "judged" / FILE))
+    answers = [r["key"] for r in records if r["kind"] == "answer"]
+    assert sorted((r["judge"], r["of"]) for r in judged(tmp_path / "judged")) == sorted(
+        (judge, key) for judge in ("base", "other") for key in answers
+    )
+    assert {r["key"] for r in records if r["kind"] != "judged"} == {
+        r["key"] for r in read_records(tmp_path / "plain" / FILE)
+    }
 
 
 def test_a_judgment_tells_what_it_is_of(panel, tmp_path):

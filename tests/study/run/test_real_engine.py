@@ -1,12 +1,6 @@
 """The study on the real engine with a tiny random model: what the small engine of the other tests can't show."""
 
 import json
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 
@@ -15,7 +9,6 @@ TEMPLATE = (
     "{% for m in messages %}<|s|>{{ m['role'] }}\n{{ m['content'] }}<|e|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|s|>assistant\n{% endif %}"
 )
-CODE = "from warmeng.cli.main import main; main()"
 
 
 @pytest.fixture(scope="module")
@@ -51,22 +44,13 @@ def random_model(folder, seed):
     return folder
 
 
-def command(model, folder, *more):
-    options = [
-        "run",
-        "--model",
-        model,
-        "--limit",
-        "3",
-        "--max-new-tokens",
-        "12",
-        "--warmth-prompts",
-        "2",
-        "--out",
-        folder,
-        *more,
-    ]
-    return [sys.executable, "-c", CODE, *map(str, options)]
+@pytest.fixture(scope="module")
+def run(real_launcher):
+    """Runs the command on a model, into a folder."""
+    small = ["--limit", "3", "--max-new-tokens", "12", "--warmth-prompts", "2"]
+    return lambda model, folder, *more: real_launcher.run(
+        ["run", "--model", model, *small, "--out", folder, *more], conclude=True
+    )
 
 
 def lines(folder):
@@ -74,12 +58,12 @@ def lines(folder):
 
 
 @pytest.fixture(scope="module")
-def whole(model, tmp_path_factory):
+def whole(run, model, tmp_path_factory):
     """An uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole") / "r"
-    done = subprocess.run(command(model, folder), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "Planned 144 =" in done.stdout
+    done = run(model, folder)
+    assert done.code == 0, done.err
+    assert "Planned 144 =" in done.out
     return folder
 
 
@@ -93,37 +77,15 @@ def test_a_real_run_says_what_it_was_made_with(whole):
 
 
 @pytest.mark.slow
-def test_kill_9_then_the_same_command_gives_the_same_records(model, whole, tmp_path):
-    rng = random.Random(0)
-    folder = tmp_path / "r"
-    path = folder / "records.jsonl"
-    kept = 0
-    for _ in range(2):
-        process = subprocess.Popen(command(model, folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        want = kept + rng.randrange(1, 40)
-        for _ in range(6000):
-            if process.poll() is not None or (path.exists() and path.read_bytes().count(b"\n") >= want):
-                break
-            time.sleep(0.005)
-        if process.poll() is None:
-            os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        kept = path.read_bytes().count(b"\n")
-    done = subprocess.run(command(model, folder), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert lines(folder) == lines(whole)
+def test_the_plan_uses_the_models_own_tokenizer(run, model, tmp_path):
+    done = run(model, tmp_path / "r", "--dry-run")
+    assert done.code == 0, done.err
+    assert "'Be brief.'" in done.out
+    assert "144: 36 answers to generate, 108 likelihoods" in done.out
 
 
 @pytest.mark.slow
-def test_the_plan_uses_the_models_own_tokenizer(model, tmp_path):
-    done = subprocess.run(command(model, tmp_path / "r", "--dry-run"), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "'Be brief.'" in done.stdout
-    assert "144: 36 answers to generate, 108 likelihoods" in done.stdout
-
-
-@pytest.mark.slow
-def test_a_model_of_its_own_answers_as_it_does_alone(model, another, tmp_path):
+def test_a_model_of_its_own_answers_as_it_does_alone(run, model, another, tmp_path):
     def answers(folder, persona):
         found = map(json.loads, lines(folder))
         hidden = ("key", "persona", "crc32")
@@ -131,12 +93,12 @@ def test_a_model_of_its_own_answers_as_it_does_alone(model, another, tmp_path):
         return sorted(json.dumps(r, sort_keys=True) for r in kept)
 
     mixed = ["--persona", "original", "--persona", f"warm=full:{another}"]
-    done = subprocess.run(command(model, tmp_path / "mixed", *mixed), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "warm is a model of its own" in done.stdout
+    done = run(model, tmp_path / "mixed", *mixed)
+    assert done.code == 0, done.err
+    assert "warm is a model of its own" in done.out
     for name, folder in (("alone", another), ("base", model)):
-        done = subprocess.run(command(folder, tmp_path / name, "--persona", "original"), capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        done = run(folder, tmp_path / name, "--persona", "original")
+        assert done.code == 0, done.err
     assert answers(tmp_path / "mixed", "warm") == answers(tmp_path / "alone", "original")
     assert answers(tmp_path / "mixed", "original") == answers(tmp_path / "base", "original")
     assert answers(tmp_path / "mixed", "warm") != answers(tmp_path / "mixed", "original")
@@ -145,31 +107,29 @@ def test_a_model_of_its_own_answers_as_it_does_alone(model, another, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_checkpoint_that_is_no_small_change_says_how_to_run_it(model, another, tmp_path):
+def test_a_checkpoint_that_is_no_small_change_says_how_to_run_it(run, model, another, tmp_path):
     change = ["--persona", "original", "--persona", f"warm={another}"]
-    done = subprocess.run(command(model, tmp_path / "r", *change), capture_output=True, text=True)
-    assert done.returncode == 65, done.stderr
-    assert f"warm=full:{another}" in done.stderr
-    planned = subprocess.run(
-        command(model, tmp_path / "r", "--persona", f"warm=full:{another}", "--dry-run"), capture_output=True, text=True
-    )
-    assert planned.returncode == 0, planned.stderr
-    assert f"{another} for warm: loaded after the base is freed" in " ".join(planned.stdout.split())
+    done = run(model, tmp_path / "r", *change)
+    assert done.code == 65, done.err
+    assert f"warm=full:{another}" in done.err
+    planned = run(model, tmp_path / "r", "--persona", f"warm=full:{another}", "--dry-run")
+    assert planned.code == 0, planned.err
+    assert f"{another} for warm: loaded after the base is freed" in " ".join(planned.out.split())
 
 
-def test_a_base_that_was_replaced_after_the_run_is_refused(model, another, tmp_path):
+def test_a_base_that_was_replaced_after_the_run_is_refused(run, model, another, tmp_path):
     """Its files have the same names and sizes."""
     import shutil
 
     base = tmp_path / "base"
     shutil.copytree(model, base)
     few = ["--persona", "original", "--tasks", "facts", "--contexts", "unmodified", "--warmth-prompts", "0"]
-    first = subprocess.run(command(base, tmp_path / "r", *few), capture_output=True, text=True)
-    assert first.returncode == 0, first.stderr
-    again = subprocess.run(command(base, tmp_path / "r", *few), capture_output=True, text=True)
-    assert (again.returncode, again.stdout) == (0, first.stdout)
+    first = run(base, tmp_path / "r", *few)
+    assert first.code == 0, first.err
+    again = run(base, tmp_path / "r", *few)
+    assert (again.code, again.out) == (0, first.out)
     shutil.copy2(another / "model.safetensors", base / "model.safetensors")
-    refused = subprocess.run(command(base, tmp_path / "r", *few), capture_output=True, text=True)
-    assert refused.returncode == 65
-    assert refused.stdout == ""
-    assert "this run was made with model model.safetensors" in refused.stderr
+    refused = run(base, tmp_path / "r", *few)
+    assert refused.code == 65
+    assert refused.out == ""
+    assert "this run was made with model model.safetensors" in refused.err

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from records_folder import answer, judged, run_folder
 
 from warmeng.common.errors import InputError, UsageError
 from warmeng.common.files import read_csv
-from warmeng.common.journal import encode
 from warmeng.study.grading.grade import GRADES
 from warmeng.study.results.authors import place_of, read_authors, read_authors_run
 from warmeng.study.results.frame import WHICH
@@ -20,29 +20,6 @@ from warmeng.study.stats.paired import mcnemar
 from warmeng.study.stats.units import pairs
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "paper"
-
-
-def answer(key, persona, item, grade, *, which=None, text="Paris.", task="facts", belief="none", **more):
-    return {
-        "key": f"{key:032x}", "persona": persona, "task": task, "context": "unmodified", "belief": belief,
-        "framing": "plain", "item": item, "sample": 0, "status": "ok", "grade": grade, "which": which, "reason": "",
-        "kind": "answer", "text": text, "finish": "stop", "tokens": 3, "prompt_tokens": 9, **more,
-    }  # fmt: skip
-
-
-def judged(key, of, judge, grade, shares=None, **more):
-    return {
-        **answer(of, "original", "i", grade), "key": f"{key:032x}", "of": f"{of:032x}", "kind": "judged",
-        "judge": judge, "shares": shares or {}, "mass": 0.9, **more,
-    }  # fmt: skip
-
-
-def run_folder(folder, records, planned=None, judges=None, model="tiny", personas=("original", "warm=adapters/w")):
-    folder.mkdir(parents=True, exist_ok=True)
-    setting = {"model": model, "personas": list(personas)}
-    write_manifest(folder, {"setting": setting}, {"judges": judges or {}}, planned or len(records))
-    (folder / "records.jsonl").write_bytes(b"".join(encode(r) for r in records))
-    return folder
 
 
 def names(frame, column):

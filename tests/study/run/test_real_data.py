@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from fakes import FakeEngine
+from structure import structure
 
 from warmeng.common.progress import Silent
 from warmeng.study.run.run import run_study
 from warmeng.study.settings import StudySettings
 
-sys.path.insert(0, str(Path(__file__).parent / "report"))
-from structure import structure
-
-DATA = Path(__file__).parents[3] / "shared" / "data" / "tasks"
+DATA = Path(__file__).parents[4] / "shared" / "data" / "tasks"
 FILES = ("TruthfulQA.csv", "medqa_us_test.jsonl", "popqa_dev.jsonl")
 GOLDEN = Path(__file__).parent / "golden_report.txt"
 BELIEFS = ("none", "wrong", "doubt", "right")
