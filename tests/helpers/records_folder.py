@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from warmeng.common.journal import encode
 from warmeng.study.results.manifest import write_manifest
-from warmeng.study.results.records import encode
 
 
 def answer(key, persona, item, grade, *, which=None, text="Paris.", task="facts", belief="none", **more):
