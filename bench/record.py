@@ -40,7 +40,7 @@ class Run:
     steps: int  # of the last repetition
     floor_seconds: float
     share: float  # floor over the median time
-    retreats: int = 0  # steps of all repetitions that found no memory: with any, the rates are those of smaller steps
+    oom_steps: int = 0  # steps of all repetitions that found no memory: with any, the rates are those of smaller steps
 
     @property
     def rate(self) -> float:

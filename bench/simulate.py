@@ -23,7 +23,7 @@ from warmeng.bench.roofline import Roofline
 from warmeng.bench.workload import PERSONAS, prompts, requests
 from warmeng.common.errors import UsageError, show
 from warmeng.engine.adapters import Adapter
-from warmeng.engine.backend import Outcome, Runner
+from warmeng.engine.backend import Runner, StepOutput
 from warmeng.engine.checkpoint import projection_shapes
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.constraints import ConstraintCompiler
@@ -34,7 +34,7 @@ from warmeng.engine.random import NoTokenizer
 from warmeng.engine.registry import ModelSource
 from warmeng.engine.scheduler import Work
 from warmeng.engine.sequence import Sequence as Running
-from warmeng.engine.settings import EngineSettings, limits
+from warmeng.engine.settings import EngineSettings, resolve_limits
 from warmeng.engine.shapes import shape_config
 from warmeng.kernels.gpu.lora import RANK_TILE
 
@@ -218,10 +218,10 @@ class _Flight:
     done: float
     sampled: list[Running]
 
-    def wait(self) -> Outcome:
+    def wait(self) -> StepOutput:
         """Let the host's time pass until the device is done."""
         self.device.now = max(self.device.now, self.done)
-        return Outcome([0] * len(self.sampled), [0.0] * len(self.sampled), [])
+        return StepOutput([0] * len(self.sampled), [0.0] * len(self.sampled), [])
 
 
 class _Clock:
@@ -298,7 +298,7 @@ def simulate(
     lengths = read_lengths(2048) if lengths is None else lengths
     slots = slots or cache_slots(config, timings)
     settings = EngineSettings(max_num_seqs=max_num_seqs)
-    within = limits(settings, "cuda", config.max_seq_len)
+    limits = resolve_limits(settings, "cuda", config.max_seq_len)
     adapters = personas - 1
     device = _Clock(config, timings, host, slots // settings.block_size + 1, adapters, rank)
     model = Model(
@@ -307,10 +307,10 @@ def simulate(
     names: list[str | None] = [None, *PERSONAS[:adapters]]
     for name in PERSONAS[:adapters]:
         model.adapters[name] = Adapter(name, rank, 1.0, (), Path(name), None, is_zero=False)
-    engine = Engine(model, cast(Runner, device), settings, within)  # it has no logits to probe
+    engine = Engine(model, cast(Runner, device), settings, limits)  # it has no logits to probe
     results = engine.generate(requests(prompts(lengths, config.vocab_size), lengths, names))
     return Simulated(
-        shape, adapters, within.max_num_seqs, slots, len(lengths), sum(len(r.token_ids) for r in results),
+        shape, adapters, limits.max_num_seqs, slots, len(lengths), sum(len(r.token_ids) for r in results),
         device.free, device.steps, device.mixed, engine.stats.preemptions, device.rows,
         device.sequences / device.steps, device.kernels, device.worked, device.idle, host,
     )  # fmt: skip

@@ -24,10 +24,11 @@ from warmeng.bench.workload import PERSONAS, prompts, requests
 from warmeng.engine.checkpoint import Weights, load_weights
 from warmeng.engine.config import ModelConfig, read_config
 from warmeng.engine.engine import Engine
-from warmeng.engine.gpu.weight import DeviceWeight
-from warmeng.engine.random import random_weights
+from warmeng.engine.gpu.ops import DeviceWeight
+from warmeng.engine.random import random_adapter, random_weights
 from warmeng.engine.request import GenerateRequest, GenerateResult, SamplingParams
 from warmeng.engine.settings import EngineSettings
+from warmeng.engine.testing import random_engine
 
 
 @dataclass
@@ -71,9 +72,9 @@ class Slot:
         """Make an engine on the shared weights, with random adapters and cache blocks of so many slots."""
         small = {"kv_bytes": 4 * 2**20, "max_batched_tokens": 64} if self.tiny else {}
         settings = EngineSettings(fast=fast, max_num_seqs=most, block_size=block, **small)
-        engine = Engine.random(self.config, device=self.device, settings=settings, weights=self.base())
+        engine = random_engine(self.config, device=self.device, settings=settings, weights=self.base())
         for i, name in enumerate(PERSONAS[:adapters]):
-            engine.add_random_adapter(name, 8, i + 1)
+            engine.add_adapter(name, random_adapter(self.config, 8, i + 1))
         return engine
 
     def base(self) -> Weights:
@@ -132,7 +133,7 @@ def _run(slot: Slot, engine: Engine, label: str, many: int, personas: int, tempe
     return {
         "label": label, "requests": len(asked), "personas": personas, "temperature": temperature, "tokens": tokens,
         "seconds": seconds, "rate": rate, "steps": len(steps), "floor_seconds": floor, "share": floor / seconds,
-        "retreats": engine.stats.retreats, "preemptions": engine.stats.preemptions, "by_rows": by_rows(steps),
+        "oom_steps": engine.stats.oom_steps, "preemptions": engine.stats.preemptions, "by_rows": by_rows(steps),
     }  # fmt: skip
 
 
@@ -278,9 +279,9 @@ def invariance(slot: Slot) -> dict[str, Any]:
     # A cache so small that sequences give their blocks back and are computed again.
     block = 2 * slot.config.num_layers * slot.config.num_kv_heads * slot.config.head_dim * 16
     small = EngineSettings(kv_bytes=block * (2 if slot.device == "cuda" else 4) * (60 if slot.tiny else 600))
-    engine = Engine.random(slot.config, device=slot.device, settings=small, weights=slot.base())
+    engine = random_engine(slot.config, device=slot.device, settings=small, weights=slot.base())
     for i, name in enumerate(PERSONAS[:2]):
-        engine.add_random_adapter(name, 8, i + 1)
+        engine.add_adapter(name, random_adapter(slot.config, 8, i + 1))
     found = bits(slot.count(100))
     differing["100, preempted"] = sum(a != b for a, b in zip(alone, found, strict=True))
     slot.say(f"{differing}, {engine.stats.preemptions} preemptions")
@@ -311,7 +312,7 @@ def oracle(slot: Slot) -> dict[str, Any]:
         config = read_config(folder)
         weights = load_weights(folder, config, dtype, slot.where, DeviceWeight)
     settings = EngineSettings(kv_bytes=2**20 if slot.tiny else 2**30, max_batched_tokens=64 if slot.tiny else None)
-    engine = Engine.random(config, device=slot.device, settings=settings, weights=weights)
+    engine = random_engine(config, device=slot.device, settings=settings, weights=weights)
     texts = [text[:200] for text in prompts(slot.lengths(64), vocab)]
     one = SamplingParams(max_new_tokens=1, ignore_eos=True)
     asked = [GenerateRequest(str(i), text, one, prompt_logprobs=True) for i, text in enumerate(texts)]

@@ -89,8 +89,8 @@ def workload_lines(found: WorkloadResult) -> list[str]:
     if isinstance(reached, str):
         lines.append(f"not run: transformers, {found.hf_continuous_name or 'continuous batching'}: {reached}")
     for run in [*found.runs, *found.curve]:
-        if run.retreats:
-            lines.append(f"{run.mode}, {run.mix}, {run.requests} requests: {run.retreats} steps found no memory")
+        if run.oom_steps:
+            lines.append(f"{run.mode}, {run.mix}, {run.requests} requests: {run.oom_steps} steps found no memory")
     return lines + left_out_lines(found.left_out)
 
 

@@ -124,3 +124,22 @@ class ScoreResult:
 
 
 Result = GenerateResult | ScoreResult
+
+
+def check_request(request: Request, vocab_size: int) -> None:
+    """Raise RequestError where a request makes no sense, whatever the engine's state."""
+    groups = [("prompt", request.prompt)]
+    if isinstance(request, ScoreRequest):
+        if not request.labels:
+            raise RequestError(f"request {request.id!r} has no labels")
+        if len(set(request.labels)) < len(request.labels):
+            raise RequestError(f"request {request.id!r} gives the same label twice")
+        groups += [(f"label {i}", label) for i, label in enumerate(request.labels)]
+    for what, ids in groups:
+        if not ids:
+            raise RequestError(f"{what} of request {request.id!r} is empty, expected at least one token id")
+        if min(ids) < 0 or max(ids) >= vocab_size:
+            raise RequestError(
+                f"{what} of request {request.id!r} has token ids {min(ids)} to {max(ids)}, "
+                f"expected 0 to {vocab_size - 1}: was it encoded with this model's tokenizer?"
+            )

@@ -29,28 +29,28 @@ class EngineSettings:
 
 
 @dataclass(frozen=True)
-class Limits:
+class EngineLimits:
     """The bounds of steps and cache on one device."""
 
     max_num_seqs: int
     max_batched_tokens: int
     kv_bytes: int | None  # None: what is free
     max_seq_len: int  # the model's own limit included
-    admit_together: int = 1  # free places before waiting sequences start beside decoding ones
+    min_admit: int = 1  # free places before waiting sequences start beside decoding ones
 
 
-_CPU = Limits(96, 768, 640 * 2**20, 0)
+_CPU = EngineLimits(96, 768, 640 * 2**20, 0)
 # 1,024 rows are past the ridge, where a step's weights cost less than its arithmetic.
-_GPU = Limits(1024, 4096, None, 0, admit_together=32)
+_GPU = EngineLimits(1024, 4096, None, 0, min_admit=32)
 
 
-def limits(settings: EngineSettings, device: str, max_seq_len: int) -> Limits:
+def resolve_limits(settings: EngineSettings, device: str, max_seq_len: int) -> EngineLimits:
     """Return the bounds for ``device`` ("cpu", "interpret" or "cuda") and a model of ``max_seq_len``."""
     default = _GPU if device == "cuda" else _CPU
-    return Limits(
+    return EngineLimits(
         settings.max_num_seqs or default.max_num_seqs,
         settings.max_batched_tokens or default.max_batched_tokens,
         settings.kv_bytes or default.kv_bytes,
         min(max_seq_len, settings.max_seq_len),
-        default.admit_together,
+        default.min_admit,
     )

@@ -30,7 +30,8 @@ from warmeng.finetune.plan import epoch_name, micro_rows
 from warmeng.finetune.progress import Progress
 from warmeng.finetune.state import STATE, Log, load_state, save_state
 
-NUMERICS = 1  # raised whenever the trainer's arithmetic changes, so that a run is not continued with other numbers
+# Raised whenever the trainer's arithmetic changes, so that a run is not continued with other numbers.
+NUMERICS_VERSION = 1
 
 
 class DivergedError(RuntimeError):
@@ -86,14 +87,14 @@ def _manifest(job: Job, folder: Path, command: str) -> dict[str, Any]:
     path = folder / "manifest.json"
     if path.is_file():
         old = read_json(path)
-        _check_same(folder, old, {"numerics": NUMERICS} | job.identity())
+        _check_same(folder, old, {"numerics": NUMERICS_VERSION} | job.identity())
         return old
     beside = f".{path.name}."  # what a killed process left of its first write
     if strange := sorted(p.name for p in folder.iterdir() if p.name != LOCK and not p.name.startswith(beside)):
         raise UsageError(f"{folder} has {show(strange[0], 60)} and no training run: choose a new folder")
     manifest = {
         "kind": "finetune",
-        "numerics": NUMERICS,
+        "numerics": NUMERICS_VERSION,
         **job.identity(),
         "base": job.source.name,
         "revision": job.source.revision,

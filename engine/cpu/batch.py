@@ -36,10 +36,10 @@ def build_batch(
     config: ModelConfig,
     tiles: RowTiles,
     block_size: int,
-    owners: int,
+    min_queries: int,
     rotation: tuple[Tensor, Tensor],
 ) -> Batch:
-    """Make the tensors of a step. ``owners``: see ``least_owners``; rotation: cos, sin [max_seq_len, head_dim / 2]."""
+    """Make the tensors of a step. ``min_queries``: see there; rotation: cos, sin [max_seq_len, head_dim / 2]."""
     cos, sin = rotation
     group = config.num_heads // config.num_kv_heads
     count = len(layout.token_ids)
@@ -57,7 +57,7 @@ def build_batch(
         sin=sin.index_select(0, positions)[:, None],
         blocks=torch.from_numpy(slot // block_size),
         offsets=torch.from_numpy(slot % block_size),
-        attention=plan_pairs(layout.segments(), config.num_kv_heads, group, block_size, owners),
+        attention=plan_pairs(layout.segments(), config.num_kv_heads, group, block_size, min_queries),
         adapters=tuple(masks.items()),
         num_tokens=count,
     )

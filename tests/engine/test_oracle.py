@@ -63,7 +63,7 @@ def test_logits_equal_transformers(family: str, tiny_model: Callable[[str], Path
     tokens = tuple(engine.tokenizer.encode("The quick answer to a simple question is"))
     with torch.no_grad():
         expected = hf_model(folder)(torch.tensor([tokens])).logits[0, -1, : engine.tokenizer.vocab_size]
-    found = engine._probe(tokens, "")[: engine.tokenizer.vocab_size]
+    found = engine._core.probe_logits(tokens, "")[: engine.tokenizer.vocab_size]
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
