@@ -11,7 +11,7 @@ from typing import Protocol
 
 import torch
 
-from warmeng.bench.floor import decoder, grading_floor
+from warmeng.bench.cost_model import decoder, grading_floor
 from warmeng.bench.roofline import Roofline, measure_roofline
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.request import ScoreRequest, ScoreResult

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from warmeng.bench.environment import OUT_OF_MEMORY, reason
 from warmeng.bench.lengths import Lengths
-from warmeng.bench.reason import OUT_OF_MEMORY, reason
 from warmeng.bench.record import Options, WorkloadResult
 from warmeng.engine.backend import is_out_of_memory
 from warmeng.engine.shapes import SHAPES

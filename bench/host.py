@@ -134,11 +134,19 @@ def yardstick() -> float:
     return time.thread_time() - began
 
 
-def measure_host(sequences: int, *, adapters: int = 2, temperature: float = 0.8, requests: int = 0) -> HostResult:
+def measure_host(
+    sequences: int,
+    *,
+    adapters: int = 2,
+    temperature: float = 0.8,
+    requests: int = 0,
+    say: Callable[[str], None] = lambda line: None,
+) -> HostResult:
     """Run the workload's lengths through an engine whose device does nothing, with up to ``sequences`` at once.
 
     ``requests``: 0 takes twice as many as there are sequences.
     """
+    say(f"{sequences} sequences")
     small = {
         "num_layers": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 4, "num_kv_heads": 1, "head_dim": 16,
         "vocab_size": 1024,

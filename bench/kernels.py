@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from warmeng.bench.cases import attention, pointwise, products, sampling
-from warmeng.bench.cases.case import Case, Sizes, Tensors
-from warmeng.bench.reason import reason
-from warmeng.bench.roofline import Roofline
+from warmeng.bench.cases.case import Case, Sizes, Tensors, workload
+from warmeng.bench.environment import reason
+from warmeng.bench.roofline import Roofline, measure_roofline
 from warmeng.bench.timing import copies, measure
 
 
@@ -171,4 +172,27 @@ def run_all(
     return found, []
 
 
-__all__ = ["Found", "Tensors", "all_cases", "check", "poisoned", "run", "run_all"]
+def measure_kernels(
+    shape: str,
+    device: torch.device,
+    *,
+    only: Sequence[str],
+    budget: float,
+    say: Callable[[str], None],
+    left: Callable[[], float],
+    keep: Callable[[dict[str, Any]], None],
+) -> dict[str, Any]:
+    """Measure the peaks of a device and all kernels at a shape; returns the fields of the record.
+
+    ``keep`` is called with the fields that there are after each kernel.
+    """
+    peaks = measure_roofline(device, say=say)
+    fields: dict[str, Any] = {"shape": shape, "roofline": peaks}
+    results, left_out = run_all(
+        workload(shape, device), peaks, only=only, budget=budget, say=say, left=left,
+        keep=lambda some: keep({**fields, "results": some}),
+    )  # fmt: skip
+    return {**fields, "results": results, "left_out": left_out}
+
+
+__all__ = ["Found", "Tensors", "all_cases", "check", "measure_kernels", "poisoned", "run", "run_all"]

@@ -25,6 +25,12 @@ class Timing:
     way: str  # "graph" (a CUDA graph replayed), "events" (launched by the host) or "clock" (a CPU)
 
 
+def seconds_left(seconds: float) -> Callable[[], float]:
+    """Return a clock that counts down from now."""
+    end = time.monotonic() + seconds
+    return lambda: end - time.monotonic()
+
+
 def copies(bytes_of_call: float) -> int:
     """Return how many sets of inputs to rotate, so that no call finds its own in the cache."""
     return max(1, min(48, math.ceil(CACHE_BYTES / max(bytes_of_call, 1.0))))

@@ -17,10 +17,10 @@ from typing import Any, Protocol
 
 import torch
 
-from warmeng.bench.floor import Decoder, Floor, decoder, generation_floor
+from warmeng.bench.cost_model import Decoder, Floor, decoder, generation_floor
+from warmeng.bench.environment import reason
 from warmeng.bench.hf import compare
 from warmeng.bench.lengths import Lengths, mean_context, read_lengths
-from warmeng.bench.reason import reason
 from warmeng.bench.record import Options, Run, WorkloadResult
 from warmeng.bench.roofline import Roofline, measure_roofline
 from warmeng.engine.adapters import Adapter
@@ -88,7 +88,7 @@ def warming(lengths: Sequence[Lengths], limits: EngineLimits, device: str) -> li
     ]
 
 
-def requests(
+def make_requests(
     texts: Sequence[tuple[int, ...]], lengths: Sequence[Lengths], adapters: Sequence[str | None]
 ) -> list[GenerateRequest]:
     """Return greedy requests that carry the adapters in turn."""
@@ -143,8 +143,8 @@ class _Measurement:
         batch = _batch(engine, limits, lengths)
         self.say(f"warming up, {batch} sequences at most")
         short = warming(lengths[:batch], limits, options.device)
-        timed(engine, requests(texts[:batch], short, names))
-        timed(engine, requests(texts[:batch], short, [None]))
+        timed(engine, make_requests(texts[:batch], short, names))
+        timed(engine, make_requests(texts[:batch], short, [None]))
         for mix in ("personas", "base"):
             if self.left() > 0:
                 self._run(engine, mode, mix, len(lengths), batch, options.repeats, result.runs)
@@ -165,7 +165,7 @@ class _Measurement:
         self, engine: Runs, mode: str, mix: str, count: int, batch: int, repeats: int, into: list[Run]
     ) -> None:  # fmt: skip
         lengths = self.lengths[:count]
-        asked = requests(self.texts[:count], lengths, self._names() if mix == "personas" else [None])
+        asked = make_requests(self.texts[:count], lengths, self._names() if mix == "personas" else [None])
         tokens = sum(x.answer for x in lengths)
         least: Floor = generation_floor(self.model, lengths, batch, self.result.roofline)
         oom_steps = engine.stats.oom_steps

@@ -57,32 +57,32 @@ def test_a_mode_that_fails_costs_no_other(shape, monkeypatch, capsys):
 
 
 def test_the_command_saves_what_there_is_and_fails(shape, tmp_path):
-    args = ["bench", "generate", "--shape", shape, "--random-weights", "--requests", "2", "--repeats", "1",
+    args = ["bench", "workload", "--shape", shape, "--requests", "2", "--repeats", "1",
             "--baseline", "none", "--save", str(tmp_path / "saved")]  # fmt: skip
-    for code, failed in (("", False), ("from warmeng.engine.engine import Engine; del Engine.random\n", True)):
+    for code, failed in (("", False), ("from warmeng.engine.engine import Engine; del Engine.add_adapter\n", True)):
         done = subprocess.run(
             [sys.executable, "-c", f"{code}from warmeng.cli.main import main; main()", *args],
             capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
         )  # fmt: skip
         assert (done.returncode != 0) == failed, done.stderr
-        assert [p.name for p in (tmp_path / "saved").iterdir()] == ["generate-cpu.jsonl"]
+        assert [p.name for p in (tmp_path / "saved").iterdir()] == ["workload-cpu.jsonl"]
     assert "the engine failed, deterministic" in done.stderr
-    runs = [record["runs"] for record in environment.read(tmp_path / "saved", "generate")]
+    runs = [record["runs"] for record in environment.read(tmp_path / "saved", "workload")]
     assert len(runs[0]) == 2
     assert runs[1] == []
 
 
 def test_what_was_there_when_a_bench_was_ended(tmp_path):
-    partial = environment.Partial("generate", torch.device("cpu"), tmp_path)
+    partial = environment.Partial("workload", torch.device("cpu"), tmp_path)
     for count in (1, 2):
         partial.keep({"runs": [0] * count})
     (path,) = tmp_path.iterdir()
     assert path.suffix == ".partial"
     assert json.loads(path.read_text())["runs"] == [0, 0]
-    assert environment.read(tmp_path, "generate") == []
+    assert environment.read(tmp_path, "workload") == []
     partial.remove()
     assert not path.exists()
-    environment.Partial("generate", torch.device("cpu"), None).keep({})
+    environment.Partial("workload", torch.device("cpu"), None).keep({})
     assert list(tmp_path.iterdir()) == []
 
 

@@ -129,8 +129,7 @@ def test_mixed_batch_equals_separate_peft_runs(tiny_model: Callable[[str], Path]
 
 @pytest.mark.slow
 def test_built_in_model_gives_hf_generate_tokens_on_32_chats() -> None:
-    from warmeng.bench.generate import HfBaseline, run_engine
-    from warmeng.bench.prompts import chat_prompts
+    from warmeng.bench.generate import HfBaseline, chat_prompts, run_engine
 
     engine = Engine.load("smollm2-135m-instruct")
     prompts = [engine.tokenizer.chat([{"role": "user", "content": text}]) for text in chat_prompts()[::3]]

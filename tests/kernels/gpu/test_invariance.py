@@ -20,7 +20,7 @@ HERE = torch.device("cpu")
 
 
 class StandIn:
-    """A product that no company changes, but for what ``off`` gives of (tile, rows, with adapters)."""
+    """A batch-invariant product, but for what ``off`` says of (tile, rows, with adapters)."""
 
     def __init__(
         self, off: Callable[[Tile, int, bool], bool] = lambda tile, rows, adapters: False, lora_a: bool = False
@@ -39,7 +39,7 @@ class StandIn:
         return Product(y + (0.0 if self.lora_a else wrong), lora_a, lora, rows)
 
 
-@pytest.mark.parametrize("low", [False, True], ids=["base", "adapters"])
+@pytest.mark.parametrize("lora_a", [False, True], ids=["base", "adapters"])
 @pytest.mark.parametrize("when", ["rows", "adapters"])
 def test_tiles_that_differ_are_left_out(when: str, lora_a: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether for a number of rows, or where other rows carry adapters; in the base's numbers or in theirs."""
