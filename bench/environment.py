@@ -37,7 +37,8 @@ class Environment:
     processors: int  # multiprocessors, or threads of PyTorch
     memory: int  # bytes of the card; 0 on a CPU
     versions: dict[str, str | None]
-    commit: str | None  # of this repository; "-changed" at its end where files differ from it
+    # This repository's commit, with "-changed" at its end where files differ from it.
+    commit: str | None
 
 
 def pick_device(device: str) -> torch.device:

@@ -48,9 +48,11 @@ class Comparison:
     hf_rates: list[float]
     hf_batch: int | None
     hf_by_batch: dict[int, float]
-    identical: int | None  # prompts whose tokens are the same in both
+    # Prompts whose tokens are the same in both.
+    identical: int | None
     ratio: float | None  # median of the pairs' ratios
-    floor_seconds: float  # of the matrix products at their measured ceilings
+    # The time of the matrix products at their measured peaks.
+    floor_seconds: float
     roofline_share: float  # floor over the engine's median time
     ceilings: list[dict[str, Any]]
     instructions: str  # the widest that PyTorch takes here

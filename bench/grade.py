@@ -19,8 +19,10 @@ from warmeng.engine.settings import EngineSettings
 from warmeng.engine.shapes import shape_config
 from warmeng.engine.testing import random_engine
 
-PREFIX, NEW = 800, 480  # tokens of the judge's instructions, and of one question with its answer
-LABELS = 3  # of two tokens each: a word and its end token
+# Tokens of the judge's instructions, and of one question with its answer.
+PREFIX, NEW = 800, 480
+# Labels of two tokens each: a word and its end token.
+LABELS = 3
 
 
 class Scores(Protocol):

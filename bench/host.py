@@ -61,8 +61,10 @@ class HostResult:
     sequences: int
     adapters: int
     temperature: float
-    decode: float  # a step in which all sequences decode, 32 places at most being free
-    mixed: float  # a step that computes prompts too, up to the budget of tokens
+    # A step in which all sequences decode, with 32 free places at most.
+    decode: float
+    # A step that computes prompts too, up to the budget of tokens.
+    mixed: float
     mixed_rows: int
     yardstick: float
     cost: HostCost

@@ -22,7 +22,8 @@ class Beside:
     """Something that stands beside a kernel: another configuration of ours, or what one would call instead."""
 
     seconds: float | None = None
-    error: float | None = None  # against the twin; None where results can't be compared
+    # Error against the twin; None where results can't be compared.
+    error: float | None = None
     failed: str | None = None  # why it can't run
 
 
@@ -35,7 +36,8 @@ class Found:
     bytes: float
     operations: float
     tolerance: float
-    error: float = math.nan  # against the twin in float64: relative norm, or share of other tokens
+    # Error against the twin in float64: relative norm, or share of other tokens.
+    error: float = math.nan
     failed: str | None = None  # why the kernel could not run
     floor_seconds: float | None = None  # at this run's two ceilings
     bound: str | None = None  # which of them
@@ -155,7 +157,8 @@ def run_all(
             return found, [f"{c.kernel}, {c.shape}: no time left" for c in cases[at:]]
         try:
             result = run(case, sizes, roofline, budget) if roofline else check(case)
-        except Exception as problem:  # the others are worth measuring all the same
+        except Exception as problem:
+            # The others are worth measuring all the same.
             result = Found(case.kernel, case.shape, case.bytes + case.after_bytes, case.operations, case.tolerance)
             result.failed = reason(problem)
         found.append(result)
@@ -166,7 +169,8 @@ def run_all(
         if sizes.device.type == "cuda":
             try:
                 torch.cuda.empty_cache()
-            except Exception as problem:  # the device or its allocator is broken, and no later number would count
+            except Exception as problem:
+                # The device or its allocator is broken, and no later number would count.
                 why = f"after {case.kernel}, {case.shape}, memory can't be given back: {reason(problem)}"
                 return found, [f"{c.kernel}, {c.shape}: {why}" for c in cases[at + 1 :]] or [why]
     return found, []

@@ -27,7 +27,8 @@ _DTYPES = {"cuda": torch.bfloat16, "cpu": torch.float32}
 class Roofline:
     """What a device reaches on the two things that everything else consists of."""
 
-    bytes_per_second: float  # bytes read plus bytes written, the best size
+    # Bytes read plus bytes written, at the best size.
+    bytes_per_second: float
     operations_per_second: float  # of products, the best size
     dtype: str  # of the products
     by_bytes: dict[int, float]
@@ -43,7 +44,8 @@ class Roofline:
         return "bytes" if by_bytes else "operations"
 
 
-NOMINAL_H100 = Roofline(3.35e12, 800e12, "bfloat16", {}, {})  # the data sheet's bandwidth, and a product's usual rate
+# The data sheet's bandwidth, and a product's usual rate.
+NOMINAL_H100 = Roofline(3.35e12, 800e12, "bfloat16", {}, {})
 
 
 @torch.inference_mode()

@@ -58,9 +58,11 @@ class Simulated:
     preemptions: int
     rows: int  # tokens computed
     mean_sequences: float
-    kernels: Mapping[str, float]  # the device's work by kind, gaps included
+    # The device's work by kind, gaps included.
+    kernels: Mapping[str, float]
     host: float  # the host's work, launches included
-    idle: float  # of the device, from the first step to the last
+    # Seconds in which the device does nothing, from the first step to the last.
+    idle: float
     host_cost: HostCost
 
     @property
@@ -140,7 +142,8 @@ class _ClockRunner:
         self.config, self.timings, self.host = config, timings, host
         self.num_blocks, self.vocab_size = num_blocks, config.vocab_size
         self.adapters, self.rank = adapters, rank
-        self.now = self.free = 0.0  # the host's time, and when the device has nothing left
+        # The host's time, and when the device has nothing left.
+        self.now = self.free = 0.0
         self.worked = self.idle = 0.0
         self.kernels: dict[str, float] = {}
         self.steps = self.mixed = self.rows = self.sequences = 0
@@ -157,7 +160,8 @@ class _ClockRunner:
         launched = prepared + (0.0 if replayed else launches * self.timings.launch)
         began = max(prepared, self.free)
         done = began + sum(times.values())
-        behind = max(0.0, launched - done)  # the last kernel can't end before it is launched
+        # The last kernel can't end before it is launched.
+        behind = max(0.0, launched - done)
         self.worked += launched - self.now
         self.idle += behind + (began - self.free if self.steps else 0.0)
         self.now, self.free = launched, done + behind

@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # kernels need triton, which isn't everywhere
+if TYPE_CHECKING:
+    # Kernels need triton, which isn't everywhere.
     from warmeng.bench.finetune import TrainComparison
     from warmeng.bench.generate import Comparison
     from warmeng.bench.grade import GradeResult

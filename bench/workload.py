@@ -33,7 +33,8 @@ from warmeng.engine.shapes import shape_config
 from warmeng.engine.testing import random_engine
 
 _WARM_STEPS = 64
-_WARM_LAST = 16  # answers of the warm-up that end in steps of their own: the smallest graphs are of so few rows
+# Answers of the warm-up that end in steps of their own: the smallest graphs have few rows.
+_WARM_LAST = 16
 PERSONAS = ("warm", "cold", "formal", "blunt", "playful", "terse", "gentle")
 
 
@@ -78,7 +79,8 @@ def warming(lengths: Sequence[Lengths], limits: EngineLimits, device: str) -> li
     """
     if device != "cuda":
         return [Lengths(x.prompt, min(x.answer, 2 + 2 * i // len(lengths))) for i, x in enumerate(lengths)]
-    room = max(1, limits.max_batched_tokens - len(lengths))  # tokens of prompts beside those that decode, in a step
+    # Prompt tokens of a step beside the sequences that decode.
+    room = max(1, limits.max_batched_tokens - len(lengths))
     admit = sum(x.prompt for x in lengths) // room + 2
     spread = _WARM_STEPS
     few = len(lengths) - _WARM_LAST
@@ -222,7 +224,8 @@ def measure_workload(
             continue
         try:
             measurement.mode(mode)
-        except Exception as problem:  # one mode's failure must not cost the others
+        except Exception as problem:
+            # One mode's failure must not cost the others.
             result.failed.append(mode)
             result.left_out.append(f"engine, {mode}: {reason(problem)}")
             say(result.left_out[-1])

@@ -190,7 +190,8 @@ class _Loader:
                 for done in [pool.submit(job) for job in self.jobs]:
                     done.result()
         finally:
-            torch.set_num_threads(threads)  # the default of threads to come, which the pool's threads have changed
+            # This sets the default of threads to come, which the pool's threads have changed.
+            torch.set_num_threads(threads)
             self.jobs.clear()
 
     def empty(self, *shape: int) -> torch.Tensor:

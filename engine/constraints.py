@@ -98,7 +98,8 @@ class _Vocabulary:
     greedy: Callable[[str], list[int]] | None = None
 
     def __call__(self, text: str | bytes) -> list[int]:
-        if not isinstance(text, str) or self.greedy is None:  # the wrapper tries whether bytes are taken
+        if not isinstance(text, str) or self.greedy is None:
+            # The wrapper tries whether bytes are taken, and expects this error.
             raise TypeError
         try:
             found = self.encode(text)

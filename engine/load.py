@@ -51,7 +51,8 @@ def load_runner(
     limits: EngineLimits,
 ) -> Runner:
     """Load a checkpoint, or make random weights from a seed, for a chosen device; or take weights as they lie there."""
-    if isinstance(source, ModelSource):  # before anything is made in the sizes that a configuration only claims
+    if isinstance(source, ModelSource):
+        # Before anything is made in the sizes that a configuration only claims.
         check_shapes(open_checkpoint(source.folder), config)
     if device == "cpu":
         if isinstance(source, Weights):
@@ -74,7 +75,8 @@ def load_runner(
 def _on_cpu(
     source: ModelSource | int, config: ModelConfig, vocab_size: int, settings: EngineSettings, limits: EngineLimits
 ) -> CpuRunner:
-    dtype, where = torch.float32, torch.device("cpu")  # bf16 products are up to ten times slower on CPUs
+    # bf16 products are up to ten times slower on CPUs.
+    dtype, where = torch.float32, torch.device("cpu")
     arrangement = arrange(list(projection_shapes(config).values()), dtype, where, settings.fast)
     weights: Weights
     if isinstance(source, int):

@@ -25,10 +25,13 @@ class SamplingParams:
     top_k: int = 0  # 0 keeps all tokens
     top_p: float = 1.0  # 1 keeps all tokens
     seed: int = 0
-    stop: tuple[str, ...] = ()  # stop strings; the text is cut before the first one found
+    # Stop strings; the text is cut before the first one found.
+    stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()  # beside the model's own end tokens
-    ignore_eos: bool = False  # goes on through the model's end tokens (benchmarks)
-    logprobs: bool = False  # return each chosen token's log-probability: a pass over the vocabulary more
+    # Goes on through the model's end tokens (benchmarks).
+    ignore_eos: bool = False
+    # Return each chosen token's log-probability: a pass over the vocabulary more.
+    logprobs: bool = False
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -50,7 +53,8 @@ class Constraint:
     """A language that the generated text must belong to, decided by ``llguidance``."""
 
     kind: Literal["regex", "json_schema", "choice"]
-    value: str | tuple[str, ...]  # regex or JSON schema as text; the choices as a tuple of strings
+    # Regex or JSON schema as text; the choices as a tuple of strings.
+    value: str | tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -60,10 +64,13 @@ class GenerateRequest:
     id: str
     prompt: tuple[int, ...]  # token ids, at least one
     sampling: SamplingParams = field(default_factory=SamplingParams)
-    adapter: str | None = None  # a name given to Engine.add_adapter; None is the base itself
-    noise_key: tuple[str, int] = ("", 0)  # (item id, sample index): the same key draws the same noise
+    # A name given to Engine.add_adapter; None is the base itself.
+    adapter: str | None = None
+    # (item id, sample index): the same key draws the same noise.
+    noise_key: tuple[str, int] = ("", 0)
     constraint: Constraint | None = None
-    prompt_logprobs: bool = False  # also return the log-probability of each prompt token
+    # Also return the log-probability of each prompt token.
+    prompt_logprobs: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,8 @@ class ScoreRequest:
 
     id: str
     prompt: tuple[int, ...]
-    labels: tuple[tuple[int, ...], ...]  # each with at least one token; no label may be empty or given twice
+    # Each with at least one token; no label may be empty or given twice.
+    labels: tuple[tuple[int, ...], ...]
     adapter: str | None = None
 
 
@@ -97,12 +105,15 @@ class GenerateResult:
     status: Literal["ok", "too_long", "out_of_memory"]
     finish_reason: Literal["stop", "length", "none"]
     token_ids: tuple[int, ...]  # without the end token that stopped it
-    text: str  # what token_ids add to the prompt's text, without special tokens, cut before the stop string
+    # What token_ids add to the prompt's text, without special tokens, cut before the stop string.
+    text: str
     # Of each chosen token (end token included), over the full vocabulary, at temperature 1; empty unless asked for.
     logprobs: tuple[float, ...]
     prompt_tokens: int
-    cached_tokens: int  # prompt tokens whose keys and values were found in the prefix cache
-    prompt_logprobs: tuple[float, ...] = ()  # of prompt tokens 1.. given those before; empty unless asked for
+    # Prompt tokens whose keys and values were found in the prefix cache.
+    cached_tokens: int
+    # Of prompt tokens 1.. given those before; empty unless asked for.
+    prompt_logprobs: tuple[float, ...] = ()
     detail: str = ""  # why, where status is not ok
 
 
@@ -115,7 +126,8 @@ class ScoreResult:
 
     id: str
     status: Literal["ok", "too_long", "out_of_memory"]
-    logprobs: tuple[float, ...]  # one a label, in the order given; empty where status is not ok
+    # One for each label, in the order given; empty where status is not ok.
+    logprobs: tuple[float, ...]
     token_logprobs: tuple[tuple[float, ...], ...]  # of each label's tokens
     mass: float
     prompt_tokens: int

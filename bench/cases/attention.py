@@ -71,7 +71,8 @@ def _inputs(sizes: Sizes, seed: int, tokens: int, blocks: int) -> tuple[Tensor, 
 
 def _dense(cache_: Tensor, tables: Tensor, longest: int) -> Tensor:
     """Gather [sequences, kv_heads, longest, size] from a paged cache."""
-    picked = cache_[tables.long()]  # [sequences, blocks, kv_heads, BLOCK, size]
+    # [sequences, blocks, kv_heads, BLOCK, size].
+    picked = cache_[tables.long()]
     return picked.transpose(1, 2).flatten(2, 3)[:, :, :longest].contiguous()
 
 
@@ -146,7 +147,8 @@ def _flex(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, scale: float) -> Cal
 def _compiled_flex() -> Callable[..., Tensor]:
     from torch.nn.attention.flex_attention import flex_attention
 
-    torch._dynamo.config.recompile_limit = 64  # one for each shape and mask; past it nothing is fused
+    # There is one compilation for each shape and mask; past the limit nothing is fused.
+    torch._dynamo.config.recompile_limit = 64
     compiled: Callable[..., Tensor] = torch.compile(flex_attention, dynamic=False, fullgraph=True)
     return compiled
 

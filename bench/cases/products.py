@@ -18,7 +18,8 @@ from warmeng.kernels.gpu.lora import RANK_TILE, AdapterRows, LoraWeights, column
 from warmeng.kernels.gpu.matmul import TILES, Tile, project, project_plain
 from warmeng.kernels.gpu.norm import add_rms_norm, add_rms_norm_plain
 
-ADAPTERS = 2  # with the base: three personas, a third of the rows each
+# With the base there are three personas, each with a third of the rows.
+ADAPTERS = 2
 
 
 def cases(sizes: Sizes) -> list[Case]:
@@ -99,8 +100,10 @@ def peft_way(sizes: Sizes, made: LoraWeights, rows: list[Tensor]) -> Callable[[T
 class _Adapters:
     """What the adapters of one product add, at their true rank."""
 
-    down_bytes: float  # A read and ``lora_a_out`` written, with the product
-    up_bytes: float  # ``lora_a_out`` and B read, in the kernel after it
+    # A is read and ``lora_a_out`` written, with the product.
+    down_bytes: float
+    # ``lora_a_out`` and B are read, in the kernel after it.
+    up_bytes: float
     operations: float
 
 

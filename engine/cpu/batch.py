@@ -22,12 +22,16 @@ class Batch:
     """One forward pass. ``rows`` counts the padding that the row tiles ask for; padding lies at the end."""
 
     token_ids: Tensor  # int64 [rows]
-    cos: Tensor  # [rows, 1, head_dim / 2], of each position's angles
+    # [rows, 1, head_dim / 2], of each position's angles.
+    cos: Tensor
     sin: Tensor
-    blocks: Tensor  # int64 [rows] cache block of each token's slot; the null block for padding
-    offsets: Tensor  # int64 [rows] place of the slot in its block
+    # int64 [rows]: cache block of each token's slot; the null block for padding.
+    blocks: Tensor
+    # int64 [rows]: place of the slot in its block.
+    offsets: Tensor
     attention: tuple[PairPlan, ...]
-    adapters: tuple[tuple[str, Tensor], ...]  # (content hash, mask fp32 [rows, 1]); rows without adapter are in none
+    # (content hash, mask fp32 [rows, 1]); rows without an adapter are in none.
+    adapters: tuple[tuple[str, Tensor], ...]
     num_tokens: int  # rows that are not padding
 
 

@@ -23,8 +23,10 @@ from warmeng.kernels.rope import rotate, write_cache
 class LayerCache:
     """Keys and values of one layer."""
 
-    k: Tensor  # [blocks, kv_heads, head_dim, block_size]
-    v: Tensor  # [blocks, kv_heads, block_size, head_dim]
+    # [blocks, kv_heads, head_dim, block_size].
+    k: Tensor
+    # [blocks, kv_heads, block_size, head_dim].
+    v: Tensor
 
 
 class CpuOps:

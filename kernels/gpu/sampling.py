@@ -34,7 +34,8 @@ class SamplingRows:
 
     ints: Tensor  # int32 [rows, INTS]
     floats: Tensor  # fp32 [rows, FLOATS]
-    masks: Tensor  # int32 [constrained rows, ceil(vocab / 32)]: allowed tokens, lowest bit first
+    # int32 [constrained rows, ceil(vocab / 32)]: allowed tokens, lowest bit first.
+    masks: Tensor
 
 
 @triton.jit
