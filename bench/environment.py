@@ -119,7 +119,7 @@ def save(bench: str, where: Environment, text: str, folder: Path) -> Path:
 
 
 class Partial:
-    """What a bench has so far, as the one line of a file of its own: for what ends before ``save`` is reached.
+    """What a bench has so far, as the one line of a separate file, for a bench that ends before ``save`` is reached.
 
     The file has the process's number in its name and another ending than saved lines, so nothing reads it by accident.
     """

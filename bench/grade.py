@@ -1,4 +1,4 @@
-"""Exact label grades a second: a long shared prefix that is cached, then a question and an answer of its own."""
+"""Exact label grades a second: a long shared prefix that is cached, then each request's question and answer."""
 
 from __future__ import annotations
 

@@ -124,9 +124,9 @@ def _attempt(call: Callable[[], Beside]) -> Beside:
 
 
 def _error(case: Case, name: str, ours: bool) -> float | None:
-    """Return the error of what stands beside a kernel, on inputs of its own; None where it can't be compared.
+    """Return the error of what stands beside a kernel, on fresh inputs; None where it can't be compared.
 
-    Only ours are poisoned: others are known to write their results, and would be compiled for it once more.
+    Only our kernels get poisoned outputs: others would be compiled once more for that.
     """
     fresh = case.make(0)
     wanted = fresh.twin()

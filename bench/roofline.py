@@ -57,7 +57,7 @@ def measure_roofline(
     seconds: float = 1.0,
     say: Callable[[str], None] = lambda line: None,
 ) -> Roofline:
-    """Measure both ceilings on random numbers (zeros were seen to be 13 % faster), each size for ``seconds``.
+    """Measure both ceilings on random numbers (zeros were 13 % faster), each size for ``seconds``.
 
     On a CPU: copies in memory and oneDNN's products in single precision.
     """

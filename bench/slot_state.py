@@ -60,7 +60,7 @@ class Slot:
         return [Lengths(min(x.prompt, 12), min(x.answer, 2)) for x in found] if self.tiny else found
 
     def engine(self, fast: bool = False, most: int | None = None, adapters: int = 2, block: int = 16) -> Engine:
-        """Make an engine on the shared weights, with random adapters and cache blocks of so many slots."""
+        """Make an engine on the shared weights, with random adapters and cache blocks of ``block`` slots."""
         small = {"kv_bytes": 4 * 2**20, "max_batched_tokens": 64} if self.tiny else {}
         settings = EngineSettings(fast=fast, max_num_seqs=most, block_size=block, **small)
         engine = random_engine(self.config, device=self.device, settings=settings, weights=self.base())

@@ -1,7 +1,7 @@
 """This project's workload on random weights of a shape: three personas in one batch, beside other software.
 
-Every answer has its committed length and end tokens are passed over, so that all do the same work. Each request has a
-prompt of its own: no prefix is shared.
+Every answer has its committed length and end tokens are passed over, so that all do the same work. All prompts differ:
+no prefix is shared.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from warmeng.engine.shapes import shape_config
 from warmeng.engine.testing import random_engine
 
 _WARM_STEPS = 64
-# Answers of the warm-up that end in steps of their own: the smallest graphs have few rows.
+# Answers of the warm-up that end one by one: the smallest graphs have few rows.
 _WARM_LAST = 16
 PERSONAS = ("warm", "cold", "formal", "blunt", "playful", "terse", "gentle")
 

@@ -71,7 +71,7 @@ class Runner(Protocol):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell lack of memory from other errors: only PyTorch's CUDA allocator has an error of its own for it."""
+    """Tell lack of memory from other errors: only PyTorch's CUDA allocator has an error type for it."""
     # What the CPU allocator, CUDA and Triton, and cuBLAS say.
     said = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in said)

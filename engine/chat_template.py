@@ -1,6 +1,6 @@
 """Chat templates, rendered as ``transformers`` renders them, but bounded in time, memory and output.
 
-A template is code from whoever made the checkpoint. It runs in a process of its own (``template_worker.py``) under
+A template is code from the maker of the checkpoint. It runs in a separate process (``template_worker.py``) under
 limits that the system holds, whatever the template does; that process has none of this one's environment but what
 Python needs to start. It is started once, in about 60 ms, and a rendering then takes about 0.1 ms more than in here.
 """
@@ -107,7 +107,7 @@ class _Renderer:
 
 
 def _read(handle: int, size: int, end: float) -> bytes:
-    """Return so many bytes; ``EOFError`` where they don't come, or not until ``end``."""
+    """Return ``size`` bytes; ``EOFError`` where they don't come, or not until ``end``."""
     parts: list[bytes] = []
     while size:
         ready, _, _ = select.select([handle], [], [], max(0.0, end - time.monotonic()))

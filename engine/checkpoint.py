@@ -64,7 +64,7 @@ def load_weights(
     """Read the checkpoint in ``folder`` for ``config``, converting to ``dtype`` on ``device``.
 
     ``project`` arranges each weight [out, in]. Raises:
-        InputError: a file, tensor or shape that isn't as expected, one that is missing, or one that nobody uses.
+        InputError: a file, tensor or shape that isn't as expected, one that is missing, or one that is not used.
     """
     checkpoint = open_checkpoint(folder)
     check_shapes(checkpoint, config)

@@ -1,6 +1,6 @@
 """Constrained decoding through ``llguidance``: one token-mask call for the whole batch.
 
-It is told what bytes each token stands for, so it needs no file and no kind of tokenizer of its own.
+It is told what bytes each token stands for, so it needs no file and no tokenizer.
 """
 
 from __future__ import annotations

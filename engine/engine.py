@@ -181,7 +181,7 @@ class Engine:
         A prompt is a text, which the user says; a list of messages (``[{"role": "user", "content": "..."}]``); or a
         ``GenerateRequest``, for prompts of token ids, constraints and more. ``params`` (greedy, at most 256 tokens,
         unless given) and ``adapter`` (a name given to ``add_adapter``; the base itself unless given) hold for texts
-        and conversations; a request has its own. With a temperature, each place in the list draws noise of its own,
+        and conversations; a request has its own. With a temperature, each place in the list draws its own noise,
         and the same noise under every adapter.
 
         Raises RequestError, and answers none, where a prompt can't be run as it stands.

@@ -1,6 +1,6 @@
 """What the engine is asked and what it answers: plain frozen data, nothing of tensors.
 
-A caller gives every request an ``id`` of its own; results come back in the order in which they finish and carry it.
+A caller gives every request a unique ``id``; results come back in the order in which they finish and carry it.
 """
 
 from __future__ import annotations

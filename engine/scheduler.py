@@ -324,7 +324,7 @@ class Scheduler:
         return -(-(length + max(1, (sequence.max_len - length) // _GROWTH)) // self.block_size)
 
     def _blocks_needed(self, request: Request, answer_len: int) -> int:
-        """Return the blocks of a request with an answer of this length; each label has blocks of its own."""
+        """Return the blocks of a request with an answer of this length; labels share no blocks."""
         blocks = -(-(len(request.prompt) + answer_len) // self.block_size)
         if isinstance(request, ScoreRequest):
             blocks += sum(-(-(len(label) - 1) // self.block_size) for label in request.labels)

@@ -77,7 +77,7 @@ def read_objects(path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def read_values(path: Path) -> Iterator[tuple[int, Row]]:
-    """Yield (line, object) of a JSON array, or of objects each on lines of its own."""
+    """Yield (line, object) of a JSON array, or of objects on separate lines."""
     text = read_text(path)
     # The decoder finds where a value ends; the value is parsed strictly after that.
     decoder = json.JSONDecoder()

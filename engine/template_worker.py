@@ -1,6 +1,6 @@
 """The process that renders chat templates: ``chat_template.py`` starts it and speaks to it over its pipes.
 
-A template is code from whoever made the checkpoint. Jinja's sandbox keeps it from the interpreter, but no sandbox
+A template is code from the maker of the checkpoint. Jinja's sandbox keeps it from the interpreter, but no sandbox
 bounds what one filter, one multiplication or one comparison of lists takes. Here the system does: this process may use
 so much memory, write no file, and is ended by a timer that nothing in it can hold up.
 

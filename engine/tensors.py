@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # A 400B model has about 1,200 tensors.
 MAX_TENSORS = 20_000
-# The header of that many tensors with the longest names.
+# The header of ``MAX_TENSORS`` tensors with the longest names.
 MAX_HEADER_BYTES = 8 * 2**20
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,255}")
@@ -90,7 +90,7 @@ class Checkpoint:
                 self._files[path] = safe_open(path, framework="pt")
             source: torch.Tensor = self._files[path].get_tensor(name)
         except Exception as error:
-            # The library raises types of its own for each kind of damage.
+            # The library has an error type for each kind of damage.
             raise InputError(f"can't read {name} from {path} ({one_line(error, 120)}): fetch it again") from None
         low, high = torch.aminmax(source)
         if not (torch.isfinite(low) and torch.isfinite(high)):
@@ -119,7 +119,7 @@ class Checkpoint:
         copy_rows(source, dest)
 
     def finish(self) -> None:
-        """Release the files; InputError that names the tensors nobody has read."""
+        """Release the files; raises InputError with the names of tensors that were not read."""
         self._files.clear()
         if self._unused:
             raise InputError(

@@ -88,8 +88,8 @@ class Segment:
 def min_queries(group: int, head_dim: int, block_size: int, fast: bool = False) -> int:
     """Return the least number of query tokens, a power of two, from which a block's small products are batch-invariant.
 
-    Products of few rows take other paths through the BLAS: MKL was seen to need 2 rows on an Intel processor and 4 on
-    an AMD one. The number is found by trying random products. ``fast`` takes 1. Raises RuntimeError where no number
+    Products of few rows take other paths through the BLAS: MKL needed 2 rows on an Intel processor and 4 on an AMD
+    one. The number is found by trying random products. ``fast`` takes 1. Raises RuntimeError where no number
     agrees.
     """
     if fast:

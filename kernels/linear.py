@@ -23,7 +23,7 @@ _PREFILL_ROWS = 384
 # The tile that the others are compared with.
 _WHOLE_ROWS = 96
 _LADDER = (16, 32, 64, _WHOLE_ROWS, _PREFILL_ROWS)
-# MKL was seen to keep one order of summation at 576 and to change it at 1536.
+# MKL kept one order of summation at 576 and changed it at 1536.
 _MAX_REDUCTION = 1024
 # A hint to oneDNN: the arrangement it chooses for this many rows was fast at all counts.
 _PACK_ROWS = 96

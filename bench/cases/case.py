@@ -51,7 +51,7 @@ class Case:
     tolerance: float  # of ``error``
     # Bytes of a second kernel, which can't begin before the first ends.
     after_bytes: float = 0.0
-    # Calls change their inputs, so what is compared needs inputs of its own.
+    # Calls change their inputs, so each one that is compared needs fresh inputs.
     in_place: bool = False
     # Those of ``others`` that can't be captured and are launched by the host.
     uncaptured: frozenset[str] = frozenset()

@@ -64,7 +64,7 @@ class DecodeGraphs:
         """Fill the inputs and replay; returns the hidden states, which the next replay overwrites.
 
         ``forward(inputs, num_chunks)`` computes them and is what is captured. ``ready`` completes the inputs before
-        each replay. ``blank(rows)`` gives a step of so many rows that is otherwise like this one.
+        each replay. ``blank(rows)`` gives a step of that size that is otherwise like this one.
         """
         captured = self._graphs.get(_key(host))
         if captured is None:

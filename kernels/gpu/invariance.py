@@ -134,7 +134,7 @@ def _attend(
     tiles: Tiling, steps: list[int], heads: int, kv_heads: int, size: int, block_size: int, dtype: torch.dtype,
     device: torch.device, seed: int,
 ) -> Tensor:  # fmt: skip
-    """Attend to one random sequence whose tokens are given in runs of these lengths, each a segment of its own."""
+    """Attend to one random sequence whose tokens are given in runs of these lengths, one segment each."""
     generator = torch.Generator(device=device).manual_seed((heads * 31 + size) * 1009 + seed)
     blocks = -(-_CONTEXT // block_size)
     shape = (blocks, kv_heads, block_size, size)

@@ -204,7 +204,7 @@ def launch(model: Model, arch: int, count: int = ROWS, tiles: tuple[matmul.Tile,
     logits = torch.empty(count, model.vocab, dtype=torch.float32, device="meta")
     floats = torch.empty(count, sampling.FLOATS, dtype=torch.float32, device="meta")
     masks = _ints(3, -(-model.vocab // 32))
-    sampling.select_tile(logits, sampling.SamplingRows(_ints(count, sampling.INTS), floats, masks), model.vocab)
+    sampling.sample(logits, sampling.SamplingRows(_ints(count, sampling.INTS), floats, masks), model.vocab)
     sampling.log_normaliser(logits, model.vocab)
 
 
