@@ -1,4 +1,4 @@
-"""What a figure was measured on, and the one JSON line that it is kept in."""
+"""What a figure was measured on, the JSON line that it is kept in, and why something was not measured."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
+import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -16,10 +18,11 @@ from typing import Any
 import orjson
 import torch
 
-from warmeng.common.errors import UsageError
+from warmeng.common.errors import UsageError, one_line, without_secrets
 
 RESULTS = Path(__file__).parent / "results"
 _HERE = Path(__file__).parent
+OUT_OF_MEMORY = "out of memory"
 _PACKAGES = ("torch", "triton", "transformers", "peft", "trl", "warmeng")
 
 
@@ -34,7 +37,8 @@ class Environment:
     processors: int  # multiprocessors, or threads of PyTorch
     memory: int  # bytes of the card; 0 on a CPU
     versions: dict[str, str | None]
-    commit: str | None  # of this repository; "-changed" at its end where files differ from it
+    # This repository's commit, with "-changed" at its end where files differ from it.
+    commit: str | None
 
 
 def pick_device(device: str) -> torch.device:
@@ -115,7 +119,7 @@ def save(bench: str, where: Environment, text: str, folder: Path) -> Path:
 
 
 class Partial:
-    """What a bench has so far, as the one line of a file of its own: for what ends before ``save`` is reached.
+    """What a bench has so far, as the one line of a separate file, for a bench that ends before ``save`` is reached.
 
     The file has the process's number in its name and another ending than saved lines, so nothing reads it by accident.
     """
@@ -148,6 +152,16 @@ def read(folder: Path, bench: str) -> list[dict[str, Any]]:
         lines = (orjson.loads(text) for text in path.read_bytes().split(b"\n") if text.strip())
         found.extend(record for record in lines if record.get("bench") == bench)
     return found
+
+
+def reason(problem: Exception) -> str:
+    """Return an error's type and the beginning of its message.
+
+    A bench goes on after an error, so its traceback is shown nowhere else: ``WARMENG_DEBUG=1`` prints it on stderr.
+    """
+    if os.environ.get("WARMENG_DEBUG") == "1":
+        sys.stderr.write(without_secrets("".join(traceback.format_exception(problem))))
+    return f"{type(problem).__name__}: {one_line(problem)}"
 
 
 def _first_line(*command: str) -> str | None:

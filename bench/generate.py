@@ -6,12 +6,14 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.resources import files
 from typing import Any
 
+import orjson
 import torch
 
-from warmeng.bench.ceiling import ceilings, floor_seconds
-from warmeng.bench.prompts import chat_prompts
+from warmeng.bench.cost_model import products_seconds
+from warmeng.bench.roofline import measure_products
 from warmeng.engine.engine import Engine, EngineSettings
 from warmeng.engine.request import GenerateRequest, SamplingParams
 
@@ -46,12 +48,20 @@ class Comparison:
     hf_rates: list[float]
     hf_batch: int | None
     hf_by_batch: dict[int, float]
-    identical: int | None  # prompts whose tokens are the same in both
+    # Prompts whose tokens are the same in both.
+    identical: int | None
     ratio: float | None  # median of the pairs' ratios
-    floor_seconds: float  # of the matrix products at their measured ceilings
+    # The time of the matrix products at their measured peaks.
+    floor_seconds: float
     roofline_share: float  # floor over the engine's median time
     ceilings: list[dict[str, Any]]
     instructions: str  # the widest that PyTorch takes here
+
+
+def chat_prompts() -> list[str]:
+    """Return 96 single user messages of very mixed length."""
+    text = files("warmeng.bench").joinpath("data/chat_prompts.jsonl").read_bytes()
+    return [orjson.loads(line)["prompt"] for line in text.split(b"\n") if line]
 
 
 class HfBaseline:
@@ -142,10 +152,10 @@ def compare(
         engine_times.append(engine_run.seconds)
         other = f", transformers {hf_rates[-1]:.1f}" if hf_rates else ""
         say(f"pair {pair + 1} of {pairs}: engine {engine_rates[-1]:.1f} tokens/s{other}")
-    products = ceilings(engine.config, 96)
+    products = measure_products(engine.config, 96)
     output = sum(map(len, engine_run.tokens))
     prompt_tokens = sum(map(len, prompts))
-    floor = floor_seconds(products, engine.config, prompt_tokens + output, output)
+    floor = products_seconds(products, engine.config, prompt_tokens + output, output)
     return Comparison(
         model=model,
         prompts=len(prompts),

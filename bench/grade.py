@@ -1,4 +1,4 @@
-"""Exact label grades a second: a long shared prefix that is cached, then a question and an answer of its own."""
+"""Exact label grades a second: a long shared prefix that is cached, then each request's question and answer."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from typing import Protocol
 
 import torch
 
-from warmeng.bench.floor import decoder, grading_floor
+from warmeng.bench.cost_model import decoder, grading_floor
 from warmeng.bench.roofline import Roofline, measure_roofline
 from warmeng.engine.config import ModelConfig
-from warmeng.engine.engine import Engine
 from warmeng.engine.request import ScoreRequest, ScoreResult
 from warmeng.engine.settings import EngineSettings
 from warmeng.engine.shapes import shape_config
+from warmeng.engine.testing import random_engine
 
-PREFIX, NEW = 800, 480  # tokens of the judge's instructions, and of one question with its answer
-LABELS = 3  # of two tokens each: a word and its end token
+# Tokens of the judge's instructions, and of one question with its answer.
+PREFIX, NEW = 800, 480
+# Labels of two tokens each: a word and its end token.
+LABELS = 3
 
 
 class Scores(Protocol):
@@ -32,7 +34,7 @@ class Scores(Protocol):
 
 def make_engine(config: ModelConfig, device: str, settings: EngineSettings) -> Scores:
     """Return an engine with random weights."""
-    return Engine.random(config, device=device, settings=settings)
+    return random_engine(config, device=device, settings=settings)
 
 
 @dataclass(frozen=True)

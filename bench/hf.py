@@ -12,15 +12,17 @@ from typing import Any
 
 import torch
 
+from warmeng.bench.environment import OUT_OF_MEMORY, reason
 from warmeng.bench.lengths import Lengths
-from warmeng.bench.reason import OUT_OF_MEMORY, reason
 from warmeng.bench.record import Options, WorkloadResult
 from warmeng.engine.backend import is_out_of_memory
 from warmeng.engine.shapes import SHAPES
 from warmeng.finetune.layers import leave_cudnn_attention
 
-BATCHES = (256, 128, 512, 64, 32)  # the likeliest best first: time may not suffice for all
-_LIKELY = BATCHES[0]  # no ratio without it: one to a batch that is far from the best would flatter
+# The batches that are likely to be best come first: time may not suffice for all.
+BATCHES = (256, 128, 512, 64, 32)
+# Without this batch there is no ratio: one to a batch that is far from the best would flatter.
+_LIKELY = BATCHES[0]
 _PATIENCE = 180.0  # seconds for continuous batching
 _FLASH = ("flash_attn", "flash_attn_interface")  # the modules of its packages
 # Without them continuous batching multiplies all queries of a step with all cached tokens: time grows with the square.
@@ -31,7 +33,8 @@ _REQUESTS = {True: 512, False: 128}
 class HfRate:
     """What one way of running reached."""
 
-    tokens: int  # useful ones: a static batch goes on to its longest answer, the rest counts for nothing
+    # Useful tokens: a static batch goes on to its longest answer, and the rest does not count.
+    tokens: int
     seconds: float
 
     @property
@@ -112,7 +115,8 @@ class RandomHf:
         settings = GenerationConfig(max_new_tokens=most, do_sample=False, eos_token_id=-1, pad_token_id=0)
         try:
             return self._continuous(prompts, lengths, settings, patience)
-        except Exception as problem:  # a young part of other software: its reason is the result
+        except Exception as problem:
+            # A young part of other software: its reason is the result.
             return reason(problem)
 
     def _continuous(

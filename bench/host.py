@@ -11,8 +11,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -22,21 +21,24 @@ from warmeng.bench.lengths import read_lengths
 from warmeng.bench.workload import PERSONAS, prompts
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.constraints import ConstraintCompiler
-from warmeng.engine.engine import Engine, Model
-from warmeng.engine.gpu.batch import HostBatch, pack, unpack
+from warmeng.engine.engine import Engine
+from warmeng.engine.gpu.batch import HostBatch, LogitsInputs, StepInputs, pack, unpack
 from warmeng.engine.gpu.graphs import SIZES, DecodeGraphs
-from warmeng.engine.gpu.runner import GpuRunner, Step
-from warmeng.engine.gpu.weight import DeviceWeight
-from warmeng.engine.random import NoTokenizer, random_weights
-from warmeng.engine.registry import ModelSource
+from warmeng.engine.gpu.ops import DeviceWeight
+from warmeng.engine.gpu.runner import GpuRunner, GpuStepHandle
+from warmeng.engine.random import random_adapter, random_weights
 from warmeng.engine.request import GenerateRequest, SamplingParams
 from warmeng.engine.scheduler import Work
-from warmeng.engine.settings import EngineSettings, Limits
+from warmeng.engine.settings import EngineLimits, EngineSettings
 from warmeng.engine.shapes import shape_config
+from warmeng.engine.testing import unread_model
 
-_ADMIT = 32  # as on a card
-_SLOTS = 768  # of a sequence: more than any of the workload takes, so that none waits for blocks
-_BETWEEN = 8  # steps between two timings of the yardstick
+# ``min_admit``, as on a card.
+_ADMIT = 32
+# Cache slots for each sequence: more than any of the workload takes, so that none waits for blocks.
+_SLOTS = 768
+# Steps between two timings of the yardstick.
+_BETWEEN = 8
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,10 @@ class HostResult:
     sequences: int
     adapters: int
     temperature: float
-    decode: float  # a step in which all sequences decode, 32 places at most being free
-    mixed: float  # a step that computes prompts too, up to the budget of tokens
+    # A step in which all sequences decode, with 32 free places at most.
+    decode: float
+    # A step that computes prompts too, up to the budget of tokens.
+    mixed: float
     mixed_rows: int
     yardstick: float
     cost: HostCost
@@ -76,7 +80,7 @@ class _Inputs:
 
     def __init__(self, hidden_size: int) -> None:
         self._hidden_size = hidden_size
-        self._made: dict[int, Tensor] = {}
+        self._buffers: dict[int, Tensor] = {}
 
     def clear(self) -> None:
         """Nothing is captured."""
@@ -86,56 +90,40 @@ class _Inputs:
         return next((size for size in SIZES if size >= count), None)
 
     def run(
-        self, host: HostBatch, forward: object, ready: Callable[[dict[str, Tensor]], None], blank: object
+        self, host: HostBatch, forward: object, ready: Callable[[StepInputs[Tensor]], None], blank: object
     ) -> Tensor:
         """Do what the host does for a replay."""
-        flat, places = pack(host.arrays)
-        buffer = self._made.setdefault(len(flat), torch.empty(len(flat), dtype=torch.int32))
+        flat = pack(host.inputs)
+        buffer = self._buffers.setdefault(len(flat), torch.empty(len(flat), dtype=torch.int32))
         buffer.copy_(torch.from_numpy(flat))
-        views = unpack(buffer, places)
-        ready(views)
-        return torch.zeros(views["token_ids"].numel(), self._hidden_size)
+        inputs = unpack(buffer, host.inputs)
+        ready(inputs)
+        return torch.zeros(inputs.token_ids.numel(), self._hidden_size)
 
 
 class _Idle(GpuRunner):
     """The runner of a card, on the CPU, without the device's work: every token is 1."""
 
-    def __init__(self, config: ModelConfig, settings: EngineSettings, within: Limits) -> None:
+    def __init__(self, config: ModelConfig, settings: EngineSettings, limits: EngineLimits) -> None:
         weights = random_weights(config, 0, torch.float32, torch.device("cpu"), DeviceWeight)
-        super().__init__(config, weights, settings, within, config.vocab_size)
+        super().__init__(config, weights, settings, limits, config.vocab_size)
         self._graphs = cast(DecodeGraphs, _Inputs(config.hidden_size))
-        self.size = 0, 0  # sequences and rows of the last step
+        # Sequences and rows of the last step.
+        self.size = 0, 0
 
-    def start(self, work: list[Work], compiler: ConstraintCompiler | None) -> Step:
+    def start(self, work: list[Work], compiler: ConstraintCompiler | None) -> GpuStepHandle:
         """Prepare a step and note its size."""
-        self.size = len(work), sum(item.stop - item.start for item in work)
+        self.size = len(work), sum(item.num_scheduled_tokens for item in work)
         return super().start(work, compiler)
 
-    def _forward(self, views: dict[str, Tensor], host: HostBatch) -> Tensor:
-        return torch.zeros(views["token_ids"].numel(), self.config.hidden_size)
+    def _forward(self, inputs: StepInputs[Tensor], num_chunks: int) -> Tensor:
+        return torch.zeros(inputs.token_ids.numel(), self.config.hidden_size)
 
-    def _choose(self, hidden: Tensor, views: dict[str, Tensor], samples: int, targets: int) -> Tensor:
+    def _read_out(self, hidden: Tensor, inputs: LogitsInputs[Tensor]) -> Tensor:
+        samples, targets = len(inputs.sampling_ints), len(inputs.target_rows)
         self._previous = torch.ones(max(samples, 1), dtype=torch.int32)
         values = torch.zeros(samples + targets, dtype=torch.int32)
         return torch.cat([self._previous[:samples], values])
-
-
-class _Timed(Engine):
-    """Notes every step's sequences, rows and CPU time, and the yardstick's between some."""
-
-    def __init__(self, model: Model, runner: _Idle, settings: EngineSettings, within: Limits) -> None:
-        super().__init__(model, runner, settings, within)
-        self.idle = runner
-        self.steps: list[tuple[int, int, float]] = []
-        self.yardsticks: list[float] = []
-
-    def _step(self) -> None:
-        self.idle.size = 0, 0  # the last step starts nothing
-        began = time.thread_time()
-        super()._step()
-        self.steps.append((*self.idle.size, time.thread_time() - began))
-        if len(self.steps) % _BETWEEN == 0:
-            self.yardsticks.append(yardstick())
 
 
 def yardstick() -> float:
@@ -148,40 +136,53 @@ def yardstick() -> float:
     return time.thread_time() - began
 
 
-def measure_host(sequences: int, *, adapters: int = 2, temperature: float = 0.8, requests: int = 0) -> HostResult:
+def measure_host(
+    sequences: int,
+    *,
+    adapters: int = 2,
+    temperature: float = 0.8,
+    requests: int = 0,
+    say: Callable[[str], None] = lambda line: None,
+) -> HostResult:
     """Run the workload's lengths through an engine whose device does nothing, with up to ``sequences`` at once.
 
     ``requests``: 0 takes twice as many as there are sequences.
     """
+    say(f"{sequences} sequences")
     small = {
         "num_layers": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 4, "num_kv_heads": 1, "head_dim": 16,
         "vocab_size": 1024,
     }  # fmt: skip
     config = replace(shape_config("llama-3.1-8b"), **small)  # type: ignore[arg-type]
     slot = 2 * config.head_dim * 4
-    within = Limits(sequences, max(4096, 2 * sequences), sequences * _SLOTS * slot, 8192, _ADMIT)
+    limits = EngineLimits(sequences, max(4096, 2 * sequences), sequences * _SLOTS * slot, 8192, _ADMIT)
     settings = EngineSettings()
-    runner = _Idle(config, settings, within)
-    source = ModelSource("idle", Path("idle"), "local", None, None)
-    model = Model(source, config, cast(Any, NoTokenizer(config.vocab_size)), "idle")
-    engine = _Timed(model, runner, settings, within)
+    runner = _Idle(config, settings, limits)
+    engine = Engine(unread_model(config, "idle"), runner, settings, limits)
     names: list[str | None] = [None, *PERSONAS[:adapters]]
     for number, name in enumerate(PERSONAS[:adapters]):
-        engine.add_random_adapter(name, 8, number)
+        engine.add_adapter(name, random_adapter(config, 8, number))
     lengths = read_lengths(requests or 2 * sequences)
     for i, (text, x) in enumerate(zip(prompts(lengths, config.vocab_size), lengths, strict=True)):
         params = SamplingParams(max_new_tokens=x.answer, ignore_eos=True, temperature=temperature)
         engine.add(GenerateRequest(str(i), text, params, names[i % len(names)], (str(i), 0)))
     gc.collect()
-    for _ in engine.results():
-        pass
-    steps = engine.steps
+    steps: list[tuple[int, int, float]] = []
+    yardsticks: list[float] = []
+    while engine.busy:
+        # The last step launches nothing.
+        runner.size = 0, 0
+        began = time.thread_time()
+        engine.step()
+        steps.append((*runner.size, time.thread_time() - began))
+        if len(steps) % _BETWEEN == 0:
+            yardsticks.append(yardstick())
     decode = [s for count, rows, s in steps if rows == count >= sequences - _ADMIT]
     mixed = [(rows, s) for count, rows, s in steps if rows > 1.5 * sequences]
     table = np.array([(1.0, count, rows) for count, rows, _ in steps])
     fitted, *_ = np.linalg.lstsq(table, np.array([s for *_, s in steps]), rcond=None)
     return HostResult(
         sequences, adapters, temperature, statistics.median(decode), statistics.median(s for _, s in mixed),
-        round(statistics.median(rows for rows, _ in mixed)), statistics.median(engine.yardsticks),
+        round(statistics.median(rows for rows, _ in mixed)), statistics.median(yardsticks),
         HostCost(*(max(0.0, float(value)) for value in fitted)),
     )  # fmt: skip

@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from warmeng.bench.cases import attention, pointwise, products, sampling
-from warmeng.bench.cases.case import Case, Sizes, Tensors
-from warmeng.bench.reason import reason
-from warmeng.bench.roofline import Roofline
+from warmeng.bench.cases.case import Case, Sizes, Tensors, workload
+from warmeng.bench.environment import reason
+from warmeng.bench.roofline import Roofline, measure_roofline
 from warmeng.bench.timing import copies, measure
 
 
@@ -21,7 +22,8 @@ class Beside:
     """Something that stands beside a kernel: another configuration of ours, or what one would call instead."""
 
     seconds: float | None = None
-    error: float | None = None  # against the twin; None where results can't be compared
+    # Error against the twin; None where results can't be compared.
+    error: float | None = None
     failed: str | None = None  # why it can't run
 
 
@@ -34,7 +36,8 @@ class Found:
     bytes: float
     operations: float
     tolerance: float
-    error: float = math.nan  # against the twin in float64: relative norm, or share of other tokens
+    # Error against the twin in float64: relative norm, or share of other tokens.
+    error: float = math.nan
     failed: str | None = None  # why the kernel could not run
     floor_seconds: float | None = None  # at this run's two ceilings
     bound: str | None = None  # which of them
@@ -121,9 +124,9 @@ def _attempt(call: Callable[[], Beside]) -> Beside:
 
 
 def _error(case: Case, name: str, ours: bool) -> float | None:
-    """Return the error of what stands beside a kernel, on inputs of its own; None where it can't be compared.
+    """Return the error of what stands beside a kernel, on fresh inputs; None where it can't be compared.
 
-    Only ours are poisoned: others are known to write their results, and would be compiled for it once more.
+    Only our kernels get poisoned outputs: others would be compiled once more for that.
     """
     fresh = case.make(0)
     wanted = fresh.twin()
@@ -154,7 +157,8 @@ def run_all(
             return found, [f"{c.kernel}, {c.shape}: no time left" for c in cases[at:]]
         try:
             result = run(case, sizes, roofline, budget) if roofline else check(case)
-        except Exception as problem:  # the others are worth measuring all the same
+        except Exception as problem:
+            # The others are worth measuring all the same.
             result = Found(case.kernel, case.shape, case.bytes + case.after_bytes, case.operations, case.tolerance)
             result.failed = reason(problem)
         found.append(result)
@@ -165,10 +169,34 @@ def run_all(
         if sizes.device.type == "cuda":
             try:
                 torch.cuda.empty_cache()
-            except Exception as problem:  # the device or its allocator is broken, and no later number would count
+            except Exception as problem:
+                # The device or its allocator is broken, and no later number would count.
                 why = f"after {case.kernel}, {case.shape}, memory can't be given back: {reason(problem)}"
                 return found, [f"{c.kernel}, {c.shape}: {why}" for c in cases[at + 1 :]] or [why]
     return found, []
 
 
-__all__ = ["Found", "Tensors", "all_cases", "check", "poisoned", "run", "run_all"]
+def measure_kernels(
+    shape: str,
+    device: torch.device,
+    *,
+    only: Sequence[str],
+    budget: float,
+    say: Callable[[str], None],
+    left: Callable[[], float],
+    keep: Callable[[dict[str, Any]], None],
+) -> dict[str, Any]:
+    """Measure the peaks of a device and all kernels at a shape; returns the fields of the record.
+
+    ``keep`` is called with the fields that there are after each kernel.
+    """
+    peaks = measure_roofline(device, say=say)
+    fields: dict[str, Any] = {"shape": shape, "roofline": peaks}
+    results, left_out = run_all(
+        workload(shape, device), peaks, only=only, budget=budget, say=say, left=left,
+        keep=lambda some: keep({**fields, "results": some}),
+    )  # fmt: skip
+    return {**fields, "results": results, "left_out": left_out}
+
+
+__all__ = ["Found", "Tensors", "all_cases", "check", "measure_kernels", "poisoned", "run", "run_all"]

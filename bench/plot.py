@@ -11,7 +11,7 @@ from warmeng.bench.environment import read, slug
 def draw_all(folder: Path) -> list[Path]:
     """Draw the newest line of each device into ``folder`` and return the pictures: none where nothing was saved."""
     found: list[Path] = []
-    for bench, draw in (("generate", draw_rates), ("kernels", draw_shares)):
+    for bench, draw in (("workload", draw_rates), ("kernels", draw_shares)):
         newest: dict[tuple[str, str], dict[str, Any]] = {}
         for record in read(folder, bench):
             if record.get("curve") or record.get("results"):

@@ -36,11 +36,13 @@ class Run:
     batch: int  # sequences at once, at most
     requests: int
     tokens: int
-    rates: list[float]  # output tokens a second, one a repetition
+    # Output tokens a second, one for each repetition.
+    rates: list[float]
     steps: int  # of the last repetition
     floor_seconds: float
     share: float  # floor over the median time
-    retreats: int = 0  # steps of all repetitions that found no memory: with any, the rates are those of smaller steps
+    # Steps of all repetitions that ran out of memory. With any, the rates are those of smaller steps.
+    oom_steps: int = 0
 
     @property
     def rate(self) -> float:
@@ -64,14 +66,18 @@ class WorkloadResult:
     token_operations: int
     kv_bytes: int
     roofline: Roofline
-    predicted_rate: float  # output tokens a second at the two ceilings
+    # Output tokens a second at the two ceilings.
+    predicted_rate: float
     runs: list[Run] = field(default_factory=list)
-    curve: list[Run] = field(default_factory=list)  # of the base, by the number of requests given at once
+    # Runs of the base, by the number of requests given at once.
+    curve: list[Run] = field(default_factory=list)
     engine: dict[str, Any] = field(default_factory=dict)
     hf_by_batch: dict[int, float | str] = field(default_factory=dict)
     hf_batch: int | None = None  # the best
     hf_continuous: float | str | None = None
     hf_continuous_name: str | None = None
-    ratio: float | None = None  # personas over the best of HF's; None where HF was not tried at its usual best
+    # Personas over the best of HF's; None where HF was not tried at its usual best.
+    ratio: float | None = None
     left_out: list[str] = field(default_factory=list)  # each with its reason
-    failed: list[str] = field(default_factory=list)  # modes that an error ended; ``left_out`` has their reasons
+    # Modes that an error ended; ``left_out`` has their reasons.
+    failed: list[str] = field(default_factory=list)

@@ -1,7 +1,8 @@
-"""The two ceilings of a device, measured: bytes a second of a large copy, operations a second of a large product."""
+"""What a device reaches at most, measured: bytes a second of a large copy, operations a second of products."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -10,11 +11,15 @@ import torch
 from torch import Tensor
 
 from warmeng.bench.timing import measure
+from warmeng.engine.checkpoint import projection_shapes
+from warmeng.engine.config import ModelConfig
 from warmeng.kernels.linear import PackedProjection, can_pack
 
 # Bytes of one copy, and sides of square products.
 _COPIES = {"cuda": (2**30, 4 * 2**30), "cpu": (2**26, 2**28)}
 _SIDES = {"cuda": (4096, 8192, 16384), "cpu": (1024, 2048, 3072)}
+# Seconds of repetition for each orientation of a model's product.
+_SECONDS = 0.25
 _DTYPES = {"cuda": torch.bfloat16, "cpu": torch.float32}
 
 
@@ -22,7 +27,8 @@ _DTYPES = {"cuda": torch.bfloat16, "cpu": torch.float32}
 class Roofline:
     """What a device reaches on the two things that everything else consists of."""
 
-    bytes_per_second: float  # bytes read plus bytes written, the best size
+    # Bytes read plus bytes written, at the best size.
+    bytes_per_second: float
     operations_per_second: float  # of products, the best size
     dtype: str  # of the products
     by_bytes: dict[int, float]
@@ -38,7 +44,8 @@ class Roofline:
         return "bytes" if by_bytes else "operations"
 
 
-NOMINAL_H100 = Roofline(3.35e12, 800e12, "bfloat16", {}, {})  # the data sheet's bandwidth, and a product's usual rate
+# The data sheet's bandwidth, and a product's usual rate.
+NOMINAL_H100 = Roofline(3.35e12, 800e12, "bfloat16", {}, {})
 
 
 @torch.inference_mode()
@@ -50,7 +57,7 @@ def measure_roofline(
     seconds: float = 1.0,
     say: Callable[[str], None] = lambda line: None,
 ) -> Roofline:
-    """Measure both ceilings on random numbers (zeros were seen to be 13 % faster), each size for ``seconds``.
+    """Measure both ceilings on random numbers (zeros were 13 % faster), each size for ``seconds``.
 
     On a CPU: copies in memory and oneDNN's products in single precision.
     """
@@ -83,3 +90,54 @@ def _product(a: Tensor, b: Tensor) -> Callable[[], Tensor]:
         return partial(PackedProjection(b).multiply, a)
     out = torch.empty_like(a)
     return partial(torch.mm, a, b, out=out)
+
+
+@dataclass(frozen=True)
+class ProductPeak:
+    """The rate of one of a model's products, weight [in, out] with ``rows`` rows, in its fastest orientation."""
+
+    name: str
+    rows: int
+    in_features: int
+    out_features: int
+    orientation: str
+    # 1e9 floating-point operations a second.
+    gflops: float
+
+    def seconds_per_row(self) -> float:
+        """Return the time of one row at this rate."""
+        return 2 * self.in_features * self.out_features / self.gflops / 1e9
+
+
+@torch.inference_mode()
+def measure_product(name: str, rows: int, in_features: int, out_features: int) -> ProductPeak:
+    """Time ``x @ w``, ``x @ w.T``, ``w @ x.T`` and the engine's own product on weights that don't fit in the nearest
+    caches; keep the fastest.
+    """
+    copies = max(2, min(30, 100_000_000 // (in_features * out_features)))
+    weights = [torch.randn(in_features, out_features) for _ in range(copies)]
+    transposed = [w.t().contiguous() for w in weights]
+    x = torch.randn(rows, in_features)
+    ways: dict[str, tuple[list[Tensor], Callable[[Tensor], Tensor]]] = {
+        "x @ w": (weights, lambda w: x @ w),
+        "x @ w.T": (transposed, lambda w: x @ w.t()),
+        "w @ x.T": (transposed, lambda w: w @ x.t()),
+    }
+    timed = {label: [partial(product, w) for w in pool] for label, (pool, product) in ways.items()}
+    if can_pack(x.dtype, x.device):
+        timed["arranged"] = [partial(PackedProjection(w).multiply, x) for w in transposed]
+    best = ("", 0.0)
+    for label, products in timed.items():
+        products[0]()
+        calls, started = 0, time.perf_counter()
+        while time.perf_counter() - started < _SECONDS:
+            products[calls % copies]()
+            calls += 1
+        rate = calls * 2 * rows * in_features * out_features / (time.perf_counter() - started) / 1e9
+        best = max(best, (label, rate), key=lambda pair: pair[1])
+    return ProductPeak(name, rows, in_features, out_features, *best)
+
+
+def measure_products(config: ModelConfig, rows: int) -> list[ProductPeak]:
+    """Measure every product of a model at this number of rows, on this CPU."""
+    return [measure_product(name, rows, width, out) for name, (out, width) in projection_shapes(config).items()]

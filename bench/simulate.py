@@ -1,140 +1,45 @@
 """A run by prediction: the real engine loop and scheduler on the committed lengths, on a device that only keeps time.
 
-Every step's time is added up from its kernels, each at a share of the ceiling that binds it. The shares are assumptions
-until they are measured: ``read_timings`` takes them from a file. The host prepares a step while the device works on the
-one before, as the engine does, so a run is bound by the slower of the two at each step.
+A step's time is the sum over its kernels, each at a share of the peak that bounds it. The host prepares a step while
+the device works on the one before, as the engine does, so a run is bound by the slower of the two at each step.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-import numpy as np
-import orjson
-
-from warmeng.bench.floor import Decoder, decoder
-from warmeng.bench.host import HostCost
+from warmeng.bench.card import CARDS, Timings, read_timings
+from warmeng.bench.cost_model import Decoder, decoder
+from warmeng.bench.host import HostCost, measure_host
 from warmeng.bench.lengths import Lengths, read_lengths
 from warmeng.bench.roofline import Roofline
-from warmeng.bench.workload import PERSONAS, prompts, requests
-from warmeng.common.errors import UsageError, show
+from warmeng.bench.workload import PERSONAS, make_requests, prompts
+from warmeng.common.errors import UsageError
 from warmeng.engine.adapters import Adapter
-from warmeng.engine.backend import Outcome, Runner
+from warmeng.engine.backend import Runner, StepOutput
 from warmeng.engine.checkpoint import projection_shapes
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.constraints import ConstraintCompiler
-from warmeng.engine.engine import Engine, Model
+from warmeng.engine.engine import Engine
 from warmeng.engine.gpu.batch import ROW_STEP
 from warmeng.engine.gpu.graphs import SIZES
-from warmeng.engine.random import NoTokenizer
-from warmeng.engine.registry import ModelSource
 from warmeng.engine.scheduler import Work
 from warmeng.engine.sequence import Sequence as Running
-from warmeng.engine.settings import EngineSettings, limits
+from warmeng.engine.settings import EngineSettings, resolve_limits
 from warmeng.engine.shapes import shape_config
+from warmeng.engine.testing import unread_model
 from warmeng.kernels.gpu.lora import RANK_TILE
 
-KERNELS = ("products", "attention", "head", "choice", "small")
-_PARTS = {"qkv": 3, "o": 1, "gate_up": 2, "down": 1}  # weights that each product fuses, with an A matrix each
-_LAUNCHES = 9  # kernels of a layer: four products, rotation, attention, two norms, activation
-_SHARE, _RESERVE = (
-    0.94,
-    4 * 2**30,
-)  # of the memory that weights leave: for the cache, less the largest step and adapters
-
-Curve = float | tuple[tuple[float, float], ...]  # one share, or (size, share) points: linear between, constant beyond
-
-
-@dataclass(frozen=True)
-class Timings:
-    """A card's ceilings, and what share of them each kind of kernel reaches.
-
-    A share may depend on the step's rows (attention's: on the mean context). ``gap`` lies between two kernels of a
-    replayed graph; ``launch`` is the host's time to start one outside a graph. Seconds and bytes.
-    """
-
-    bytes_per_second: float
-    operations_per_second: float
-    memory: float
-    shares: Mapping[str, Curve] = field(default_factory=dict)
-    gap: float = 1e-6
-    launch: float = 36e-6
-    host: HostCost | None = None  # None: to be measured
-
-    @property
-    def roofline(self) -> Roofline:
-        """The two ceilings."""
-        return Roofline(self.bytes_per_second, self.operations_per_second, "bfloat16", {}, {})
-
-    def share(self, kernel: str, size: float) -> float:
-        """Return the share of its ceiling that a kernel reaches at this size."""
-        curve = self.shares[kernel]
-        if isinstance(curve, float):
-            return curve
-        sizes, shares = zip(*curve, strict=True)
-        return float(np.interp(size, sizes, shares))
-
-
-# Assumed: literature and compiled code, no measurement. The ceilings are what large copies and products reach.
-_ASSUMED: Mapping[str, Curve] = {
-    "products": ((16.0, 0.5), (64.0, 0.6), (512.0, 0.72), (4096.0, 0.8)), "attention": 0.7, "head": 0.75,
-    "choice": 0.45, "small": 0.5,
-}  # fmt: skip
-CARDS = {
-    "h100": Timings(3.0e12, 800e12, 79.6 * 2**30, _ASSUMED),
-    "h200": Timings(4.3e12, 790e12, 140.4 * 2**30, _ASSUMED),
-}
-
-
-def read_timings(path: Path, card: Timings) -> Timings:
-    """Return ``card`` with the values of a JSON file in place of its own; see ``Timings`` for the names.
-
-    ``shares`` maps kernels to a number or to [size, share] pairs; ``host`` has the fields of ``HostCost``. Raises
-    UsageError for what is not known, or is not a number above 0.
-    """
-    try:
-        given = orjson.loads(path.read_bytes())
-    except (OSError, orjson.JSONDecodeError) as error:
-        raise UsageError(f"{path}: can't be read as JSON ({error})") from None
-    known = {f.name for f in fields(Timings)}
-    _known(path, "the file", given, known)
-    numbers = {name: _number(path, name, value) for name, value in given.items() if name not in ("shares", "host")}
-    shares, host = dict(card.shares), card.host
-    if "shares" in given:
-        _known(path, "shares", given["shares"], set(KERNELS))
-        shares |= {name: _curve(path, name, value) for name, value in given["shares"].items()}
-    if "host" in given:
-        names = [f.name for f in fields(HostCost)]
-        _known(path, "host", given["host"], set(names))
-        if len(given["host"]) < len(names):
-            raise UsageError(f"{path}: host has {', '.join(given['host']) or 'nothing'}, expected {', '.join(names)}")
-        host = HostCost(**{name: _number(path, name, value, least=0.0) for name, value in given["host"].items()})
-    return replace(card, **numbers, shares=shares, host=host)
-
-
-def _known(path: Path, what: str, given: Any, known: set[str]) -> None:
-    if not isinstance(given, dict) or given.keys() - known:
-        said = ", ".join(sorted(given.keys() - known)) if isinstance(given, dict) else show(given)
-        raise UsageError(f"{path}: {what} has {said}, expected an object with some of {', '.join(sorted(known))}")
-
-
-def _number(path: Path, name: str, value: Any, least: float = 1e-12) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
-        raise UsageError(f"{path}: {name} is {show(value)}, expected a number of at least {least:g}")
-    return float(value)
-
-
-def _curve(path: Path, name: str, value: Any) -> Curve:
-    if not isinstance(value, list):
-        return _number(path, name, value)
-    if not value or any(not isinstance(point, list) or len(point) != 2 for point in value):
-        raise UsageError(f"{path}: {name} is {show(value)}, expected a number or pairs as [[64, 0.6], [512, 0.7]]")
-    points = [(_number(path, name, size, 0.0), _number(path, name, share)) for size, share in value]
-    return tuple(sorted(points))
+# Weights that each product fuses, each with an A matrix.
+_PARTS = {"qkv": 3, "o": 1, "gate_up": 2, "down": 1}
+# Kernels of a layer: four products, rotation, attention, two norms, activation.
+_LAUNCHES = 9
+# The part of the memory beside the weights that is used, and what of it the largest step and the adapters take.
+_SHARE = 0.94
+_RESERVE = 4 * 2**30
 
 
 @dataclass(frozen=True)
@@ -153,9 +58,11 @@ class Simulated:
     preemptions: int
     rows: int  # tokens computed
     mean_sequences: float
-    kernels: Mapping[str, float]  # the device's work by kind, gaps included
+    # The device's work by kind, gaps included.
+    kernels: Mapping[str, float]
     host: float  # the host's work, launches included
-    idle: float  # of the device, from the first step to the last
+    # Seconds in which the device does nothing, from the first step to the last.
+    idle: float
     host_cost: HostCost
 
     @property
@@ -213,18 +120,18 @@ def _attention(model: Decoder, roofline: Roofline, work: Sequence[tuple[int, int
 
 
 @dataclass(frozen=True)
-class _Flight:
-    device: _Clock
+class _SimulatedStep:
+    device: _ClockRunner
     done: float
     sampled: list[Running]
 
-    def wait(self) -> Outcome:
+    def wait(self) -> StepOutput:
         """Let the host's time pass until the device is done."""
         self.device.now = max(self.device.now, self.done)
-        return Outcome([0] * len(self.sampled), [0.0] * len(self.sampled), [])
+        return StepOutput([0] * len(self.sampled), [0.0] * len(self.sampled), [])
 
 
-class _Clock:
+class _ClockRunner:
     """A runner that computes nothing: it knows when the host and the device would be done."""
 
     overlap = 1
@@ -235,12 +142,13 @@ class _Clock:
         self.config, self.timings, self.host = config, timings, host
         self.num_blocks, self.vocab_size = num_blocks, config.vocab_size
         self.adapters, self.rank = adapters, rank
-        self.now = self.free = 0.0  # the host's time, and when the device has nothing left
+        # The host's time, and when the device has nothing left.
+        self.now = self.free = 0.0
         self.worked = self.idle = 0.0
         self.kernels: dict[str, float] = {}
         self.steps = self.mixed = self.rows = self.sequences = 0
 
-    def start(self, work: list[Work], compiler: ConstraintCompiler | None) -> _Flight:
+    def start(self, work: list[Work], compiler: ConstraintCompiler | None) -> _SimulatedStep:
         """Let the host prepare a step and the device take it up when it is free."""
         sampled = [item.sequence for item in work if item.stop == len(item.sequence.tokens)]
         spans = [(item.start, item.stop) for item in work]
@@ -252,7 +160,8 @@ class _Clock:
         launched = prepared + (0.0 if replayed else launches * self.timings.launch)
         began = max(prepared, self.free)
         done = began + sum(times.values())
-        behind = max(0.0, launched - done)  # the last kernel can't end before it is launched
+        # The last kernel can't end before it is launched.
+        behind = max(0.0, launched - done)
         self.worked += launched - self.now
         self.idle += behind + (began - self.free if self.steps else 0.0)
         self.now, self.free = launched, done + behind
@@ -262,7 +171,7 @@ class _Clock:
         self.mixed += not replayed
         self.rows += rows
         self.sequences += len(work)
-        return _Flight(self, self.free, sampled)
+        return _SimulatedStep(self, self.free, sampled)
 
 
 def cache_slots(config: ModelConfig, timings: Timings) -> int:
@@ -298,19 +207,53 @@ def simulate(
     lengths = read_lengths(2048) if lengths is None else lengths
     slots = slots or cache_slots(config, timings)
     settings = EngineSettings(max_num_seqs=max_num_seqs)
-    within = limits(settings, "cuda", config.max_seq_len)
+    limits = resolve_limits(settings, "cuda", config.max_seq_len)
     adapters = personas - 1
-    device = _Clock(config, timings, host, slots // settings.block_size + 1, adapters, rank)
-    model = Model(
-        ModelSource(shape, Path(shape), "local", None, None), config, cast(Any, NoTokenizer(config.vocab_size)), shape
-    )
+    device = _ClockRunner(config, timings, host, slots // settings.block_size + 1, adapters, rank)
+    model = unread_model(config, shape)
     names: list[str | None] = [None, *PERSONAS[:adapters]]
     for name in PERSONAS[:adapters]:
         model.adapters[name] = Adapter(name, rank, 1.0, (), Path(name), None, is_zero=False)
-    engine = Engine(model, cast(Runner, device), settings, within)  # it has no logits to probe
-    results = engine.generate(requests(prompts(lengths, config.vocab_size), lengths, names))
+    # The device has no logits to probe, so it is not all of a runner.
+    engine = Engine(model, cast(Runner, device), settings, limits)
+    results = engine.generate(make_requests(prompts(lengths, config.vocab_size), lengths, names))
     return Simulated(
-        shape, adapters, within.max_num_seqs, slots, len(lengths), sum(len(r.token_ids) for r in results),
+        shape, adapters, limits.max_num_seqs, slots, len(lengths), sum(len(r.token_ids) for r in results),
         device.free, device.steps, device.mixed, engine.stats.preemptions, device.rows,
         device.sequences / device.steps, device.kernels, device.worked, device.idle, host,
     )  # fmt: skip
+
+
+# The shapes that are simulated unless others are asked for.
+SHAPES = ("llama-3.1-8b", "mistral-small-22b", "qwen2.5-32b")
+
+
+def simulate_shapes(
+    shapes: Sequence[str],
+    card: str,
+    timings_file: Path | None,
+    *,
+    personas: int,
+    rank: int,
+    requests: int,
+    max_num_seqs: int | None,
+    slots: int | None,
+    say: Callable[[str], None],
+) -> tuple[Timings, list[Simulated]]:
+    """Simulate each shape on a card, with the timings of a file where one is given; measures the host's cost here."""
+    timings = CARDS[card] if timings_file is None else read_timings(timings_file, CARDS[card])
+    host = timings.host
+    if host is None:
+        say("measuring the host's part of a step")
+        host = measure_host(max_num_seqs or 1024, adapters=personas - 1).cost
+    lengths = read_lengths(requests)
+    results = []
+    for shape in shapes or SHAPES:
+        say(f"simulating {shape}")
+        results.append(
+            simulate(
+                shape, timings, host, personas=personas, rank=rank, max_num_seqs=max_num_seqs, slots=slots,
+                lengths=lengths,
+            )
+        )  # fmt: skip
+    return timings, results

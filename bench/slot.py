@@ -20,8 +20,9 @@ import click
 import torch
 
 from warmeng.bench import environment
-from warmeng.bench.reason import reason
-from warmeng.bench.stages import STAGES, Slot
+from warmeng.bench.environment import reason
+from warmeng.bench.slot_state import Slot
+from warmeng.bench.stages import STAGES
 from warmeng.engine.shapes import shape_config
 
 # (stage, seconds that must be left when it begins). On an H200 the first three and ``fast`` took 2, 72, 20 and 52 s.

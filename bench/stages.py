@@ -2,106 +2,33 @@
 
 from __future__ import annotations
 
-import gc
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from warmeng.bench.floor import decoder, generation_floor, grading_floor
+from warmeng.bench.cost_model import decoder, generation_floor, grading_floor
 from warmeng.bench.grade import grade_requests
 from warmeng.bench.hf import RandomHf
-from warmeng.bench.lengths import Lengths, read_lengths
+from warmeng.bench.lengths import Lengths
 from warmeng.bench.profile import decode_until, profile_lines, profile_steps
-from warmeng.bench.roofline import NOMINAL_H100, Roofline, measure_roofline
-from warmeng.bench.workload import PERSONAS, prompts, requests
-from warmeng.engine.checkpoint import Weights, load_weights
-from warmeng.engine.config import ModelConfig, read_config
+from warmeng.bench.roofline import measure_roofline
+from warmeng.bench.slot_state import Slot
+from warmeng.bench.workload import PERSONAS, prompts
+from warmeng.engine.checkpoint import load_weights
+from warmeng.engine.config import read_config
 from warmeng.engine.engine import Engine
-from warmeng.engine.gpu.weight import DeviceWeight
-from warmeng.engine.random import random_weights
+from warmeng.engine.gpu.ops import DeviceWeight
+from warmeng.engine.random import random_adapter
 from warmeng.engine.request import GenerateRequest, GenerateResult, SamplingParams
 from warmeng.engine.settings import EngineSettings
-
-
-@dataclass
-class Slot:
-    """What all stages share."""
-
-    folder: Path
-    device: str
-    shape: str
-    tiny: bool
-    deadline: float
-    config: ModelConfig
-    roofline: Roofline = NOMINAL_H100
-    weights: Weights | None = None
-    rates: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def where(self) -> torch.device:
-        """The device tensors are made on."""
-        return torch.device("cuda" if self.device == "cuda" else "cpu")
-
-    def say(self, line: str) -> None:
-        """Print a line with the seconds that are left."""
-        print(f"[{self.deadline - time.monotonic():6.1f} s left] {line}", flush=True)
-
-    def wait(self) -> None:
-        """Wait for the device."""
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-
-    def count(self, many: int) -> int:
-        """Return how many requests stand for ``many``."""
-        return min(many, 3) if self.tiny else many
-
-    def lengths(self, many: int) -> list[Lengths]:
-        """Return committed lengths; short ones in a rehearsal."""
-        found = read_lengths(self.count(many))
-        return [Lengths(min(x.prompt, 12), min(x.answer, 2)) for x in found] if self.tiny else found
-
-    def engine(self, fast: bool = False, most: int | None = None, adapters: int = 2, block: int = 16) -> Engine:
-        """Make an engine on the shared weights, with random adapters and cache blocks of so many slots."""
-        small = {"kv_bytes": 4 * 2**20, "max_batched_tokens": 64} if self.tiny else {}
-        settings = EngineSettings(fast=fast, max_num_seqs=most, block_size=block, **small)
-        engine = Engine.random(self.config, device=self.device, settings=settings, weights=self.base())
-        for i, name in enumerate(PERSONAS[:adapters]):
-            engine.add_random_adapter(name, 8, i + 1)
-        return engine
-
-    def base(self) -> Weights:
-        """Return the random weights that all engines share."""
-        if self.weights is None:
-            dtype = torch.bfloat16 if self.device == "cuda" else torch.float32
-            self.weights = random_weights(self.config, 0, dtype, self.where, DeviceWeight)
-        return self.weights
-
-    def free(self) -> None:
-        """Give memory back to the device."""
-        gc.collect()
-        if self.device == "cuda":
-            torch.cuda.empty_cache()
-
-    def asked(self, many: int, personas: int, temperature: float, first: int = 0) -> list[GenerateRequest]:
-        """Return requests of the workload that carry the personas in turn."""
-        lengths = self.lengths(first + many)[first:]
-        names = [None, *PERSONAS[: personas - 1]]
-        found = requests(prompts(lengths, self.config.vocab_size, first), lengths, names)
-        if not temperature:
-            return found
-        drawn = [
-            SamplingParams(max_new_tokens=r.sampling.max_new_tokens, temperature=temperature, ignore_eos=True)
-            for r in found
-        ]
-        return [GenerateRequest(r.id, r.prompt, p, r.adapter) for r, p in zip(found, drawn, strict=True)]
-
+from warmeng.engine.testing import random_engine
 
 Stage = Callable[[Slot], dict[str, Any]]
 
@@ -132,7 +59,7 @@ def _run(slot: Slot, engine: Engine, label: str, many: int, personas: int, tempe
     return {
         "label": label, "requests": len(asked), "personas": personas, "temperature": temperature, "tokens": tokens,
         "seconds": seconds, "rate": rate, "steps": len(steps), "floor_seconds": floor, "share": floor / seconds,
-        "retreats": engine.stats.retreats, "preemptions": engine.stats.preemptions, "by_rows": by_rows(steps),
+        "oom_steps": engine.stats.oom_steps, "preemptions": engine.stats.preemptions, "by_rows": by_rows(steps),
     }  # fmt: skip
 
 
@@ -278,9 +205,9 @@ def invariance(slot: Slot) -> dict[str, Any]:
     # A cache so small that sequences give their blocks back and are computed again.
     block = 2 * slot.config.num_layers * slot.config.num_kv_heads * slot.config.head_dim * 16
     small = EngineSettings(kv_bytes=block * (2 if slot.device == "cuda" else 4) * (60 if slot.tiny else 600))
-    engine = Engine.random(slot.config, device=slot.device, settings=small, weights=slot.base())
+    engine = random_engine(slot.config, device=slot.device, settings=small, weights=slot.base())
     for i, name in enumerate(PERSONAS[:2]):
-        engine.add_random_adapter(name, 8, i + 1)
+        engine.add_adapter(name, random_adapter(slot.config, 8, i + 1))
     found = bits(slot.count(100))
     differing["100, preempted"] = sum(a != b for a, b in zip(alone, found, strict=True))
     slot.say(f"{differing}, {engine.stats.preemptions} preemptions")
@@ -311,7 +238,7 @@ def oracle(slot: Slot) -> dict[str, Any]:
         config = read_config(folder)
         weights = load_weights(folder, config, dtype, slot.where, DeviceWeight)
     settings = EngineSettings(kv_bytes=2**20 if slot.tiny else 2**30, max_batched_tokens=64 if slot.tiny else None)
-    engine = Engine.random(config, device=slot.device, settings=settings, weights=weights)
+    engine = random_engine(config, device=slot.device, settings=settings, weights=weights)
     texts = [text[:200] for text in prompts(slot.lengths(64), vocab)]
     one = SamplingParams(max_new_tokens=1, ignore_eos=True)
     asked = [GenerateRequest(str(i), text, one, prompt_logprobs=True) for i, text in enumerate(texts)]

@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # kernels need triton, which isn't everywhere
+if TYPE_CHECKING:
+    # Kernels need triton, which isn't everywhere.
     from warmeng.bench.finetune import TrainComparison
     from warmeng.bench.generate import Comparison
     from warmeng.bench.grade import GradeResult
@@ -89,8 +90,8 @@ def workload_lines(found: WorkloadResult) -> list[str]:
     if isinstance(reached, str):
         lines.append(f"not run: transformers, {found.hf_continuous_name or 'continuous batching'}: {reached}")
     for run in [*found.runs, *found.curve]:
-        if run.retreats:
-            lines.append(f"{run.mode}, {run.mix}, {run.requests} requests: {run.retreats} steps found no memory")
+        if run.oom_steps:
+            lines.append(f"{run.mode}, {run.mix}, {run.requests} requests: {run.oom_steps} steps found no memory")
     return lines + left_out_lines(found.left_out)
 
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 import torch
 
-CACHE_BYTES = 400_000_000  # of rotated inputs: several times the largest L2 cache (50 MB on an H100)
-_HOST_AHEAD = 2_000_000  # cycles, about a millisecond: the device waits so long for the host to get ahead of it
+# Bytes of rotated inputs: several times the largest L2 cache (50 MB on an H100).
+CACHE_BYTES = 400_000_000
+# Cycles, about a millisecond, that the device sleeps so that the host gets ahead of it.
+_HOST_AHEAD = 2_000_000
 _REPEATS = (7, 200)  # fewest and most timed repetitions
 
 
@@ -22,7 +24,14 @@ class Timing:
     seconds: float  # the median
     low: float  # of 10 % and 90 % of the repetitions
     high: float
-    way: str  # "graph" (a CUDA graph replayed), "events" (launched by the host) or "clock" (a CPU)
+    # "graph" (a CUDA graph replayed), "events" (launched by the host) or "clock" (a CPU).
+    way: str
+
+
+def seconds_left(seconds: float) -> Callable[[], float]:
+    """Return a clock that counts down from now."""
+    end = time.monotonic() + seconds
+    return lambda: end - time.monotonic()
 
 
 def copies(bytes_of_call: float) -> int:

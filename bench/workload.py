@@ -1,7 +1,7 @@
 """This project's workload on random weights of a shape: three personas in one batch, beside other software.
 
-Every answer has its committed length and end tokens are passed over, so that all do the same work. Each request has a
-prompt of its own: no prefix is shared.
+Every answer has its committed length and end tokens are passed over, so that all do the same work. All prompts differ:
+no prefix is shared.
 """
 
 from __future__ import annotations
@@ -17,20 +17,24 @@ from typing import Any, Protocol
 
 import torch
 
-from warmeng.bench.floor import Decoder, Floor, decoder, generation_floor
+from warmeng.bench.cost_model import Decoder, Floor, decoder, generation_floor
+from warmeng.bench.environment import reason
 from warmeng.bench.hf import compare
 from warmeng.bench.lengths import Lengths, mean_context, read_lengths
-from warmeng.bench.reason import reason
 from warmeng.bench.record import Options, Run, WorkloadResult
 from warmeng.bench.roofline import Roofline, measure_roofline
+from warmeng.engine.adapters import Adapter
 from warmeng.engine.config import ModelConfig
-from warmeng.engine.engine import Engine, EngineStats
+from warmeng.engine.engine import EngineStats
+from warmeng.engine.random import random_adapter
 from warmeng.engine.request import GenerateRequest, GenerateResult, SamplingParams
-from warmeng.engine.settings import EngineSettings, Limits, limits
+from warmeng.engine.settings import EngineLimits, EngineSettings, resolve_limits
 from warmeng.engine.shapes import shape_config
+from warmeng.engine.testing import random_engine
 
 _WARM_STEPS = 64
-_WARM_LAST = 16  # answers of the warm-up that end in steps of their own: the smallest graphs are of so few rows
+# Answers of the warm-up that end one by one: the smallest graphs have few rows.
+_WARM_LAST = 16
 PERSONAS = ("warm", "cold", "formal", "blunt", "playful", "terse", "gentle")
 
 
@@ -39,8 +43,8 @@ class Runs(Protocol):
 
     stats: EngineStats
 
-    def add_random_adapter(self, name: str, rank: int, seed: int) -> object:
-        """Add an adapter of random numbers."""
+    def add_adapter(self, name: str, source: Adapter) -> object:
+        """Add an adapter."""
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[GenerateResult]:
         """Answer all requests."""
@@ -57,7 +61,7 @@ Make = Callable[[ModelConfig, str, EngineSettings], Runs]
 
 def make_engine(config: ModelConfig, device: str, settings: EngineSettings) -> Runs:
     """Return an engine with random weights."""
-    return Engine.random(config, device=device, settings=settings)
+    return random_engine(config, device=device, settings=settings)
 
 
 def prompts(lengths: Sequence[Lengths], vocab: int, seed: int = 0) -> list[tuple[int, ...]]:
@@ -66,7 +70,7 @@ def prompts(lengths: Sequence[Lengths], vocab: int, seed: int = 0) -> list[tuple
     return [tuple(draw.randrange(vocab) for _ in range(x.prompt)) for x in lengths]
 
 
-def warming(lengths: Sequence[Lengths], within: Limits, device: str) -> list[Lengths]:
+def warming(lengths: Sequence[Lengths], limits: EngineLimits, device: str) -> list[Lengths]:
     """Return what to warm up with: these prompts, with answers so short that it takes few steps.
 
     On a card the batch must be there as a whole and then pass through all sizes, because each has its kernels and its
@@ -75,7 +79,8 @@ def warming(lengths: Sequence[Lengths], within: Limits, device: str) -> list[Len
     """
     if device != "cuda":
         return [Lengths(x.prompt, min(x.answer, 2 + 2 * i // len(lengths))) for i, x in enumerate(lengths)]
-    room = max(1, within.max_batched_tokens - len(lengths))  # tokens of prompts beside those that decode, in a step
+    # Prompt tokens of a step beside the sequences that decode.
+    room = max(1, limits.max_batched_tokens - len(lengths))
     admit = sum(x.prompt for x in lengths) // room + 2
     spread = _WARM_STEPS
     few = len(lengths) - _WARM_LAST
@@ -85,7 +90,7 @@ def warming(lengths: Sequence[Lengths], within: Limits, device: str) -> list[Len
     ]
 
 
-def requests(
+def make_requests(
     texts: Sequence[tuple[int, ...]], lengths: Sequence[Lengths], adapters: Sequence[str | None]
 ) -> list[GenerateRequest]:
     """Return greedy requests that carry the adapters in turn."""
@@ -134,14 +139,14 @@ class _Measurement:
         names = self._names()
         for number, name in enumerate(names[1:]):
             assert name is not None
-            engine.add_random_adapter(name, options.rank, number + 1)
+            engine.add_adapter(name, random_adapter(self.config, options.rank, number + 1))
         result.engine[mode] = engine.describe()
-        within = limits(options.settings, options.device, self.config.max_seq_len)
-        batch = _batch(engine, within, lengths)
+        limits = resolve_limits(options.settings, options.device, self.config.max_seq_len)
+        batch = _batch(engine, limits, lengths)
         self.say(f"warming up, {batch} sequences at most")
-        short = warming(lengths[:batch], within, options.device)
-        timed(engine, requests(texts[:batch], short, names))
-        timed(engine, requests(texts[:batch], short, [None]))
+        short = warming(lengths[:batch], limits, options.device)
+        timed(engine, make_requests(texts[:batch], short, names))
+        timed(engine, make_requests(texts[:batch], short, [None]))
         for mix in ("personas", "base"):
             if self.left() > 0:
                 self._run(engine, mode, mix, len(lengths), batch, options.repeats, result.runs)
@@ -162,10 +167,10 @@ class _Measurement:
         self, engine: Runs, mode: str, mix: str, count: int, batch: int, repeats: int, into: list[Run]
     ) -> None:  # fmt: skip
         lengths = self.lengths[:count]
-        asked = requests(self.texts[:count], lengths, self._names() if mix == "personas" else [None])
+        asked = make_requests(self.texts[:count], lengths, self._names() if mix == "personas" else [None])
         tokens = sum(x.answer for x in lengths)
         least: Floor = generation_floor(self.model, lengths, batch, self.result.roofline)
-        retreats = engine.stats.retreats
+        oom_steps = engine.stats.oom_steps
         times: list[float] = []
         steps = 0
         for _ in range(repeats):
@@ -176,8 +181,8 @@ class _Measurement:
             self.say(f"{mode}, {mix}, {count} requests: {tokens / seconds:,.1f} tokens/s, {steps} steps")
         share = least.seconds / statistics.median(times)
         rates = [tokens / t for t in times]
-        retreats = engine.stats.retreats - retreats
-        into.append(Run(mode, mix, batch, count, tokens, rates, steps, least.seconds, share, retreats))
+        oom_steps = engine.stats.oom_steps - oom_steps
+        into.append(Run(mode, mix, batch, count, tokens, rates, steps, least.seconds, share, oom_steps))
         self.keep(self.result)
 
 
@@ -203,7 +208,7 @@ def measure_workload(
     lengths = lengths or read_lengths(options.requests)
     model = decoder(config, 2 if device.type == "cuda" else 4)
     texts = prompts(lengths, config.vocab_size)
-    most = limits(options.settings, options.device, config.max_seq_len).max_num_seqs
+    most = resolve_limits(options.settings, options.device, config.max_seq_len).max_num_seqs
     floor = generation_floor(model, lengths, most, roofline)
     output = sum(x.answer for x in lengths)
     result = WorkloadResult(
@@ -219,7 +224,8 @@ def measure_workload(
             continue
         try:
             measurement.mode(mode)
-        except Exception as problem:  # one mode's failure must not cost the others
+        except Exception as problem:
+            # One mode's failure must not cost the others.
             result.failed.append(mode)
             result.left_out.append(f"engine, {mode}: {reason(problem)}")
             say(result.left_out[-1])
@@ -236,9 +242,9 @@ def measure_workload(
     return result
 
 
-def _batch(engine: Runs, within: Limits, lengths: Sequence[Lengths]) -> int:
+def _batch(engine: Runs, limits: EngineLimits, lengths: Sequence[Lengths]) -> int:
     """Return how many sequences run at once: what is allowed, and what the cache holds on average."""
-    most = within.max_num_seqs
+    most = limits.max_num_seqs
     slots = engine.describe().get("cache_slots")
     if isinstance(slots, int):
         most = min(most, max(1, int(slots / mean_context(lengths))))

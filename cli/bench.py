@@ -1,15 +1,17 @@
-"""``warmeng bench``: speed, as shares of the machine's ceilings and as ratios from one run."""
+"""``warmeng bench``: speed, as shares of the machine's ceilings and as ratios from one run.
+
+Every command turns its options into one call of ``warmeng.bench`` and prints what it returns.
+"""
 
 from __future__ import annotations
 
-import os
-import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from warmeng.common.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 _SAVE_HERE = "bench/results"
@@ -40,6 +42,14 @@ def _shape_option() -> Callable[[F], F]:
     )  # fmt: skip
 
 
+def _numbers(context: click.Context, option: click.Parameter, value: str) -> tuple[int, ...]:
+    """Read positive whole numbers with commas between."""
+    words = [word for word in value.split(",") if word]
+    if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
+        raise UsageError(f"{option.opts[0]} is {value!r}, expected numbers of sequences as 32,64,128")
+    return tuple(map(int, words))
+
+
 def _finish(bench: str, device: Any, lines: Sequence[str], fields: Mapping[str, Any], save: Path | None) -> None:
     """Print a table and the JSON line, and keep the line where that is asked for."""
     from warmeng.bench import environment
@@ -66,7 +76,7 @@ def bench() -> None:
       warmeng bench finetune
       warmeng bench roofline
       warmeng bench kernels --device cuda --save
-      warmeng bench generate --shape llama-3.1-8b --random-weights --device cuda --save
+      warmeng bench workload --device cuda --save
     """
 
 
@@ -80,51 +90,20 @@ def bench() -> None:
 @click.option("--hf-batch", type=click.IntRange(1), default=None, help="Fix the baseline's batch; default: its best.")
 @click.option("--threads", type=click.IntRange(1), default=None, help="CPU threads of both; default: PyTorch's choice.")
 @click.option("--fast", is_flag=True, help="Give up batch invariance in the engine.")
-@click.option("--shape", default=None, help="Random weights of this shape instead of a model: see the second example.")
-@click.option("--random-weights", is_flag=True, help="Says that --shape has no trained weights.")
-@click.option("--both", is_flag=True, help="With --shape: measure the deterministic mode, then the fast one.")
-@click.option("--personas", type=click.IntRange(1, 8), default=3, show_default=True, help="The base and adapters.")
-@click.option("--rank", type=click.IntRange(1, 256), default=8, show_default=True, help="Of the adapters.")
-@click.option("--requests", type=click.IntRange(1), default=2048, show_default=True, help="With --shape.")
-@click.option("--repeats", type=click.IntRange(1), default=2, show_default=True, help="With --shape: of each mix.")
-@click.option("--curve", default="", help="With --shape: batch sizes to measure the base at, as 32,64,128.")
-@click.option("--max-num-seqs", type=click.IntRange(1), default=None, help="With --shape; default: the engine's.")
-@click.option("--max-batched-tokens", type=click.IntRange(1), default=None, help="With --shape; default: the engine's.")
-@click.option("--seconds", type=click.IntRange(1), default=540, show_default=True,
-              help="With --shape: begin no measurement after this time.")  # fmt: skip
-@_device_option("cpu")
 @_save_option()
-@click.pass_context
 def generate(
-    context: click.Context, /, model: str, baseline: str, pairs: int, max_new_tokens: int, hf_batch: int | None,
-    threads: int | None, fast: bool, shape: str | None, random_weights: bool, **workload: Any,
+    model: str, baseline: str, pairs: int, max_new_tokens: int, hf_batch: int | None, threads: int | None, fast: bool,
+    save: Path | None,
 ) -> None:  # fmt: skip
-    """Output tokens a second beside transformers' generate at its best batch.
+    """Output tokens a second of a model on the CPU, beside transformers' generate at its best batch.
 
-    Without --shape: 96 chat prompts on the CPU. With --shape: random weights and this project's workload (prompts of 60
-    to 400 tokens, answers of 150 to 300), all personas in one batch, the base alone, and transformers in static batches
-    and with its continuous batching.
+    Answers 96 chat prompts. 'warmeng bench workload' measures random weights of any shape, on a CPU or a GPU.
 
     \b
     Examples:
       warmeng bench generate
-      warmeng bench generate --shape llama-3.1-8b --random-weights --device cuda --both --curve 32,128,512
       warmeng bench generate --baseline none --pairs 3
-      warmeng bench generate --shape smollm2-135m --random-weights --requests 48 --repeats 1 --baseline none
     """
-    from warmeng.common.errors import UsageError
-
-    if (shape is None) == random_weights:
-        raise UsageError(
-            "--shape and --random-weights belong together: give both, or neither for a model's own weights"
-        )
-    if shape is not None:
-        _workload(shape, baseline == "hf", fast, threads, **workload)
-        return
-    for name in ("device", "both", "personas", "rank", "requests", "repeats", "curve", "max_num_seqs",
-                 "max_batched_tokens", "seconds"):  # fmt: skip
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE and workload[name] != "cpu":
-            raise UsageError(f"--{name.replace('_', '-')} goes with --shape and --random-weights: leave it out")
     import torch
 
     from warmeng.bench.generate import compare
@@ -134,56 +113,68 @@ def generate(
         model, baseline=baseline == "hf", max_new=max_new_tokens, pairs=pairs, hf_batch=hf_batch, fast=fast,
         threads=threads, say=_say,
     )  # fmt: skip
-    _finish("generate-model", torch.device("cpu"), comparison_lines(result), vars(result), workload["save"])
+    _finish("generate-model", torch.device("cpu"), comparison_lines(result), vars(result), save)
 
 
-def _workload(
-    shape: str, baseline: bool, fast: bool, threads: int | None, *, both: bool, personas: int, rank: int, requests: int,
-    repeats: int, curve: str, max_num_seqs: int | None, max_batched_tokens: int | None, seconds: int, device: str,
-    save: Path | None,
+@bench.command()
+@_shape_option()
+@click.option(
+    "--baseline", type=click.Choice(["hf", "none"]), default="hf", show_default=True, help="What to run beside it."
+)
+@click.option("--fast", is_flag=True, help="Give up batch invariance in the engine.")
+@click.option("--both", is_flag=True, help="Measure the deterministic mode, then the fast one.")
+@click.option("--personas", type=click.IntRange(1, 8), default=3, show_default=True, help="The base and adapters.")
+@click.option("--rank", type=click.IntRange(1, 256), default=8, show_default=True, help="Of the adapters.")
+@click.option("--requests", type=click.IntRange(1), default=2048, show_default=True)
+@click.option("--repeats", type=click.IntRange(1), default=2, show_default=True, help="Of each mix.")
+@click.option("--curve", callback=_numbers, default="", help="Batch sizes to measure the base at, as 32,64,128.")
+@click.option("--max-num-seqs", type=click.IntRange(1), default=None, help="Default: the engine's.")
+@click.option("--max-batched-tokens", type=click.IntRange(1), default=None, help="Default: the engine's.")
+@click.option("--threads", type=click.IntRange(1), default=None, help="CPU threads; default: PyTorch's choice.")
+@click.option("--seconds", type=click.IntRange(1), default=540, show_default=True,
+              help="Begin no measurement after this time.")  # fmt: skip
+@_device_option()
+@_save_option()
+def workload(
+    shape: str, baseline: str, fast: bool, both: bool, personas: int, rank: int, requests: int, repeats: int,
+    curve: tuple[int, ...], max_num_seqs: int | None, max_batched_tokens: int | None, threads: int | None,
+    seconds: int, device: str, save: Path | None,
 ) -> None:  # fmt: skip
+    """Output tokens a second on random weights and this project's workload, beside transformers.
+
+    Prompts of 60 to 400 tokens, answers of 150 to 300: all personas in one batch, the base alone, and transformers in
+    static batches and with its continuous batching.
+
+    \b
+    Examples:
+      warmeng bench workload --device cuda --both --curve 32,128,512
+      warmeng bench workload --shape smollm2-135m --requests 48 --repeats 1 --baseline none
+    """
     import torch
 
     from warmeng.bench.environment import Partial, pick_device
     from warmeng.bench.record import Options
     from warmeng.bench.tables import workload_lines
+    from warmeng.bench.timing import seconds_left
     from warmeng.bench.workload import measure_workload
     from warmeng.engine.settings import EngineSettings
 
     where = pick_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
-    sizes = _sizes("--curve", curve)
     modes = ("deterministic", "fast") if both else ("fast",) if fast else ("deterministic",)
     settings = EngineSettings(max_num_seqs=max_num_seqs, max_batched_tokens=max_batched_tokens, threads=threads)
     options = Options(
-        shape, where.type, personas, rank, requests, repeats, modes, sizes, baseline, settings=settings
+        shape, where.type, personas, rank, requests, repeats, modes, curve, baseline == "hf", settings=settings
     )  # fmt: skip
-    partial = Partial("generate", where, save)
-    found = measure_workload(
-        options, say=_say, left=_until(seconds), keep=lambda result: partial.keep(vars(result))
+    partial = Partial("workload", where, save)
+    result = measure_workload(
+        options, say=_say, left=seconds_left(seconds), keep=lambda result: partial.keep(vars(result))
     )  # fmt: skip
-    _finish("generate", where, workload_lines(found), vars(found), save)
+    _finish("workload", where, workload_lines(result), vars(result), save)
     partial.remove()
-    if found.failed:
-        raise click.ClickException(f"the engine failed, {', '.join(found.failed)}: the lines above say why")
-
-
-def _sizes(option: str, given: str) -> tuple[int, ...]:
-    from warmeng.common.errors import UsageError
-
-    try:
-        sizes = tuple(int(size) for size in given.split(",") if size)
-    except ValueError:
-        sizes = (0,)
-    if any(size < 1 for size in sizes):
-        raise UsageError(f"{option} is {given!r}, expected numbers of sequences as 32,64,128")
-    return sizes
-
-
-def _until(seconds: float) -> Callable[[], float]:
-    end = time.monotonic() + seconds
-    return lambda: end - time.monotonic()
+    if result.failed:
+        raise click.ClickException(f"the engine failed, {', '.join(result.failed)}: the lines above say why")
 
 
 @bench.command()
@@ -204,8 +195,8 @@ def roofline(device: str, save: Path | None) -> None:
     from warmeng.bench.tables import roofline_lines
 
     where = pick_device(device)
-    found = measure_roofline(where, say=_say)
-    _finish("roofline", where, roofline_lines(found), vars(found), save)
+    peaks = measure_roofline(where, say=_say)
+    _finish("roofline", where, roofline_lines(peaks), vars(peaks), save)
 
 
 @bench.command()
@@ -230,62 +221,37 @@ def kernels(
       warmeng bench kernels --only "decode attention" --only silu_mul
       warmeng bench kernels --interpret
     """
-    from warmeng.common.errors import UsageError
+    import torch
+
+    from warmeng.bench.environment import Partial
+    from warmeng.bench.tables import kernel_lines, left_out_lines
+    from warmeng.bench.timing import seconds_left
 
     if interpret:
         if save is not None or device == "cuda":
             raise UsageError("--interpret runs on the CPU and times nothing: leave out --save and --device cuda")
-        _interpreted(shape, only)
-        return
-    import torch
+        from warmeng.bench.interpret import check_interpreted
 
-    if device == "cpu" or not torch.cuda.is_available():
-        raise UsageError(
-            "the kernels are timed on a CUDA device, and none was asked for or found: --interpret checks their results "
-            "here, and 'warmeng bench roofline' and 'warmeng bench generate' measure a CPU"
+        results = check_interpreted(shape, only, _say)
+        fields: dict[str, Any] = {"shape": shape, "interpreted": True, "results": results}
+        _finish("kernels", torch.device("cpu"), kernel_lines(results), fields, None)
+    else:
+        if device == "cpu" or not torch.cuda.is_available():
+            raise UsageError(
+                "the kernels are timed on a CUDA device, and none was asked for or found: --interpret checks their "
+                "results here, and 'warmeng bench roofline' and 'warmeng bench workload' measure a CPU"
+            )
+        from warmeng.bench.kernels import measure_kernels
+
+        where = torch.device("cuda")
+        partial = Partial("kernels", where, save)
+        fields = measure_kernels(
+            shape, where, only=only, budget=budget, say=_say, left=seconds_left(seconds), keep=partial.keep
         )
-    from warmeng.bench.cases.case import workload
-    from warmeng.bench.environment import Partial
-    from warmeng.bench.kernels import run_all
-    from warmeng.bench.roofline import measure_roofline
-    from warmeng.bench.tables import kernel_lines, left_out_lines
-
-    where = torch.device("cuda")
-    ceilings = measure_roofline(where, say=_say)
-    sizes = workload(shape, where)
-    partial = Partial("kernels", where, save)
-    about = {"shape": shape, "roofline": ceilings}
-    found, left_out = run_all(
-        sizes, ceilings, only=only, budget=budget, say=_say, left=_until(seconds),
-        keep=lambda some: partial.keep({**about, "results": some}),
-    )  # fmt: skip
-    fields = {**about, "results": found, "left_out": left_out}
-    _finish("kernels", where, [*kernel_lines(found), *left_out_lines(left_out)], fields, save)
-    partial.remove()
-    _fail_where_wrong(found)
-
-
-def _interpreted(shape: str, only: tuple[str, ...]) -> None:
-    """Check all kernels at sizes of a few dozen."""
-    from warmeng.common.errors import UsageError
-
-    if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
-        raise UsageError("triton was imported before --interpret could choose its interpreter: set TRITON_INTERPRET=1")
-    os.environ["TRITON_INTERPRET"] = "1"
-    import torch
-
-    from warmeng.bench.cases.case import tiny
-    from warmeng.bench.kernels import run_all
-    from warmeng.bench.tables import kernel_lines
-
-    found, _ = run_all(tiny(shape, torch.float32), None, only=only, say=_say)
-    fields = {"shape": shape, "interpreted": True, "results": found}
-    _finish("kernels", torch.device("cpu"), kernel_lines(found), fields, None)
-    _fail_where_wrong(found)
-
-
-def _fail_where_wrong(found: Sequence[Any]) -> None:
-    wrong = [f"{f.kernel}, {f.shape}" for f in found if not f.correct]
+        results = fields["results"]
+        _finish("kernels", where, [*kernel_lines(results), *left_out_lines(fields["left_out"])], fields, save)
+        partial.remove()
+    wrong = [f"{result.kernel}, {result.shape}" for result in results if not result.correct]
     if wrong:
         raise click.ClickException(f"wrong results: {'; '.join(wrong)}")
 
@@ -315,19 +281,20 @@ def grade(
     from warmeng.engine.settings import EngineSettings
 
     where = pick_device(device)
-    found = measure_grades(
+    result = measure_grades(
         shape, device=where.type, count=requests, repeats=repeats, prefix=prefix, new=new,
         settings=EngineSettings(fast=fast), say=_say,
     )  # fmt: skip
-    _finish("grade", where, grade_lines(found), vars(found), save)
+    _finish("grade", where, grade_lines(result), vars(result), save)
 
 
 @bench.command()
-@click.option("--sequences", default="512,1024", show_default=True, help="Numbers of sequences that run at once.")
+@click.option("--sequences", callback=_numbers, default="512,1024", show_default=True,
+              help="Numbers of sequences that run at once.")  # fmt: skip
 @click.option("--adapters", type=click.IntRange(0, 7), default=2, show_default=True)
 @click.option("--temperature", type=click.FloatRange(0.0, 100.0), default=0.8, show_default=True)
 @_save_option()
-def host(sequences: str, adapters: int, temperature: float, save: Path | None) -> None:
+def host(sequences: tuple[int, ...], adapters: int, temperature: float, save: Path | None) -> None:
     """The host's part of a step on a card: scheduling, arrays and outcomes, with the device's work left out.
 
     CPU time of the one thread that does it, beside a fixed loop of small NumPy calls timed between the steps.
@@ -342,15 +309,12 @@ def host(sequences: str, adapters: int, temperature: float, save: Path | None) -
     from warmeng.bench.host import measure_host
     from warmeng.bench.tables import host_lines
 
-    found = []
-    for count in _sizes("--sequences", sequences):
-        _say(f"{count} sequences")
-        found.append(measure_host(count, adapters=adapters, temperature=temperature))
-    _finish("host", torch.device("cpu"), host_lines(found), {"results": found}, save)
+    results = [measure_host(count, adapters=adapters, temperature=temperature, say=_say) for count in sequences]
+    _finish("host", torch.device("cpu"), host_lines(results), {"results": results}, save)
 
 
 @bench.command()
-@click.option("--shape", "shapes", multiple=True, help="As of 'bench generate'; may be given again; default: three.")
+@click.option("--shape", "shapes", multiple=True, help="As of 'bench workload'; may be given again; default: three.")
 @click.option("--card", type=click.Choice(["h100", "h200"]), default="h100", show_default=True)
 @click.option("--timings", type=click.Path(dir_okay=False, path_type=Path), default=None,
               help="JSON with measured values in place of the assumed ones.")  # fmt: skip
@@ -379,28 +343,15 @@ def simulate(
     """
     import torch
 
-    from warmeng.bench.host import measure_host
-    from warmeng.bench.lengths import read_lengths
-    from warmeng.bench.simulate import CARDS, read_timings
-    from warmeng.bench.simulate import simulate as predict
+    from warmeng.bench.simulate import simulate_shapes
     from warmeng.bench.tables import simulated_lines
 
-    about = CARDS[card] if timings is None else read_timings(timings, CARDS[card])
-    cost = about.host
-    if cost is None:
-        _say("measuring the host's part of a step")
-        cost = measure_host(max_num_seqs or 1024, adapters=personas - 1).cost
-    found = []
-    for shape in shapes or ("llama-3.1-8b", "mistral-small-22b", "qwen2.5-32b"):
-        _say(f"simulating {shape}")
-        found.append(
-            predict(
-                shape, about, cost, personas=personas, rank=rank, max_num_seqs=max_num_seqs, slots=cache_slots,
-                lengths=read_lengths(requests),
-            )
-        )  # fmt: skip
-    fields = {"card": card, "timings": about, "results": found}
-    _finish("simulate", torch.device("cpu"), simulated_lines(found, card), fields, save)
+    assumed, results = simulate_shapes(
+        shapes, card, timings, personas=personas, rank=rank, requests=requests, max_num_seqs=max_num_seqs,
+        slots=cache_slots, say=_say,
+    )  # fmt: skip
+    fields = {"card": card, "timings": assumed, "results": results}
+    _finish("simulate", torch.device("cpu"), simulated_lines(results, card), fields, save)
 
 
 @bench.command()
@@ -417,13 +368,12 @@ def plot(results: Path) -> None:
       warmeng bench plot --results measured
     """
     from warmeng.bench.plot import draw_all
-    from warmeng.common.errors import UsageError
 
     pictures = draw_all(results)
     if not pictures:
         raise UsageError(
-            f"{results} has no saved kernels, and no generation with a curve: "
-            "run 'warmeng bench kernels --save' or 'warmeng bench generate --shape ... --curve ... --save' first"
+            f"{results} has no saved kernels, and no workload with a curve: "
+            "run 'warmeng bench kernels --save' or 'warmeng bench workload --curve ... --save' first"
         )
     for path in pictures:
         click.echo(path)
@@ -455,7 +405,7 @@ def finetune(
     from warmeng.bench.finetune import compare_training
     from warmeng.bench.tables import training_lines
 
-    found = compare_training(
+    result = compare_training(
         model, pairs=pairs, batch=batch, micro_batch=micro_batch, threads=threads, device=device, trl=trl, say=_say
     )
-    _finish("finetune", pick_device(device), training_lines(found), vars(found), save)
+    _finish("finetune", pick_device(device), training_lines(result), vars(result), save)

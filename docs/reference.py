@@ -99,7 +99,11 @@ def members(node: ast.ClassDef, source: str) -> Iterator[str]:
     """A class's fields with their comments, and its public methods."""
     fields = [one for one in node.body if isinstance(one, ast.AnnAssign)]
     if fields:
-        lines = source.splitlines()[fields[0].lineno - 1 : fields[-1].end_lineno]
+        lines = source.splitlines()
+        first = fields[0].lineno - 1
+        while lines[first - 1].lstrip().startswith("#"):
+            first -= 1
+        lines = lines[first : fields[-1].end_lineno]
         yield from ("```python", *textwrap.dedent("\n".join(lines)).splitlines(), "```", "")
     for one in node.body:
         if isinstance(one, ast.FunctionDef) and not one.name.startswith("_"):

@@ -23,7 +23,8 @@ from warmeng.engine.tensors import Checkpoint, open_checkpoint
 
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 MAX_RANK = 1024
-MAX_ALPHA = 2**20  # of lora_alpha: beyond it a change overflows before it means anything
+# The largest lora_alpha: beyond it an adapter overflows before it means anything.
+MAX_ALPHA = 2**20
 _BLOCKS = {"q": "self_attn", "k": "self_attn", "v": "self_attn", "o": "self_attn"}  # the others are in mlp
 _KEY = re.compile(
     r"base_model\.model\.model\.layers\.(0|[1-9]\d{0,3})\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
@@ -52,11 +53,14 @@ class Adapter:
 
     hash: str  # SHA-256, hex
     rank: int
-    scale: float  # alpha / r, or alpha / sqrt(r) with rsLoRA
+    # alpha / r, or alpha / sqrt(r) with rsLoRA.
+    scale: float
     layers: tuple[Mapping[str, tuple[torch.Tensor, torch.Tensor]], ...]
     source: Path
-    base_name: str | None  # what the adapter's configuration calls its base, for messages only
-    is_zero: bool  # it changes nothing: a B (or A) of zeros everywhere, as freshly initialised ones have
+    # What the adapter's configuration calls its base, for messages only.
+    base_name: str | None
+    # The adapter changes nothing: every B (or A) is zero, as freshly initialised ones are.
+    is_zero: bool
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -205,7 +209,8 @@ def _check_targets(
         expected = {(layer, target) for layer in layers for target in {t for _, t in found}}
     elif isinstance(wanted, list) and wanted and all(isinstance(w, str) and w for w in wanted):
         every = [(i, t) for i in range(config.num_layers) for t in TARGETS]
-        ending: dict[str, set[tuple[int, str]]] = {}  # any last parts of a module's name to the modules that have them
+        # Any last parts of a module's name, and the modules that have them.
+        ending: dict[str, set[tuple[int, str]]] = {}
         for i, t in every:
             parts = f"model.layers.{i}.{_BLOCKS.get(t, 'mlp')}.{t}_proj".split(".")
             for start in range(len(parts)):

@@ -1,4 +1,4 @@
-"""What the engine asks of a device: to run steps, to hold adapters, and to say what it is."""
+"""What the engine needs of a device: to run steps, to hold adapters, and to describe itself."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 
 from warmeng.engine.adapters import Adapter
 from warmeng.engine.constraints import ConstraintCompiler
-from warmeng.engine.layout import Target
+from warmeng.engine.layout import LogprobTarget
 from warmeng.engine.scheduler import Work
 from warmeng.engine.sequence import Sequence
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What one step found: of each sampled sequence, and of each target.
+class StepOutput:
+    """What one step gives: a token for each sampled sequence, and the log-probability of each target.
 
     A token's log-probability is of the full vocabulary, at temperature 1, before constraints; it counts only where the
     request asks for it.
@@ -25,18 +25,18 @@ class Outcome:
 
     tokens: list[int]
     logprobs: list[float]
-    targets: list[tuple[Target, float]]
+    targets: list[tuple[LogprobTarget, float]]
 
 
-class Flight(Protocol):
-    """A step that was started."""
+class StepHandle(Protocol):
+    """A launched step."""
 
     @property
     def sampled(self) -> list[Sequence]:
-        """The sequences that it chooses a token for, in the order of the outcome."""
+        """The sequences that it samples a token for, in the order of the output."""
 
-    def wait(self) -> Outcome:
-        """Return what the step found, when the device has."""
+    def wait(self) -> StepOutput:
+        """Wait for the device, and return what the step gives."""
 
 
 class Runner(Protocol):
@@ -44,7 +44,7 @@ class Runner(Protocol):
 
     @property
     def overlap(self) -> int:
-        """Steps that may be started before the outcome of an earlier one is read: 0 or 1."""
+        """Steps that may be launched before the output of an earlier one is read: 0 or 1."""
 
     @property
     def num_blocks(self) -> int:
@@ -54,8 +54,8 @@ class Runner(Protocol):
     def vocab_size(self) -> int:
         """Token ids that the tokenizer has; others are never chosen."""
 
-    def start(self, work: list[Work], compiler: ConstraintCompiler | None) -> Flight:
-        """Start a step. Raises one of ``OUT_OF_MEMORY`` where the device hasn't the memory."""
+    def start(self, work: list[Work], compiler: ConstraintCompiler | None) -> StepHandle:
+        """Launch a step. Raises an error that ``is_out_of_memory`` knows where the device hasn't the memory."""
 
     def last_logits(self, work: Work) -> Tensor:
         """Return the logits after one sequence's last token, on the host, [vocab]: for probes."""
@@ -71,6 +71,7 @@ class Runner(Protocol):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell lack of memory from other errors: only PyTorch's CUDA allocator has an error of its own for it."""
-    said = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # CPU allocator, CUDA and Triton, cuBLAS
+    """Tell lack of memory from other errors: only PyTorch's CUDA allocator has an error type for it."""
+    # What the CPU allocator, CUDA and Triton, and cuBLAS say.
+    said = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in said)

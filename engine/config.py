@@ -73,22 +73,29 @@ class ModelConfig:
     """Everything about a decoder that its weights' shapes and its arithmetic depend on."""
 
     family: Literal["llama", "mistral", "qwen2", "qwen3"]
-    vocab_size: int  # rows of the embedding, padding included
+    # Rows of the embedding, padding included.
+    vocab_size: int
     hidden_size: int
     intermediate_size: int
     num_layers: int
     num_heads: int
     num_kv_heads: int
-    head_dim: int  # even; num_heads * head_dim may differ from hidden_size
+    # Even; num_heads * head_dim may differ from hidden_size.
+    head_dim: int
     rms_norm_eps: float
     rope_theta: float
     rope_scaling: RopeScaling | None
-    qkv_bias: bool  # q, k and v have a bias (Qwen2); o never has one
-    qk_norm: bool  # q and k are RMS-normalised over head_dim before the rotation (Qwen3)
+    # q, k and v have a bias (Qwen2); o never has one.
+    qkv_bias: bool
+    # q and k are RMS-normalised over head_dim before the rotation (Qwen3).
+    qk_norm: bool
     tie_word_embeddings: bool
-    max_seq_len: int  # positions a sequence may have: never more than an active sliding window
-    sliding_window: int | None  # recorded where one is active; within max_seq_len it equals full attention
-    stop_token_ids: tuple[int, ...]  # union of config and generation config, ascending
+    # Positions a sequence may have: never more than an active sliding window.
+    max_seq_len: int
+    # Recorded where one is active; within max_seq_len it equals full attention.
+    sliding_window: int | None
+    # Union of config and generation config, ascending.
+    stop_token_ids: tuple[int, ...]
     bos_token_id: int | None
 
 

@@ -1,6 +1,6 @@
 """Constrained decoding through ``llguidance``: one token-mask call for the whole batch.
 
-It is told what bytes each token stands for, so it needs no file and no kind of tokenizer of its own.
+It is told what bytes each token stands for, so it needs no file and no tokenizer.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ class _Vocabulary:
     greedy: Callable[[str], list[int]] | None = None
 
     def __call__(self, text: str | bytes) -> list[int]:
-        if not isinstance(text, str) or self.greedy is None:  # the wrapper tries whether bytes are taken
+        if not isinstance(text, str) or self.greedy is None:
+            # The wrapper tries whether bytes are taken, and expects this error.
             raise TypeError
         try:
             found = self.encode(text)

@@ -1,13 +1,13 @@
-"""A step's work laid out on the host: what every backend makes its batch of, and what is to be read from the logits.
+"""A step's work laid out on the host: the rows of every backend's batch, and what is read from the logits.
 
-The arrays are joined from buffers that the sequences keep, so that a step costs little for each sequence, whether it
-decodes or computes a prompt.
+The arrays are joined from buffers that the sequences keep. So a step costs the host little for each sequence, whether
+it decodes or computes a prompt.
 """
 
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -23,25 +23,45 @@ Ints = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
-class Target:
-    """A log-probability to read: of ``token`` after row ``row``.
-
-    ``place`` says whose: ("prompt", index of the prompt token, 0) or ("label", label, index of the label's token).
-    """
+class PromptLogprob:
+    """The log-probability of a prompt's token ``index``, read from the logits of ``row``."""
 
     row: int
     token: int
     sequence: Sequence
-    place: tuple[str, int, int]
+    index: int
+
+    def store(self, value: float) -> None:
+        """Put the value where it belongs; a sequence that was preempted may have it already."""
+        if self.index == len(self.sequence.prompt_logprobs) + 1:
+            self.sequence.prompt_logprobs.append(value)
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What the step must read from the logits: ``sampled`` draw their next tokens from ``sample_rows``."""
+class LabelLogprob:
+    """The log-probability of token ``index`` of a label, read from the logits of ``row``."""
 
-    sample_rows: list[int]
-    sampled: list[Sequence]
-    targets: list[Target]
+    row: int
+    token: int
+    sequence: Sequence
+    label: int
+    index: int
+
+    def store(self, value: float) -> None:
+        """Put the value where it belongs."""
+        self.sequence.label_logprobs[self.label, self.index] = value
+
+
+LogprobTarget = PromptLogprob | LabelLogprob
+
+
+@dataclass(frozen=True)
+class LogitsPlan:
+    """What a step reads from its logits: ``sampled`` draw their next tokens from ``sample_rows``."""
+
+    sample_rows: list[int] = field(default_factory=list)
+    sampled: list[Sequence] = field(default_factory=list)
+    targets: list[LogprobTarget] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -52,23 +72,33 @@ class Layout:
     slots of the table, each token before it one less, and none sees the slots of its hole.
     """
 
-    token_ids: Ints  # [rows]; pending ones as ``PENDING`` says
-    query_lens: Ints  # [segments]: rows of each
-    seq_lens: Ints  # [segments]
-    holes: Ints  # [segments, 2]: first slot and the one after the last; equal where there is none
-    block_tables: Ints  # [segments, longest]: cache blocks, then null blocks
-    adapters: list[str]  # [segments]: content hash, "" for none
-    wanted: Wanted
+    # [rows]; pending ones are encoded as ``PENDING`` says.
+    token_ids: Ints
+    # [segments]: rows of each.
+    query_lens: Ints
+    # [segments]
+    seq_lens: Ints
+    # [segments, 2]: the first slot and the one after the last; equal where there is none.
+    holes: Ints
+    # [segments, longest]: cache blocks, then null blocks.
+    block_tables: Ints
+    # [segments]: the adapter's content hash, "" for none.
+    adapters: list[str]
+    logits_plan: LogitsPlan
+
+    @cached_property
+    def cu_seqlens_q(self) -> Ints:
+        """Rows before each segment, and of all segments: [segments + 1]."""
+        return np.concatenate([np.zeros(1, dtype=np.int32), np.cumsum(self.query_lens, dtype=np.int32)])
 
     @cached_property
     def context_lens(self) -> Ints:
         """Slots of each row's block table up to its own, [rows]."""
-        ends = np.cumsum(self.query_lens, dtype=np.int32)
         rows = np.arange(1, len(self.token_ids) + 1, dtype=np.int32)
-        return rows + np.repeat(self.seq_lens - ends, self.query_lens)
+        return rows + np.repeat(self.seq_lens - self.cu_seqlens_q[1:], self.query_lens)
 
     def positions(self) -> Ints:
-        """Each row's place in its text, [rows]: its slot, less the hole before it."""
+        """Each row's position in its text, [rows]: its slot, less the hole before it."""
         return self.context_lens - 1 - np.repeat(self.holes[:, 1] - self.holes[:, 0], self.query_lens)
 
     def slot_mapping(self, block_size: int) -> Ints:
@@ -84,30 +114,32 @@ class Layout:
         return [Segment(tables[i], queries, seen, (hole[0], hole[1])) for i, (queries, seen, hole) in enumerate(sizes)]
 
 
-def lay_out(work: list[Work], block_size: int) -> Layout:
+def build_layout(work: list[Work], block_size: int) -> Layout:
     """Lay out a step, sequence by sequence in the order of ``work``."""
     tokens: list[int] = []
-    parts = _Segments()
-    query_lens, seq_lens, tables, adapters = parts.query_lens, parts.seq_lens, parts.tables, parts.adapters
-    wanted = Wanted([], [], [])
+    segments = _Segments()
+    query_lens, seq_lens = segments.query_lens, segments.seq_lens
+    tables, adapters = segments.tables, segments.adapters
+    plan = LogitsPlan()
     for item in work:
         sequence, start, stop = item
-        first = len(tokens)
+        first_row = len(tokens)
         tokens += sequence.tokens[start:stop]
         if sequence.generates:
-            query_lens.append(stop - start)  # as ``parts.add`` does, without a call for each sequence
+            # What ``segments.add`` does, without a call for each sequence.
+            query_lens.append(stop - start)
             seq_lens.append(stop)
-            tables.append(sequence.blocks)
+            tables.append(sequence.block_table)
             adapters.append(sequence.adapter_hash)
             if stop == len(sequence.tokens):
-                wanted.sample_rows.append(len(tokens) - 1)
-                wanted.sampled.append(sequence)
+                plan.sample_rows.append(len(tokens) - 1)
+                plan.sampled.append(sequence)
             if start < sequence.prompt_len:
-                wanted.targets.extend(_prompt_targets(item, first))
+                plan.targets.extend(_prompt_logprobs(item, first_row))
         else:
-            _add_score(item, block_size, parts)
-            wanted.targets.extend(_label_targets(item, first))
-    return parts.layout(tokens, wanted)
+            _add_score(item, block_size, segments)
+            plan.targets.extend(_label_logprobs(item, first_row))
+    return segments.layout(tokens, plan)
 
 
 class _Segments:
@@ -121,17 +153,17 @@ class _Segments:
         self.holes: dict[int, tuple[int, int]] = {}
 
     def add(
-        self, sequence: Sequence, table: array[int], queries: int, seen: int, hole: tuple[int, int] = (0, 0)
+        self, sequence: Sequence, table: array[int], query_len: int, seq_len: int, hole: tuple[int, int] = (0, 0)
     ) -> None:
-        """Add a segment of ``queries`` rows whose last one sees ``seen`` slots of ``table``."""
+        """Add a segment of ``query_len`` rows whose last one sees ``seq_len`` slots of ``table``."""
         if hole[1] > hole[0]:
             self.holes[len(self.tables)] = hole
-        self.query_lens.append(queries)
-        self.seq_lens.append(seen)
+        self.query_lens.append(query_len)
+        self.seq_lens.append(seq_len)
         self.tables.append(table)
         self.adapters.append(sequence.adapter_hash)
 
-    def layout(self, tokens: list[int], wanted: Wanted) -> Layout:
+    def layout(self, tokens: list[int], logits_plan: LogitsPlan) -> Layout:
         """Return everything as arrays."""
         holes = np.zeros((len(self.tables), 2), dtype=np.int32)
         for segment, hole in self.holes.items():
@@ -143,7 +175,7 @@ class _Segments:
             holes,
             _padded(self.tables),
             self.adapters,
-            wanted,
+            logits_plan,
         )
 
 
@@ -155,43 +187,42 @@ def _padded(tables: list[array[int]]) -> Ints:
     return padded
 
 
-def _add_score(work: Work, block_size: int, parts: _Segments) -> None:
+def _add_score(work: Work, block_size: int, segments: _Segments) -> None:
     """Add the segments of a score request: its prompt, then its labels, each on the prompt's blocks and its own."""
     sequence, start, stop = work
     prompt_stop = min(stop, sequence.prompt_len)
     if start < prompt_stop:
-        parts.add(sequence, sequence.blocks, prompt_stop - start, prompt_stop)
+        segments.add(sequence, sequence.block_table, prompt_stop - start, prompt_stop)
     prompt_blocks = -(-sequence.prompt_len // block_size)
     prompt_slots = prompt_blocks * block_size
-    for (first, end), blocks in zip(sequence.branches(), sequence.branch_blocks, strict=True):
+    for (first, end), blocks in zip(sequence.branches(), sequence.branch_tables, strict=True):
         low, high = max(first, start), min(end, stop)
         if low < high:
-            table = sequence.blocks[:prompt_blocks] + blocks
+            table = sequence.block_table[:prompt_blocks] + blocks
             hole = sequence.prompt_len, prompt_slots
-            parts.add(sequence, table, high - low, prompt_slots + high - first, hole)
+            segments.add(sequence, table, high - low, prompt_slots + high - first, hole)
 
 
 def sampling_records(sequences: list[Sequence]) -> tuple[npt.NDArray[np.void], npt.NDArray[np.uint32]]:
-    """Return how each sequence's next token is drawn: its ``SAMPLING`` record, and the token's place in the answer."""
+    """Return how each sequence's next token is drawn: its ``SAMPLING`` record, and the token's index in the answer."""
     records = np.frombuffer(b"".join([sequence.sampling for sequence in sequences]), dtype=SAMPLING)
-    places = [len(sequence.tokens) - sequence.prompt_len for sequence in sequences]
-    return records, np.array(places, dtype=np.uint32)
+    indices = [len(sequence.tokens) - sequence.prompt_len for sequence in sequences]
+    return records, np.array(indices, dtype=np.uint32)
 
 
-def _prompt_targets(work: Work, first: int) -> list[Target]:
+def _prompt_logprobs(work: Work, first_row: int) -> list[PromptLogprob]:
+    """Each row gives the log-probability of the prompt's next token; those known before a preemption are left out."""
     sequence = work.sequence
     assert isinstance(sequence.request, GenerateRequest)
     if not sequence.request.prompt_logprobs:
         return []
-    start = max(work.start, len(sequence.prompt_logprobs))  # after a preemption the first ones are known already
+    start = max(work.start, len(sequence.prompt_logprobs))
     stop = min(work.stop, sequence.prompt_len - 1)
-    return [
-        Target(first + i - work.start, sequence.tokens[i + 1], sequence, ("prompt", i + 1, 0))
-        for i in range(start, stop)
-    ]
+    row = first_row - work.start
+    return [PromptLogprob(row + i, sequence.tokens[i + 1], sequence, i + 1) for i in range(start, stop)]
 
 
-def _label_targets(work: Work, first: int) -> list[Target]:
+def _label_logprobs(work: Work, first_row: int) -> list[LabelLogprob]:
     """A label's first token is read after the prompt's last one, the others after the label's own tokens."""
     sequence = work.sequence
     assert not isinstance(sequence.request, GenerateRequest)
@@ -200,5 +231,5 @@ def _label_targets(work: Work, first: int) -> list[Target]:
         places = [sequence.prompt_len - 1, *range(start, stop)]
         for index, place in enumerate(places):
             if work.start <= place < work.stop:
-                targets.append(Target(first + place - work.start, ids[index], sequence, ("label", label, index)))
+                targets.append(LabelLogprob(first_row + place - work.start, ids[index], sequence, label, index))
     return targets

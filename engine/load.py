@@ -14,7 +14,7 @@ from warmeng.engine.config import ModelConfig
 from warmeng.engine.cpu.runner import CpuRunner
 from warmeng.engine.random import random_weights
 from warmeng.engine.registry import ModelSource
-from warmeng.engine.settings import EngineSettings, Limits
+from warmeng.engine.settings import EngineLimits, EngineSettings
 from warmeng.kernels.linear import arrange
 
 DEVICES = ("auto", "cpu", "cuda", "interpret")
@@ -48,17 +48,18 @@ def load_runner(
     vocab_size: int,
     settings: EngineSettings,
     device: str,
-    within: Limits,
+    limits: EngineLimits,
 ) -> Runner:
     """Load a checkpoint, or make random weights from a seed, for a chosen device; or take weights as they lie there."""
-    if isinstance(source, ModelSource):  # before anything is made in the sizes that a configuration only claims
+    if isinstance(source, ModelSource):
+        # Before anything is made in the sizes that a configuration only claims.
         check_shapes(open_checkpoint(source.folder), config)
     if device == "cpu":
         if isinstance(source, Weights):
             raise UsageError("the CPU backend arranges weights when it loads them: give a model or a seed")
-        return _on_cpu(source, config, vocab_size, settings, within)
+        return _on_cpu(source, config, vocab_size, settings, limits)
+    from warmeng.engine.gpu.ops import DeviceWeight
     from warmeng.engine.gpu.runner import GpuRunner
-    from warmeng.engine.gpu.weight import DeviceWeight
 
     where = torch.device("cuda" if device == "cuda" else "cpu")
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
@@ -68,20 +69,21 @@ def load_runner(
         weights = random_weights(config, source, dtype, where, DeviceWeight)
     else:
         weights = load_weights(source.folder, config, dtype, where, DeviceWeight)
-    return GpuRunner(config, weights, settings, within, vocab_size)
+    return GpuRunner(config, weights, settings, limits, vocab_size)
 
 
 def _on_cpu(
-    source: ModelSource | int, config: ModelConfig, vocab_size: int, settings: EngineSettings, within: Limits
+    source: ModelSource | int, config: ModelConfig, vocab_size: int, settings: EngineSettings, limits: EngineLimits
 ) -> CpuRunner:
-    dtype, where = torch.float32, torch.device("cpu")  # bf16 products are up to ten times slower on CPUs
+    # bf16 products are up to ten times slower on CPUs.
+    dtype, where = torch.float32, torch.device("cpu")
     arrangement = arrange(list(projection_shapes(config).values()), dtype, where, settings.fast)
     weights: Weights
     if isinstance(source, int):
         weights = random_weights(config, source, dtype, where, arrangement.project)
     else:
         weights = load_weights(source.folder, config, dtype, where, arrangement.project)
-    assert within.kv_bytes is not None
+    assert limits.kv_bytes is not None
     slot = 2 * config.num_layers * config.num_kv_heads * config.head_dim * weights.embed.element_size()
-    num_blocks = max(2, within.kv_bytes // (slot * settings.block_size)) + 1
-    return CpuRunner(config, weights, arrangement, num_blocks, settings.block_size, within.max_seq_len, vocab_size)
+    num_blocks = max(2, limits.kv_bytes // (slot * settings.block_size)) + 1
+    return CpuRunner(config, weights, arrangement, num_blocks, settings.block_size, limits.max_seq_len, vocab_size)

@@ -13,7 +13,8 @@ from warmeng.engine.config import ModelConfig
 
 Fused = Literal["qkv", "o", "gate_up", "down"]  # the products of a layer
 B = TypeVar("B", contravariant=True)  # a backend's batch
-P = TypeVar("P")  # a backend's product, to which adapters' changes may still have to be added
+# A backend's product, to which adapters' changes may still have to be added.
+P = TypeVar("P")
 
 
 class Ops(Protocol[B, P]):

@@ -21,8 +21,10 @@ from warmeng.engine.config import inside
 class Provenance:
     """How a folder compares with the base that it is applied to."""
 
-    same_template: bool | None = None  # whether its own chat template is the base's; None where it has none
-    other_base: str | None = None  # the base that its configuration names, where that is another one
+    # Whether its own chat template is the base's; None where it has none.
+    same_template: bool | None = None
+    # The base that its configuration names, where that is another one.
+    other_base: str | None = None
 
     def lines(self) -> list[str]:
         """Return a line for each thing in which it is not like the base."""

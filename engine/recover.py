@@ -28,17 +28,22 @@ from warmeng.engine.config import ModelConfig, read_config
 from warmeng.engine.provenance import provenance, template_hash
 from warmeng.engine.tensors import Checkpoint, content_hash, open_checkpoint
 
-MAX_RANK = 64  # of a change that is looked for without being told
-LIMIT = 0.05  # of the share of numbers outside of the box; full-rank changes had 0.15 and more at rank 64
-_EXPLAINED = 0.015  # the same, of a rank that is enough: the right one had up to 0.009, one too few 0.02 and more
+# The largest rank of a change that is looked for without being told.
+MAX_RANK = 64
+# The largest share of numbers outside of the box. Full-rank changes had 0.15 and more at rank 64.
+LIMIT = 0.05
+# The share outside of the box at which a rank is enough. The right rank had up to 0.009, one too few 0.02 and more.
+_EXPLAINED = 0.015
 _RANKS = (1, 2, 4, 8, 16, 32, MAX_RANK)
 _TURNS = 300  # at most, for one matrix
 _LOOK = 20  # turns between looks at the residual
 _DONE = 2e-4  # share outside at which turning ends
 _SHRINK = (0.98, 0.96, 0.93, 0.9, 0.86, 0.8, 0.7)
 _SHRINK_TURNS = 120
-_OUTSIDE = 2e-3  # share that a shrunk fit may have outside of the whole box
-_MERGERS = 2.0**-8  # software that merges in bfloat16 rounds the change itself first, by up to half of this share
+# The share of numbers that a shrunk fit may have outside of the whole box.
+_OUTSIDE = 2e-3
+# Software that merges in bfloat16 rounds the change itself first, by up to half of this share.
+_MERGERS = 2.0**-8
 _BLOCKS = {"q": "self_attn", "k": "self_attn", "v": "self_attn", "o": "self_attn"}  # the others are in mlp
 
 
@@ -52,10 +57,13 @@ class Fit:
 
     layer: int
     target: str
-    size: float  # of the change, root mean square, in units in the last place of the weights (theirs likewise)
+    # Size of the change, root mean square, in units in the last place of the weights (``theirs`` likewise).
+    size: float
     residual: float
-    outside: float  # share of numbers outside of their intervals
-    svd_residual: float  # of the difference's own truncated singular value decomposition
+    # Share of numbers outside of their intervals.
+    outside: float
+    # Residual of the difference's own truncated singular value decomposition.
+    svd_residual: float
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,8 @@ class Recovery:
     fits: tuple[Fit, ...]
     base_hash: str
     merged_hash: str
-    plain: tuple[Mapping[str, tuple[Tensor, Tensor]], ...]  # the plain decomposition's (A, B), for comparison
+    # The plain decomposition's (A, B), for comparison.
+    plain: tuple[Mapping[str, tuple[Tensor, Tensor]], ...]
 
 
 def recover(
@@ -135,8 +144,10 @@ class Box:
     low: Tensor
     high: Tensor
     difference: Tensor  # merged minus base
-    ulp: float  # root mean square of the units in the last place
-    half: float  # root mean square of half the intervals' widths
+    # Root mean square of the units in the last place.
+    ulp: float
+    # Root mean square of half the intervals' widths.
+    half: float
 
     @classmethod
     def of(cls, base: Tensor, merged: Tensor) -> Box:

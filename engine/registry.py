@@ -86,7 +86,8 @@ def find_folder(name: str, revision: str | None = None) -> Path | None:
 
     try:
         return Path(snapshot_download(name, revision=revision, local_files_only=True))
-    except Exception:  # not in the cache: the library raises all kinds
+    except Exception:
+        # Not in the cache: the library raises all kinds.
         return None
 
 
@@ -181,7 +182,8 @@ def _from_hub(
         folder = Path(
             snapshot_download(repository, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED)
         )
-    except Exception as error:  # network, permissions, names, disk: the library and its clients raise all kinds
+    except Exception as error:
+        # Network, permissions, names, disk: the library and its clients raise all kinds.
         why = f"{type(error).__name__}: {one_line(error, 160)}"
         at = f" at revision {revision!r}" if revision else ""
         raise InputError(

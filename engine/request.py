@@ -1,6 +1,6 @@
 """What the engine is asked and what it answers: plain frozen data, nothing of tensors.
 
-A caller gives every request an ``id`` of its own; results come back in the order in which they finish and carry it.
+A caller gives every request a unique ``id``; results come back in the order in which they finish and carry it.
 """
 
 from __future__ import annotations
@@ -29,10 +29,13 @@ class SamplingParams:
     top_k: int = 0  # 0 keeps all tokens
     top_p: float = 1.0  # 1 keeps all tokens
     seed: int = 0
-    stop: tuple[str, ...] = ()  # stop strings; the text is cut before the first one found
+    # Stop strings; the text is cut before the first one found.
+    stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()  # beside the model's own end tokens
-    ignore_eos: bool = False  # goes on through the model's end tokens (benchmarks)
-    logprobs: bool = False  # return each chosen token's log-probability: a pass over the vocabulary more
+    # Goes on through the model's end tokens (benchmarks).
+    ignore_eos: bool = False
+    # Return each chosen token's log-probability: a pass over the vocabulary more.
+    logprobs: bool = False
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -54,7 +57,8 @@ class Constraint:
     """A language that the generated text must belong to, decided by ``llguidance``."""
 
     kind: Literal["regex", "json_schema", "choice"]
-    value: str | tuple[str, ...]  # regex or JSON schema as text; the choices as a tuple of strings
+    # Regex or JSON schema as text; the choices as a tuple of strings.
+    value: str | tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -64,10 +68,13 @@ class GenerateRequest:
     id: str
     prompt: tuple[int, ...]  # token ids, at least one
     sampling: SamplingParams = field(default_factory=SamplingParams)
-    adapter: str | None = None  # a name given to Engine.add_adapter; None is the base itself
-    noise_key: tuple[str, int] = ("", 0)  # (item id, sample index): the same key draws the same noise
+    # A name given to Engine.add_adapter; None is the base itself.
+    adapter: str | None = None
+    # (item id, sample index): the same key draws the same noise.
+    noise_key: tuple[str, int] = ("", 0)
     constraint: Constraint | None = None
-    prompt_logprobs: bool = False  # also return the log-probability of each prompt token
+    # Also return the log-probability of each prompt token.
+    prompt_logprobs: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,8 @@ class ScoreRequest:
 
     id: str
     prompt: tuple[int, ...]
-    labels: tuple[tuple[int, ...], ...]  # each with at least one token; no label may be empty or given twice
+    # Each with at least one token; no label may be empty or given twice.
+    labels: tuple[tuple[int, ...], ...]
     adapter: str | None = None
 
 
@@ -101,12 +109,15 @@ class GenerateResult:
     status: Literal["ok", "too_long", "out_of_memory"]
     finish_reason: Literal["stop", "length", "none"]
     token_ids: tuple[int, ...]  # without the end token that stopped it
-    text: str  # what token_ids add to the prompt's text, without special tokens, cut before the stop string
+    # What token_ids add to the prompt's text, without special tokens, cut before the stop string.
+    text: str
     # Of each chosen token (end token included), over the full vocabulary, at temperature 1; empty unless asked for.
     logprobs: tuple[float, ...]
     prompt_tokens: int
-    cached_tokens: int  # prompt tokens whose keys and values were found in the prefix cache
-    prompt_logprobs: tuple[float, ...] = ()  # of prompt tokens 1.. given those before; empty unless asked for
+    # Prompt tokens whose keys and values were found in the prefix cache.
+    cached_tokens: int
+    # Of prompt tokens 1.. given those before; empty unless asked for.
+    prompt_logprobs: tuple[float, ...] = ()
     detail: str = ""  # why, where status is not ok
 
 
@@ -119,7 +130,8 @@ class ScoreResult:
 
     id: str
     status: Literal["ok", "too_long", "out_of_memory"]
-    logprobs: tuple[float, ...]  # one a label, in the order given; empty where status is not ok
+    # One for each label, in the order given; empty where status is not ok.
+    logprobs: tuple[float, ...]
     token_logprobs: tuple[tuple[float, ...], ...]  # of each label's tokens
     mass: float
     prompt_tokens: int
@@ -128,3 +140,22 @@ class ScoreResult:
 
 
 Result = GenerateResult | ScoreResult
+
+
+def check_request(request: Request, vocab_size: int) -> None:
+    """Raise RequestError where a request makes no sense, whatever the engine's state."""
+    groups = [("prompt", request.prompt)]
+    if isinstance(request, ScoreRequest):
+        if not request.labels:
+            raise RequestError(f"request {request.id!r} has no labels")
+        if len(set(request.labels)) < len(request.labels):
+            raise RequestError(f"request {request.id!r} gives the same label twice")
+        groups += [(f"label {i}", label) for i, label in enumerate(request.labels)]
+    for what, ids in groups:
+        if not ids:
+            raise RequestError(f"{what} of request {request.id!r} is empty, expected at least one token id")
+        if min(ids) < 0 or max(ids) >= vocab_size:
+            raise RequestError(
+                f"{what} of request {request.id!r} has token ids {min(ids)} to {max(ids)}, "
+                f"expected 0 to {vocab_size - 1}: was it encoded with this model's tokenizer?"
+            )

@@ -24,7 +24,7 @@ def generation(
         text=text[: min(cuts, default=len(text))].decode("utf-8", "replace"),
         logprobs=tuple(sequence.logprobs),
         prompt_tokens=sequence.prompt_len,
-        cached_tokens=sequence.cached,
+        cached_tokens=sequence.num_cached_tokens,
         prompt_logprobs=tuple(sequence.prompt_logprobs),
     )
 
@@ -34,11 +34,26 @@ def encoded(stop: str) -> bytes:
     return stop.encode("utf-8", "surrogatepass")
 
 
+def hits_stop_string(sequence: Sequence, end: int, stops: tuple[str, ...], tokenizer: Tokenizer) -> bool:
+    """Tell whether a stop string ends in the last of a sequence's first ``end`` tokens."""
+    if not stops:
+        return False
+    stop_bytes = [encoded(stop) for stop in stops]
+    recent = tokenizer.decode_bytes(sequence.tokens[end - 1 : end])
+    # A stop string that ends in the last token begins no earlier than this many bytes before the end.
+    longest = max(map(len, stop_bytes)) - 1 + len(recent)
+    first = end - 1
+    while first > sequence.prompt_len and len(recent) < longest:
+        first -= 1
+        recent = tokenizer.decode_bytes(sequence.tokens[first : first + 1]) + recent
+    return any(stop in recent for stop in stop_bytes)
+
+
 def score_result(sequence: Sequence, request: ScoreRequest) -> ScoreResult:
     """Return the labels' log-probabilities and their mass."""
-    found = sequence.label_logprobs
-    tokens = tuple(tuple(found[i, j] for j in range(len(label))) for i, label in enumerate(request.labels))
-    totals = tuple(math.fsum(values) for values in tokens)
+    values = sequence.label_logprobs
+    tokens = tuple(tuple(values[i, j] for j in range(len(label))) for i, label in enumerate(request.labels))
+    totals = tuple(math.fsum(of_label) for of_label in tokens)
     return ScoreResult(
         id=request.id,
         status="ok",
@@ -46,7 +61,7 @@ def score_result(sequence: Sequence, request: ScoreRequest) -> ScoreResult:
         token_logprobs=tokens,
         mass=math.fsum(math.exp(total) for total in totals),
         prompt_tokens=sequence.prompt_len,
-        cached_tokens=sequence.cached,
+        cached_tokens=sequence.num_cached_tokens,
     )
 
 

@@ -7,16 +7,18 @@ from array import array
 from collections import deque
 from typing import NamedTuple
 
-from warmeng.engine.cache import BlockPool, block_hashes
+from warmeng.engine.cache import BlockPool, hash_blocks
 from warmeng.engine.request import GenerateRequest, Request, ScoreRequest
 from warmeng.engine.sequence import PENDING, Sequence
 
-_EASE = 64  # steps after which limits that lack of memory has halved are doubled
-# Of the tokens that a sequence may still generate, the part that blocks are held back for: 1 / _GROWTH. Sequences end
-# at different times, so all never need their longest answers at once; less held back means more at once, and more
-# that is computed twice. docs/performance.md has what was tried.
+# Limits that an out-of-memory error halved are doubled after this many steps.
+_STEPS_UNTIL_DOUBLED = 64
+# Blocks are held back for 1 / _GROWTH of the tokens that a sequence may still generate. Sequences end at different
+# times, so they never need their longest answers all at once. Holding back less lets more sequences run at once and
+# more be computed twice. docs/performance.md has what was tried.
 _GROWTH = 3
-_URGENT = -1  # the group of requests that are taken before all others: gradings of answers just given
+# Requests of this group are admitted before all others: they grade answers that were just given.
+_URGENT_GROUP = -1
 
 
 class Work(NamedTuple):
@@ -26,16 +28,20 @@ class Work(NamedTuple):
     start: int
     stop: int
 
+    @property
+    def num_scheduled_tokens(self) -> int:
+        """Tokens that the step computes for this sequence: its rows."""
+        return self.stop - self.start
+
 
 class Scheduler:
     """Continuous batching with chunked prefill.
 
-    Every step takes one token of each decoding sequence, then fills the token budget with prompts. The plan is known
-    beforehand: requests are grouped by their first block, so that shared prefixes are computed once, and the longest
-    of a
-    group come first, so that none straggles at the end. A sequence is admitted when its prompt and a part of its
-    longest answer fit beside what the running ones still expect (``_GROWTH``); so running out of blocks is rare, and
-    then the youngest sequence gives its blocks back and is computed again later.
+    Every step takes one token of each decoding sequence, then fills the token budget with prompts. All requests are
+    known beforehand, so they are grouped by their first block: a shared prefix is then computed once. Within a group
+    the longest go first, so that none straggles at the end. A sequence is admitted when its prompt and a part of its
+    longest answer fit beside what the running sequences are still expected to take (``_GROWTH``). So blocks rarely
+    run out. When they do, the youngest sequence is preempted: it gives its blocks back and is computed again later.
     """
 
     def __init__(
@@ -45,22 +51,23 @@ class Scheduler:
         max_num_seqs: int,
         max_batched_tokens: int,
         max_seq_len: int,
-        admit_together: int = 1,
+        min_admit: int = 1,
     ) -> None:
-        """``admit_together``: places that must be free before waiting sequences are let in, while others decode.
+        """``min_admit``: places that must be free before waiting sequences are admitted while others decode.
 
-        Steps that only decode are cheaper to start than mixed ones; letting sequences in one by one would mix nearly
-        all.
+        A step that only decodes is cheaper to launch than a mixed one. Admitting sequences one by one would make
+        nearly all steps mixed.
         """
         self.pool = pool
         self.block_size = block_size
         self.max_num_seqs = max_num_seqs
         self.max_batched_tokens = max_batched_tokens
         self.max_seq_len = max_seq_len
-        self._whole = max_num_seqs, max_batched_tokens  # the limits while memory suffices
-        self._steps_since_retreat = 0
-        self._admit_together = admit_together
-        self.running: dict[int, Sequence] = {}  # by arrival, in the order of admission
+        self._configured_limits = max_num_seqs, max_batched_tokens
+        self._steps_since_oom = 0
+        self._min_admit = min_admit
+        # By arrival, in the order of admission.
+        self.running: dict[int, Sequence] = {}
         self.preemptions = 0
         self._waiting: list[tuple[int, int, int, Sequence]] = []
         self._preempted: deque[Sequence] = deque()
@@ -72,7 +79,7 @@ class Scheduler:
         """Something runs or waits."""
         return bool(self.running or self._waiting or self._preempted)
 
-    def why_too_long(self, request: Request) -> str:
+    def rejection_reason(self, request: Request) -> str:
         """Say why a request can never run, or return an empty string."""
         longest = max((len(label) for label in request.labels), default=0) if isinstance(request, ScoreRequest) else 1
         if len(request.prompt) + longest > self.max_seq_len:
@@ -80,7 +87,7 @@ class Scheduler:
                 f"the prompt has {len(request.prompt)} tokens and its continuation at least {longest}; "
                 f"the model takes {self.max_seq_len} together"
             )
-        needed = self._blocks_of(request, self._longest_answer(request))
+        needed = self._blocks_needed(request, self._longest_answer(request))
         if needed > self.pool.num_blocks - 1:
             return (
                 f"the request needs {needed * self.block_size} cache slots and the cache has "
@@ -89,24 +96,24 @@ class Scheduler:
         return ""
 
     def add(self, request: Request, adapter_hash: str, urgent: bool = False) -> Sequence:
-        """Queue a request that ``why_too_long`` has no objection to."""
+        """Queue a request for which ``rejection_reason`` is empty."""
         tokens = list(request.prompt)
         if isinstance(request, ScoreRequest):
             for label in request.labels:
                 tokens.extend(label[:-1])
-        names = block_hashes(request.prompt, adapter_hash, self.block_size)
+        block_hashes = hash_blocks(request.prompt, adapter_hash, self.block_size)
         length = len(tokens) + self._longest_answer(request)
-        sequence = Sequence(request, adapter_hash, self._arrivals, tokens, names, limit=length)
+        sequence = Sequence(request, adapter_hash, self._arrivals, tokens, block_hashes, max_len=length)
         self._arrivals += 1
         head = (adapter_hash, request.prompt[: self.block_size])
-        group = _URGENT if urgent else self._groups.setdefault(head, len(self._groups))
+        group = _URGENT_GROUP if urgent else self._groups.setdefault(head, len(self._groups))
         heapq.heappush(self._waiting, (group, -length, sequence.arrival, sequence))
         return sequence
 
     def schedule(self) -> list[Work]:
         """Choose the next step's work and give it blocks.
 
-        Empty where nothing is left to do, or where all that is left waits for the outcome of a started step.
+        Empty where nothing is left to do, or where all that is left waits for the outcome of a launched step.
         """
         work: list[Work] = []
         budget = self.max_batched_tokens
@@ -114,31 +121,34 @@ class Scheduler:
         prompts: list[Sequence] = []
         preemptions = self.preemptions
         for sequence in list(self.running.values()):
-            if self._waits(sequence):
+            if self._awaits_token(sequence):
                 continue
-            start, stop = sequence.computed, len(sequence.tokens)
+            start, stop = sequence.num_computed_tokens, len(sequence.tokens)
             if stop - start > 1:
                 prompts.append(sequence)
             elif stop > start and budget > 0:
                 decoding = True
+                # A sequence that was scheduled before this one may have preempted it.
                 if self.preemptions != preemptions and sequence.arrival not in self.running:
-                    continue  # one that was taken before it has preempted it
-                if sequence.prompt_len <= start < len(sequence.blocks) * self.block_size:  # its last block has room
+                    continue
+                # The usual case, without a call: the last block has room for the token.
+                if sequence.prompt_len <= start < len(sequence.block_table) * self.block_size:
                     work.append(Work(sequence, start, stop))
                     budget -= 1
                 else:
-                    budget -= self._take(sequence, budget, work)
+                    budget -= self._schedule_tokens(sequence, budget, work)
         for sequence in prompts:
             if budget > 0 and sequence.arrival in self.running:
-                budget -= self._take(sequence, budget, work)
-        if budget > 0 and not (decoding and not prompts and self._holds_back()):
-            self._let_in(budget, work)
+                budget -= self._schedule_tokens(sequence, budget, work)
+        if budget > 0 and not (decoding and not prompts and self._should_batch_admissions()):
+            self._admit_waiting(budget, work)
         return work
 
     def finish(self, sequence: Sequence) -> None:
         """Take a sequence out and release its blocks."""
         if self.running.pop(sequence.arrival, None) is None:
-            self._preempted.remove(sequence)  # it gave its blocks back while the step that ended it was under way
+            # It was preempted while the step that ended it was under way.
+            self._preempted.remove(sequence)
         self._release(sequence)
 
     def clear(self) -> None:
@@ -148,63 +158,65 @@ class Scheduler:
         self._preempted.clear()
         self._waiting.clear()
 
-    def retreat(self, work: list[Work]) -> bool:
-        """Take back a step that could not run for lack of memory, and make the next ones smaller.
+    def shrink_after_oom(self, work: list[Work]) -> bool:
+        """Take back a step that ran out of memory, and halve the limits of the next ones.
 
         Its sequences are computed again from their beginning. Returns False where the step was as small as can be: one
         token of one sequence.
         """
-        self._steps_since_retreat = 0
-        rows = sum(item.stop - item.start for item in work)
+        self._steps_since_oom = 0
+        num_scheduled_tokens = sum(item.num_scheduled_tokens for item in work)
+        # ``_schedule_tokens`` published the prefixes of this step before they were computed: now they never are.
         for item in reversed(work):
-            for index in range(item.start // self.block_size, len(item.sequence.blocks)):
-                self.pool.unpublish(item.sequence.blocks[index])  # what it was to hold was not computed
+            for index in range(item.start // self.block_size, len(item.sequence.block_table)):
+                self.pool.unpublish(item.sequence.block_table[index])
         for item in reversed(work):
             if item.sequence.arrival in self.running:
                 self._preempt(item.sequence)
-        if rows == 1:
+        if num_scheduled_tokens == 1:
             return False
-        self.max_batched_tokens = max(1, rows // 2)
+        self.max_batched_tokens = max(1, num_scheduled_tokens // 2)
         self.max_num_seqs = max(1, min(self.max_num_seqs, self.max_batched_tokens))
         return True
 
-    def _holds_back(self) -> bool:
-        """Tell whether waiting sequences should wait until more of them can start together."""
-        free = self.max_num_seqs - len(self.running)
-        return not self._preempted and free < min(self._admit_together, self.max_num_seqs // 8, len(self._waiting))
+    def note_success(self) -> None:
+        """Count a step that found its memory; after ``_STEPS_UNTIL_DOUBLED`` of them, halved limits are doubled."""
+        self._steps_since_oom += 1
+        limits = self.max_num_seqs, self.max_batched_tokens
+        if limits != self._configured_limits and self._steps_since_oom % _STEPS_UNTIL_DOUBLED == 0:
+            max_num_seqs, max_batched_tokens = self._configured_limits
+            self.max_num_seqs = min(max_num_seqs, 2 * self.max_num_seqs)
+            self.max_batched_tokens = min(max_batched_tokens, 2 * self.max_batched_tokens)
 
-    def ran(self) -> None:
-        """Note that a step found the memory it needed; after some of them the limits of a retreat are eased."""
-        self._steps_since_retreat += 1
-        if (self.max_num_seqs, self.max_batched_tokens) != self._whole and self._steps_since_retreat % _EASE == 0:
-            seqs, tokens = self._whole
-            self.max_num_seqs = min(seqs, 2 * self.max_num_seqs)
-            self.max_batched_tokens = min(tokens, 2 * self.max_batched_tokens)
-
-    def _waits(self, sequence: Sequence) -> bool:
+    def _awaits_token(self, sequence: Sequence) -> bool:
         """Tell whether a sequence can't go on before its pending token is known."""
         if sequence.tokens[-1] > PENDING:
             return False
-        return sequence.matcher is not None or len(sequence.tokens) >= sequence.limit
+        return sequence.matcher is not None or len(sequence.tokens) >= sequence.max_len
 
-    def _take(self, sequence: Sequence, budget: int, work: list[Work]) -> int:
-        """Schedule up to ``budget`` tokens; preempt younger sequences where blocks lack. Returns how many."""
-        start = sequence.computed
+    def _schedule_tokens(self, sequence: Sequence, budget: int, work: list[Work]) -> int:
+        """Schedule up to ``budget`` tokens of a running sequence; returns how many.
+
+        Preempts younger sequences where blocks lack, or the sequence itself. Full blocks of the prompt are published
+        at once, so that sequences admitted to the same step share them: attention reads what the step wrote.
+        ``shrink_after_oom`` takes that back.
+        """
+        start = sequence.num_computed_tokens
         stop = min(start + budget, len(sequence.tokens))
-        main = stop if sequence.generates else min(stop, sequence.prompt_len)
-        needed = -(-main // self.block_size) - len(sequence.blocks)
+        main_stop = stop if sequence.generates else min(stop, sequence.prompt_len)
+        needed = -(-main_stop // self.block_size) - len(sequence.block_table)
         while needed > self.pool.available:
-            victim = self._victim(work, sequence)
+            victim = self._choose_victim(work, sequence)
             self._preempt(victim)
             if victim is sequence:
                 return 0
-        sequence.blocks.extend([self.pool.allocate() for _ in range(needed)])
-        for index in range(start // self.block_size, min(stop // self.block_size, len(sequence.names))):
-            self.pool.publish(sequence.blocks[index], sequence.names[index])
+        sequence.block_table.extend([self.pool.allocate() for _ in range(needed)])
+        for index in range(start // self.block_size, min(stop // self.block_size, len(sequence.block_hashes))):
+            self.pool.publish(sequence.block_table[index], sequence.block_hashes[index])
         work.append(Work(sequence, start, stop))
         return stop - start
 
-    def _victim(self, work: list[Work], needy: Sequence) -> Sequence:
+    def _choose_victim(self, work: list[Work], needy: Sequence) -> Sequence:
         """Return the youngest running sequence that has no work in this step, or the needy one itself."""
         scheduled = {item.sequence.arrival for item in work}
         for sequence in reversed(self.running.values()):
@@ -215,86 +227,105 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         del self.running[sequence.arrival]
         self._release(sequence)
-        sequence.computed = 0
+        sequence.num_computed_tokens = 0
         self._preempted.appendleft(sequence)
         self.preemptions += 1
 
     def _release(self, sequence: Sequence) -> None:
-        for block in reversed(sequence.blocks):
+        for block in reversed(sequence.block_table):
             self.pool.release(block)
-        for blocks in sequence.branch_blocks:
-            for block in blocks:
+        for branch_table in sequence.branch_tables:
+            for block in branch_table:
                 self.pool.release(block)
-        del sequence.blocks[:]
-        sequence.branch_blocks.clear()
+        del sequence.block_table[:]
+        sequence.branch_tables.clear()
 
-    def _let_in(self, budget: int, work: list[Work]) -> None:
-        """Admit sequences while there are places, tokens and blocks for them."""
+    def _should_batch_admissions(self) -> bool:
+        """Tell whether waiting sequences should wait until more of them can start together."""
+        free = self.max_num_seqs - len(self.running)
+        return not self._preempted and free < min(self._min_admit, self.max_num_seqs // 8, len(self._waiting))
+
+    def _admit_waiting(self, budget: int, work: list[Work]) -> None:
+        """Admit sequences while there are places, tokens and blocks for them, and schedule their first tokens."""
         if not (self._waiting or self._preempted):
             return
-        owed = sum(self._owed(sequence) for sequence in self.running.values())
+        reserved = sum(self._blocks_still_expected(sequence) for sequence in self.running.values())
         while budget > 0 and len(self.running) < self.max_num_seqs:
-            admitted = self._admit(owed)
-            if admitted is None:
+            sequence = self._next_waiting()
+            if sequence is None:
                 return
-            budget -= self._take(admitted, budget, work)
-            owed += self._owed(admitted)
+            cached = self._cached_prefix(sequence)
+            if self.running and not self._fits(sequence, cached, reserved):
+                return
+            self._admit(sequence, cached)
+            budget -= self._schedule_tokens(sequence, budget, work)
+            reserved += self._blocks_still_expected(sequence)
 
-    def _owed(self, sequence: Sequence) -> int:
-        """Return the blocks that a running sequence is still expected to take."""
-        return max(0, self._expected_blocks(sequence) - _held(sequence))
-
-    def _admit(self, owed: int) -> Sequence | None:
-        """Take the next waiting sequence in, with the cached part of its prompt, where it fits beside ``owed``."""
+    def _next_waiting(self) -> Sequence | None:
+        """Return the sequence whose turn it is, and leave it in its queue; preempted ones come first."""
         if self._preempted:
             sequence = self._preempted[0]
-            if self._waits(sequence):
-                return None
-        elif self._waiting:
-            sequence = self._waiting[0][-1]
-        else:
-            return None
-        names = self._usable_names(sequence)
-        found = 0
-        while found < len(names) and self.pool.cached(names[found]):
-            found += 1
-        idle = sum(self.pool.is_idle(name) for name in names[:found])
-        needed = self._expected_blocks(sequence) - found
-        if self.running and needed + idle + owed > self.pool.available:
-            return None
+            return None if self._awaits_token(sequence) else sequence
+        return self._waiting[0][-1] if self._waiting else None
+
+    def _cached_prefix(self, sequence: Sequence) -> list[bytes]:
+        """Return the hashes of the leading blocks that the cache holds.
+
+        The prompt's last token must be computed, so its block is never taken from the cache. Nor is any block where
+        the log-probabilities of the prompt are asked for.
+        """
+        if isinstance(sequence.request, GenerateRequest) and sequence.request.prompt_logprobs:
+            return []
+        usable = sequence.block_hashes[: (sequence.prompt_len - 1) // self.block_size]
+        count = 0
+        while count < len(usable) and self.pool.is_cached(usable[count]):
+            count += 1
+        return usable[:count]
+
+    def _fits(self, sequence: Sequence, cached: list[bytes], reserved: int) -> bool:
+        """Tell whether a sequence's expected blocks fit beside those ``reserved`` for the running ones.
+
+        A cached block costs nothing where others use it already. An idle one counts among the available blocks until
+        it is taken.
+        """
+        idle = sum(self.pool.is_idle(block_hash) for block_hash in cached)
+        new = self._expected_blocks(sequence) - len(cached)
+        return new + idle + reserved <= self.pool.available
+
+    def _admit(self, sequence: Sequence, cached: list[bytes]) -> None:
+        """Move the next waiting sequence to the running ones, with its cached blocks and its labels' own."""
         if self._preempted:
             self._preempted.popleft()
         else:
             heapq.heappop(self._waiting)
-        for name in names[:found]:
-            block = self.pool.find(name)
+        for block_hash in cached:
+            block = self.pool.acquire(block_hash)
             assert block is not None
-            sequence.blocks.append(block)
-        sequence.computed = found * self.block_size
+            sequence.block_table.append(block)
+        sequence.num_computed_tokens = len(cached) * self.block_size
         if not sequence.admitted_once:
-            sequence.cached = sequence.computed
+            sequence.num_cached_tokens = sequence.num_computed_tokens
             sequence.admitted_once = True
         for start, stop in sequence.branches():
             count = -(-(stop - start) // self.block_size)
-            sequence.branch_blocks.append(array("i", [self.pool.allocate() for _ in range(count)]))
+            sequence.branch_tables.append(array("i", [self.pool.allocate() for _ in range(count)]))
         self.running[sequence.arrival] = sequence
-        return sequence
 
-    def _usable_names(self, sequence: Sequence) -> list[bytes]:
-        """Return the names of the blocks that may come from the cache: the prompt's last token must be computed."""
-        if isinstance(sequence.request, GenerateRequest) and sequence.request.prompt_logprobs:
-            return []
-        return sequence.names[: (sequence.prompt_len - 1) // self.block_size]
+    def _blocks_still_expected(self, sequence: Sequence) -> int:
+        """Return the blocks that a running sequence is still expected to take."""
+        held = len(sequence.block_table) + sum(len(table) for table in sequence.branch_tables)
+        return max(0, self._expected_blocks(sequence) - held)
 
     def _expected_blocks(self, sequence: Sequence) -> int:
-        """Return the blocks that a sequence will have taken when it ends, by what is known now."""
+        """Return the blocks that a sequence is expected to have when it ends."""
         if not sequence.generates:
-            return self._blocks_of(sequence.request, 0)
-        done = len(sequence.tokens)
-        return -(-(done + max(1, (sequence.limit - done) // _GROWTH)) // self.block_size)
+            return self._blocks_needed(sequence.request, 0)
+        length = len(sequence.tokens)
+        return -(-(length + max(1, (sequence.max_len - length) // _GROWTH)) // self.block_size)
 
-    def _blocks_of(self, request: Request, answer: int) -> int:
-        blocks = -(-(len(request.prompt) + answer) // self.block_size)
+    def _blocks_needed(self, request: Request, answer_len: int) -> int:
+        """Return the blocks of a request with an answer of this length; labels share no blocks."""
+        blocks = -(-(len(request.prompt) + answer_len) // self.block_size)
         if isinstance(request, ScoreRequest):
             blocks += sum(-(-(len(label) - 1) // self.block_size) for label in request.labels)
         return blocks
@@ -303,7 +334,3 @@ class Scheduler:
         if isinstance(request, ScoreRequest):
             return 0
         return min(request.sampling.max_new_tokens, self.max_seq_len - len(request.prompt))
-
-
-def _held(sequence: Sequence) -> int:
-    return len(sequence.blocks) + sum(len(blocks) for blocks in sequence.branch_blocks)

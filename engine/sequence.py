@@ -11,11 +11,11 @@ import numpy as np
 from warmeng.engine.constraints import Matcher
 from warmeng.engine.request import GenerateRequest, ScoreRequest
 
-# Stands for a token that a step has been started for and whose outcome isn't read yet: PENDING less its place among
-# that step's samples. So every token of PENDING or below is pending, and says where the device finds it.
+# Stands for a token that a launched step samples and whose value the host has not read yet. Such a token is
+# ``PENDING - row``, where row is its place among that step's samples: so every value of PENDING or below is pending.
 PENDING = -1
 
-# How a sequence's tokens are drawn, as one record; ``item`` is the hash of the noise key's item id.
+# How a sequence's tokens are drawn, as one record. ``item`` is the hash of the noise key's item id.
 SAMPLING = np.dtype(
     [
         ("seed", "<u4"), ("item", "<u4", (2,)), ("sample", "<u4"),
@@ -24,15 +24,16 @@ SAMPLING = np.dtype(
 )  # fmt: skip
 
 
-@dataclass(eq=False, slots=True)  # one equals itself alone: comparing by value is slow, and so are dictionaries
+# Sequences are compared by identity: comparing their values is slow, and so are instance dictionaries.
+@dataclass(eq=False, slots=True)
 class Sequence:
     """One request's tokens and where their keys and values lie.
 
     ``tokens`` is what must be computed, in order: the prompt and what was generated; or the prompt and, for a
-    score request, each label but its last token, one label after the other. ``computed`` of them are in the cache.
-    The last one may be pending.
+    score request, each label but its last token, one label after the other. The first ``num_computed_tokens`` are in
+    the cache. The last one may be pending.
 
-    A step is laid out of all its sequences together, so what it needs of each is kept in buffers that are joined
+    A step is laid out from all its sequences together. So each sequence keeps its part in buffers that are joined
     without a loop over their numbers: block tables as int32 arrays, sampling parameters as one packed record.
     """
 
@@ -40,21 +41,31 @@ class Sequence:
     adapter_hash: str
     arrival: int
     tokens: list[int]
-    names: list[bytes]  # of the prompt's full blocks
-    limit: int  # tokens of prompt and answer together at which a generation ends
-    blocks: array[int] = field(default_factory=lambda: array("i"))  # block table of the main line
-    branch_blocks: list[array[int]] = field(default_factory=list)  # of each label
-    computed: int = 0
-    cached: int = 0  # prompt tokens that the prefix cache gave, at the first admission
+    # Of the prompt's full blocks.
+    block_hashes: list[bytes]
+    # A generation ends when prompt and answer together have this many tokens.
+    max_len: int
+    # The cache blocks of the prompt and the answer.
+    block_table: array[int] = field(default_factory=lambda: array("i"))
+    # The cache blocks of each label.
+    branch_tables: list[array[int]] = field(default_factory=list)
+    num_computed_tokens: int = 0
+    # Prompt tokens that the prefix cache gave at the first admission.
+    num_cached_tokens: int = 0
     admitted_once: bool = False
-    logprobs: list[float] = field(default_factory=list)  # of generated tokens
+    # Of generated tokens.
+    logprobs: list[float] = field(default_factory=list)
     prompt_logprobs: list[float] = field(default_factory=list)
-    label_logprobs: dict[tuple[int, int], float] = field(default_factory=dict)  # (label, token index) -> value
+    # By (label, index of the label's token).
+    label_logprobs: dict[tuple[int, int], float] = field(default_factory=dict)
     matcher: Matcher | None = None
-    finished: bool = False  # its result is made; a step that was started with it counts for nothing
+    # The result is made: a step that was launched with this sequence no longer counts for it.
+    finished: bool = False
     prompt_len: int = field(init=False)
-    generates: bool = field(init=False)  # a GenerateRequest; else a ScoreRequest
-    sampling: bytes = field(init=False)  # how its tokens are drawn: one ``SAMPLING`` record, or nothing
+    # The request is a GenerateRequest; else it is a ScoreRequest.
+    generates: bool = field(init=False)
+    # One ``SAMPLING`` record; empty for a score request.
+    sampling: bytes = field(init=False)
 
     def __post_init__(self) -> None:
         self.prompt_len = len(self.request.prompt)
@@ -66,21 +77,16 @@ class Sequence:
         """Tokens after the prompt (generation)."""
         return self.tokens[self.prompt_len :]
 
-    @property
-    def remaining(self) -> int:
-        """Tokens that are not in the cache yet."""
-        return len(self.tokens) - self.computed
-
     def branches(self) -> list[tuple[int, int]]:
         """Where each label's tokens lie in ``tokens``: (start, stop); empty for labels of one token."""
         if not isinstance(self.request, ScoreRequest):
             return []
-        spans = []
+        branches = []
         start = self.prompt_len
         for label in self.request.labels:
-            spans.append((start, start + len(label) - 1))
+            branches.append((start, start + len(label) - 1))
             start += len(label) - 1
-        return spans
+        return branches
 
 
 def _record(request: GenerateRequest) -> bytes:

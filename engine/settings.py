@@ -11,13 +11,18 @@ from warmeng.common.errors import UsageError
 class EngineSettings:
     """What a caller may choose; None takes what suits the device."""
 
-    fast: bool = False  # lets a row's last bits depend on the batch, for speed
+    # Lets a row's last bits depend on the batch, for speed.
+    fast: bool = False
     max_num_seqs: int | None = None  # sequences that run at once
     max_batched_tokens: int | None = None  # of one step
-    block_size: int = 16  # tokens of one cache block: the order in which attention adds
-    kv_bytes: int | None = None  # of the key-value cache; None on a GPU: what is free
-    max_seq_len: int = 8192  # prompt and answer together, where the model allows more
-    threads: int | None = None  # of the CPU backend; None leaves PyTorch's own choice
+    # Tokens of one cache block: the order in which attention adds.
+    block_size: int = 16
+    # Bytes of the key-value cache; None on a GPU: what is free.
+    kv_bytes: int | None = None
+    # Tokens of prompt and answer together, where the model allows more.
+    max_seq_len: int = 8192
+    # Threads of the CPU backend; None leaves PyTorch's own choice.
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_num_seqs", "max_batched_tokens", "block_size", "kv_bytes", "max_seq_len"):
@@ -29,28 +34,29 @@ class EngineSettings:
 
 
 @dataclass(frozen=True)
-class Limits:
+class EngineLimits:
     """The bounds of steps and cache on one device."""
 
     max_num_seqs: int
     max_batched_tokens: int
     kv_bytes: int | None  # None: what is free
     max_seq_len: int  # the model's own limit included
-    admit_together: int = 1  # free places before waiting sequences start beside decoding ones
+    # Places that must be free before waiting sequences start beside decoding ones.
+    min_admit: int = 1
 
 
-_CPU = Limits(96, 768, 640 * 2**20, 0)
+_CPU = EngineLimits(96, 768, 640 * 2**20, 0)
 # 1,024 rows are past the ridge, where a step's weights cost less than its arithmetic.
-_GPU = Limits(1024, 4096, None, 0, admit_together=32)
+_GPU = EngineLimits(1024, 4096, None, 0, min_admit=32)
 
 
-def limits(settings: EngineSettings, device: str, max_seq_len: int) -> Limits:
+def resolve_limits(settings: EngineSettings, device: str, max_seq_len: int) -> EngineLimits:
     """Return the bounds for ``device`` ("cpu", "interpret" or "cuda") and a model of ``max_seq_len``."""
     default = _GPU if device == "cuda" else _CPU
-    return Limits(
+    return EngineLimits(
         settings.max_num_seqs or default.max_num_seqs,
         settings.max_batched_tokens or default.max_batched_tokens,
         settings.kv_bytes or default.kv_bytes,
         min(max_seq_len, settings.max_seq_len),
-        default.admit_together,
+        default.min_admit,
     )

@@ -26,7 +26,8 @@ ENDINGS: dict[str, Kind] = {
 }  # fmt: skip
 SEPARATORS = {"csv": ",", "tsv": "\t"}
 PEEK = 1 << 20  # bytes that a header must end within
-BATCH = 1024  # rows of a Parquet file that are held at a time
+# Rows of a Parquet file that are held at a time.
+BATCH = 1024
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -76,9 +77,10 @@ def read_objects(path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def read_values(path: Path) -> Iterator[tuple[int, Row]]:
-    """Yield (line, object) of a JSON array, or of objects each on lines of its own."""
+    """Yield (line, object) of a JSON array, or of objects on separate lines."""
     text = read_text(path)
-    decoder = json.JSONDecoder()  # finds where a value ends; it is parsed strictly after that
+    # The decoder finds where a value ends; the value is parsed strictly after that.
+    decoder = json.JSONDecoder()
     at = _skip(text, 0)
     array = text.startswith("[", at)
     at, line, counted = at + array, 1, 0

@@ -1,6 +1,6 @@
 """The process that renders chat templates: ``chat_template.py`` starts it and speaks to it over its pipes.
 
-A template is code from whoever made the checkpoint. Jinja's sandbox keeps it from the interpreter, but no sandbox
+A template is code from the maker of the checkpoint. Jinja's sandbox keeps it from the interpreter, but no sandbox
 bounds what one filter, one multiplication or one comparison of lists takes. Here the system does: this process may use
 so much memory, write no file, and is ended by a timer that nothing in it can hold up.
 
@@ -23,7 +23,8 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-MAX_MEMORY = 512 * 2**20  # bytes of address space, of which Python and Jinja take about 30 MiB
+# Bytes of address space, of which Python and Jinja take about 30 MiB.
+MAX_MEMORY = 512 * 2**20
 
 
 class _Generation(Extension):
@@ -73,7 +74,8 @@ def answer(request: list[Any]) -> tuple[str, str]:
             compiled(source, now)
         except MemoryError:
             raise
-        except Exception as error:  # the template's own mistakes, and whatever compiling them stumbles on
+        except Exception as error:
+            # The template's own mistakes, and whatever compiling them stumbles on.
             return "malformed", f"{type(error).__name__}: {error}"
         return "ok", "" if values is None else render(source, now, values, most)
     except _TooLargeError:
@@ -82,7 +84,8 @@ def answer(request: list[Any]) -> tuple[str, str]:
         return "beyond", f"takes more than {MAX_MEMORY >> 20} MiB of memory"
     except TemplateError as error:
         return "refuses", str(error)
-    except Exception as error:  # a template can fail in any way that Python can
+    except Exception as error:
+        # A template can fail in any way that Python can.
         return "fails", f"{type(error).__name__}: {error}"
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)

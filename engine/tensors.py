@@ -26,13 +26,17 @@ from warmeng.engine.config import inside
 if TYPE_CHECKING:
     import torch
 
-MAX_TENSORS = 20_000  # a 400B model has about 1,200
-MAX_HEADER_BYTES = 8 * 2**20  # that many tensors with the longest names
+# A 400B model has about 1,200 tensors.
+MAX_TENSORS = 20_000
+# The header of ``MAX_TENSORS`` tensors with the longest names.
+MAX_HEADER_BYTES = 8 * 2**20
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,255}")
 _SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,200}\.safetensors")
-RECENT = 2 * 10**9  # nanoseconds: a file changed within them may change again without showing it in its times
-_COPY_ROWS = 2048  # rows a transposing copy converts at a time: the block stays in the cache
+# Nanoseconds within which a changed file may change again without showing it in its times.
+RECENT = 2 * 10**9
+# Rows that a transposing copy converts at a time: the block stays in the cache.
+_COPY_ROWS = 2048
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,8 @@ class Checkpoint:
             if path not in self._files:
                 self._files[path] = safe_open(path, framework="pt")
             source: torch.Tensor = self._files[path].get_tensor(name)
-        except Exception as error:  # the library raises types of its own for each kind of damage
+        except Exception as error:
+            # The library has an error type for each kind of damage.
             raise InputError(f"can't read {name} from {path} ({one_line(error, 120)}): fetch it again") from None
         low, high = torch.aminmax(source)
         if not (torch.isfinite(low) and torch.isfinite(high)):
@@ -115,7 +120,7 @@ class Checkpoint:
         copy_rows(source, dest)
 
     def finish(self) -> None:
-        """Release the files; InputError that names the tensors nobody has read."""
+        """Release the files; raises InputError with the names of tensors that were not read."""
         self._files.clear()
         if self._unused:
             raise InputError(

@@ -9,7 +9,8 @@ from typing import Any
 _PRINTABLE = (*range(33, 127), *range(161, 173), *range(174, 256))
 _OTHERS = (byte for byte in range(256) if byte not in _PRINTABLE)
 _SPELLED = {chr(b): b for b in _PRINTABLE} | {chr(256 + n): b for n, b in enumerate(_OTHERS)}
-_NAMED = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # a byte's token in SentencePiece vocabularies
+# A byte's token in SentencePiece vocabularies.
+_NAMED = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _ANCHORS = "aetonisrEATN0123456789"
 
 

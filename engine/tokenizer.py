@@ -19,10 +19,12 @@ from warmeng.engine.template_probe import probe
 from warmeng.engine.token_bytes import TokenBytes
 from warmeng.engine.tokenizer_files import TokenizerFiles, parse_tokenizer, read_tokenizer
 
-FROZEN_NOW = datetime(2026, 1, 1)  # what templates that ask for the date are told unless the caller says otherwise
+# The date that templates are told when they ask for it, unless the caller says otherwise.
+FROZEN_NOW = datetime(2026, 1, 1)
 ROLES = ("system", "user", "assistant")
 _FIRST = re.compile(r'("prepend_scheme"\s*:\s*)"first"')
-_BEFORE = "\x02"  # a character that no tokenizer joins with the next one
+# A character that no tokenizer joins with the next one.
+_BEFORE = "\x02"
 
 
 class Tokenizer:

@@ -18,7 +18,8 @@ _FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
     "tokenizer.model", "vocab.json", "merges.txt",
 )  # fmt: skip
-_SENTENCEPIECE = ("sentencepiece", "google.protobuf")  # what transformers reads a tokenizer.model with
+# The packages that transformers reads a tokenizer.model with.
+_SENTENCEPIECE = ("sentencepiece", "google.protobuf")
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ def parse_tokenizer(source: str, origin: str) -> Any:
 
     try:
         backend = tokenizers.Tokenizer.from_str(source)
-    except BaseException as error:  # the library raises bare Exceptions, and BaseExceptions where its own code panics
+    except BaseException as error:
+        # The library raises bare Exceptions, and BaseExceptions where its own code panics.
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
         raise InputError(f"{origin}: the tokenizer is malformed ({one_line(error, 120)}): fetch it again") from None
@@ -118,7 +120,8 @@ def _fast_tokenizer(folder: Path, settings: Mapping[str, Any], tokens: Mapping[s
     try:
         loaded = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         source = loaded.backend_tokenizer.to_str()
-    except Exception as error:  # whatever the conversion of an old tokenizer stumbles on
+    except Exception as error:
+        # Whatever the conversion of an old tokenizer stumbles on.
         raise InputError(f"{folder}: the tokenizer can't be loaded ({one_line(error, 120)}): fetch it again") from None
     return source, parse_tokenizer(source, str(folder))
 

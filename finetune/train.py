@@ -30,7 +30,8 @@ from warmeng.finetune.optim import Adam, clip
 from warmeng.finetune.plan import epoch_name, micro_rows
 from warmeng.finetune.state import STATE, Log, load_state, save_state
 
-NUMERICS = 1  # raised whenever the trainer's arithmetic changes, so that a run is not continued with other numbers
+# Raised whenever the trainer's arithmetic changes, so that a run is not continued with other numbers.
+NUMERICS_VERSION = 1
 TRAINING = ManifestKind(
     mark=("kind", "finetune"),
     parts={"numerics": int, "threads": int, "micro_tokens": int, "finished": bool},
@@ -91,10 +92,10 @@ def _done(job: Job, folder: Path) -> dict[str, list[Path]]:
 def _manifest(job: Job, folder: Path, command: str) -> dict[str, Any]:
     """Write the manifest, or check that the one that is there is of the same run."""
     if (old := TRAINING.read(folder)) is not None:
-        TRAINING.refuse_changes(folder, old, {"numerics": NUMERICS} | job.identity())
+        TRAINING.refuse_changes(folder, old, {"numerics": NUMERICS_VERSION} | job.identity())
         return old
     manifest = {
-        "numerics": NUMERICS,
+        "numerics": NUMERICS_VERSION,
         **job.identity(),
         "base": job.source.name,
         "revision": job.source.revision,

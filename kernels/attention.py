@@ -1,8 +1,9 @@
 """Attention over a paged cache, computed by pairs of (query token, cache block).
 
-Every pair gives a partial softmax of one block: its maximum, its sum and its weighted values. A token's partials are
-then added in the order of its blocks. So each number is made by the same operations whether the token is decoded
-alone, prefilled in a chunk of any size, or reads blocks that other sequences wrote; decode and prefill are one path.
+Every pair gives a partial softmax of one block: its maximum (``m_i``), its sum (``l_i``) and its weighted values
+(``acc``). A token's partials are then added in the order of its blocks. So each number is made by the same operations
+whether the token is decoded alone, prefilled in a chunk of any size, or reads blocks that other sequences wrote. Decode
+and prefill are one path.
 
 On the CPU the cost is memory traffic. Blocks that one token reads (decoding) are multiplied where they lie in the
 cache, in contiguous runs, without a gather. Blocks that many tokens read (prefill, shared prefixes) are read
@@ -20,38 +21,52 @@ from torch import Tensor
 
 IntArray = npt.NDArray[np.int64]
 
-_GAP = 16  # runs of blocks are joined over gaps of up to this many blocks: a call costs about as much as 20 blocks
-_MIN_PRODUCT = 400  # PyTorch multiplies matrices with fewer products than this by another loop, with other bits
-_MOST_ROWS = 64  # of one small product, in the search for those that agree
-_MAX_PAIRS = 8192  # bounds the workspace: a pair takes num_heads * (head_dim + 2) numbers
+# Runs of blocks are joined over gaps of up to this many blocks: a call costs about as much as 20 blocks.
+_GAP = 16
+# PyTorch multiplies matrices with fewer products than this by another loop, with other bits.
+_MIN_PRODUCT = 400
+# Rows of the largest small product that is tried in the search for those that agree.
+_MAX_TRIAL_ROWS = 64
+# Pairs of one plan, which bounds the workspace: a pair takes num_heads * (head_dim + 2) numbers.
+_MAX_PAIRS = 8192
 
 
 @dataclass(frozen=True)
 class Group:
-    """Blocks that are read by the same number of query tokens (``owners``), multiplied in one batched product."""
+    """Blocks that are read by the same number of query tokens, multiplied in one batched product."""
 
-    blocks: slice | Tensor  # a run of the cache, or block ids [n]
-    owners: int
-    q_index: Tensor  # [n * kv_heads * owners] rows of q seen as [tokens * kv_heads, group * d]
-    mask: Tensor | None  # fp32 [n, 1, owners, 1, block_size], minus infinity where the token must not see the slot
+    # A run of the cache, or block ids [n].
+    blocks: slice | Tensor
+    num_queries: int
+    # [n * kv_heads * num_queries] rows of q seen as [tokens * kv_heads, group * d].
+    q_index: Tensor
+    # fp32 [n, 1, num_queries, 1, block_size], minus infinity where the token must not see the slot.
+    mask: Tensor | None
 
 
 @dataclass(frozen=True)
 class PairPlan:
     """How some of a step's tokens attend; built once a step, used by all layers.
 
-    A partial is one row for each query head: ``((block * kv_heads + kv_head) * owners + owner) * group + head``
+    A partial is one row for each query head: ``((block * kv_heads + kv_head) * num_queries + query) * group + head``
     within its group. A bag holds the partials of one query token and head, in the order of the token's blocks.
     """
 
     groups: tuple[Group, ...]
-    num_rows: int  # partials of all groups
-    rows: Tensor  # [pairs * heads] the partials, bag after bag
-    offsets: Tensor  # [bags] where each bag starts in ``rows``
-    bag: Tensor  # [pairs * heads] the bag of each
-    padded: Tensor  # [bags * longest] each bag's partials, the last one repeated
-    longest: int  # blocks of the token with most blocks
-    tokens: slice  # rows of q and of the output
+    # Partials of all groups.
+    num_rows: int
+    # [pairs * heads] the partials, bag after bag.
+    rows: Tensor
+    # [bags] where each bag starts in ``rows``.
+    offsets: Tensor
+    # [pairs * heads] the bag of each.
+    bag: Tensor
+    # [bags * longest] each bag's partials, the last one repeated.
+    padded: Tensor
+    # Blocks of the token with most blocks.
+    longest: int
+    # Rows of q and of the output.
+    tokens: slice
 
 
 @dataclass(frozen=True)
@@ -70,25 +85,25 @@ class Segment:
 
 
 @torch.inference_mode()
-def least_owners(group: int, head_dim: int, block_size: int, fast: bool = False) -> int:
-    """Return how many query tokens a block's small products must be made for at least, so that bits don't depend on it.
+def min_queries(group: int, head_dim: int, block_size: int, fast: bool = False) -> int:
+    """Return the least number of query tokens, a power of two, from which a block's small products are batch-invariant.
 
-    Products of few rows take other paths through the BLAS: MKL was seen to need 2 rows on an Intel processor and 4 on
-    an AMD one. Found by trying random ones; a power of two. ``fast`` takes 1. Raises RuntimeError where no number
+    Products of few rows take other paths through the BLAS: MKL needed 2 rows on an Intel processor and 4 on an AMD
+    one. The number is found by trying random products. ``fast`` takes 1. Raises RuntimeError where no number
     agrees.
     """
     if fast:
         return 1
     generator = torch.Generator().manual_seed(group * 31 + head_dim)
-    batch, most = 37, -(-_MOST_ROWS // group)
+    batch, most = 37, -(-_MAX_TRIAL_ROWS // group)
     queries = torch.randn(batch, most * group, head_dim, generator=generator)
     keys = torch.randn(batch, head_dim, block_size, generator=generator)
     values = torch.randn(batch, block_size, head_dim, generator=generator)
     weights = torch.rand(batch, most * group, block_size, generator=generator)
     scores, sums = torch.bmm(queries, keys), torch.bmm(weights, values)
 
-    def agrees(owners: int) -> bool:
-        rows = owners * group
+    def agrees(num_queries: int) -> bool:
+        rows = num_queries * group
         return all(
             torch.equal(torch.bmm(queries[:n, :rows].contiguous(), keys[:n]), scores[:n, :rows])
             and torch.equal(torch.bmm(weights[:n, :rows].contiguous(), values[:n]), sums[:n, :rows])
@@ -102,17 +117,17 @@ def least_owners(group: int, head_dim: int, block_size: int, fast: bool = False)
             "small matrix products give other bits for other numbers of rows on this machine, so results can't be "
             "batch-invariant here: run with --fast"
         )
-    least = sizes[found]
-    while least * group < 2 or least * group * head_dim * block_size < _MIN_PRODUCT:
-        least *= 2
-    return least
+    count = sizes[found]
+    while count * group < 2 or count * group * head_dim * block_size < _MIN_PRODUCT:
+        count *= 2
+    return count
 
 
 def plan_pairs(segments: list[Segment], kv_heads: int, group: int, block_size: int, least: int) -> tuple[PairPlan, ...]:
     """Lay out the attention of a step whose query tokens are the segments' tokens, one after the other.
 
-    kv_heads: heads of the cache; group: query heads for each of them; least: as ``least_owners`` gives it. Host work
-    only: numpy, no loop over pairs.
+    kv_heads: heads of the cache; group: query heads for each of them; least: as ``min_queries`` gives it. This is host
+    work in numpy, without a loop over pairs.
     """
     seg = np.repeat(np.arange(len(segments)), [s.num_queries for s in segments])
     slot = np.concatenate([np.arange(s.context_len - s.num_queries, s.context_len) for s in segments])
@@ -140,7 +155,8 @@ def _plan_slice(
     least: int,
 ) -> PairPlan:
     num_blocks = slot // block_size + 1
-    token = np.repeat(np.arange(len(slot)), num_blocks)  # of each pair; pairs lie token by token
+    # The query token of each pair; pairs lie token by token.
+    token = np.repeat(np.arange(len(slot)), num_blocks)
     position = np.arange(len(token)) - np.repeat(np.cumsum(num_blocks) - num_blocks, num_blocks)
     longest = max(len(s.table) for s in segments)
     tables = np.zeros((len(segments), longest), dtype=np.int64)
@@ -155,20 +171,22 @@ def _plan_slice(
     has_hole = (hole[:, 1] > hole[:, 0]) & (cut > 0) & (cut < block_size)
     visible = np.where(has_hole, np.minimum(visible, cut), visible)
 
-    # Owners: how many of these tokens read the block, rounded up to a power of two so that groups are few.
+    # How many of these tokens read each block, rounded up to a power of two so that there are few groups.
     by_block = np.argsort(block, kind="stable")
     unique, starts, sizes = np.unique(block[by_block], return_index=True, return_counts=True)
-    owners = np.maximum(1 << np.ceil(np.log2(sizes)).astype(np.int64), least)
-    rank = np.empty(len(block), dtype=np.int64)  # of the pair among those of its block
+    num_queries = np.maximum(1 << np.ceil(np.log2(sizes)).astype(np.int64), least)
+    # Each pair's place among those of its block.
+    rank = np.empty(len(block), dtype=np.int64)
     rank[by_block] = np.arange(len(block)) - np.repeat(starts, sizes)
     which = np.searchsorted(unique, block)
 
     groups: list[Group] = []
-    partial = np.empty(len(block), dtype=np.int64)  # row of the pair's first head
-    stride = np.empty(len(block), dtype=np.int64)  # from one kv head's rows to the next
+    # The row of each pair's first head, and the rows from one kv head to the next.
+    partial = np.empty(len(block), dtype=np.int64)
+    stride = np.empty(len(block), dtype=np.int64)
     base = 0
-    for count in np.unique(owners):
-        members = np.flatnonzero(owners == count)
+    for count in np.unique(num_queries):
+        members = np.flatnonzero(num_queries == count)
         for low, high, ids in _runs(unique[members], contiguous=count == least):
             n = high - low if ids is None else len(ids)
             row_of = np.full(len(unique), -1, dtype=np.int64)
@@ -241,46 +259,46 @@ def _attend(rows: Tensor, k_cache: Tensor, v_cache: Tensor, plan: PairPlan) -> T
     """Return [tokens of the plan * heads, d]. rows [tokens * kv_heads, group * d]."""
     _, kv_heads, d, block_size = k_cache.shape
     group = rows.shape[1] // d
-    peak = torch.empty(plan.num_rows, dtype=rows.dtype)
-    total = torch.empty(plan.num_rows, dtype=rows.dtype)
-    value = torch.empty(plan.num_rows, d, dtype=rows.dtype)
+    m_i = torch.empty(plan.num_rows, dtype=rows.dtype)
+    l_i = torch.empty(plan.num_rows, dtype=rows.dtype)
+    acc = torch.empty(plan.num_rows, d, dtype=rows.dtype)
     start = 0
     for g in plan.groups:
         keys, values = k_cache[g.blocks], v_cache[g.blocks]
         n = keys.shape[0]
-        batch, width = n * kv_heads, g.owners * group
+        batch, width = n * kv_heads, g.num_queries * group
         part = slice(start, start + batch * width)
         start = part.stop
         queries = rows.index_select(0, g.q_index).view(batch, width, d)
-        scores = _products(queries, keys.reshape(batch, d, block_size))
+        scores = _bmm(queries, keys.reshape(batch, d, block_size))
         if g.mask is not None:
-            scores.view(n, kv_heads, g.owners, group, block_size).add_(g.mask)
-        top = peak[part].view(batch, width)
+            scores.view(n, kv_heads, g.num_queries, group, block_size).add_(g.mask)
+        top = m_i[part].view(batch, width)
         torch.amax(scores, -1, out=top)
         scores.sub_(top[..., None]).exp_()
-        torch.sum(scores, -1, out=total[part].view(batch, width))
-        _products(scores, values.reshape(batch, block_size, d), out=value[part].view(batch, width, d))
-    return _combine(peak, total, value, plan)
+        torch.sum(scores, -1, out=l_i[part].view(batch, width))
+        _bmm(scores, values.reshape(batch, block_size, d), out=acc[part].view(batch, width, d))
+    return _combine(m_i, l_i, acc, plan)
 
 
-def _products(x: Tensor, y: Tensor, out: Tensor | None = None) -> Tensor:
+def _bmm(x: Tensor, y: Tensor, out: Tensor | None = None) -> Tensor:
     """Return ``torch.bmm(x, y)``; a lone product takes another path through the BLAS and is made twice."""
     if x.shape[0] > 1:
         return torch.bmm(x, y) if out is None else torch.bmm(x, y, out=out)
-    found = torch.bmm(x.expand(2, -1, -1), y.expand(2, -1, -1))[:1]
-    return found if out is None else out.copy_(found)
+    product = torch.bmm(x.expand(2, -1, -1), y.expand(2, -1, -1))[:1]
+    return product if out is None else out.copy_(product)
 
 
-def _combine(peak: Tensor, total: Tensor, value: Tensor, plan: PairPlan) -> Tensor:
-    """Add each bag's partials in the order of its blocks. peak, total [rows]; value [rows, d]; returns [bags, d].
+def _combine(m_i: Tensor, l_i: Tensor, acc: Tensor, plan: PairPlan) -> Tensor:
+    """Add each bag's partials in the order of its blocks. m_i, l_i [rows]; acc [rows, d]; returns [bags, d].
 
     ``embedding_bag`` adds the rows of a bag one by one: a bag's sum does not depend on the others, and each partial is
     read once.
     """
-    most = peak.index_select(0, plan.padded).view(-1, plan.longest).amax(1)
-    weight = peak.index_select(0, plan.rows).sub_(most.index_select(0, plan.bag)).exp_()
-    sums = _weighted_sums(total[:, None], weight, plan)
-    return _weighted_sums(value, weight, plan).div_(sums)
+    m_bag = m_i.index_select(0, plan.padded).view(-1, plan.longest).amax(1)
+    weight = m_i.index_select(0, plan.rows).sub_(m_bag.index_select(0, plan.bag)).exp_()
+    sums = _weighted_sums(l_i[:, None], weight, plan)
+    return _weighted_sums(acc, weight, plan).div_(sums)
 
 
 def _weighted_sums(table: Tensor, weight: Tensor, plan: PairPlan) -> Tensor:

@@ -1,12 +1,12 @@
-"""Matrix products whose rows keep their bits whatever shares the batch, and low-rank adapters on top of them.
+"""Batch-invariant matrix products, and LoRA adapters on top of them.
 
-BLAS libraries choose another order of summation for other numbers of rows, so a row's last bits depend on its
-company. oneDNN's products on a weight that was arranged for it once were seen not to: any count of rows from two on
-gave the same bits, with every instruction set from SSE4.1 to AVX-512 and with one thread or two. They were also
-2.5 to 3 times as fast as MKL's on an AMD processor, for which MKL has no fast path. They are used where PyTorch has
-them and a check at load confirms it; elsewhere products are made of calls with row counts from a short ladder that
-holds only counts *seen* to agree on this machine (``RowTiles``), and long reductions are cut into parts that are
-added in order. Weights are given as checkpoints store them: ``[out, in]``.
+BLAS libraries choose another order of summation for other numbers of rows, so a row's last bits depend on the batch it
+is in. oneDNN's products on a weight that was arranged for it once do not: any count of rows from two on gave the same
+bits, with every instruction set from SSE4.1 to AVX-512 and with one thread or two. They were also 2.5 to 3 times as
+fast as MKL's on an AMD processor, for which MKL has no fast path. They are used where PyTorch has them and a check at
+load confirms the bits. Elsewhere products are made of calls with row counts from a short ladder of counts that agree on
+this machine (``RowTiles``), and long reductions are cut into parts that are added in order. Weights are given as
+checkpoints store them: ``[out, in]``.
 """
 
 from __future__ import annotations
@@ -20,12 +20,17 @@ import torch
 from torch import Tensor
 
 _PREFILL_ROWS = 384
-_WHOLE_ROWS = 96  # the tile that the others are compared with
+# The tile that the others are compared with.
+_WHOLE_ROWS = 96
 _LADDER = (16, 32, 64, _WHOLE_ROWS, _PREFILL_ROWS)
-_MAX_REDUCTION = 1024  # MKL was seen to keep one order of summation at 576 and to change it at 1536
-_PACK_ROWS = 96  # a hint to oneDNN: the arrangement it chooses for this many rows was fast at all counts
-_SEEN = (2, 3, 4, 5, 8, 13, 16, 31, 64, 96, 97, 104, 200, 224, 384)  # counts that the check at load tries
-_RUNGS = ((64, 4), (128, 8), (2**62, 32))  # (up to so many rows, the multiple that their count is rounded up to)
+# MKL kept one order of summation at 576 and changed it at 1536.
+_MAX_REDUCTION = 1024
+# A hint to oneDNN: the arrangement it chooses for this many rows was fast at all counts.
+_PACK_ROWS = 96
+# Row counts that the check at load tries.
+_TRIED = (2, 3, 4, 5, 8, 13, 16, 31, 64, 96, 97, 104, 200, 224, 384)
+# (Largest number of rows, the multiple that the count is rounded up to.)
+_RUNGS = ((64, 4), (128, 8), (2**62, 32))
 
 
 class Projection(Protocol):
@@ -91,7 +96,8 @@ class RowTiles:
     """
 
     sizes: tuple[int, ...] = ()
-    exact: bool = False  # any count, as it is
+    # Any count, as it is.
+    exact: bool = False
 
     def padded(self, rows: int) -> int:
         """Return the number of rows that ``rows`` rows take with their padding."""
@@ -125,7 +131,8 @@ class Arrangement:
 
     project: Callable[[Tensor], Projection]
     tiles: RowTiles
-    fast: bool = False  # bits may depend on the number of rows
+    # Bits may depend on the number of rows.
+    fast: bool = False
 
 
 def arrange(shapes: Sequence[tuple[int, int]], dtype: torch.dtype, device: torch.device, fast: bool) -> Arrangement:
@@ -140,7 +147,7 @@ def arrange(shapes: Sequence[tuple[int, int]], dtype: torch.dtype, device: torch
     if packed and all(_agrees(PackedProjection(_random(shape, dtype, device)), dtype, device) for shape in distinct):
         return Arrangement(PackedProjection, RowTiles())
     plain = [PlainProjection(_random(shape, dtype, device)) for shape in distinct]
-    return Arrangement(PlainProjection, agreeing_tiles(plain, dtype, device))
+    return Arrangement(PlainProjection, batch_invariant_row_tiles(plain, dtype, device))
 
 
 def _random(shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -151,11 +158,11 @@ def _random(shape: tuple[int, int], dtype: torch.dtype, device: torch.device) ->
 
 @torch.inference_mode()
 def _agrees(projection: Projection, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether shuffled rows keep their bits at every count of ``_SEEN``."""
-    x = _random((max(_SEEN), projection.shape[1]), dtype, device)
+    """Tell whether shuffled rows keep their bits at every count of ``_TRIED``."""
+    x = _random((max(_TRIED), projection.shape[1]), dtype, device)
     expected = torch.cat([projection.multiply(part) for part in torch.split(x, _WHOLE_ROWS)])
     generator = torch.Generator(device=device).manual_seed(1)
-    for count in _SEEN:
+    for count in _TRIED:
         rows = torch.randperm(len(x), generator=generator, device=device)[:count]
         if not torch.equal(projection.multiply(x[rows]), expected[rows]):
             return False
@@ -172,14 +179,14 @@ def matmul(x: Tensor, projection: Projection, tiles: RowTiles, add_to: Tensor | 
 
 
 @dataclass(frozen=True)
-class LowRank:
-    """One adapter's change of one linear layer: ``x @ a.T @ b.T`` is added. a (r, in); b (out, r), scale included."""
+class Lora:
+    """One adapter's matrices for one linear layer: it adds ``x @ a.T @ b.T``. a (r, in); b (out, r), with the scale."""
 
     a: Projection
     b: Projection
 
 
-def add_low_rank(y: Tensor, x: Tensor, changes: Sequence[tuple[Tensor, LowRank]], tiles: RowTiles) -> Tensor:
+def add_lora(y: Tensor, x: Tensor, changes: Sequence[tuple[Tensor, Lora]], tiles: RowTiles) -> Tensor:
     """Return ``y`` with each adapter's change added to its own rows.
 
     y [rows, out]; x [rows, in]; changes: (mask [rows, 1], 1 on the adapter's rows and 0 elsewhere, change). Adapters
@@ -192,7 +199,7 @@ def add_low_rank(y: Tensor, x: Tensor, changes: Sequence[tuple[Tensor, LowRank]]
 
 
 @torch.inference_mode()
-def agreeing_tiles(projections: Sequence[Projection], dtype: torch.dtype, device: torch.device) -> RowTiles:
+def batch_invariant_row_tiles(projections: Sequence[Projection], dtype: torch.dtype, device: torch.device) -> RowTiles:
     """Find the row counts of the ladder for which every product gives the same bits, at every place in the tile.
 
     Random rows go through the tile of 96 in order, then shuffled through each size; sizes whose rows differ are

@@ -19,8 +19,10 @@ Words = npt.NDArray[np.uint32]
 
 _UNIFORM_BITS = 24
 MAX_GUMBEL = -math.log(-math.log1p(-(2.0 ** -(_UNIFORM_BITS + 1))))  # of the largest uniform, about 17.33
-_CHUNK = 128  # divides the vocabularies of the supported families
-_PROBE = 64  # likeliest tokens whose noise is drawn first, to bound what the others must beat
+# This divides the vocabularies of the supported families.
+_CHUNK = 128
+# The likeliest tokens, whose noise is drawn first to bound what the others must beat.
+_PROBE = 64
 
 
 def philox4x32(counter: tuple[Words, Words, Words, Words], key: tuple[Words, Words], rounds: int = 10) -> list[Words]:
@@ -45,7 +47,8 @@ class Noise:
     seed: Words
     item: npt.NDArray[np.uint32]  # [rows, 2] hash of the item id
     sample: Words
-    position: Words  # of the token that is drawn, counted from the first generated one
+    # Position of the token that is drawn, counted from the first generated one.
+    position: Words
 
     def gumbel(self, rows: npt.NDArray[np.int64], tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Return the Gumbel noise of (row, token) pairs. float64, one value for each pair.
@@ -114,7 +117,7 @@ def gumbel_argmax(scaled: Tensor, noise: Noise) -> Tensor:
     sums = top.values.double().numpy().reshape(-1) + noise.gumbel(row, top.indices.numpy().reshape(-1))
     best = torch.from_numpy(sums.reshape(rows, -1).max(1))
     # Compared in the logits' own precision, one step lower: a few too many candidates do no harm, and a comparison
-    # in float64 was seen to convert all logits first, 12 ms a step of 96 rows.
+    # in float64 converts all logits first: 12 ms a step of 96 rows.
     least = torch.nextafter((best - MAX_GUMBEL).to(scaled.dtype), scaled.new_tensor(-torch.inf))
     candidates = (scaled >= least[:, None]).nonzero().numpy()
     row, token = candidates[:, 0], candidates[:, 1]
@@ -122,5 +125,6 @@ def gumbel_argmax(scaled: Tensor, noise: Noise) -> Tensor:
     starts = np.searchsorted(row, np.arange(rows))
     largest = np.maximum.reduceat(values, starts)
     winners = np.flatnonzero(values == largest[row])
-    first = winners[np.searchsorted(row[winners], np.arange(rows))]  # the lowest token id where two are equal
+    # The lowest token id where two are equal.
+    first = winners[np.searchsorted(row[winners], np.arange(rows))]
     return torch.from_numpy(token[first])

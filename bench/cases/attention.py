@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from warmeng.bench.cases.case import Case, Sizes, Tensors, Work
 from warmeng.bench.lengths import prompts_of
-from warmeng.kernels.gpu.attention import PagedPlan, Tiling, attention, attention_plain, cut, tiling
+from warmeng.kernels.gpu.attention import PagedPlan, Tiling, attention, attention_plain, cut_tiles, tiling_for
 
 BLOCK = 16  # slots of a cache block
 _FLEX = "flex_attention, dense"
@@ -57,7 +57,7 @@ def plan(
         lengths.extend(range(context - count + 1, context + 1))
         first += count
     group = sizes.config.num_heads // sizes.config.num_kv_heads
-    decode, prefill = (torch.from_numpy(part).to(sizes.device) for part in cut(queries, group, tiles))
+    decode, prefill = (torch.from_numpy(part).to(sizes.device) for part in cut_tiles(queries, group, tiles))
     chunks = -(-max(contexts) // tiles.chunk)
     return PagedPlan(sizes.ints(segments), sizes.ints(tables), decode, prefill, chunks), sizes.ints(lengths)
 
@@ -71,7 +71,8 @@ def _inputs(sizes: Sizes, seed: int, tokens: int, blocks: int) -> tuple[Tensor, 
 
 def _dense(cache_: Tensor, tables: Tensor, longest: int) -> Tensor:
     """Gather [sequences, kv_heads, longest, size] from a paged cache."""
-    picked = cache_[tables.long()]  # [sequences, blocks, kv_heads, BLOCK, size]
+    # [sequences, blocks, kv_heads, BLOCK, size].
+    picked = cache_[tables.long()]
     return picked.transpose(1, 2).flatten(2, 3)[:, :, :longest].contiguous()
 
 
@@ -80,7 +81,7 @@ def _decode(sizes: Sizes, name: str, contexts: tuple[int, ...]) -> Case:
     count, scale = len(contexts), 1 / math.sqrt(c.head_dim)
     blocks = sum(-(-context // BLOCK) for context in contexts)
     arch = capability(sizes.device)
-    tiles = {fast: tiling(c.head_dim, fast, arch) for fast in (False, True)}
+    tiles = {fast: tiling_for(c.head_dim, fast, arch) for fast in (False, True)}
     longest = max(contexts)
     ragged = min(contexts) < longest
 
@@ -97,7 +98,7 @@ def _decode(sizes: Sizes, name: str, contexts: tuple[int, ...]) -> Case:
 
         if not sizes.timed:
             return Work(lambda: ours(False), twin, variants={"fast": lambda: ours(True)})
-        tables = plans[False][0].tables
+        tables = plans[False][0].block_tables
         kd, vd = _dense(k, tables, longest), _dense(v, tables, longest)
         lengths = sizes.ints(contexts)
         mask = (torch.arange(longest, device=sizes.device) < lengths[:, None])[:, None, None] if ragged else None
@@ -146,7 +147,8 @@ def _flex(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, scale: float) -> Cal
 def _compiled_flex() -> Callable[..., Tensor]:
     from torch.nn.attention.flex_attention import flex_attention
 
-    torch._dynamo.config.recompile_limit = 64  # one for each shape and mask; past it nothing is fused
+    # There is one compilation for each shape and mask; past the limit nothing is fused.
+    torch._dynamo.config.recompile_limit = 64
     compiled: Callable[..., Tensor] = torch.compile(flex_attention, dynamic=False, fullgraph=True)
     return compiled
 
@@ -155,7 +157,7 @@ def _prefill(sizes: Sizes, name: str, prompts: Sequence[int]) -> Case:
     c = sizes.config
     tokens, scale = sum(prompts), 1 / math.sqrt(c.head_dim)
     blocks = sum(-(-prompt // BLOCK) for prompt in prompts)
-    tiles = tiling(c.head_dim, False, capability(sizes.device))
+    tiles = tiling_for(c.head_dim, False, capability(sizes.device))
     longest = max(prompts)
 
     def make(seed: int) -> Work:
@@ -170,7 +172,7 @@ def _prefill(sizes: Sizes, name: str, prompts: Sequence[int]) -> Case:
 
         if not sizes.timed:
             return Work(ours, twin)
-        kd, vd = _dense(k, paged.tables, longest), _dense(v, paged.tables, longest)
+        kd, vd = _dense(k, paged.block_tables, longest), _dense(v, paged.block_tables, longest)
         starts = [sum(prompts[:i]) for i in range(len(prompts))]
         spots = [torch.arange(n, device=sizes.device) + row * longest for row, n in enumerate(prompts)]
         spot = torch.cat(spots)

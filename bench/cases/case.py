@@ -29,11 +29,13 @@ class Work:
     """One set of inputs, and what is called on it. Results are tuples so that all can be compared with the twin's."""
 
     ours: Callable[[], Tensors]
-    twin: Callable[[], Tensors]  # float64; called first, because some kernels change their inputs
+    # In float64; called first, because some kernels change their inputs.
+    twin: Callable[[], Tensors]
     others: Mapping[str, Callable[[], Tensors | None]] = field(default_factory=dict)  # None: not comparable
     variants: Mapping[str, Callable[[], Tensors]] = field(default_factory=dict)  # other configurations of ours
     error: Callable[[Tensors, Tensors], float] = relative_error
-    checked: Callable[[], Tensors] | None = None  # ``ours`` with all that it writes, where that is more than it returns
+    # ``ours`` with all that it writes, where that is more than it returns.
+    checked: Callable[[], Tensors] | None = None
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,16 @@ class Case:
     kernel: str
     shape: str
     bytes: float
-    operations: float  # of matrix units; 0 where there are none
+    # Operations of matrix units; 0 where there are none.
+    operations: float
     make: Callable[[int], Work]  # a set of inputs from a seed
     tolerance: float  # of ``error``
-    after_bytes: float = 0.0  # of a second kernel, which can't begin before the first ends
-    in_place: bool = False  # calls change their inputs, so what is compared needs inputs of its own
-    uncaptured: frozenset[str] = frozenset()  # of ``others``: what can't be captured, and is launched by the host
+    # Bytes of a second kernel, which can't begin before the first ends.
+    after_bytes: float = 0.0
+    # Calls change their inputs, so each one that is compared needs fresh inputs.
+    in_place: bool = False
+    # Those of ``others`` that can't be captured and are launched by the host.
+    uncaptured: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,8 @@ class Sizes:
     sampled: int  # rows of logits
     prefill: int  # prompt tokens of a step
     rank: int
-    timed: bool  # False under the interpreter: no rivals and no variants
+    # False in the interpreter: no rivals and no variants.
+    timed: bool
 
     @property
     def item(self) -> int:

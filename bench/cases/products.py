@@ -14,11 +14,12 @@ from torch.nn import functional
 from warmeng.bench.cases.case import Case, Sizes, Tensors, Work
 from warmeng.engine.checkpoint import projection_shapes
 from warmeng.kernels.gpu.activation import silu_mul, silu_mul_plain
-from warmeng.kernels.gpu.lora import RANK_TILE, AdapterRows, Change, spans
+from warmeng.kernels.gpu.lora import RANK_TILE, AdapterRows, LoraWeights, column_ranges
 from warmeng.kernels.gpu.matmul import TILES, Tile, project, project_plain
 from warmeng.kernels.gpu.norm import add_rms_norm, add_rms_norm_plain
 
-ADAPTERS = 2  # with the base: three personas, a third of the rows each
+# With the base there are three personas, each with a third of the rows.
+ADAPTERS = 2
 
 
 def cases(sizes: Sizes) -> list[Case]:
@@ -61,21 +62,23 @@ def adapter_rows(sizes: Sizes, rows: int) -> tuple[AdapterRows, list[Tensor]]:
     padded = -(-sizes.rank // RANK_TILE) * RANK_TILE
     columns = [(i * padded, i * padded + padded) for i in range(ADAPTERS)]
     owner = np.repeat(np.arange(ADAPTERS), padded)
-    found = AdapterRows(sizes.ints(ids.tolist()), sizes.ints(owner.tolist()), sizes.ints(spans(ids, columns).tolist()))
+    found = AdapterRows(
+        sizes.ints(ids.tolist()), sizes.ints(owner.tolist()), sizes.ints(column_ranges(ids, columns).tolist())
+    )
     return found, [torch.from_numpy(np.flatnonzero(ids == i)).to(sizes.device) for i in range(ADAPTERS)]
 
 
-def change(sizes: Sizes, seed: int, width: int, widths: tuple[int, ...]) -> Change:
+def lora_weights(sizes: Sizes, seed: int, width: int, widths: tuple[int, ...]) -> LoraWeights:
     """Return random adapters of the bench's rank for a product with parts of these widths."""
     padded = -(-sizes.rank // RANK_TILE) * RANK_TILE
     a = sizes.random(seed, len(widths), ADAPTERS, padded, width, scale=width**-0.5)
     a[:, :, sizes.rank :] = 0
     b = sizes.random(seed + 1, sum(widths), ADAPTERS, padded, scale=sizes.rank**-0.5)
     b[:, :, sizes.rank :] = 0
-    return Change(a.reshape(-1, width).contiguous(), b.reshape(len(b), -1).contiguous(), widths)
+    return LoraWeights(a.reshape(-1, width).contiguous(), b.reshape(len(b), -1).contiguous(), widths)
 
 
-def peft_way(sizes: Sizes, made: Change, rows: list[Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+def peft_way(sizes: Sizes, made: LoraWeights, rows: list[Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
     """Return a function that adds the change to a product in place, as PEFT does for a mixed batch: two products for
     each part and adapter.
     """
@@ -97,8 +100,10 @@ def peft_way(sizes: Sizes, made: Change, rows: list[Tensor]) -> Callable[[Tensor
 class _Adapters:
     """What the adapters of one product add, at their true rank."""
 
-    down_bytes: float  # A read and ``low`` written, with the product
-    up_bytes: float  # ``low`` and B read, in the kernel after it
+    # A is read and ``lora_a_out`` written, with the product.
+    down_bytes: float
+    # ``lora_a_out`` and B are read, in the kernel after it.
+    up_bytes: float
     operations: float
 
 
@@ -119,7 +124,7 @@ def _gate_up(sizes: Sizes, rows: int) -> Case:
 
     def make(seed: int) -> Work:
         x, w = sizes.random(seed, rows, width), sizes.random(seed + 1, 2 * inner, width, scale=width**-0.5)
-        made, (carried, picked) = change(sizes, seed + 2, width, widths), adapter_rows(sizes, rows)
+        made, (carried, picked) = lora_weights(sizes, seed + 2, width, widths), adapter_rows(sizes, rows)
         add = peft_way(sizes, made, picked)
 
         def gated(y: Tensor) -> Tensors:
@@ -149,7 +154,7 @@ def _down(sizes: Sizes, rows: int) -> Case:
     def make(seed: int) -> Work:
         x, w = sizes.random(seed, rows, inner), sizes.random(seed + 1, width, inner, scale=inner**-0.5)
         residual, weight = sizes.random(seed + 2, rows, width), sizes.random(seed + 3, width)
-        made, (carried, picked) = change(sizes, seed + 4, inner, (width,)), adapter_rows(sizes, rows)
+        made, (carried, picked) = lora_weights(sizes, seed + 4, inner, (width,)), adapter_rows(sizes, rows)
         add = peft_way(sizes, made, picked)
 
         def ours(with_change: bool) -> Tensors:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from warmeng.bench.cases.case import Case, Sizes, Tensors, Work
-from warmeng.kernels.gpu.sampling import SamplingRows, choose, log_normaliser
+from warmeng.kernels.gpu.sampling import SamplingRows, log_normaliser, sample
 from warmeng.kernels.sampling import Noise, gumbel_argmax, keep_top
 
-_CHECKED = 16  # rows whose tokens are compared: the twin draws its noise on the CPU
+# Rows whose tokens are compared: the twin draws its noise on the CPU.
+_CHECKED = 16
 _OTHER = "softmax, sort, multinomial"
 
 
@@ -67,10 +68,11 @@ def _choice(sizes: Sizes, name: str, temperature: float, top_k: int, top_p: floa
             logits.log_softmax(-1).gather(1, token)
 
         others: dict[str, Callable[[], Tensors | None]] = {_OTHER: other}
-        return Work(lambda: choose(logits, rows, vocab), twin, others, error=_share_different)
+        return Work(lambda: sample(logits, rows, vocab), twin, others, error=_share_different)
 
-    asks = frozenset({_OTHER} if temperature else ())  # ``multinomial`` reads on the host whether its input is sound
-    return Case(f"choose: {name}", f"{count} x {vocab}", 4 * count * vocab, 0, make, 1 / _CHECKED, uncaptured=asks)
+    # ``multinomial`` reads on the host whether its input is sound.
+    asks = frozenset({_OTHER} if temperature else ())
+    return Case(f"sample: {name}", f"{count} x {vocab}", 4 * count * vocab, 0, make, 1 / _CHECKED, uncaptured=asks)
 
 
 def _filtered(scaled: Tensor, top_k: int, top_p: float) -> Tensor:

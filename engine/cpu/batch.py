@@ -22,12 +22,16 @@ class Batch:
     """One forward pass. ``rows`` counts the padding that the row tiles ask for; padding lies at the end."""
 
     token_ids: Tensor  # int64 [rows]
-    cos: Tensor  # [rows, 1, head_dim / 2], of each position's angles
+    # [rows, 1, head_dim / 2], of each position's angles.
+    cos: Tensor
     sin: Tensor
-    blocks: Tensor  # int64 [rows] cache block of each token's slot; the null block for padding
-    offsets: Tensor  # int64 [rows] place of the slot in its block
+    # int64 [rows]: cache block of each token's slot; the null block for padding.
+    blocks: Tensor
+    # int64 [rows]: place of the slot in its block.
+    offsets: Tensor
     attention: tuple[PairPlan, ...]
-    adapters: tuple[tuple[str, Tensor], ...]  # (content hash, mask fp32 [rows, 1]); rows without adapter are in none
+    # (content hash, mask fp32 [rows, 1]); rows without an adapter are in none.
+    adapters: tuple[tuple[str, Tensor], ...]
     num_tokens: int  # rows that are not padding
 
 
@@ -36,10 +40,10 @@ def build_batch(
     config: ModelConfig,
     tiles: RowTiles,
     block_size: int,
-    owners: int,
+    min_queries: int,
     rotation: tuple[Tensor, Tensor],
 ) -> Batch:
-    """Make the tensors of a step. ``owners``: see ``least_owners``; rotation: cos, sin [max_seq_len, head_dim / 2]."""
+    """Make the tensors of a step. ``min_queries``: see there; rotation: cos, sin [max_seq_len, head_dim / 2]."""
     cos, sin = rotation
     group = config.num_heads // config.num_kv_heads
     count = len(layout.token_ids)
@@ -57,7 +61,7 @@ def build_batch(
         sin=sin.index_select(0, positions)[:, None],
         blocks=torch.from_numpy(slot // block_size),
         offsets=torch.from_numpy(slot % block_size),
-        attention=plan_pairs(layout.segments(), config.num_kv_heads, group, block_size, owners),
+        attention=plan_pairs(layout.segments(), config.num_kv_heads, group, block_size, min_queries),
         adapters=tuple(masks.items()),
         num_tokens=count,
     )

@@ -10,17 +10,17 @@ from torch import Tensor
 
 from warmeng.engine.adapters import Adapter
 from warmeng.engine.config import ModelConfig
-from warmeng.kernels.linear import LowRank, Projection
+from warmeng.kernels.linear import Lora, Projection
 
 
 @dataclass(frozen=True)
 class AdapterLayer:
     """The change of each fused projection of one layer; None where the adapter leaves it alone."""
 
-    qkv: LowRank | None
-    o: LowRank | None
-    gate_up: LowRank | None
-    down: LowRank | None
+    qkv: Lora | None
+    o: Lora | None
+    gate_up: Lora | None
+    down: Lora | None
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class AdapterWeights:
     layers: tuple[AdapterLayer, ...]
 
 
-def lay_out(
+def arrange_adapter(
     adapter: Adapter, config: ModelConfig, dtype: torch.dtype, project: Callable[[Tensor], Projection]
 ) -> AdapterWeights:
     """Scale, fuse and arrange an adapter's matrices once, as the decoder multiplies them."""
@@ -58,7 +58,7 @@ def _fuse(
     scale: float,
     dtype: torch.dtype,
     project: Callable[[Tensor], Projection],
-) -> LowRank | None:
+) -> Lora | None:
     """Stack (A [r, in], B [out, r]) of the parts of a fused projection into one product; B becomes block-diagonal."""
     present = [pair for pair, _ in parts if pair is not None]
     if not present:
@@ -72,4 +72,4 @@ def _fuse(
             b[row : row + width, column : column + rank] = pair[1] * scale
             column += rank
         row += width
-    return LowRank(project(a), project(b))
+    return Lora(project(a), project(b))

@@ -14,7 +14,7 @@ from warmeng.engine.cpu.lora import AdapterWeights
 from warmeng.engine.model import Fused
 from warmeng.kernels.activation import silu_mul
 from warmeng.kernels.attention import attention
-from warmeng.kernels.linear import Projection, RowTiles, add_low_rank, matmul
+from warmeng.kernels.linear import Projection, RowTiles, add_lora, matmul
 from warmeng.kernels.norm import add_rms_norm, rms_norm
 from warmeng.kernels.rope import rotate, write_cache
 
@@ -23,8 +23,10 @@ from warmeng.kernels.rope import rotate, write_cache
 class LayerCache:
     """Keys and values of one layer."""
 
-    k: Tensor  # [blocks, kv_heads, head_dim, block_size]
-    v: Tensor  # [blocks, kv_heads, block_size, head_dim]
+    # [blocks, kv_heads, head_dim, block_size].
+    k: Tensor
+    # [blocks, kv_heads, block_size, head_dim].
+    v: Tensor
 
 
 class CpuOps:
@@ -53,7 +55,7 @@ class CpuOps:
         w: Projection = getattr(self.weights.layers[layer], name)
         changes = [(mask, getattr(self.adapters[key].layers[layer], name)) for key, mask in batch.adapters]
         present = [(mask, change) for mask, change in changes if change is not None]
-        return add_low_rank(matmul(x, w, self.tiles), x, present, self.tiles)
+        return add_lora(matmul(x, w, self.tiles), x, present, self.tiles)
 
     def attend(self, qkv: Tensor, layer: int, batch: Batch) -> Tensor:
         """Rotate queries and keys, write keys and values to the cache, attend."""

@@ -11,35 +11,36 @@ import torch
 from torch import Tensor
 
 from warmeng.engine.adapters import Adapter
-from warmeng.engine.backend import Outcome
+from warmeng.engine.backend import StepOutput
 from warmeng.engine.checkpoint import Weights
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.constraints import ConstraintCompiler, unpack
 from warmeng.engine.cpu.batch import Batch, build_batch
-from warmeng.engine.cpu.lora import lay_out as lay_out_adapter
+from warmeng.engine.cpu.lora import arrange_adapter
 from warmeng.engine.cpu.ops import CpuOps, LayerCache
-from warmeng.engine.layout import Layout, Target, Wanted, lay_out, sampling_records
+from warmeng.engine.layout import Layout, LogitsPlan, LogprobTarget, build_layout, sampling_records
 from warmeng.engine.model import forward, rotation
 from warmeng.engine.request import GenerateRequest, SamplingParams
 from warmeng.engine.scheduler import Work
 from warmeng.engine.sequence import Sequence
-from warmeng.kernels.attention import least_owners
+from warmeng.kernels.attention import min_queries
 from warmeng.kernels.linear import Arrangement
 from warmeng.kernels.sampling import Noise, argmax, gumbel_argmax, keep_top, log_normaliser
 
-_LOGIT_ROWS = 96  # at once: bounds the logits in memory
+# Rows whose logits are made at once, which bounds their memory.
+_LOGIT_ROWS = 96
 
 
 @dataclass(frozen=True)
-class Done:
-    """A step that ran while it was started."""
+class CpuStepHandle:
+    """A step that ran when it was launched."""
 
     sampled: list[Sequence]
-    outcome: Outcome
+    output: StepOutput
 
-    def wait(self) -> Outcome:
-        """Return what the step found."""
-        return self.outcome
+    def wait(self) -> StepOutput:
+        """Return what the step gave."""
+        return self.output
 
 
 class CpuRunner:
@@ -65,7 +66,7 @@ class CpuRunner:
         self.arrangement = arrangement
         self.dtype = weights.embed.dtype
         group = config.num_heads // config.num_kv_heads
-        self._owners = least_owners(group, config.head_dim, block_size, arrangement.fast)
+        self._min_queries = min_queries(group, config.head_dim, block_size, arrangement.fast)
         cos, sin = rotation(config, max_seq_len)
         self._rotation = cos.to(self.dtype), sin.to(self.dtype)
         shape = (num_blocks, config.num_kv_heads)
@@ -80,25 +81,25 @@ class CpuRunner:
         self.ops = CpuOps(config, weights, arrangement.tiles, cache)
 
     @torch.inference_mode()
-    def start(self, work: list[Work], compiler: ConstraintCompiler | None) -> Done:
+    def start(self, work: list[Work], compiler: ConstraintCompiler | None) -> CpuStepHandle:
         """Run one step."""
-        layout = lay_out(work, self.block_size)
+        layout = build_layout(work, self.block_size)
         hidden = forward(self.ops.weights, self.ops, self._batch(layout))
-        wanted = layout.wanted
-        tokens, logprobs = self._sample(hidden, wanted, compiler)
-        return Done(wanted.sampled, Outcome(tokens, logprobs, self._read(hidden, wanted.targets)))
+        plan = layout.logits_plan
+        tokens, logprobs = self._sample(hidden, plan, compiler)
+        return CpuStepHandle(plan.sampled, StepOutput(tokens, logprobs, self._read_targets(hidden, plan.targets)))
 
     @torch.inference_mode()
     def last_logits(self, work: Work) -> Tensor:
         """Return the logits after one sequence's last scheduled token, [vocab]: for probes."""
-        batch = self._batch(lay_out([work], self.block_size))
+        batch = self._batch(build_layout([work], self.block_size))
         hidden = forward(self.ops.weights, self.ops, batch)
         return self._logits(hidden, [batch.num_tokens - 1])[0]
 
     def add_adapter(self, adapter: Adapter) -> None:
         """Lay an adapter out, unless one of its content is there."""
         if adapter.hash not in self.ops.adapters:
-            laid_out = lay_out_adapter(adapter, self.config, self.dtype, self.arrangement.project)
+            laid_out = arrange_adapter(adapter, self.config, self.dtype, self.arrangement.project)
             self.ops.adapters[adapter.hash] = laid_out
 
     def describe(self) -> dict[str, Any]:
@@ -116,17 +117,18 @@ class CpuRunner:
 
     def _batch(self, layout: Layout) -> Batch:
         tiles = self.arrangement.tiles
-        return build_batch(layout, self.config, tiles, self.block_size, self._owners, self._rotation)
+        return build_batch(layout, self.config, tiles, self.block_size, self._min_queries, self._rotation)
 
     def _logits(self, hidden: Tensor, rows: Seq[int]) -> Tensor:
         logits = self.ops.logits(hidden.index_select(0, torch.tensor(rows)))
         logits[:, self.vocab_size :] = -torch.inf
         return logits
 
-    def _read(self, hidden: Tensor, targets: list[Target]) -> list[tuple[Target, float]]:
+    def _read_targets(self, hidden: Tensor, targets: list[LogprobTarget]) -> list[tuple[LogprobTarget, float]]:
+        """Return each target with its log-probability."""
         rows = sorted({target.row for target in targets})
-        found: list[tuple[Target, float]] = []
-        by_row: dict[int, list[Target]] = {}
+        read: list[tuple[LogprobTarget, float]] = []
+        by_row: dict[int, list[LogprobTarget]] = {}
         for target in targets:
             by_row.setdefault(target.row, []).append(target)
         for start in range(0, len(rows), _LOGIT_ROWS):
@@ -136,24 +138,24 @@ class CpuRunner:
             flat = [(i, target) for i, row in enumerate(chunk) for target in by_row[row]]
             index = torch.tensor([i for i, _ in flat])
             values = logits[index, torch.tensor([t.token for _, t in flat])] - normaliser[index]
-            found.extend(zip([t for _, t in flat], values.tolist(), strict=True))
-        return found
+            read.extend(zip([t for _, t in flat], values.tolist(), strict=True))
+        return read
 
     def _sample(
-        self, hidden: Tensor, wanted: Wanted, compiler: ConstraintCompiler | None
+        self, hidden: Tensor, plan: LogitsPlan, compiler: ConstraintCompiler | None
     ) -> tuple[list[int], list[float]]:
-        """Return the chosen tokens and their log-probabilities, NaN where not asked for."""
+        """Return the sampled tokens and their log-probabilities, NaN where not asked for."""
         tokens: list[int] = []
         logprobs: list[float] = []
-        for start in range(0, len(wanted.sampled), _LOGIT_ROWS):
-            sequences = wanted.sampled[start : start + _LOGIT_ROWS]
-            logits = self._logits(hidden, wanted.sample_rows[start : start + _LOGIT_ROWS])
-            chosen = self._choose(logits, sequences, compiler)
+        for start in range(0, len(plan.sampled), _LOGIT_ROWS):
+            sequences = plan.sampled[start : start + _LOGIT_ROWS]
+            logits = self._logits(hidden, plan.sample_rows[start : start + _LOGIT_ROWS])
+            chosen = self._choose_tokens(logits, sequences, compiler)
             tokens += chosen.tolist()
             logprobs += _chosen_logprobs(logits, chosen, sequences)
         return tokens, logprobs
 
-    def _choose(self, logits: Tensor, sequences: list[Sequence], compiler: ConstraintCompiler | None) -> Tensor:
+    def _choose_tokens(self, logits: Tensor, sequences: list[Sequence], compiler: ConstraintCompiler | None) -> Tensor:
         """Return the next token of each row. logits [rows, vocab] are left as they are."""
         constrained = [i for i, s in enumerate(sequences) if s.matcher is not None]
         if constrained:

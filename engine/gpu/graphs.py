@@ -10,36 +10,35 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from warmeng.engine.gpu.batch import HostBatch, pack, unpack
+from warmeng.engine.gpu.batch import HostBatch, StepInputs, pack, unpack
 from warmeng.engine.layout import Ints
 
-# Below the ridge of about 240 rows padding costs no time, as the weights' bytes bind; above it costs arithmetic.
+# Rows of the graphs. Up to about 240 rows padding costs no time, because the weights' bytes bound it; above, it costs
+# arithmetic.
 SIZES = (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 320, 384, 448, 512, 640, 768, 896, 1024)
 
 
 @dataclass(frozen=True)
 class Captured:
-    """A graph, its input buffer with its parts, and its output."""
+    """A graph, the buffer of its inputs, the inputs as views of it, and the output [rows, hidden]."""
 
     graph: torch.cuda.CUDAGraph
-    flat: Tensor
-    views: dict[str, Tensor]
-    hidden: Tensor  # [rows, hidden]
+    buffer: Tensor
+    inputs: StepInputs[Tensor]
+    hidden: Tensor
 
 
 class DecodeGraphs:
     """The graphs of one runner."""
 
-    def __init__(self, device: torch.device, most: int) -> None:
-        """``most``: sequences that decode at once."""
+    def __init__(self, device: torch.device, max_num_seqs: int) -> None:
         self.device = device
-        enough = next((i for i, size in enumerate(SIZES) if size >= most), len(SIZES) - 1)
-        self.sizes = SIZES[: enough + 1]
+        largest = next((i for i, size in enumerate(SIZES) if size >= max_num_seqs), len(SIZES) - 1)
+        self.sizes = SIZES[: largest + 1]
         self._pool = torch.cuda.graph_pool_handle()
         # One stream for warming up and capturing: what libraries keep for a stream is then made outside the graphs.
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -48,7 +47,8 @@ class DecodeGraphs:
     def clear(self) -> None:
         """Forget all graphs: the adapters' matrices lie elsewhere now."""
         self._graphs.clear()
-        self._pool = torch.cuda.graph_pool_handle()  # a pool whose last graph is gone can't be used again
+        # A pool whose last graph is gone can't be used again.
+        self._pool = torch.cuda.graph_pool_handle()
 
     def rows_for(self, count: int) -> int | None:
         """Return the rows of the smallest graph that holds ``count``, None where none does."""
@@ -57,65 +57,55 @@ class DecodeGraphs:
     def run(
         self,
         host: HostBatch,
-        forward: Callable[[dict[str, Tensor], HostBatch], Tensor],
-        ready: Callable[[dict[str, Tensor]], None],
+        forward: Callable[[StepInputs[Tensor], int], Tensor],
+        ready: Callable[[StepInputs[Tensor]], None],
         blank: Callable[[int], HostBatch],
     ) -> Tensor:
         """Fill the inputs and replay; returns the hidden states, which the next replay overwrites.
 
-        ``forward`` computes them from the input's parts and is what is captured; ``ready`` completes the inputs and
-        runs before each replay; ``blank`` gives a step of as many rows that is else like this one.
+        ``forward(inputs, num_chunks)`` computes them and is what is captured. ``ready`` completes the inputs before
+        each replay. ``blank(rows)`` gives a step of that size that is otherwise like this one.
         """
-        flat, _ = pack(host.arrays)
-        found = self._graphs.get(_key(host))
-        if found is None:
+        captured = self._graphs.get(_key(host))
+        if captured is None:
             for size in reversed(self.sizes):
                 like = blank(size)
                 if _key(like) not in self._graphs:
-                    self._graphs[_key(like)] = self._capture(*pack(like.arrays), partial(_with, forward, like))
-            found = self._graphs[_key(host)]
-        found.flat.copy_(_pinned(flat), non_blocking=True)
-        ready(found.views)
-        found.graph.replay()
-        return found.hidden
+                    self._graphs[_key(like)] = self._capture(like, forward)
+            captured = self._graphs[_key(host)]
+        captured.buffer.copy_(_pinned(pack(host.inputs)), non_blocking=True)
+        ready(captured.inputs)
+        captured.graph.replay()
+        return captured.hidden
 
-    def _capture(
-        self,
-        flat: Ints,
-        places: dict[str, tuple[int, tuple[int, ...]]],
-        forward: Callable[[dict[str, Tensor]], Tensor],
-    ) -> Captured:
-        buffer = torch.from_numpy(flat).to(self.device)
-        views = unpack(buffer, places)
-        views["token_ids"].clamp_(min=0)
-        views["slots"].zero_()  # the null block: what is computed to warm up must not reach the cache
+    def _capture(self, host: HostBatch, forward: Callable[[StepInputs[Tensor], int], Tensor]) -> Captured:
+        buffer = torch.from_numpy(pack(host.inputs)).to(self.device)
+        inputs = unpack(buffer, host.inputs)
+        # Slots of the null block: what is computed to warm up must not reach the cache.
+        inputs.slot_mapping.zero_()
         self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream):  # kernels are compiled and libraries set up before capturing
-            forward(views)
+        # Kernels are compiled and libraries set up before capturing.
+        with torch.cuda.stream(self._stream):
+            forward(inputs, host.num_chunks)
         torch.cuda.current_stream().wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-                hidden = forward(views)
+                hidden = forward(inputs, host.num_chunks)
         except RuntimeError as error:
-            # PyTorch 2.11's allocator is broken after this, so it must not be taken for lack of memory and tried again
-            # with smaller steps: the sentence says nothing that the engine knows that by.
+            # PyTorch 2.11's allocator is broken after this. So the message has none of the words by which the engine
+            # knows lack of memory, which it would answer with smaller steps.
             raise RuntimeError(
-                f"a decoding step of {views['token_ids'].numel()} rows could not be captured as a CUDA graph "
+                f"a decoding step of {inputs.token_ids.numel()} rows could not be captured as a CUDA graph "
                 f"({type(error).__name__}), and the allocator can't be trusted after that: start again, with smaller "
                 "kv_bytes or max_num_seqs if memory was short"
             ) from error
-        return Captured(graph, buffer, views, hidden)
-
-
-def _with(
-    forward: Callable[[dict[str, Tensor], HostBatch], Tensor], host: HostBatch, views: dict[str, Tensor]
-) -> Tensor:
-    return forward(views, host)
+        return Captured(graph, buffer, inputs, hidden)
 
 
 def _key(host: HostBatch) -> tuple[int, int, int, bool]:
-    return host.arrays["token_ids"].size, host.arrays["tables"].shape[1], host.chunks, host.has_adapters
+    inputs = host.inputs
+    return inputs.token_ids.size, inputs.block_tables.shape[1], host.num_chunks, inputs.adapter_ids is not None
 
 
 def _pinned(flat: Ints) -> Tensor:

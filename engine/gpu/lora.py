@@ -10,7 +10,7 @@ from torch import Tensor
 from warmeng.engine.adapters import Adapter
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.model import Fused
-from warmeng.kernels.gpu.lora import RANK_TILE, Change
+from warmeng.kernels.gpu.lora import RANK_TILE, LoraWeights
 
 PARTS: dict[Fused, tuple[str, ...]] = {
     "qkv": ("q", "k", "v"),
@@ -34,12 +34,12 @@ class AdapterBank:
         self.numbers: dict[str, int] = {}
         self.columns: list[tuple[int, int]] = []
         self.owner = torch.empty(0, dtype=torch.int32, device=device)
-        self.layers: list[dict[Fused, Change]] = []
+        self.layers: list[dict[Fused, LoraWeights]] = []
 
     @property
     def num_bytes(self) -> int:
         """Bytes of all matrices."""
-        return sum(t.nbytes for layer in self.layers for change in layer.values() for t in (change.a, change.b))
+        return sum(t.nbytes for layer in self.layers for lora in layer.values() for t in (lora.a, lora.b))
 
     def widths(self, name: Fused) -> tuple[int, ...]:
         """Return the outputs of each part of a fused product."""
@@ -62,7 +62,8 @@ class AdapterBank:
         number = len(self.numbers)
         if not self.layers:
             self.layers = [{} for _ in adapter.layers]
-        for index, targets in enumerate(adapter.layers):  # layer by layer, so that one is held twice and not all
+        # Layer by layer, so that one is held twice and not all.
+        for index, targets in enumerate(adapter.layers):
             before = self.layers[index]
             for name in PARTS:
                 before[name] = self._stacked(before.get(name), targets, name, adapter.scale, padded)
@@ -72,12 +73,12 @@ class AdapterBank:
 
     def _stacked(
         self,
-        before: Change | None,
+        before: LoraWeights | None,
         targets: Mapping[str, tuple[Tensor, Tensor]],
         name: Fused,
         scale: float,
         padded: int,
-    ) -> Change:
+    ) -> LoraWeights:
         widths = self.widths(name)
         depth = {"o": self.config.num_heads * self.config.head_dim, "down": self.config.intermediate_size}.get(
             name, self.config.hidden_size
@@ -92,4 +93,4 @@ class AdapterBank:
         if before is not None:
             a = torch.cat([before.a.view(len(widths), before.rank, depth), a], 1)
             b = torch.cat([before.b, b], 1)
-        return Change(a.reshape(-1, depth), b.contiguous(), widths)
+        return LoraWeights(a.reshape(-1, depth), b.contiguous(), widths)

@@ -11,12 +11,15 @@ import torch
 from warmeng.common.errors import UsageError
 from warmeng.engine.cache import NULL_BLOCK
 from warmeng.engine.gpu.ops import GpuOps
-from warmeng.engine.layout import Layout, Wanted
-from warmeng.engine.settings import Limits
+from warmeng.engine.layout import Layout, LogitsPlan
+from warmeng.engine.settings import EngineLimits
 
-_SHARE = 0.94  # of what is free: the driver, libraries and graphs take some later
-_ADAPTERS = 512 * 2**20  # bytes left for adapters that are loaded afterwards
-_SEGMENT = 64  # tokens of each prompt in the rehearsal
+# The part of the free memory that is divided: the driver, libraries and graphs take some later.
+_SHARE = 0.94
+# Bytes left for adapters that are loaded afterwards.
+_ADAPTER_BYTES = 512 * 2**20
+# Tokens of each prompt in the rehearsal.
+_PROMPT_LEN = 64
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ def block_bytes(ops: GpuOps, block_size: int) -> int:
     return 2 * c.num_layers * c.num_kv_heads * c.head_dim * block_size * ops.weights.embed.element_size()
 
 
-def plan_cache(ops: GpuOps, within: Limits, block_size: int, rehearse: Callable[[Layout, int], None]) -> Budget:
+def plan_cache(ops: GpuOps, limits: EngineLimits, block_size: int, rehearse: Callable[[Layout, int], None]) -> Budget:
     """Return how much cache fits beside the weights and the largest step, which is run once to see what it takes.
 
     ``rehearse(layout, logit_rows)`` runs a step with a cache of one block. Raises UsageError where no cache fits.
@@ -47,18 +50,18 @@ def plan_cache(ops: GpuOps, within: Limits, block_size: int, rehearse: Callable[
     size = block_bytes(ops, block_size)
     device = ops.weights.embed.device
     if device.type != "cuda":
-        assert within.kv_bytes is not None
-        blocks = max(2, within.kv_bytes // size) + 1
+        assert limits.kv_bytes is not None
+        blocks = max(2, limits.kv_bytes // size) + 1
         return Budget(0, 0, blocks * size, blocks)
     weights = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
-    rehearse(_largest(within), within.max_num_seqs)
+    rehearse(_largest(limits), limits.max_num_seqs)
     torch.cuda.synchronize(device)
-    workspace = torch.cuda.max_memory_allocated(device) - weights + _partials(ops, within)
+    workspace = torch.cuda.max_memory_allocated(device) - weights + _partials(ops, limits)
     ops.cache = []
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)
-    cache = within.kv_bytes or int(free * _SHARE) - workspace - _ADAPTERS
+    cache = limits.kv_bytes or int(free * _SHARE) - workspace - _ADAPTER_BYTES
     blocks = cache // size
     if blocks < 2 or cache + workspace > free:
         raise UsageError(
@@ -69,18 +72,18 @@ def plan_cache(ops: GpuOps, within: Limits, block_size: int, rehearse: Callable[
     return Budget(weights, workspace, blocks * size, blocks)
 
 
-def _partials(ops: GpuOps, within: Limits) -> int:
+def _partials(ops: GpuOps, limits: EngineLimits) -> int:
     """Return the bytes of the partial results of attention where a context has several chunks."""
-    chunks = -(-within.max_seq_len // ops.tiling.chunk)
-    numbers = within.max_batched_tokens * ops.config.num_heads * (ops.config.head_dim + 2)
+    chunks = -(-limits.max_seq_len // ops.tiling.chunk)
+    numbers = limits.max_batched_tokens * ops.config.num_heads * (ops.config.head_dim + 2)
     return 4 * chunks * numbers if chunks > 1 else 0
 
 
-def _largest(within: Limits) -> Layout:
-    """A step of as many tokens as a step may have, in short prompts that all lie in the null block."""
-    count = within.max_batched_tokens
-    length = min(_SEGMENT, within.max_seq_len)
+def _largest(limits: EngineLimits) -> Layout:
+    """Return a step of as many tokens as a step may have, in short prompts that all lie in the null block."""
+    count = limits.max_batched_tokens
+    length = min(_PROMPT_LEN, limits.max_seq_len)
     lengths = np.array([min(length, count - first) for first in range(0, count, length)], dtype=np.int32)
     tables = np.full((len(lengths), -(-length // 16)), NULL_BLOCK, dtype=np.int32)
     tokens, holes = np.zeros(count, dtype=np.int32), np.zeros((len(lengths), 2), dtype=np.int32)
-    return Layout(tokens, lengths, lengths, holes, tables, [""] * len(lengths), Wanted([], [], []))
+    return Layout(tokens, lengths, lengths, holes, tables, [""] * len(lengths), LogitsPlan())

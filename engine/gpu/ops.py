@@ -9,18 +9,30 @@ from warmeng.engine.checkpoint import Weights
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.gpu.batch import Batch
 from warmeng.engine.gpu.lora import AdapterBank
-from warmeng.engine.gpu.weight import DeviceWeight
 from warmeng.engine.model import Fused, rotation
 from warmeng.kernels.gpu.activation import silu_mul
 from warmeng.kernels.gpu.attention import Tiling, attention
 from warmeng.kernels.gpu.lora import Product
-from warmeng.kernels.gpu.matmul import Tile, masked_low, project
-from warmeng.kernels.gpu.norm import add_changed, add_rms_norm
+from warmeng.kernels.gpu.matmul import Tile, lora_shrink, project
+from warmeng.kernels.gpu.norm import add_rms_norm, add_with_lora
 from warmeng.kernels.gpu.rope import Heads, rotate_and_write
 
 
+class DeviceWeight:
+    """A weight [out, in] that kernels read where it lies; nothing is arranged or copied."""
+
+    def __init__(self, w: Tensor) -> None:
+        self.w = w
+        self.shape = (w.shape[0], w.shape[1])
+
+    def multiply(self, x: Tensor, add_to: Tensor | None = None) -> Tensor:
+        """Return ``x @ w.T`` by the device's library, plus ``add_to`` where it is given."""
+        y = torch.mm(x, self.w.t())
+        return y if add_to is None else y.add_(add_to)
+
+
 class GpuOps:
-    """See ``Ops``. A product carries its adapters' part, which the kernel that reads the product adds."""
+    """See ``Ops``. With adapters a product is not complete: the kernel that reads it adds the LoRA expand."""
 
     def __init__(
         self,
@@ -33,8 +45,8 @@ class GpuOps:
         max_seq_len: int,
         fast: bool,
     ) -> None:
-        """``cache``: keys and values of each layer, [blocks, kv_heads, block_size, head_dim]; ``fast``: the base's
-        products are the library's, which chooses another order of summation for other row counts.
+        """``cache``: keys and values of each layer, [blocks, kv_heads, block_size, head_dim]. ``fast``: the base's
+        products are the library's, whose order of summation depends on the number of rows.
         """
         self.config = config
         self.weights = weights
@@ -55,16 +67,16 @@ class GpuOps:
         return add_rms_norm(product, residual, weight, self.config.rms_norm_eps)
 
     def project(self, x: Tensor, layer: int, name: Fused, batch: Batch) -> Product:
-        """Multiply with a layer's weight; with adapters in the batch, their A side is multiplied in the same launch."""
+        """Multiply with a layer's weight; with adapters in the batch, the same launch does the LoRA shrink."""
         weight: DeviceWeight = getattr(self.weights.layers[layer], name)
-        change = self.bank.layers[layer][name] if batch.adapters is not None else None
+        lora = self.bank.layers[layer][name] if batch.adapters is not None else None
         if not self.fast:
-            return project(x, weight.w, change, batch.adapters, tiles=self.tiles)
+            return project(x, weight.w, lora, batch.adapters, tiles=self.tiles)
         y = weight.multiply(x)
-        if change is None:
+        if lora is None:
             return Product(y)
         assert batch.adapters is not None
-        return Product(y, masked_low(x, change, batch.adapters), change, batch.adapters)
+        return Product(y, lora_shrink(x, lora, batch.adapters), lora, batch.adapters)
 
     def attend(self, qkv: Product, layer: int, batch: Batch) -> Tensor:
         """Rotate queries and keys, write keys and values to the cache, attend."""
@@ -72,10 +84,10 @@ class GpuOps:
         norms = (w.q_norm, w.k_norm) if w.q_norm is not None and w.k_norm is not None else None
         q = rotate_and_write(
             qkv, self.heads, w.qkv_bias, norms, self.config.rms_norm_eps, (self._rotation[0], self._rotation[1]),
-            batch.positions, batch.slots, k_cache, v_cache,
+            batch.positions, batch.slot_mapping, k_cache, v_cache,
         )  # fmt: skip
         scale = self.config.head_dim**-0.5
-        return attention(q, k_cache, v_cache, batch.plan, batch.lengths, scale, self.tiling)
+        return attention(q, k_cache, v_cache, batch.plan, batch.context_lens, scale, self.tiling)
 
     def silu_mul(self, gate_up: Product) -> Tensor:
         """Return silu(gate) * up."""
@@ -83,9 +95,9 @@ class GpuOps:
 
     def add(self, product: Product, residual: Tensor) -> Tensor:
         """Return the residual with the last product."""
-        if product.low is None:
+        if product.lora_a_out is None:
             return residual.add_(product.y)
-        add_changed(product, residual)
+        add_with_lora(product, residual)
         return residual
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -1,13 +1,16 @@
 """Attention over a paged cache: one kernel for decoding and for prefill with a cached prefix.
 
-A tile is ``BLOCK_M`` rows of one sequence and one key-value head; a row is one query token and one query head of that
-head's group, so that decoding packs the whole group into one tile and reads each key once for it. Keys are walked in
-tiles of ``BLOCK_N`` from the start of the context, in chunks of ``chunk`` slots; a context longer than one chunk is
-put together from its chunks' partial softmaxes (Milakov and Gimelshein 2018) in ascending order. Where the chunks
-lie depends on the position alone, so a token's bits depend neither on the batch nor on how its prompt was cut.
+A tile is ``BLOCK_M`` rows of one sequence and one key-value head. A row is one query token and one query head of that
+head's group: so decoding packs the whole group into one tile and reads each key once for it. Keys are taken in tiles of
+``BLOCK_N`` from the start of the context, in chunks of ``chunk`` slots. A context longer than one chunk is combined
+from its chunks' partial softmaxes (Milakov and Gimelshein 2018) in ascending order. Where the chunks lie depends on the
+position alone, so a token's bits depend neither on the batch nor on how its prompt was cut.
 
-Decoding reads 2 context kv_heads size item bytes a sequence, and that is its floor. Prefill does 4 queries context
-heads size operations, half of them where the mask is triangular.
+In the kernels, as in the literature on online softmax: ``m_i`` is the running maximum of a row's scores, ``l_i`` the
+running sum of its exponentials, ``acc`` the running sum of the values they weigh.
+
+Decoding reads ``2 * context * kv_heads * head_dim * itemsize`` bytes a sequence, which bounds its time. Prefill does
+``4 * queries * context * heads * head_dim`` operations, half of them where the mask is triangular.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 import torch
@@ -23,7 +27,30 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-FIELDS = 6  # of a segment: first query row, query tokens, context length, hole (first, stop), row of the block table
+
+class SegmentField(IntEnum):
+    """The columns of ``PagedPlan.segments``."""
+
+    # The first query row, and the number of query rows.
+    FIRST_ROW = 0
+    QUERY_LEN = 1
+    # The slots that the last query token sees.
+    CONTEXT_LEN = 2
+    # The first slot of the hole, which no row sees, and the one after its last.
+    HOLE_FIRST = 3
+    HOLE_STOP = 4
+    # The segment's row of ``PagedPlan.block_tables``.
+    BLOCK_TABLE = 5
+
+
+SEGMENT_FIELDS = len(SegmentField)
+# Kernels can read global constants of this type only.
+_FIRST_ROW = tl.constexpr(int(SegmentField.FIRST_ROW))
+_QUERY_LEN = tl.constexpr(int(SegmentField.QUERY_LEN))
+_CONTEXT_LEN = tl.constexpr(int(SegmentField.CONTEXT_LEN))
+_HOLE_FIRST = tl.constexpr(int(SegmentField.HOLE_FIRST))
+_HOLE_STOP = tl.constexpr(int(SegmentField.HOLE_STOP))
+_BLOCK_TABLE = tl.constexpr(int(SegmentField.BLOCK_TABLE))
 
 
 @dataclass(frozen=True)
@@ -42,11 +69,13 @@ class Tiling:
 
     decode: AttentionTile
     prefill: AttentionTile
-    chunk: int  # slots; a multiple of both block_n
-    tma: bool = False  # the device has a tensor memory accelerator (Hopper and later)
+    # Slots; a multiple of both ``block_n``.
+    chunk: int
+    # The device has a tensor memory accelerator (Hopper and later).
+    tma: bool = False
 
 
-def tiling(head_size: int, fast: bool, capability: int, chunk: int = 2048) -> Tiling:
+def tiling_for(head_dim: int, fast: bool, capability: int, chunk: int = 2048) -> Tiling:
     """Return the configurations for a head size on a device (``capability``: 80, 90, 100).
 
     Deterministic tiles have 64 rows or more, whatever they hold: on Hopper fewer rows take another instruction, and a
@@ -54,16 +83,17 @@ def tiling(head_size: int, fast: bool, capability: int, chunk: int = 2048) -> Ti
     everything in registers.
     """
     hopper = capability >= 90
-    if head_size > 128:  # the accumulator of 64 rows takes the registers of eight warps
+    if head_dim > 128:
+        # The accumulator of 64 rows takes the registers of eight warps.
         both = AttentionTile(64, 32, 8, 2)
         return Tiling(AttentionTile(16, 32, 4, 2) if fast else both, both, chunk, hopper)
     if fast:
-        block_n = 64 if hopper or head_size <= 64 else 32
+        block_n = 64 if hopper or head_dim <= 64 else 32
         # Ampere's assembler spills one of these at three stages: it wants seven blocks at once, not the registers.
-        decode = AttentionTile(16, block_n, 4, 3 if hopper or head_size > 64 else 2)
+        decode = AttentionTile(16, block_n, 4, 3 if hopper or head_dim > 64 else 2)
         return Tiling(decode, AttentionTile(128, block_n, 8, 3), chunk, hopper)
     # With 32 keys three programs fit on a multiprocessor, with 64 two: 113 against 126 us for 256 sequences (H200).
-    block_n = 64 if not hopper and head_size <= 64 else 32
+    block_n = 64 if not hopper and head_dim <= 64 else 32
     return Tiling(AttentionTile(64, block_n, 4, 2 if hopper else 3), AttentionTile(128, block_n, 8, 3), chunk, hopper)
 
 
@@ -71,14 +101,19 @@ def tiling(head_size: int, fast: bool, capability: int, chunk: int = 2048) -> Ti
 class PagedPlan:
     """How a step's tokens attend; built on the host, one for all layers."""
 
-    segments: Tensor  # int32 [segments, FIELDS]
-    tables: Tensor  # int32 [tables, longest]: cache blocks
-    decode: Tensor  # int32 [tiles, 2]: segment, first row of the tile among the segment's tokens * group
-    prefill: Tensor  # int32 [tiles, 2]
-    chunks: int  # of the longest context
+    # int32 [segments, SEGMENT_FIELDS]
+    segments: Tensor
+    # int32 [tables, longest]: cache blocks.
+    block_tables: Tensor
+    # int32 [tiles, 2]: the segment, and the tile's first row among the segment's ``query_len * group``.
+    decode: Tensor
+    # int32 [tiles, 2]
+    prefill: Tensor
+    # Of the longest context.
+    num_chunks: int
 
 
-def cut(queries: Sequence[int], group: int, tiles: Tiling) -> tuple[np.ndarray, np.ndarray]:
+def cut_tiles(queries: Sequence[int], group: int, tiles: Tiling) -> tuple[np.ndarray, np.ndarray]:
     """Return the decode and prefill tiles, int32 [tiles, 2], of segments with these numbers of query tokens."""
     decode: list[tuple[int, int]] = []
     prefill: list[tuple[int, int]] = []
@@ -92,32 +127,33 @@ def cut(queries: Sequence[int], group: int, tiles: Tiling) -> tuple[np.ndarray, 
 
 
 @triton.jit
-def _walk(
-    total, peak, weight, q, table, k_cache, v_cache, start, stop, last, hole_first, hole_stop, context, kv_head,
-    scale, KEYS: tl.constexpr, SIZE: tl.constexpr, WIDTH: tl.constexpr, CACHE_BLOCK: tl.constexpr,
+def _attend_slots(
+    acc, m_i, l_i, q, table, k_cache, v_cache, start, stop, last, hole_first, hole_stop, context, kv_head,
+    scale, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, PADDED_DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     BLOCK_N: tl.constexpr, MASKED: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
-    """Take the slots from ``start`` to ``stop`` into the running softmax of the tile's rows.
+    """Add the slots from ``start`` to ``stop`` to the running softmax of the tile's rows.
 
-    With ``TMA``, k_cache and v_cache are descriptors of [blocks * keys * CACHE_BLOCK, SIZE]; a tile lies in one block.
+    With ``TMA``, k_cache and v_cache are descriptors of [blocks * KV_HEADS * BLOCK_SIZE, HEAD_DIM]; a tile lies in one
+    block.
 
-    With a mask and without, a slot must give the same bits. Left to itself the compiler rounds the scaled score less
-    the peak once where nothing lies between, and twice where the mask does, so the launch forbids it to fuse them.
+    With a mask and without, a slot must give the same bits. The compiler would fuse the scaling with the subtraction of
+    the maximum and round once, but twice where the mask lies between. So the launch forbids it to fuse.
     """
-    d = tl.arange(0, WIDTH)
-    d_in = d < SIZE
+    d = tl.arange(0, PADDED_DIM)
+    d_in = d < HEAD_DIM
     for first in range(start, stop, BLOCK_N):
         n = first + tl.arange(0, BLOCK_N)
         there = n < context
         if MASKED:
             there &= (n < hole_first) | (n >= hole_stop)
         if TMA:
-            row = (tl.load(table + first // CACHE_BLOCK) * KEYS + kv_head) * CACHE_BLOCK + first % CACHE_BLOCK
+            row = (tl.load(table + first // BLOCK_SIZE) * KV_HEADS + kv_head) * BLOCK_SIZE + first % BLOCK_SIZE
             k = k_cache.load([row, 0])
         else:
-            block = tl.load(table + n // CACHE_BLOCK, mask=n < context, other=0).to(tl.int64)
-            at = ((block * KEYS + kv_head) * CACHE_BLOCK + n % CACHE_BLOCK)[:, None] * SIZE + d[None, :]
-            if MASKED or WIDTH != SIZE:
+            block = tl.load(table + n // BLOCK_SIZE, mask=n < context, other=0).to(tl.int64)
+            at = ((block * KV_HEADS + kv_head) * BLOCK_SIZE + n % BLOCK_SIZE)[:, None] * HEAD_DIM + d[None, :]
+            if MASKED or PADDED_DIM != HEAD_DIM:
                 load = there[:, None] & d_in[None, :]
                 k = tl.load(k_cache + at, mask=load, other=0.0)
             else:
@@ -125,158 +161,171 @@ def _walk(
         scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
         if MASKED:
             scores = tl.where(there[None, :] & (n[None, :] <= last[:, None]), scores, -float("inf"))
-        new_peak = tl.maximum(peak, tl.max(scores, 1))
-        base = tl.where(new_peak == -float("inf"), 0.0, new_peak)
+        m_new = tl.maximum(m_i, tl.max(scores, 1))
+        base = tl.where(m_new == -float("inf"), 0.0, m_new)
         p = tl.exp2(scores - base[:, None])
-        fade = tl.exp2(peak - base)
-        weight = weight * fade + tl.sum(p, 1)
+        alpha = tl.exp2(m_i - base)
+        l_i = l_i * alpha + tl.sum(p, 1)
         if TMA:
             v = v_cache.load([row, 0])
-        elif MASKED or WIDTH != SIZE:
+        elif MASKED or PADDED_DIM != HEAD_DIM:
             load = there[:, None] & d_in[None, :]
             v = tl.load(v_cache + at, mask=load, other=0.0)
         else:
             v = tl.load(v_cache + at)
-        total = tl.dot(p.to(v.dtype), v, total * fade[:, None], input_precision="ieee")
-        peak = new_peak
-    return total, peak, weight
+        acc = tl.dot(p.to(v.dtype), v, acc * alpha[:, None], input_precision="ieee")
+        m_i = m_new
+    return acc, m_i, l_i
 
 
 @triton.jit(do_not_specialize=["table_stride", "tokens"])
 def _paged_attention(
-    q, k_cache, v_cache, k_blocks, v_blocks, out, part_out, part_sums, segments, tables, tiles,
+    q, k_cache, v_cache, k_blocks, v_blocks, out, part_acc, part_m_l, segments, block_tables, tiles,
     scale, table_stride, tokens,
-    HEADS: tl.constexpr, KEYS: tl.constexpr, SIZE: tl.constexpr, WIDTH: tl.constexpr, CACHE_BLOCK: tl.constexpr,
-    CHUNK: tl.constexpr, CHUNKED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, FIELDS: tl.constexpr,
-    TMA: tl.constexpr,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, PADDED_DIM: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr, CHUNK: tl.constexpr, CHUNKED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    SEGMENT_FIELDS: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
-    GROUP: tl.constexpr = HEADS // KEYS
+    GROUP: tl.constexpr = HEADS // KV_HEADS
     kv_head, tile, chunk = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     segment = tl.load(tiles + tile * 2)
     row = tl.load(tiles + tile * 2 + 1) + tl.arange(0, BLOCK_M)
-    about = segments + segment * FIELDS
-    first_query, queries, context = tl.load(about), tl.load(about + 1), tl.load(about + 2)
-    hole_first, hole_stop = tl.load(about + 3), tl.load(about + 4)
-    hole_first = tl.where(hole_first < hole_stop, hole_first, context)  # an empty hole masks nothing
-    table = tables + tl.load(about + 5).to(tl.int64) * table_stride
+    fields = segments + segment * SEGMENT_FIELDS
+    first_query, queries = tl.load(fields + _FIRST_ROW), tl.load(fields + _QUERY_LEN)
+    context = tl.load(fields + _CONTEXT_LEN)
+    hole_first, hole_stop = tl.load(fields + _HOLE_FIRST), tl.load(fields + _HOLE_STOP)
+    # An empty hole masks nothing.
+    hole_first = tl.where(hole_first < hole_stop, hole_first, context)
+    table = block_tables + tl.load(fields + _BLOCK_TABLE).to(tl.int64) * table_stride
     token = row // GROUP
     real = token < queries
-    last = context - queries + token  # the last slot that the row sees
+    # The last slot that the row sees.
+    last = context - queries + token
     end = tl.minimum(tl.max(tl.where(real, last, -1)) + 1, (chunk + 1) * CHUNK)
     start = chunk * CHUNK
     if CHUNKED:
         if start >= end:
             return
     head = kv_head * GROUP + row % GROUP
-    d = tl.arange(0, WIDTH)
-    mask = real[:, None] & (d < SIZE)[None, :]
+    d = tl.arange(0, PADDED_DIM)
+    mask = real[:, None] & (d < HEAD_DIM)[None, :]
     place = (first_query + token).to(tl.int64) * HEADS + head
-    rows = tl.load(q + place[:, None] * SIZE + d[None, :], mask=mask, other=0.0)
-    peak = tl.full((BLOCK_M,), -float("inf"), tl.float32)
-    weight = tl.zeros((BLOCK_M,), tl.float32)
-    total = tl.zeros((BLOCK_M, WIDTH), tl.float32)
+    rows = tl.load(q + place[:, None] * HEAD_DIM + d[None, :], mask=mask, other=0.0)
+    m_i = tl.full((BLOCK_M,), -float("inf"), tl.float32)
+    l_i = tl.zeros((BLOCK_M,), tl.float32)
+    acc = tl.zeros((BLOCK_M, PADDED_DIM), tl.float32)
     # Slots that every row sees need no mask. Rows past the last token see as much as it does.
     seen = tl.minimum(context - queries + tl.min(row) // GROUP + 1, end)
     whole = start + tl.maximum(tl.minimum(seen, hole_first) - start, 0) // BLOCK_N * BLOCK_N
-    total, peak, weight = _walk(
-        total, peak, weight, rows, table, k_blocks, v_blocks, start, whole, last, hole_first, hole_stop, context,
-        kv_head, scale, KEYS, SIZE, WIDTH, CACHE_BLOCK, BLOCK_N, False, TMA,
+    acc, m_i, l_i = _attend_slots(
+        acc, m_i, l_i, rows, table, k_blocks, v_blocks, start, whole, last, hole_first, hole_stop, context,
+        kv_head, scale, KV_HEADS, HEAD_DIM, PADDED_DIM, BLOCK_SIZE, BLOCK_N, False, TMA,
     )  # fmt: skip
-    total, peak, weight = _walk(
-        total, peak, weight, rows, table, k_cache, v_cache, whole, end, last, hole_first, hole_stop, context, kv_head,
-        scale, KEYS, SIZE, WIDTH, CACHE_BLOCK, BLOCK_N, True, False,
+    acc, m_i, l_i = _attend_slots(
+        acc, m_i, l_i, rows, table, k_cache, v_cache, whole, end, last, hole_first, hole_stop, context, kv_head,
+        scale, KV_HEADS, HEAD_DIM, PADDED_DIM, BLOCK_SIZE, BLOCK_N, True, False,
     )  # fmt: skip
     if CHUNKED:
         part = chunk.to(tl.int64) * tokens * HEADS + place
-        tl.store(part_out + part[:, None] * WIDTH + d[None, :], total, mask=mask)
-        tl.store(part_sums + part * 2, peak, mask=real)
-        tl.store(part_sums + part * 2 + 1, weight, mask=real)
+        tl.store(part_acc + part[:, None] * PADDED_DIM + d[None, :], acc, mask=mask)
+        tl.store(part_m_l + part * 2, m_i, mask=real)
+        tl.store(part_m_l + part * 2 + 1, l_i, mask=real)
     else:
-        total = total / tl.where(weight == 0.0, 1.0, weight)[:, None]
-        tl.store(out + place[:, None] * SIZE + d[None, :], total.to(out.dtype.element_ty), mask=mask)
+        acc = acc / tl.where(l_i == 0.0, 1.0, l_i)[:, None]
+        tl.store(out + place[:, None] * HEAD_DIM + d[None, :], acc.to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["tokens"])
-def _combine(
-    part_out, part_sums, out, lengths, tokens,
-    HEADS: tl.constexpr, SIZE: tl.constexpr, WIDTH: tl.constexpr, CHUNK: tl.constexpr,
+def _combine_chunks(
+    part_acc, part_m_l, out, context_lens, tokens,
+    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, PADDED_DIM: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     place = tl.program_id(0).to(tl.int64) * HEADS + tl.program_id(1)
-    length = tl.load(lengths + tl.program_id(0))
-    d = tl.arange(0, WIDTH)
-    total = tl.zeros((WIDTH,), tl.float32)
-    weight = 0.0
-    peak = -float("inf")
+    length = tl.load(context_lens + tl.program_id(0))
+    d = tl.arange(0, PADDED_DIM)
+    acc = tl.zeros((PADDED_DIM,), tl.float32)
+    l_i = 0.0
+    m_i = -float("inf")
     part = place
     for _ in range(tl.cdiv(length, CHUNK)):
-        own_peak, own_weight = tl.load(part_sums + part * 2), tl.load(part_sums + part * 2 + 1)
-        new_peak = tl.maximum(peak, own_peak)
-        base = tl.where(new_peak == -float("inf"), 0.0, new_peak)
-        fade, own = tl.exp2(peak - base), tl.exp2(own_peak - base)
-        total = total * fade + tl.load(part_out + part * WIDTH + d) * own
-        weight = weight * fade + own_weight * own
-        peak = new_peak
+        m_part, l_part = tl.load(part_m_l + part * 2), tl.load(part_m_l + part * 2 + 1)
+        m_new = tl.maximum(m_i, m_part)
+        base = tl.where(m_new == -float("inf"), 0.0, m_new)
+        alpha, beta = tl.exp2(m_i - base), tl.exp2(m_part - base)
+        acc = acc * alpha + tl.load(part_acc + part * PADDED_DIM + d) * beta
+        l_i = l_i * alpha + l_part * beta
+        m_i = m_new
         part += tokens * HEADS
-    total = total / tl.where(weight == 0.0, 1.0, weight)
-    tl.store(out + place * SIZE + d, total.to(out.dtype.element_ty), mask=d < SIZE)
+    acc = acc / tl.where(l_i == 0.0, 1.0, l_i)
+    tl.store(out + place * HEAD_DIM + d, acc.to(out.dtype.element_ty), mask=d < HEAD_DIM)
 
 
 def attention(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: PagedPlan, lengths: Tensor, scale: float, tiles: Tiling
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: PagedPlan, context_lens: Tensor, scale: float, tiles: Tiling
 ) -> Tensor:
     """Return softmax(q k^T scale) v of each query token over the slots that its plan lets it see.
 
-    q [tokens, heads, size]; k_cache, v_cache [blocks, kv_heads, block_size, size]; lengths: int32 [tokens], the slots
-    from the start of its table to each token, itself included (used where a context has several chunks). Returns
-    [tokens, heads * size]; rows that no segment names (padding) are left as they are.
+    q [tokens, heads, head_dim]; k_cache, v_cache [blocks, kv_heads, block_size, head_dim]; context_lens: int32
+    [tokens], the slots from the start of its table to each token, itself included (used where a context has several
+    chunks). Returns [tokens, heads * head_dim]; rows of no segment (padding) are left as they are.
     """
-    tokens, heads, size = q.shape
-    _, keys, block_size, _ = k_cache.shape
-    width = max(16, triton.next_power_of_2(size))
-    out = torch.empty(tokens, heads * size, dtype=q.dtype, device=q.device)
-    parts, sums = out, out
-    if plan.chunks > 1:
-        parts = torch.empty(plan.chunks, tokens, heads, width, dtype=torch.float32, device=q.device)
-        sums = torch.empty(plan.chunks, tokens, heads, 2, dtype=torch.float32, device=q.device)
+    tokens, heads, head_dim = q.shape
+    _, kv_heads, block_size, _ = k_cache.shape
+    padded_dim = max(16, triton.next_power_of_2(head_dim))
+    out = torch.empty(tokens, heads * head_dim, dtype=q.dtype, device=q.device)
+    part_acc, part_m_l = out, out
+    if plan.num_chunks > 1:
+        part_acc = torch.empty(plan.num_chunks, tokens, heads, padded_dim, dtype=torch.float32, device=q.device)
+        part_m_l = torch.empty(plan.num_chunks, tokens, heads, 2, dtype=torch.float32, device=q.device)
     for which, tile in ((plan.decode, tiles.decode), (plan.prefill, tiles.prefill)):
         if not len(which):
             continue
-        # Whole tiles that lie in one block come through the memory accelerator; others, and masked ones, by themselves.
-        tma = tiles.tma and block_size % tile.block_n == 0 and width == size
+        # Whole tiles that lie in one block come through the memory accelerator, others and masked ones by plain loads.
+        tma = tiles.tma and block_size % tile.block_n == 0 and padded_dim == head_dim
         blocks = (_described(c, tile.block_n) for c in (k_cache, v_cache)) if tma else (k_cache, v_cache)
-        _paged_attention[(keys, len(which), plan.chunks)](
-            q, k_cache, v_cache, *blocks, out, parts, sums, plan.segments, plan.tables, which,
-            scale / math.log(2), plan.tables.shape[1], tokens,
-            HEADS=heads, KEYS=keys, SIZE=size, WIDTH=width, CACHE_BLOCK=block_size, CHUNK=tiles.chunk,
-            CHUNKED=plan.chunks > 1, BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, FIELDS=FIELDS, TMA=tma,
+        _paged_attention[(kv_heads, len(which), plan.num_chunks)](
+            q, k_cache, v_cache, *blocks, out, part_acc, part_m_l, plan.segments, plan.block_tables, which,
+            scale / math.log(2), plan.block_tables.shape[1], tokens,
+            HEADS=heads, KV_HEADS=kv_heads, HEAD_DIM=head_dim, PADDED_DIM=padded_dim, BLOCK_SIZE=block_size,
+            CHUNK=tiles.chunk, CHUNKED=plan.num_chunks > 1, BLOCK_M=tile.block_m, BLOCK_N=tile.block_n,
+            SEGMENT_FIELDS=SEGMENT_FIELDS, TMA=tma,
             num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=False,
         )  # fmt: skip
-    if plan.chunks > 1:
-        _combine[(tokens, heads)](
-            parts, sums, out, lengths, tokens, HEADS=heads, SIZE=size, WIDTH=width, CHUNK=tiles.chunk, num_warps=1
+    if plan.num_chunks > 1:
+        _combine_chunks[(tokens, heads)](
+            part_acc,
+            part_m_l,
+            out,
+            context_lens,
+            tokens,
+            HEADS=heads,
+            HEAD_DIM=head_dim,
+            PADDED_DIM=padded_dim,
+            CHUNK=tiles.chunk,
+            num_warps=1,
         )
     return out
 
 
 def _described(cache: Tensor, height: int) -> TensorDescriptor:
-    """Return what the memory accelerator reads tiles [height, size] of a cache [blocks, keys, block_size, size] by."""
-    size = cache.shape[-1]
-    return TensorDescriptor(cache, [cache.numel() // size, size], [size, 1], [height, size])
+    """Return a descriptor of a cache [blocks, kv_heads, block_size, head_dim] for tiles [height, head_dim]."""
+    head_dim = cache.shape[-1]
+    return TensorDescriptor(cache, [cache.numel() // head_dim, head_dim], [head_dim, 1], [height, head_dim])
 
 
 def attention_plain(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: PagedPlan, scale: float) -> Tensor:
     """Return what ``attention`` does, in float64, a segment at a time: the twin. Padding rows are zero."""
-    tokens, heads, size = q.shape
-    keys = k_cache.shape[1]
-    out = torch.zeros(tokens, heads, size, dtype=torch.float64, device=q.device)
+    tokens, heads, head_dim = q.shape
+    kv_heads = k_cache.shape[1]
+    out = torch.zeros(tokens, heads, head_dim, dtype=torch.float64, device=q.device)
     for first, queries, context, hole_first, hole_stop, row in plan.segments.tolist():
         slot = torch.arange(context, device=q.device)
         slot = slot[(slot < hole_first) | (slot >= hole_stop)]
-        blocks = plan.tables[row, : -(-context // k_cache.shape[2])].long()
-        k, v = (c[blocks].double().transpose(1, 2).reshape(-1, keys, size)[slot] for c in (k_cache, v_cache))
+        blocks = plan.block_tables[row, : -(-context // k_cache.shape[2])].long()
+        k, v = (c[blocks].double().transpose(1, 2).reshape(-1, kv_heads, head_dim)[slot] for c in (k_cache, v_cache))
         last = torch.arange(context - queries, context, device=q.device)
-        rows = q[first : first + queries].double().view(queries, keys, heads // keys, size)
+        rows = q[first : first + queries].double().view(queries, kv_heads, heads // kv_heads, head_dim)
         scores = torch.einsum("qkgd,nkd->kgqn", rows, k) * scale
         weights = scores.masked_fill(slot > last[:, None], -torch.inf).softmax(-1)
-        out[first : first + queries] = torch.einsum("kgqn,nkd->qkgd", weights, v).reshape(queries, heads, size)
-    return out.view(tokens, heads * size)
+        out[first : first + queries] = torch.einsum("kgqn,nkd->qkgd", weights, v).reshape(queries, heads, head_dim)
+    return out.view(tokens, heads * head_dim)

@@ -1,4 +1,4 @@
-"""Which configurations give the same bits on this device: tried on random numbers, because no one promises it."""
+"""Which configurations are batch-invariant on this device: tried on random numbers, because nothing promises it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ import torch
 from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
-from warmeng.kernels.gpu.attention import FIELDS, PagedPlan, Tiling, attention, cut
-from warmeng.kernels.gpu.lora import RANK_TILE, AdapterRows, Change, Product, spans
+from warmeng.kernels.gpu.attention import SEGMENT_FIELDS, PagedPlan, Tiling, attention, cut_tiles
+from warmeng.kernels.gpu.lora import RANK_TILE, AdapterRows, LoraWeights, Product, column_ranges
 from warmeng.kernels.gpu.matmul import TILES, Tile, project
 from warmeng.kernels.gpu.norm import add_rms_norm
 
-_OUTS = 2048  # of a trial: more outputs are more of the same
+# Outputs of a trial, at most: more outputs are more of the same.
+_OUTS = 2048
 _ROWS = (1, 17, 64, 200, 512)
 # (with adapters, type of the result) of the products that are run: a layer's, and the head's logits.
 _VARIANTS = ((False, torch.float32), (False, None), (True, None))
-_TRIALS = 32  # random sequences for attention: a last bit that differs is lost in most results' rounding
-_CONTEXT = 300  # tokens of the attention's trial: several tiles of keys, the last one partly filled
+# Random sequences for attention. One is not enough: rounding hides a last bit that differs in most results.
+_TRIALS = 32
+# Tokens of attention's trial: several tiles of keys, the last one partly filled.
+_CONTEXT = 300
 
 
 @torch.inference_mode()
@@ -41,21 +44,21 @@ def fitting_tiles(dtype: torch.dtype, device: torch.device, tiles: tuple[Tile, .
 
 
 @torch.inference_mode()
-def agreeing_tiles(
+def batch_invariant_tiles(
     shapes: Sequence[tuple[int, int]], dtype: torch.dtype, device: torch.device, tiles: tuple[Tile, ...] = TILES
 ) -> tuple[Tile, ...]:
     """Return the tiles whose products of weights (out, in) have the same bits at any number of rows.
 
-    Also where other rows carry adapters, which takes another variant of the kernel; and so have the rows' parts of the
-    A product. The first tile is the measure; it must agree with itself. Raises RuntimeError where it doesn't.
+    That includes steps in which other rows carry adapters, which take another variant of the kernel, and the rows of
+    the A product. Tiles are compared with the first one. Raises RuntimeError where that one differs from itself.
     """
     kept = list(tiles)
     for outs, depth in sorted(set(shapes)):
         trial = _Trial(min(outs, _OUTS), depth, dtype, device)
         y = trial.run(tiles[0], max(_ROWS), False, torch.float32).y
-        low = trial.run(tiles[0], max(_ROWS), True, None).low
-        assert low is not None
-        kept = [tile for tile in kept if trial.agrees(tile, y, low)]
+        lora_a_out = trial.run(tiles[0], max(_ROWS), True, None).lora_a_out
+        assert lora_a_out is not None
+        kept = [tile for tile in kept if trial.agrees(tile, y, lora_a_out)]
         if tiles[0] not in kept:
             raise RuntimeError(
                 f"a product of shape {outs} x {depth} gives other bits for other numbers of rows on this device, so "
@@ -65,7 +68,7 @@ def agreeing_tiles(
 
 
 class _Trial:
-    """One product of random numbers, of which a tile makes the last rows; every other row carries an adapter."""
+    """A product of random numbers, of which a tile computes the last rows; every other row carries an adapter."""
 
     def __init__(
         self, outs: int, depth: int, dtype: torch.dtype, device: torch.device, rank: int = RANK_TILE
@@ -76,7 +79,7 @@ class _Trial:
             return torch.randn(*shape, dtype=dtype, device=device, generator=generator)
 
         self.w, self.x = normal(outs, depth), normal(max(_ROWS), depth)
-        self.change = Change(normal(rank, depth), normal(outs, rank), (outs,))
+        self.lora = LoraWeights(normal(rank, depth), normal(outs, rank), (outs,))
         self.owner = torch.zeros(rank, dtype=torch.int32, device=device)
 
     def run(self, tile: Tile, count: int, adapters: bool, out_dtype: torch.dtype | None) -> Product:
@@ -85,11 +88,11 @@ class _Trial:
         if not adapters:
             return project(x, self.w, out_dtype=out_dtype, tiles=(tile,))
         ids = (np.arange(max(_ROWS), dtype=np.int32) % 2 - 1)[-count:]
-        tables = (torch.from_numpy(a).to(x.device) for a in (ids, spans(ids, [(0, len(self.owner))])))
+        tables = (torch.from_numpy(a).to(x.device) for a in (ids, column_ranges(ids, [(0, len(self.owner))])))
         rows = AdapterRows(next(tables), self.owner, next(tables))
-        return project(x, self.w, self.change, rows, out_dtype=out_dtype, tiles=(tile,))
+        return project(x, self.w, self.lora, rows, out_dtype=out_dtype, tiles=(tile,))
 
-    def agrees(self, tile: Tile, y: Tensor, low: Tensor) -> bool:
+    def agrees(self, tile: Tile, y: Tensor, lora_a_out: Tensor) -> bool:
         """Tell whether all numbers of rows give the expected bits, in every variant that is run.
 
         ``y``: in single precision, because bf16 hides most differences; a million numbers in bf16 still show some.
@@ -99,13 +102,13 @@ class _Trial:
                 found = self.run(tile, count, adapters, out_dtype)
                 if not torch.equal(found.y, y[-count:].to(found.y.dtype)):
                     return False
-                if adapters and (found.low is None or not torch.equal(found.low, low[-count:])):
+                if adapters and (found.lora_a_out is None or not torch.equal(found.lora_a_out, lora_a_out[-count:])):
                     return False
         return True
 
 
 @torch.inference_mode()
-def agreeing_tiling(
+def batch_invariant_tiling(
     tiles: Tiling, heads: int, kv_heads: int, size: int, block_size: int, dtype: torch.dtype, device: torch.device,
     trials: int = _TRIALS,
 ) -> Tiling:  # fmt: skip
@@ -131,20 +134,21 @@ def _attend(
     tiles: Tiling, steps: list[int], heads: int, kv_heads: int, size: int, block_size: int, dtype: torch.dtype,
     device: torch.device, seed: int,
 ) -> Tensor:  # fmt: skip
-    """Attend to one random sequence whose tokens are given in runs of these lengths, each a segment of its own."""
+    """Attend to one random sequence whose tokens are given in runs of these lengths, one segment each."""
     generator = torch.Generator(device=device).manual_seed((heads * 31 + size) * 1009 + seed)
     blocks = -(-_CONTEXT // block_size)
     shape = (blocks, kv_heads, block_size, size)
     k, v = (torch.randn(shape, dtype=dtype, device=device, generator=generator) for _ in range(2))
     q = torch.randn(_CONTEXT, heads, size, dtype=dtype, device=device, generator=generator)
     ends = np.cumsum(steps)
-    none = np.iinfo(np.int32).max
-    about = [(end - count, count, end, none, none, 0) for count, end in zip(steps, ends, strict=True)]
-    arrays = (np.asarray(about).reshape(-1, FIELDS), np.arange(blocks)[None], *cut(steps, heads // kv_heads, tiles))
+    no_hole = np.iinfo(np.int32).max
+    fields = [(end - count, count, end, no_hole, no_hole, 0) for count, end in zip(steps, ends, strict=True)]
+    table, cuts = np.arange(blocks)[None], cut_tiles(steps, heads // kv_heads, tiles)
+    arrays = (np.asarray(fields).reshape(-1, SEGMENT_FIELDS), table, *cuts)
     segments, tables, decode, prefill = (torch.from_numpy(a.astype(np.int32)).to(device) for a in arrays)
-    lengths = torch.arange(1, _CONTEXT + 1, dtype=torch.int32, device=device)
+    context_lens = torch.arange(1, _CONTEXT + 1, dtype=torch.int32, device=device)
     plan = PagedPlan(segments, tables, decode, prefill, -(-_CONTEXT // tiles.chunk))
-    return attention(q, k, v, plan, lengths, size**-0.5, tiles)
+    return attention(q, k, v, plan, context_lens, size**-0.5, tiles)
 
 
 @torch.inference_mode()
@@ -156,12 +160,12 @@ def check_norm(width: int, dtype: torch.dtype, device: torch.device) -> None:
     weight = torch.randn(width, dtype=dtype, device=device, generator=generator)
     ids = np.asarray([i % 2 - 1 for i in range(rows)], dtype=np.int32)  # every other row has the adapter
     b = torch.randn(width, rank, dtype=dtype, device=device, generator=generator)
-    low = torch.randn(rows, rank, dtype=dtype, device=device, generator=generator)
-    low[torch.from_numpy(ids).to(device) < 0] = 0
+    lora_a_out = torch.randn(rows, rank, dtype=dtype, device=device, generator=generator)
+    lora_a_out[torch.from_numpy(ids).to(device) < 0] = 0
     there = AdapterRows(
-        *(torch.from_numpy(a).to(device) for a in (ids, np.zeros(rank, np.int32), spans(ids, [(0, rank)])))
+        *(torch.from_numpy(a).to(device) for a in (ids, np.zeros(rank, np.int32), column_ranges(ids, [(0, rank)])))
     )
-    changed = Product(y, low, Change(b[:rank].t().contiguous(), b, (width,)), there)
+    changed = Product(y, lora_a_out, LoraWeights(b[:rank].t().contiguous(), b, (width,)), there)
     with_adapters, without = residual.clone(), residual.clone()
     found = add_rms_norm(changed, with_adapters, weight, 1e-5)[ids < 0]
     if not torch.equal(found, add_rms_norm(Product(y), without, weight, 1e-5)[ids < 0]):

@@ -1,12 +1,12 @@
-"""A matrix product of fixed tiles: a row's bits don't depend on how many rows there are, nor on its place among them.
+"""A batch-invariant matrix product: a row's bits depend neither on the number of rows nor on its place among them.
 
 Every output is summed over K in steps of ``BLOCK_K`` in ascending order, by one program, on tensor cores in fp32.
-The adapters' A product has the same input, so its tiles ride in the same launch, after the base's tiles: a launch of
-its own for a few dozen columns would cost more than its arithmetic. They are narrow, and run on the multiprocessors
-that the base's last wave leaves idle.
+The adapters' A product (LoRA shrink) has the same input, so its tiles share the launch and come after the base's. A
+separate launch for a few dozen columns would cost more than its arithmetic. These tiles are narrow, and run on the
+multiprocessors that the base's last wave leaves idle.
 
-Bytes: ``(rows * in + out * in + rows * out) * itemsize``; operations: ``2 * rows * in * out``. With up to about 240
-rows on an H100 (180 on an H200) the bytes of the weight are the floor.
+Bytes: ``(rows * in + out * in + rows * out) * itemsize``. Operations: ``2 * rows * in * out``. Up to about 240 rows on
+an H100 (180 on an H200) the bytes of the weight bound the time.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from warmeng.kernels.gpu.lora import ROW_TILE, AdapterRows, Change, Product, own_columns
+from warmeng.kernels.gpu.lora import ROW_TILE, AdapterRows, LoraWeights, Product, column_mask
 
 # Row tiles that read one weight tile one after the other, so that it comes from the L2 cache.
 _GROUP_M = 8
-# Columns of a tile of the A product: fewest and most.
-_LOW_N = (32, 128)
-# Microseconds that such a tile takes for 64 of its depth: few operations, so it waits for its operands.
-_LOW_TIME = 0.25
+# The fewest and the most columns of a tile of the A product.
+_LORA_BLOCK_N = (32, 128)
+# Such a tile takes this many microseconds for each 64 of its depth. It has few operations and waits for its operands.
+_LORA_TIME = 0.25
 
 
 @dataclass(frozen=True)
@@ -79,52 +79,52 @@ def tiles_for(capability: int) -> tuple[Tile, ...]:
 
 @dataclass(frozen=True)
 class Launch:
-    """How many programs make a product, and how many of them, those that are done first, make its A product."""
+    """The programs of a product. The first ``lora_programs`` to be done make its A product. ``time``: microseconds."""
 
     programs: int
-    low_programs: int
-    # Predicted microseconds.
+    lora_programs: int
     time: float
 
 
-def plan_launch(tile: Tile, rows: int, outs: int, depth: int, low_outs: int, processors: int) -> Launch:
+def plan_launch(tile: Tile, rows: int, outs: int, depth: int, lora_outs: int, processors: int) -> Launch:
     """Return the launch of a product with its A product, by whole waves.
 
     A multiprocessor holds ``len(tile.times)`` programs, which take tiles in turn until none is left. The A product's
     tiles go to the programs that the last wave leaves idle, or to all, whichever is done sooner.
     """
     row_tiles = -(-rows // tile.block_m)
-    count, low = row_tiles * -(-outs // tile.block_n), row_tiles * -(-low_outs // _low_width(low_outs, tile))
+    base_tiles = row_tiles * -(-outs // tile.block_n)
+    lora_tiles = row_tiles * -(-lora_outs // _lora_block_n(lora_outs, tile))
     steps, resident = -(-depth // 64), len(tile.times)
-    programs = min(processors * resident, count + low)
-    full, rest = divmod(-(-count // processors), resident)
+    programs = min(processors * resident, base_tiles + lora_tiles)
+    full, rest = divmod(-(-base_tiles // processors), resident)
     last = tile.times[rest - 1] if rest else tile.times[-1]
     time = full * tile.times[-1] + last * (rest > 0)
-    if not low:
+    if not lora_tiles:
         return Launch(programs, 1, time * steps)
-    spread = time + -(-low // programs) * _LOW_TIME
-    idle = -count % programs
-    beside = max(time, time - last + -(-low // idle) * _LOW_TIME) if idle else spread
+    spread = time + -(-lora_tiles // programs) * _LORA_TIME
+    idle = -base_tiles % programs
+    beside = max(time, time - last + -(-lora_tiles // idle) * _LORA_TIME) if idle else spread
     if beside < spread:
-        return Launch(programs, min(idle, low), beside * steps)
+        return Launch(programs, min(idle, lora_tiles), beside * steps)
     return Launch(programs, programs, spread * steps)
 
 
-def _low_width(low_outs: int, tile: Tile) -> int:
+def _lora_block_n(lora_outs: int, tile: Tile) -> int:
     """Return the columns of the A product's tiles: all where such a tile is no wider than the base's."""
-    return max(_LOW_N[0], min(_LOW_N[1], tile.block_n, 1 << (low_outs - 1).bit_length()))
+    return max(_LORA_BLOCK_N[0], min(_LORA_BLOCK_N[1], tile.block_n, 1 << (lora_outs - 1).bit_length()))
 
 
 @lru_cache(maxsize=4096)
-def choose(
-    rows: int, outs: int, depth: int, low_outs: int, tiles: tuple[Tile, ...], processors: int
+def select_tile(
+    rows: int, outs: int, depth: int, lora_outs: int, tiles: tuple[Tile, ...], processors: int
 ) -> tuple[Tile, Launch]:
     """Return the tile whose predicted time is the least, and its launch; of equal ones the larger tile.
 
-    Tiles differ in speed alone where they agree bit for bit, which the engine tries at load.
+    The choice changes no bits: at load the engine keeps only tiles that agree bit for bit.
     """
     fitting = [t for t in tiles if t.block_m <= max(64, triton.next_power_of_2(rows))] or list(tiles[:1])
-    launches = [(t, plan_launch(t, rows, outs, depth, low_outs, processors)) for t in fitting]
+    launches = [(t, plan_launch(t, rows, outs, depth, lora_outs, processors)) for t in fitting]
     return min(launches, key=lambda found: (found[1].time, -found[0].block_n))
 
 
@@ -135,15 +135,15 @@ def processors_of(device: torch.device) -> int:
 
 
 @triton.jit
-def _sum_over_depth(
+def _dot_over_k(
     x, w, row, column, rows, height, depth,
     TMA: tl.constexpr, EVEN_K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Return ``x[row:] @ w[column:].T``, fp32 [BLOCK_M, BLOCK_N]; what lies past the ends is anything."""
-    total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    """Return ``x[row:] @ w[column:].T``, fp32 [BLOCK_M, BLOCK_N]; rows and columns past the ends are undefined."""
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     if TMA:
         for start in range(0, depth, BLOCK_K):
-            total = tl.dot(x.load([row, start]), w.load([column, start]).T, total, input_precision="ieee")
+            acc = tl.dot(x.load([row, start]), w.load([column, start]).T, acc, input_precision="ieee")
     else:
         k = tl.arange(0, BLOCK_K)
         # Rows past the end wrap around; they are masked when the result is stored.
@@ -158,20 +158,21 @@ def _sum_over_depth(
             else:
                 x_tile = tl.load(x_at, mask=k[None, :] < depth - start, other=0.0)
                 w_tile = tl.load(w_at, mask=k[:, None] < depth - start, other=0.0)
-            total = tl.dot(x_tile, w_tile, total, input_precision="ieee")
+            acc = tl.dot(x_tile, w_tile, acc, input_precision="ieee")
             x_at += BLOCK_K
             w_at += BLOCK_K
-    return total
+    return acc
 
 
-@triton.jit(do_not_specialize=["rows", "low_programs"])
+@triton.jit(do_not_specialize=["rows", "lora_programs"])
 def _tile_product(
-    x, w, a, y, low, ids, owner, span_table,
-    rows, low_programs, outs, depth, low_outs, rank, y_stride,
-    HAS_CHANGE: tl.constexpr, TMA: tl.constexpr, FLAT: tl.constexpr, EVEN_K: tl.constexpr, ROW_TILE: tl.constexpr,
-    GROUP_M: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, LOW_N: tl.constexpr,
+    x, w, a, y, lora_a_out, ids, owner, range_table,
+    rows, lora_programs, outs, depth, lora_outs, rank, y_stride,
+    HAS_LORA: tl.constexpr, TMA: tl.constexpr, FLAT: tl.constexpr, EVEN_K: tl.constexpr, ROW_TILE: tl.constexpr,
+    GROUP_M: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    LORA_BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Each program takes tiles in turn; flattened, the loads of the next tile begin before this one is stored."""
+    """Each program takes tiles in turn. With ``FLAT``, the loads of the next tile begin before this one is stored."""
     program, programs = tl.program_id(0), tl.num_programs(0)
     row_tiles = tl.cdiv(rows, BLOCK_M)
     tiles = row_tiles * tl.cdiv(outs, BLOCK_N)
@@ -181,39 +182,41 @@ def _tile_product(
         group = tl.minimum(row_tiles - first_row_tile, GROUP_M)
         row = (first_row_tile + tile % per_group % group) * BLOCK_M
         column = tile % per_group // group * BLOCK_N
-        total = _sum_over_depth(x, w, row, column, rows, outs, depth, TMA, EVEN_K, BLOCK_M, BLOCK_N, BLOCK_K)
+        acc = _dot_over_k(x, w, row, column, rows, outs, depth, TMA, EVEN_K, BLOCK_M, BLOCK_N, BLOCK_K)
         m = row + tl.arange(0, BLOCK_M)
         n = column + tl.arange(0, BLOCK_N)
         at = y + m[:, None].to(tl.int64) * y_stride + n[None, :]
-        tl.store(at, total.to(y.dtype.element_ty), mask=(m < rows)[:, None] & (n < outs)[None, :])
-    if HAS_CHANGE:
+        tl.store(at, acc.to(y.dtype.element_ty), mask=(m < rows)[:, None] & (n < outs)[None, :])
+    if HAS_LORA:
         # The programs that the last wave left without a tile come first.
         first = (program + programs - tiles % programs) % programs
-        stop = tl.where(first < low_programs, row_tiles * tl.cdiv(low_outs, LOW_N), 0)
-        for tile in range(first, stop, low_programs):
+        stop = tl.where(first < lora_programs, row_tiles * tl.cdiv(lora_outs, LORA_BLOCK_N), 0)
+        for tile in range(first, stop, lora_programs):
             row = tile % row_tiles * BLOCK_M
-            column = tile // row_tiles * LOW_N
+            column = tile // row_tiles * LORA_BLOCK_N
             m = row + tl.arange(0, BLOCK_M)
-            n = column + tl.arange(0, LOW_N)
+            n = column + tl.arange(0, LORA_BLOCK_N)
             # Nothing to do where no row of the tile has an adapter with columns in it.
-            spans_of = row // ROW_TILE + tl.arange(0, BLOCK_M // ROW_TILE)
-            inside = spans_of < tl.cdiv(rows, ROW_TILE)
-            span_stop = tl.max(tl.load(span_table + spans_of * 2 + 1, mask=inside, other=0))
-            span_first = tl.min(tl.load(span_table + spans_of * 2, mask=inside, other=2147483647))
-            of_part = tl.minimum(n, low_outs - 1) % rank
-            if tl.sum(((of_part >= span_first) & (of_part < span_stop)).to(tl.int32)) > 0:
-                total = _sum_over_depth(x, a, row, column, rows, low_outs, depth, TMA, EVEN_K, BLOCK_M, LOW_N, BLOCK_K)
-                mine = tl.load(ids + m, mask=m < rows, other=-1)
-                theirs = tl.load(owner + n % rank)
-                total = tl.where(mine[:, None] == theirs[None, :], total, 0.0)
-                at = low + m[:, None].to(tl.int64) * low_outs + n[None, :]
-                tl.store(at, total.to(low.dtype.element_ty), mask=(m < rows)[:, None] & (n < low_outs)[None, :])
+            ranges_of = row // ROW_TILE + tl.arange(0, BLOCK_M // ROW_TILE)
+            inside = ranges_of < tl.cdiv(rows, ROW_TILE)
+            range_stop = tl.max(tl.load(range_table + ranges_of * 2 + 1, mask=inside, other=0))
+            range_first = tl.min(tl.load(range_table + ranges_of * 2, mask=inside, other=2147483647))
+            rank_index = tl.minimum(n, lora_outs - 1) % rank
+            if tl.sum(((rank_index >= range_first) & (rank_index < range_stop)).to(tl.int32)) > 0:
+                acc = _dot_over_k(
+                    x, a, row, column, rows, lora_outs, depth, TMA, EVEN_K, BLOCK_M, LORA_BLOCK_N, BLOCK_K
+                )
+                row_adapter = tl.load(ids + m, mask=m < rows, other=-1)
+                column_owner = tl.load(owner + n % rank)
+                acc = tl.where(row_adapter[:, None] == column_owner[None, :], acc, 0.0)
+                at = lora_a_out + m[:, None].to(tl.int64) * lora_outs + n[None, :]
+                tl.store(at, acc.to(lora_a_out.dtype.element_ty), mask=(m < rows)[:, None] & (n < lora_outs)[None, :])
 
 
 def project(
     x: Tensor,
     w: Tensor,
-    change: Change | None = None,
+    lora: LoraWeights | None = None,
     rows: AdapterRows | None = None,
     *,
     out_dtype: torch.dtype | None = None,
@@ -227,31 +230,31 @@ def project(
     count, depth = x.shape
     outs = w.shape[0]
     y = torch.empty(count, outs, dtype=out_dtype or x.dtype, device=x.device)
-    a, low, low_outs, rank = w, y, 0, 1
-    ids = owner = span_table = x
-    if change is not None and rows is not None:
-        a, low_outs, rank = change.a, change.a.shape[0], change.rank
-        low = torch.empty(count, low_outs, dtype=x.dtype, device=x.device)
-        ids, owner, span_table = rows.ids, rows.owner, rows.spans
+    a, lora_a_out, lora_outs, rank = w, y, 0, 1
+    ids = owner = range_table = x
+    if lora is not None and rows is not None:
+        a, lora_outs, rank = lora.a, lora.a.shape[0], lora.rank
+        lora_a_out = torch.empty(count, lora_outs, dtype=x.dtype, device=x.device)
+        ids, owner, range_table = rows.ids, rows.owner, rows.column_ranges
     if depth * x.element_size() % 16:
         tiles = tuple(t for t in tiles if not t.tma) or TILES[:1]
-    t, launch = choose(count, outs, depth, low_outs, tiles, processors_of(x.device))
-    low_n = _low_width(low_outs, t)
+    t, launch = select_tile(count, outs, depth, lora_outs, tiles, processors_of(x.device))
+    lora_block_n = _lora_block_n(lora_outs, t)
     operands = (x, w, a)
     if t.tma:
-        heights = (t.block_m, t.block_n, low_n)
+        heights = (t.block_m, t.block_n, lora_block_n)
         operands = tuple(_described(m, height, t.block_k) for m, height in zip(operands, heights, strict=True))
     # A result of four bytes a number does not fit beside the loads of the next tile.
     flat = t.tma and y.element_size() == 2
     _tile_product[(launch.programs,)](
-        *operands, y, low, ids, owner, span_table,
-        count, launch.low_programs, outs, depth, low_outs, rank, outs,
-        HAS_CHANGE=low_outs > 0, TMA=t.tma, FLAT=flat, EVEN_K=depth % t.block_k == 0,
+        *operands, y, lora_a_out, ids, owner, range_table,
+        count, launch.lora_programs, outs, depth, lora_outs, rank, outs,
+        HAS_LORA=lora_outs > 0, TMA=t.tma, FLAT=flat, EVEN_K=depth % t.block_k == 0,
         ROW_TILE=ROW_TILE, GROUP_M=_GROUP_M,
-        BLOCK_M=t.block_m, BLOCK_N=t.block_n, BLOCK_K=t.block_k, LOW_N=low_n,
+        BLOCK_M=t.block_m, BLOCK_N=t.block_n, BLOCK_K=t.block_k, LORA_BLOCK_N=lora_block_n,
         num_warps=t.warps, num_stages=t.stages,
     )  # fmt: skip
-    return Product(y, low, change, rows) if low_outs else Product(y)
+    return Product(y, lora_a_out, lora, rows) if lora_outs else Product(y)
 
 
 def _described(matrix: Tensor, height: int, width: int) -> TensorDescriptor:
@@ -259,17 +262,17 @@ def _described(matrix: Tensor, height: int, width: int) -> TensorDescriptor:
     return TensorDescriptor(matrix, list(matrix.shape), [matrix.shape[1], 1], [height, width])
 
 
-def masked_low(x: Tensor, change: Change, rows: AdapterRows) -> Tensor:
+def lora_shrink(x: Tensor, lora: LoraWeights, rows: AdapterRows) -> Tensor:
     """Return the masked ``x @ a.T`` by the device's library, whose order of summation depends on the rows."""
-    low = torch.mm(x, change.a.t())
-    low.view(len(low), -1, change.rank).mul_(rows.own[:, None, :])
-    return low
+    lora_a_out = torch.mm(x, lora.a.t())
+    lora_a_out.view(len(lora_a_out), -1, lora.rank).mul_(rows.column_mask[:, None, :])
+    return lora_a_out
 
 
-def project_plain(x: Tensor, w: Tensor, change: Change | None = None, rows: AdapterRows | None = None) -> Product:
+def project_plain(x: Tensor, w: Tensor, lora: LoraWeights | None = None, rows: AdapterRows | None = None) -> Product:
     """Return what ``project`` does, in float64: the twin."""
     y = x.double() @ w.double().t()
-    if change is None or rows is None:
+    if lora is None or rows is None:
         return Product(y)
-    low = (x.double() @ change.a.double().t()).masked_fill(~own_columns(rows, len(change.widths)), 0)
-    return Product(y, low, change, rows)
+    lora_a_out = (x.double() @ lora.a.double().t()).masked_fill(~column_mask(rows, len(lora.widths)), 0)
+    return Product(y, lora_a_out, lora, rows)

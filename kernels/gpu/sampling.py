@@ -1,7 +1,7 @@
-"""Choosing tokens and reading log-probabilities, a row of logits to a program.
+"""Sampling tokens and reading log-probabilities: one program for each row of logits.
 
-One pass over a row's logits gives its log-normaliser and, at once, the choice: constraint mask, temperature, Philox
-noise and argmax. Rows with top-k or top-p first find a threshold on the value, by counting (or weighing) what lies at
+One pass over a row's logits gives both its log-normaliser and its token: constraint mask, temperature, Philox noise and
+argmax. Rows with top-k or top-p first find a threshold on the value, by counting (or weighing) what lies at
 or above 16 pivots at a time: 8 passes each fix the 32 bits of the largest value that keeps enough, without sorting;
 2 passes more give the maximum and the weight of what top-k keeps. The logits of a row (0.5 MB at 128,000 tokens) come
 from the L2 cache after the first pass.
@@ -18,11 +18,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-INTS = 8  # of a row: seed, item word 0, item word 1, sample, position, top_k, row of its mask or -1, unused
-FLOATS = 2  # temperature (0 is greedy), top_p
+# The integers of a row: seed, item word 0, item word 1, sample, position, top_k, row of its mask or -1, unused.
+INTS = 8
+# The floats of a row: temperature (0 is greedy), top_p.
+FLOATS = 2
 _BLOCK = 2048
-# Blocks of logits on their way at once, of a sum. A choice was slower with two or four than with one (H200: 449, 512
-# and 698 us for 512 rows at a temperature): they take the registers that other programs would run in.
+# Blocks of logits that a sum loads ahead. Sampling loads one: with two and four it was slower (H200: 449, 512 and
+# 698 us for 512 rows at a temperature), because they take registers that other programs would run in.
 _SUM_STAGES = 4
 
 
@@ -32,7 +34,8 @@ class SamplingRows:
 
     ints: Tensor  # int32 [rows, INTS]
     floats: Tensor  # fp32 [rows, FLOATS]
-    masks: Tensor  # int32 [constrained rows, ceil(vocab / 32)]: allowed tokens, lowest bit first
+    # int32 [constrained rows, ceil(vocab / 32)]: allowed tokens, lowest bit first.
+    masks: Tensor
 
 
 @triton.jit
@@ -99,7 +102,7 @@ def _threshold(
 
 
 @triton.jit(do_not_specialize=["words"])
-def _choose(
+def _sample(
     logits, ints, floats, masks, tokens, logprobs, vocab, stride, words,
     INTS: tl.constexpr, FLOATS: tl.constexpr, BLOCK: tl.constexpr, PIVOT_BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -109,9 +112,9 @@ def _choose(
     seed, item0, item1 = tl.load(about), tl.load(about + 1), tl.load(about + 2)
     sample, position = tl.load(about + 3), tl.load(about + 4)
     top_k, mask_row = tl.load(about + 5), tl.load(about + 6).to(tl.int64)
-    heat, top_p = tl.load(floats + row * FLOATS), tl.load(floats + row * FLOATS + 1)
-    drawn = heat > 0.0
-    temperature = tl.where(drawn, heat, 1.0)
+    raw_temperature, top_p = tl.load(floats + row * FLOATS), tl.load(floats + row * FLOATS + 1)
+    drawn = raw_temperature > 0.0
+    temperature = tl.where(drawn, raw_temperature, 1.0)
     least = tl.zeros((), tl.int64)
     if drawn & ((top_k > 0) | (top_p < 1.0)):
         peaks = tl.full((BLOCK,), -float("inf"), tl.float32)
@@ -181,7 +184,7 @@ def _block(vocab: int) -> int:
     return min(_BLOCK, max(32, 1 << (vocab - 1).bit_length()))
 
 
-def choose(logits: Tensor, rows: SamplingRows, vocab: int) -> tuple[Tensor, Tensor]:
+def sample(logits: Tensor, rows: SamplingRows, vocab: int) -> tuple[Tensor, Tensor]:
     """Return each row's token, int32 [rows], and its log-probability over the full vocabulary at temperature 1, fp32.
 
     logits [rows, width], of which the first ``vocab`` columns count. Ties take the lowest token id. Top-k and top-p
@@ -191,7 +194,7 @@ def choose(logits: Tensor, rows: SamplingRows, vocab: int) -> tuple[Tensor, Tens
     tokens = torch.empty(count, dtype=torch.int32, device=logits.device)
     logprobs = torch.empty(count, dtype=torch.float32, device=logits.device)
     block = _block(vocab)
-    _choose[(count,)](
+    _sample[(count,)](
         logits, rows.ints, rows.floats, rows.masks, tokens, logprobs, vocab, logits.stride(0), rows.masks.shape[1],
         INTS=INTS, FLOATS=FLOATS, BLOCK=block, PIVOT_BLOCK=min(block, 512), num_warps=8,
     )  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from warmeng.bench import environment
-from warmeng.bench.floor import decoder, generation_floor, grading_floor
+from warmeng.bench.cost_model import decoder, generation_floor, grading_floor
 from warmeng.bench.lengths import (
     Lengths,
     decoding_contexts,

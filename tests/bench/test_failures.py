@@ -21,7 +21,7 @@ from warmeng.bench.record import Options, Run, WorkloadResult
 from warmeng.bench.roofline import Roofline
 from warmeng.bench.tables import workload_lines
 from warmeng.bench.workload import make_engine, measure_workload, warming
-from warmeng.engine.settings import EngineSettings, limits
+from warmeng.engine.settings import EngineSettings, resolve_limits
 
 ROOF = Roofline(1e10, 1e11, "float32", {}, {})
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
@@ -48,7 +48,7 @@ def test_a_mode_that_fails_costs_no_other(shape, monkeypatch, capsys):
     assert len(found.left_out[0]) < 360
     assert found.left_out[1] == "transformers: OSError: no such model"
     assert kept == [1, 2, 2]  # after each run, and before transformers
-    assert [run.retreats for run in found.runs] == [0, 0]
+    assert [run.oom_steps for run in found.runs] == [0, 0]
     assert capsys.readouterr().err == ""
     monkeypatch.setenv("WARMENG_DEBUG", "1")
     measure_workload(dataclasses.replace(options, modes=("deterministic",)), make=make, roofline=ROOF,
@@ -58,32 +58,32 @@ def test_a_mode_that_fails_costs_no_other(shape, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_the_command_saves_what_there_is_and_fails(shape, tmp_path):
-    args = ["bench", "generate", "--shape", shape, "--random-weights", "--requests", "2", "--repeats", "1",
+    args = ["bench", "workload", "--shape", shape, "--requests", "2", "--repeats", "1",
             "--baseline", "none", "--save", str(tmp_path / "saved")]  # fmt: skip
-    for code, failed in (("", False), ("from warmeng.engine.engine import Engine; del Engine.random\n", True)):
+    for code, failed in (("", False), ("from warmeng.engine.engine import Engine; del Engine.add_adapter\n", True)):
         done = subprocess.run(
             [sys.executable, "-c", f"{code}from warmeng.cli.main import main; main()", *args],
             capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
         )  # fmt: skip
         assert (done.returncode != 0) == failed, done.stderr
-        assert [p.name for p in (tmp_path / "saved").iterdir()] == ["generate-cpu.jsonl"]
+        assert [p.name for p in (tmp_path / "saved").iterdir()] == ["workload-cpu.jsonl"]
     assert "the engine failed, deterministic" in done.stderr
-    runs = [record["runs"] for record in environment.read(tmp_path / "saved", "generate")]
+    runs = [record["runs"] for record in environment.read(tmp_path / "saved", "workload")]
     assert len(runs[0]) == 2
     assert runs[1] == []
 
 
 def test_what_was_there_when_a_bench_was_ended(tmp_path):
-    partial = environment.Partial("generate", torch.device("cpu"), tmp_path)
+    partial = environment.Partial("workload", torch.device("cpu"), tmp_path)
     for count in (1, 2):
         partial.keep({"runs": [0] * count})
     (path,) = tmp_path.iterdir()
     assert path.suffix == ".partial"
     assert json.loads(path.read_text())["runs"] == [0, 0]
-    assert environment.read(tmp_path, "generate") == []
+    assert environment.read(tmp_path, "workload") == []
     partial.remove()
     assert not path.exists()
-    environment.Partial("generate", torch.device("cpu"), None).keep({})
+    environment.Partial("workload", torch.device("cpu"), None).keep({})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -110,7 +110,7 @@ def beside(shape: str, rates: dict[int, Any], monkeypatch: pytest.MonkeyPatch, a
     monkeypatch.setattr(hf, "RandomHf", Fake)
     lengths = [Lengths(3, 2)] * 600
     result = measure_workload(Options(shape, "cpu", modes=(), baseline=False), roofline=ROOF, lengths=lengths)
-    result.runs.append(Run("fast", "personas", 4, 600, 1200, [1000.0], 9, 1.0, 0.5, retreats=2))
+    result.runs.append(Run("fast", "personas", 4, 600, 1200, [1000.0], 9, 1.0, 0.5, oom_steps=2))
     kept: list[dict[int, Any]] = []
     hf.compare(
         Options(shape, "cpu"), torch.device("cpu"), [(1, 2, 3)] * 600, lengths, result, say=lambda line: None,
@@ -149,13 +149,13 @@ def test_there_is_no_ratio_without_the_likeliest_batch(shape, monkeypatch):
 
 @pytest.mark.parametrize("batch", [1, 40, 512, 1024])
 def test_warming_up_has_the_whole_batch_at_once(batch):
-    within = limits(EngineSettings(), "cuda", 8192)
-    short = warming(read_lengths(batch), within, "cuda")
+    limits = resolve_limits(EngineSettings(), "cuda", 8192)
+    short = warming(read_lengths(batch), limits, "cuda")
     prompts, answers = [x.prompt for x in short], [x.answer for x in short]
     sizes, steps = set(), 0
     while any(answers):
         decoding = [i for i in range(batch) if prompts[i] == 0 and answers[i]]
-        room = within.max_batched_tokens - len(decoding)
+        room = limits.max_batched_tokens - len(decoding)
         for i in decoding:
             answers[i] -= 1
         for i in range(batch):  # a prompt's last part chooses the first token of its answer
@@ -167,7 +167,7 @@ def test_warming_up_has_the_whole_batch_at_once(batch):
     assert max(sizes) == batch
     assert sizes >= set(range(1, min(batch, 8)))  # the smallest graphs too are captured before anything is timed
     assert steps < 64 + 2 * 75
-    assert max(x.answer for x in warming(read_lengths(batch), within, "cpu")) <= 4
+    assert max(x.answer for x in warming(read_lengths(batch), limits, "cpu")) <= 4
 
 
 def test_what_is_declared_uncaptured_is_never_captured(monkeypatch):
@@ -235,11 +235,11 @@ def test_what_asks_the_host_is_declared():
     from warmeng.bench.cases.case import tiny
     from warmeng.bench.kernels import all_cases
 
-    cases = all_cases(dataclasses.replace(tiny("llama-3.1-8b", torch.float32), timed=True), ["choose", "decode"])
+    cases = all_cases(dataclasses.replace(tiny("llama-3.1-8b", torch.float32), timed=True), ["sample", "decode"])
     asks = {case.kernel: case.uncaptured for case in cases}
     assert asks["decode attention"] == {"flex_attention, dense"}
-    assert asks["choose: temperature 1"] == {"softmax, sort, multinomial"}
-    assert asks["choose: greedy"] == set()
+    assert asks["sample: temperature 1"] == {"softmax, sort, multinomial"}
+    assert asks["sample: greedy"] == set()
 
 
 @needs_triton

@@ -49,7 +49,7 @@ def test_the_workload_on_a_tiny_shape(shape, tmp_path):
     assert found.output_tokens == found.runs[0].tokens
     assert found.runs[0].steps >= 8
     assert "deterministic, 400 at once: only 6 requests" in found.left_out
-    text = environment.line("generate", environment.environment(torch.device("cpu")), vars(found))
+    text = environment.line("workload", environment.environment(torch.device("cpu")), vars(found))
     record = json.loads(text)
     assert {"shape", "config", "runs", "curve", "hf_by_batch", "hf_continuous", "roofline", "predicted_rate"} <= set(
         record
@@ -95,20 +95,20 @@ def test_pictures_of_saved_lines_only(tmp_path):
         "curve": [run, run | {"batch": 64}],
         "hf_by_batch": {"32": 4.0, "64": "out of memory"},
     }
-    environment.save("generate", where, environment.line("generate", where, curve), tmp_path)
+    environment.save("workload", where, environment.line("workload", where, curve), tmp_path)
     result = {"kernel": "k", "shape": "1 x 2", "share": 0.5, "floor_seconds": 1.0, "others": {"a": {"seconds": 2.0}}}
     kernels = {"shape": "llama-3.1-8b", "results": [result, result | {"share": None}]}
     environment.save("kernels", where, environment.line("kernels", where, kernels), tmp_path)
     pictures = draw_all(tmp_path)
-    assert [p.name for p in pictures] == ["generate-h100-llama-3.1-8b.png", "kernels-h100-llama-3.1-8b.png"]
+    assert [p.name for p in pictures] == ["workload-h100-llama-3.1-8b.png", "kernels-h100-llama-3.1-8b.png"]
     assert all(p.read_bytes().startswith(b"\x89PNG") for p in pictures)
 
 
 def test_the_bench_of_a_trained_model_keeps_its_form(tiny_model, monkeypatch):
-    from warmeng.bench import ceiling, generate
+    from warmeng.bench import generate, roofline
     from warmeng.bench.tables import comparison_lines
 
-    monkeypatch.setattr(ceiling, "_SECONDS", 0.001)
+    monkeypatch.setattr(roofline, "_SECONDS", 0.001)
     monkeypatch.setattr(generate, "chat_prompts", lambda: ["one", "another one"])
     found = generate.compare(str(tiny_model()), baseline=True, max_new=5, pairs=1, hf_batch=2)
     assert found.identical == 2
@@ -130,13 +130,16 @@ def test_kernels_without_a_card_are_refused_in_one_line():
     assert "--interpret" in done.stderr
 
 
-def test_a_shape_needs_its_flag():
-    done = warmeng("bench", "generate", "--shape", "llama-3.1-8b")
+@pytest.mark.parametrize(("args", "said"), [
+    (("generate", "--shape", "llama-3.1-8b"), "--shape"),
+    (("workload", "--pairs", "4"), "--pairs"),
+    (("workload", "--curve", "8,none"), "--curve is '8,none', expected numbers of sequences as 32,64,128"),
+    (("host", "--sequences", "0"), "--sequences is '0', expected numbers of sequences as 32,64,128"),
+])  # fmt: skip
+def test_what_a_bench_does_not_know_is_refused(args, said):
+    done = warmeng("bench", *args)
     assert done.returncode == 2
-    assert "belong together" in done.stderr
-    done = warmeng("bench", "generate", "--rank", "4")
-    assert done.returncode == 2
-    assert "--rank goes with --shape" in done.stderr
+    assert said in done.stderr
 
 
 @pytest.mark.slow

@@ -12,9 +12,10 @@ from click.testing import CliRunner
 
 pytest.importorskip("triton")
 
+from warmeng.bench.card import CARDS, KERNELS, Timings, read_timings
 from warmeng.bench.host import HostCost, measure_host
 from warmeng.bench.lengths import Lengths, read_lengths
-from warmeng.bench.simulate import CARDS, KERNELS, Simulated, Timings, cache_slots, read_timings, simulate
+from warmeng.bench.simulate import Simulated, cache_slots, simulate
 from warmeng.bench.tables import host_lines, simulated_lines
 from warmeng.cli.bench import bench
 from warmeng.common.errors import UsageError

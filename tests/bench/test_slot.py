@@ -25,7 +25,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("fail", ["", "first", "second", "third"])
 def test_a_stage_that_fails_ends_no_other(fail: str, shape: str, tmp_path: Path, monkeypatch) -> None:
     from warmeng.bench import slot as module
-    from warmeng.bench.stages import Slot
+    from warmeng.bench.slot_state import Slot
 
     stages = {name: (lambda slot, name=name: {"found": name}) for name in ("first", "second", "third")}
     monkeypatch.setattr(module, "STAGES", stages)

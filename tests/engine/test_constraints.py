@@ -16,6 +16,7 @@ from warmeng.engine.config import ModelConfig, parse_config
 from warmeng.engine.constraints import ConstraintCompiler, grammar, unpack
 from warmeng.engine.engine import Engine, EngineSettings
 from warmeng.engine.request import Constraint, GenerateRequest, RequestError, SamplingParams
+from warmeng.engine.testing import random_engine
 from warmeng.engine.tokenizer import Tokenizer
 from warmeng.study.tasks.wrong_answers import LINE
 
@@ -191,7 +192,7 @@ def test_a_constraint_without_text_is_refused() -> None:
         "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 128, "eos_token_id": 1,
     }  # fmt: skip
     config: ModelConfig = parse_config(sizes, "sizes")
-    engine = Engine.random(config, device="cpu", settings=SMALL)
+    engine = random_engine(config, device="cpu", settings=SMALL)
     with pytest.raises(RequestError, match="has no text"):
         engine.generate([GenerateRequest("a", (3,), constraint=LINE)])
 

@@ -9,7 +9,7 @@ from array import array
 import numpy as np
 import pytest
 
-from warmeng.engine.layout import Layout, lay_out, sampling_records
+from warmeng.engine.layout import Layout, PromptLogprob, build_layout, sampling_records
 from warmeng.engine.request import GenerateRequest, SamplingParams, ScoreRequest
 from warmeng.engine.scheduler import Work
 from warmeng.engine.sequence import PENDING, Sequence
@@ -30,11 +30,11 @@ def sequence(rng: random.Random, arrival: int) -> Sequence:
         labels = tuple(tuple(rng.randrange(100) for _ in range(rng.randint(1, 6))) for _ in range(3))
         request = ScoreRequest(str(arrival), prompt, labels)
         tokens = [*prompt, *(token for label in labels for token in label[:-1])]
-    made = Sequence(request, rng.choice(["", "x", "y"]), arrival, tokens, [], limit=99)
+    made = Sequence(request, rng.choice(["", "x", "y"]), arrival, tokens, [], max_len=99)
     main = len(prompt) if isinstance(request, ScoreRequest) else len(tokens)
-    made.blocks = array("i", rng.sample(range(1, 1000), -(-main // BLOCK)))
+    made.block_table = array("i", rng.sample(range(1, 1000), -(-main // BLOCK)))
     for first, stop in made.branches():
-        made.branch_blocks.append(array("i", rng.sample(range(1000, 2000), -(-(stop - first) // BLOCK))))
+        made.branch_tables.append(array("i", rng.sample(range(1000, 2000), -(-(stop - first) // BLOCK))))
     return made
 
 
@@ -45,11 +45,11 @@ def places(made: Sequence, at: int) -> tuple[int, int, list[int]]:
     def slot(blocks: array[int], i: int) -> int:
         return blocks[i // BLOCK] * BLOCK + i % BLOCK
 
-    main = [slot(made.blocks, i) for i in range(min(at + 1, made.prompt_len) if branch else at + 1)]
+    main = [slot(made.block_table, i) for i in range(min(at + 1, made.prompt_len) if branch else at + 1)]
     if branch is None:
         return at, main[-1], main
     k, (first, _) = branch
-    own = [slot(made.branch_blocks[k], i) for i in range(at - first + 1)]
+    own = [slot(made.branch_tables[k], i) for i in range(at - first + 1)]
     return made.prompt_len + at - first, own[-1], main + own
 
 
@@ -69,7 +69,7 @@ def test_every_row_is_the_token_it_stands_for(seed: int) -> None:
         made = sequence(rng, arrival)
         start = rng.randrange(len(made.tokens))
         work.append(Work(made, start, rng.randint(start + 1, len(made.tokens))))
-    layout = lay_out(work, BLOCK)
+    layout = build_layout(work, BLOCK)
     expected = [(item.sequence, at) for item in work for at in range(item.start, item.stop)]
     assert layout.token_ids.tolist() == [made.tokens[at] for made, at in expected]
     found = [places(made, at) for made, at in expected]
@@ -79,26 +79,26 @@ def test_every_row_is_the_token_it_stands_for(seed: int) -> None:
     assert [seen(layout, segment, row) for row, segment in enumerate(segments)] == [slots for _, _, slots in found]
     assert [layout.adapters[segment] for segment in segments] == [made.adapter_hash for made, _ in expected]
     ends = [item.sequence for item in work if item.sequence.generates and item.stop == len(item.sequence.tokens)]
-    assert layout.wanted.sampled == ends
+    assert layout.logits_plan.sampled == ends
     last = [(made, len(made.tokens) - 1) for made in ends]
-    assert [expected[row] for row in layout.wanted.sample_rows] == last
-    for target in layout.wanted.targets:
+    assert [expected[row] for row in layout.logits_plan.sample_rows] == last
+    for target in layout.logits_plan.targets:
         made, at = expected[target.row]
         assert made is target.sequence
-        kind, first, second = target.place
-        if kind == "prompt":
-            assert (first, target.token) == (at + 1, made.tokens[at + 1])
+        if isinstance(target, PromptLogprob):
+            assert (target.index, target.token) == (at + 1, made.tokens[at + 1])
         else:
             assert isinstance(made.request, ScoreRequest)
-            assert target.token == made.request.labels[first][second]
-            assert at == (made.branches()[first][0] + second - 1 if second else made.prompt_len - 1)
+            label, index = target.label, target.index
+            assert target.token == made.request.labels[label][index]
+            assert at == (made.branches()[label][0] + index - 1 if index else made.prompt_len - 1)
 
 
 def test_sampling_parameters_are_packed_as_they_were_given() -> None:
     params = SamplingParams(temperature=0.7, top_k=2**40, top_p=0.9, seed=2**40 + 5)
     made = [
-        Sequence(GenerateRequest("a", (1, 2), params, noise_key=("item", 3)), "", 0, [1, 2, 9], [], limit=9),
-        Sequence(GenerateRequest("b", (1,), noise_key=("item", 4)), "", 1, [1], [], limit=9),
+        Sequence(GenerateRequest("a", (1, 2), params, noise_key=("item", 3)), "", 0, [1, 2, 9], [], max_len=9),
+        Sequence(GenerateRequest("b", (1,), noise_key=("item", 4)), "", 1, [1], [], max_len=9),
     ]
     records, places = sampling_records(made)
     assert places.tolist() == [1, 0]

@@ -63,7 +63,7 @@ def test_logits_equal_transformers(family: str, tiny_model: Callable[[str], Path
     tokens = tuple(engine.tokenizer.encode("The quick answer to a simple question is"))
     with torch.no_grad():
         expected = hf_model(folder)(torch.tensor([tokens])).logits[0, -1, : engine.tokenizer.vocab_size]
-    found = engine._probe(tokens, "")[: engine.tokenizer.vocab_size]
+    found = engine._core.probe_logits(tokens, "")[: engine.tokenizer.vocab_size]
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
@@ -129,8 +129,7 @@ def test_mixed_batch_equals_separate_peft_runs(tiny_model: Callable[[str], Path]
 
 @pytest.mark.slow
 def test_built_in_model_gives_hf_generate_tokens_on_32_chats(built_in: Engine) -> None:
-    from warmeng.bench.generate import HfBaseline, run_engine
-    from warmeng.bench.prompts import chat_prompts
+    from warmeng.bench.generate import HfBaseline, chat_prompts, run_engine
 
     prompts = [built_in.tokenizer.chat([{"role": "user", "content": text}]) for text in chat_prompts()[::3]]
     assert len(prompts) == 32

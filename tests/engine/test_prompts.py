@@ -10,6 +10,7 @@ import pytest
 
 from warmeng import Engine, EngineSettings, GenerateRequest, RequestError, SamplingParams
 from warmeng.engine.shapes import shape_config
+from warmeng.engine.testing import random_engine
 
 SMALL = EngineSettings(kv_bytes=4 * 2**20, max_num_seqs=8, max_batched_tokens=64)
 SHORT = SamplingParams(max_new_tokens=6)
@@ -104,6 +105,6 @@ def test_params_beside_a_request_are_refused(engine: Engine, given: dict[str, ob
 
 def test_an_engine_without_a_tokenizer_refuses_text() -> None:
     config = replace(shape_config("llama-3.1-8b"), num_layers=1, hidden_size=64, intermediate_size=64, vocab_size=100)
-    engine = Engine.random(config, device="cpu", settings=SMALL)
+    engine = random_engine(config, device="cpu", settings=SMALL)
     with pytest.raises(RequestError, match="no tokenizer: give prompts of token ids, as GenerateRequest"):
         engine.generate(TEXTS)

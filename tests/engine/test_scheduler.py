@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from warmeng.engine.cache import NULL_BLOCK, BlockPool, block_hashes
+from warmeng.engine.cache import NULL_BLOCK, BlockPool, hash_blocks
 from warmeng.engine.request import GenerateRequest, SamplingParams, ScoreRequest
 from warmeng.engine.scheduler import Scheduler, Work
 
@@ -29,9 +29,9 @@ def advance(scheduler: Scheduler, work: list[Work], finish_at: int) -> list[str]
     done = []
     for item in work:
         sequence = item.sequence
-        assert sequence.computed == item.start
-        sequence.computed = item.stop
-        if sequence.remaining:
+        assert sequence.num_computed_tokens == item.start
+        sequence.num_computed_tokens = item.stop
+        if sequence.num_computed_tokens < len(sequence.tokens):
             continue
         if isinstance(sequence.request, ScoreRequest) or len(sequence.generated) + 1 >= finish_at:
             scheduler.finish(sequence)
@@ -56,11 +56,11 @@ def drain(scheduler: Scheduler, finish_at: int = 8) -> list[str]:
 
 def test_names_are_of_content_prefix_and_adapter() -> None:
     tokens = list(range(50))
-    names = block_hashes(tokens, "", BLOCK)
+    names = hash_blocks(tokens, "", BLOCK)
     assert len(names) == 3
-    assert block_hashes(tokens[:47], "", BLOCK) == names[:2]
-    assert not set(block_hashes(tokens, "adapter", BLOCK)) & set(names)
-    other = block_hashes([99, *tokens[1:]], "", BLOCK)
+    assert hash_blocks(tokens[:47], "", BLOCK) == names[:2]
+    assert not set(hash_blocks(tokens, "adapter", BLOCK)) & set(names)
+    other = hash_blocks([99, *tokens[1:]], "", BLOCK)
     assert not set(other) & set(names)  # a change at the start renames every later block
 
 
@@ -83,10 +83,10 @@ def test_cached_blocks_are_found_shared_and_evicted_oldest_first() -> None:
         pool.publish(block, name)
         pool.release(block)
     assert pool.available == 3
-    assert pool.find(b"b") == blocks[1]
-    assert pool.find(b"b") == blocks[1]
+    assert pool.acquire(b"b") == blocks[1]
+    assert pool.acquire(b"b") == blocks[1]
     assert pool.allocate() == blocks[0]  # the oldest unused one gives way
-    assert pool.find(b"a") is None
+    assert pool.acquire(b"a") is None
     pool.release(blocks[1])
     assert pool.available == 1
     pool.release(blocks[1])
@@ -100,7 +100,7 @@ def test_requests_of_one_step_share_their_prefix() -> None:
         scheduler.add(request(str(i), [*prefix, i, i, i]), "")
     work = scheduler.schedule()
     assert [w.start for w in work] == [0, 32, 32]
-    tables = [w.sequence.blocks for w in work]
+    tables = [w.sequence.block_table for w in work]
     assert tables[0][:2] == tables[1][:2] == tables[2][:2]
     assert len({t[2] for t in tables}) == 3
 
@@ -112,7 +112,7 @@ def test_adapters_never_share_blocks() -> None:
         scheduler.add(request(str(i), prompt), adapter)
     by_adapter = {}
     for w in scheduler.schedule():
-        by_adapter.setdefault(w.sequence.adapter_hash, []).append(set(w.sequence.blocks[:2]))
+        by_adapter.setdefault(w.sequence.adapter_hash, []).append(set(w.sequence.block_table[:2]))
     assert by_adapter["x"][0] == by_adapter["x"][1]
     assert not by_adapter[""][0] & by_adapter["x"][0]
     assert not by_adapter["y"][0] & by_adapter["x"][0]
@@ -164,7 +164,7 @@ def test_every_request_ends_and_every_block_comes_back(seed: int, blocks: int, b
             asked = ScoreRequest(str(i), tuple(prompt), tuple((j,) * rng.randint(1, 20) for j in range(2)))
         else:
             asked = request(str(i), prompt, new=rng.randint(1, 40))
-        if scheduler.why_too_long(asked):
+        if scheduler.rejection_reason(asked):
             continue
         names.append(str(i))
         scheduler.add(asked, rng.choice(["", "x"]))

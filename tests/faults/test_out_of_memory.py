@@ -14,7 +14,7 @@ from warmeng.engine.engine import Engine, EngineSettings
 from warmeng.engine.request import GenerateRequest, GenerateResult, Request, Result, SamplingParams, ScoreRequest
 from warmeng.engine.scheduler import Work
 from warmeng.engine.sequence import PENDING
-from warmeng.engine.settings import limits
+from warmeng.engine.settings import resolve_limits
 
 SETTINGS = EngineSettings(kv_bytes=2**20, max_num_seqs=8, max_batched_tokens=40)
 TEXT = "You are asked something by somebody who is sad today. What is the answer to the question? "
@@ -104,7 +104,7 @@ def loaded(tiny_model: Callable[[str], Path], tiny_adapters: list[Path]) -> Engi
 def lacking(loaded: Engine, error: Callable[[], Exception], at: set[int], late: bool, overlap: int = 0) -> Engine:
     """A new engine over the same model, whose steps lack memory at the starts ``at``."""
     runner: Any = Lacking(loaded._runner, error, at, late, overlap)
-    return Engine(loaded.model, runner, SETTINGS, limits(SETTINGS, "cpu", loaded.config.max_seq_len))
+    return Engine(loaded.model, runner, SETTINGS, resolve_limits(SETTINGS, "cpu", loaded.config.max_seq_len))
 
 
 @pytest.mark.parametrize("overlap", [0, 1])
@@ -119,15 +119,15 @@ def test_at_every_step(loaded: Engine, overlap: int, late: bool) -> None:
         tried = lacking(loaded, LACKING[step % 3], {step}, late, overlap)
         assert answer(tried, requests) == expected, f"memory lacked at step {step}"
         runner: Any = tried._runner
-        assert runner.released == tried.stats.retreats == 1
-        assert tried._pool.available == tried._runner.num_blocks - 1, "blocks were lost"
+        assert runner.released == tried.stats.oom_steps == 1
+        assert tried._core.pool.available == tried._runner.num_blocks - 1, "blocks were lost"
 
 
 def test_again_and_again(loaded: Engine) -> None:
     requests = make_requests(loaded)
     tried = lacking(loaded, LACKING[0], {1, 2, 3, 5, 8, 13, 14}, late=True, overlap=1)
     assert answer(tried, requests) == answer(lacking(loaded, LACKING[0], set(), late=True), requests)
-    assert tried.stats.retreats == 7
+    assert tried.stats.oom_steps == 7
 
 
 def test_never_enough(loaded: Engine) -> None:
@@ -139,7 +139,7 @@ def test_never_enough(loaded: Engine) -> None:
     assert len(found) == len(requests)
     assert isinstance(found["g0"], GenerateResult)
     assert "free memory" in found["g0"].detail
-    assert tried._pool.available == tried._runner.num_blocks - 1
+    assert tried._core.pool.available == tried._runner.num_blocks - 1
 
 
 def test_other_errors_are_not_taken_for_it(loaded: Engine) -> None:

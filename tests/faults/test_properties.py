@@ -60,22 +60,22 @@ class Blocks(RuleBasedStateMachine):
     @rule(name=st.sampled_from(NAMES))
     def find(self, name: bytes) -> None:
         """A found block holds what was asked for."""
-        block = self.pool.find(name)
+        block = self.pool.acquire(name)
         if block is not None:
             assert self.holds[block] == name
             self.held.append(block)
-        assert (block is not None) == self.pool.cached(name)
+        assert (block is not None) == self.pool.is_cached(name)
 
     @precondition(lambda self: self.held)
     @rule(data=st.data(), name=st.sampled_from(NAMES))
     def publish(self, data: st.DataObject, name: bytes) -> None:
         """A name goes to one block, a block has one name."""
         block = data.draw(st.sampled_from(self.held))
-        free = not self.pool.cached(name) and block not in self.holds
+        free = not self.pool.is_cached(name) and block not in self.holds
         self.pool.publish(block, name)
         if free:
             self.holds[block] = name
-        assert self.pool.cached(name) == (name in self.holds.values())
+        assert self.pool.is_cached(name) == (name in self.holds.values())
 
     @precondition(lambda self: self.held)
     @rule(data=st.data())
@@ -99,7 +99,7 @@ class Blocks(RuleBasedStateMachine):
         assert len(idle) <= 3
         for block, name in list(self.holds.items()):
             if block in self.held:
-                assert self.pool.cached(name)
+                assert self.pool.is_cached(name)
             elif name not in idle:
                 del self.holds[block]  # it made room
 
@@ -140,7 +140,7 @@ def answered(asked: list[tuple[Request, str]], limits: dict[str, Any], order: in
     """Run requests in an order, some of them added while others run, and memory lacking at every so many steps."""
     scheduler = Scheduler(BlockPool(limits["blocks"], max_idle=5), BLOCK, limits["seqs"], limits["budget"], 60)
     device = Device(scheduler, limits["overlap"])
-    rest = [pair for pair in asked if not scheduler.why_too_long(pair[0])]
+    rest = [pair for pair in asked if not scheduler.rejection_reason(pair[0])]
     fits_ = {request.id for request, _ in rest}
     random.Random(order).shuffle(rest)
     late, rest = rest[: limits["late"]], rest[limits["late"] :]

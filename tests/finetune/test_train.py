@@ -127,7 +127,7 @@ def test_the_loss_falls_and_adapters_work_elsewhere(job: Job, tmp_path: Path) ->
     with torch.no_grad():
         model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), last).eval()
         theirs = model(tokens).logits[0]
-    ours = engine._probe(tuple(tokens[0].tolist()), engine.model.adapters["warm"].hash)
+    ours = engine._core.probe_logits(tuple(tokens[0].tolist()), engine.model.adapters["warm"].hash)
     vocab = engine.tokenizer.vocab_size  # beyond it the engine lets nothing through
     torch.testing.assert_close(ours[:vocab], theirs[-1, :vocab], atol=1e-4, rtol=0)
 

@@ -58,11 +58,11 @@ class Device:
         main = sequence.prompt_len if isinstance(sequence.request, ScoreRequest) else len(tokens)
         for at in range(stop):
             if at < main:
-                where, content = (sequence.blocks[at // BLOCK], at % BLOCK), tuple(tokens[: at + 1])
+                where, content = (sequence.block_table[at // BLOCK], at % BLOCK), tuple(tokens[: at + 1])
             else:
                 branch = next(k for k, (start, end) in enumerate(spans) if start <= at < end)
                 start = spans[branch][0]
-                where = (sequence.branch_blocks[branch][(at - start) // BLOCK], (at - start) % BLOCK)
+                where = (sequence.branch_tables[branch][(at - start) // BLOCK], (at - start) % BLOCK)
                 content = (*tokens[:main], *tokens[start : at + 1])
             found.append((where, (sequence.adapter_hash, content)))
         return found
@@ -78,7 +78,7 @@ class Device:
         started = None
         if work and lacks_memory:
             self.settle()
-            scheduler.retreat(work)
+            scheduler.shrink_after_oom(work)
         elif work:
             started = self.start(work)
         if started is not None and not self.overlap:
@@ -93,7 +93,7 @@ class Device:
     def start(self, work: list[Work]) -> tuple[list[Work], dict[int, int]]:
         """Write the tokens of a step, then read all that they need."""
         for item in work:
-            assert item.sequence.computed == item.start < item.stop
+            assert item.sequence.num_computed_tokens == item.start < item.stop
             for where, content in self.places(item.sequence, item.stop)[item.start :]:
                 assert where[0] != NULL_BLOCK
                 self.slots[where] = content
@@ -102,9 +102,9 @@ class Device:
             for where, content in self.places(item.sequence, item.stop):
                 assert self.slots[where] == content, "a slot holds another prefix"
         ends = {}
-        self.scheduler.ran()
+        self.scheduler.note_success()
         for item in work:
-            item.sequence.computed = item.stop
+            item.sequence.num_computed_tokens = item.stop
             if isinstance(item.sequence.request, GenerateRequest) and item.stop == len(item.sequence.tokens):
                 ends[item.sequence.arrival] = len(item.sequence.tokens)
                 item.sequence.tokens.append(PENDING)
@@ -129,7 +129,7 @@ class Device:
                     self.finish(sequence)
                 else:
                     sequence.tokens[place] = self.choose(request, index)
-                    if place + 1 >= sequence.limit:
+                    if place + 1 >= sequence.max_len:
                         del sequence.tokens[place + 1 :]
                         self.finish(sequence)
 
@@ -144,10 +144,10 @@ class Device:
         """Blocks that two sequences hold are prompts' that begin alike; what is held and what is free is everything."""
         held: Counter[int] = Counter()
         for sequence in self.scheduler.running.values():
-            mine = [*sequence.blocks, *(block for blocks in sequence.branch_blocks for block in blocks)]
+            mine = [*sequence.block_table, *(block for blocks in sequence.branch_tables for block in blocks)]
             assert len(set(mine)) == len(mine)
             held.update(mine)
-            for where, content in self.places(sequence, sequence.computed):
+            for where, content in self.places(sequence, sequence.num_computed_tokens):
                 assert self.slots[where] == content, "a block was overwritten while it was in use"
         assert self.scheduler.pool.available == self.scheduler.pool.num_blocks - 1 - len(held)
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from warmeng.kernels.attention import PairPlan, Segment, attention, least_owners, plan_pairs
+from warmeng.kernels.attention import PairPlan, Segment, attention, min_queries, plan_pairs
 
 BLOCK = 16
 
 
 def plan(segments: list[Segment], kv_heads: int, group: int, d: int) -> tuple[PairPlan, ...]:
-    return plan_pairs(segments, kv_heads, group, BLOCK, least_owners(group, d, BLOCK))
+    return plan_pairs(segments, kv_heads, group, BLOCK, min_queries(group, d, BLOCK))
 
 
 def naive(q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, segments: list[Segment]) -> torch.Tensor:

@@ -8,13 +8,13 @@ import torch
 from warmeng.kernels import linear
 from warmeng.kernels.linear import (
     Arrangement,
-    LowRank,
+    Lora,
     PackedProjection,
     PlainProjection,
     RowTiles,
-    add_low_rank,
-    agreeing_tiles,
+    add_lora,
     arrange,
+    batch_invariant_row_tiles,
     matmul,
 )
 
@@ -93,7 +93,7 @@ def test_a_machine_without_any_agreement_is_refused(monkeypatch: pytest.MonkeyPa
             return super().multiply(x, add_to) + 1e-6 * torch.arange(x.shape[0])[:, None]
 
     with pytest.raises(RuntimeError, match="--fast"):
-        agreeing_tiles([Moody(torch.randn(64, 48))], torch.float32, CPU)
+        batch_invariant_row_tiles([Moody(torch.randn(64, 48))], torch.float32, CPU)
 
 
 def test_tiles_cover_every_row_once() -> None:
@@ -120,15 +120,15 @@ def test_low_rank_changes_its_own_rows_only(way: str) -> None:
     x, y = torch.randn(32, 48), torch.randn(32, 40)
     pairs = [(torch.randn(4, 48), torch.randn(40, 4)), (torch.randn(7, 48), torch.randn(40, 7))]
     found = arrange([(4, 48), (40, 4), (7, 48), (40, 7)], torch.float32, CPU, fast=False)
-    first, second = (LowRank(found.project(a), found.project(b)) for a, b in pairs)
+    first, second = (Lora(found.project(a), found.project(b)) for a, b in pairs)
     masks = torch.zeros(2, 32, 1)
     masks[0, 3:9] = 1
     masks[1, 20:] = 1
-    out = add_low_rank(y, x, [(masks[0], first), (masks[1], second)], found.tiles)
+    out = add_lora(y, x, [(masks[0], first), (masks[1], second)], found.tiles)
     expected = y.double()
     for rows, (a, b) in zip((slice(3, 9), slice(20, 32)), pairs, strict=True):
         expected[rows] += x[rows].double() @ a.double().t() @ b.double().t()
     torch.testing.assert_close(out.double(), expected, atol=1e-4, rtol=1e-4)
     assert torch.equal(out[9:20], y[9:20])
-    alone = add_low_rank(y, x, [(masks[1], second)], found.tiles)
+    alone = add_lora(y, x, [(masks[1], second)], found.tiles)
     assert torch.equal(alone[20:], out[20:])

@@ -30,7 +30,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
 from warmeng.kernels.gpu import activation, attention, matmul, norm, rope, sampling
-from warmeng.kernels.gpu.lora import RANK_TILE, ROW_TILE, AdapterRows, Change, Product
+from warmeng.kernels.gpu.lora import RANK_TILE, ROW_TILE, AdapterRows, LoraWeights, Product
 
 assert os.environ.get("TRITON_INTERPRET", "0") == "0", "kernels are interpreted in this process, not compiled"
 
@@ -171,11 +171,11 @@ def launch(model: Model, arch: int, count: int = ROWS, tiles: tuple[matmul.Tile,
     hidden, residual, weight = _bf16(count, model.hidden), _bf16(count, model.hidden), _bf16(model.hidden)
 
     def products(depth: int, widths: tuple[int, ...]) -> list[Product]:
-        change = Change(_bf16(len(widths) * 2 * RANK_TILE, depth), _bf16(sum(widths), 2 * RANK_TILE), widths)
+        lora = LoraWeights(_bf16(len(widths) * 2 * RANK_TILE, depth), _bf16(sum(widths), 2 * RANK_TILE), widths)
         x, w = _bf16(count, depth), _bf16(sum(widths), depth)
         found = []
         for tile in tiles:
-            found = [matmul.project(x, w, c, rows, tiles=(tile,)) for c in (None, change)]
+            found = [matmul.project(x, w, c, rows, tiles=(tile,)) for c in (None, lora)]
         return found
 
     for tile in tiles:
@@ -194,15 +194,17 @@ def launch(model: Model, arch: int, count: int = ROWS, tiles: tuple[matmul.Tile,
             product, heads, bias, norms, 1e-5, (rotation[0], rotation[1]), _ints(count), _ints(count), *cache
         )
     for fast in (False, True):
-        tiles = attention.tiling(heads.size, fast, arch)
+        tiles = attention.tiling_for(heads.size, fast, arch)
         for chunks in (1, 3 + count):
-            plan = attention.PagedPlan(_ints(40, attention.FIELDS), _ints(40, count), _ints(33, 2), _ints(7, 2), chunks)
+            plan = attention.PagedPlan(
+                _ints(40, attention.SEGMENT_FIELDS), _ints(40, count), _ints(33, 2), _ints(7, 2), chunks
+            )
             queries = _bf16(count, heads.queries, heads.size)
             attention.attention(queries, *cache, plan, _ints(count), heads.size**-0.5, tiles)
     logits = torch.empty(count, model.vocab, dtype=torch.float32, device="meta")
     floats = torch.empty(count, sampling.FLOATS, dtype=torch.float32, device="meta")
     masks = _ints(3, -(-model.vocab // 32))
-    sampling.choose(logits, sampling.SamplingRows(_ints(count, sampling.INTS), floats, masks), model.vocab)
+    sampling.sample(logits, sampling.SamplingRows(_ints(count, sampling.INTS), floats, masks), model.vocab)
     sampling.log_normaliser(logits, model.vocab)
 
 
@@ -242,7 +244,18 @@ def main() -> None:
         print(f"{sizes} {use} {about['matrix']} copies {copies}")
 
 
-_DULL = ("ROW_TILE", "RANK_TILE", "GROUP_M", "FIELDS", "CACHE_BLOCK", "INTS", "FLOATS", "EVEN_K", "WIDTH", "HALF")
+_DULL = (
+    "ROW_TILE",
+    "RANK_TILE",
+    "GROUP_M",
+    "SEGMENT_FIELDS",
+    "BLOCK_SIZE",
+    "INTS",
+    "FLOATS",
+    "EVEN_K",
+    "PADDED_DIM",
+    "HALF",
+)
 
 if __name__ == "__main__":
     main()

@@ -174,32 +174,34 @@ class Adapters:
     @property
     def rows(self):
         """Return the ``AdapterRows`` of these rows."""
-        from warmeng.kernels.gpu.lora import AdapterRows, spans
+        from warmeng.kernels.gpu.lora import AdapterRows, column_ranges
 
         owner = np.repeat(np.arange(len(self.ranks)), self.ranks).astype(np.int32)
-        return AdapterRows(torch.tensor(self.ids), torch.tensor(owner), torch.tensor(spans(self.ids, self.columns)))
+        return AdapterRows(
+            torch.tensor(self.ids), torch.tensor(owner), torch.tensor(column_ranges(self.ids, self.columns))
+        )
 
-    def change(self, widths: tuple[int, ...], depth: int, dtype: torch.dtype):
+    def lora(self, widths: tuple[int, ...], depth: int, dtype: torch.dtype):
         """Return random matrices for a product of these widths, whose changes are about as large as the product."""
-        from warmeng.kernels.gpu.lora import Change
+        from warmeng.kernels.gpu.lora import LoraWeights
 
         total = sum(self.ranks)
         a = torch.randn(len(widths) * total, depth) * depth**-0.5
         b = torch.randn(sum(widths), total) * max(self.ranks) ** -0.5
-        return Change(a.to(dtype), b.to(dtype), widths)
+        return LoraWeights(a.to(dtype), b.to(dtype), widths)
 
     def product(self, y: Tensor, widths: tuple[int, ...]):
-        """Return a product as ``project`` leaves it: columns of ``low`` outside a tile's span hold NaN."""
-        from warmeng.kernels.gpu.lora import ROW_TILE, Product, own_columns
+        """Return a product as ``project`` leaves it: columns of ``lora_a_out`` outside a tile's span hold NaN."""
+        from warmeng.kernels.gpu.lora import ROW_TILE, Product, column_mask
 
         rows = self.rows
-        own = own_columns(rows, len(widths))
-        low = torch.where(own, torch.randn(own.shape), 0.0).to(y.dtype)
-        for tile, (first, stop) in enumerate(rows.spans.tolist()):
-            part = low[tile * ROW_TILE : (tile + 1) * ROW_TILE].view(-1, len(widths), sum(self.ranks))
+        own = column_mask(rows, len(widths))
+        lora_a_out = torch.where(own, torch.randn(own.shape), 0.0).to(y.dtype)
+        for tile, (first, stop) in enumerate(rows.column_ranges.tolist()):
+            part = lora_a_out[tile * ROW_TILE : (tile + 1) * ROW_TILE].view(-1, len(widths), sum(self.ranks))
             part[:, :, :first] = torch.nan
             part[:, :, stop:] = torch.nan
-        return Product(y, low, self.change(widths, 16, y.dtype), rows)
+        return Product(y, lora_a_out, self.lora(widths, 16, y.dtype), rows)
 
 
 def adapters_of(pattern: str, count: int, rng: np.random.Generator) -> Adapters:

@@ -54,6 +54,6 @@ def test_a_row_does_not_see_the_others(make_adapters, dtype: torch.dtype) -> Non
         mine = torch.tensor(adapters.ids == adapter)
         alone = np.where(adapters.ids == adapter, adapters.ids, -1).astype(np.int32)
         rows = type(adapters)(adapters.ranks, alone).rows
-        after = silu_mul(Product(y, product.low, product.change, rows))
+        after = silu_mul(Product(y, product.lora_a_out, product.lora, rows))
         assert torch.equal(after[mine], before[mine])
         assert torch.equal(after[~mine], plain[~mine])

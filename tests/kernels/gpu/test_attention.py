@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from warmeng.kernels.gpu.attention import (
-    FIELDS,
+    SEGMENT_FIELDS,
     AttentionTile,
     PagedPlan,
     Tiling,
     attention,
     attention_plain,
-    cut,
-    tiling,
+    cut_tiles,
+    tiling_for,
 )
 
 # 16 rows and slots, so that short contexts have many tiles; different ones for decoding and prefill.
@@ -65,7 +65,7 @@ def make(
     free = rng.permutation(np.arange(1, sum(counts) + 4))  # block 0 and a few more belong to nobody
     tables = np.zeros((len(pieces), max(counts) + 1), dtype=np.int32)
     k, v = (torch.full((len(free) + 1, keys, block, size), torch.nan, dtype=dtype) for _ in range(2))
-    segments = np.zeros((len(pieces), FIELDS), dtype=np.int32)
+    segments = np.zeros((len(pieces), SEGMENT_FIELDS), dtype=np.int32)
     lengths: list[int] = []
     rows = rng.permutation(len(pieces))  # of the block tables: a segment need not have its own number
     for i, piece in enumerate(pieces):
@@ -77,7 +77,7 @@ def make(
         slots = slots[(slots < piece.hole[0]) | (slots >= piece.hole[1])]
         for cache in (k, v):
             cache[own[slots // block], :, slots % block] = torch.randn(len(slots), keys, size).to(dtype)
-    decode, prefill = cut([p.queries for p in pieces], queries // keys, tiles)
+    decode, prefill = cut_tiles([p.queries for p in pieces], queries // keys, tiles)
     q = (torch.randn(len(lengths) + padding, queries, size) * 1.5).to(dtype)
     longest = max(p.context for p in pieces)
     plan = PagedPlan(
@@ -104,14 +104,14 @@ GROUPS = [(1, 1), (3, 1), (8, 2), (7, 1), (16, 2), (64, 1)]
 @pytest.mark.parametrize("fast", [False, True])
 def test_every_head_size(size: int, fast: bool, dtype: torch.dtype, near, rng) -> None:
     for capability in (80, 90) if size == 128 else (90,):
-        tiles = tiling(size, fast, capability, chunk=128)
+        tiles = tiling_for(size, fast, capability, chunk=128)
         check(make(MIXED, (4, 2, size), tiles, dtype, rng, padding=3), near, 3)
 
 
 @pytest.mark.parametrize("heads", GROUPS, ids=str)
 def test_every_group(heads: tuple[int, int], dtype: torch.dtype, near, rng) -> None:
     pieces = [Piece(1, 1), Piece(1, 40), Piece(5, 5), Piece(11, 30)]
-    for tiles in (tiling(64, True, 90, 128), UNCUT):
+    for tiles in (tiling_for(64, True, 90, 128), UNCUT):
         check(make(pieces, (*heads, 64), tiles, dtype, rng), near)
     check(make([Piece(1, 70), Piece(2, 65)], (*heads, 64), SMALL, dtype, rng), near)
 
@@ -184,11 +184,11 @@ def test_segments_without_queries(dtype: torch.dtype, near, rng) -> None:
 def test_a_table_may_serve_several_segments(dtype: torch.dtype, near, rng) -> None:
     """Labels share their prompt's blocks: rows of tables with common entries."""
     case = make([Piece(4, 40), Piece(1, 30), Piece(2, 23)], (4, 2, 32), SMALL, dtype, rng)
-    segments, tables = case.plan.segments.clone(), case.plan.tables.clone()
+    segments, tables = case.plan.segments.clone(), case.plan.block_tables.clone()
     first = int(segments[0, 5])
     segments[1, 5] = first
     tables[segments[2, 5], 0] = tables[first, 0]
-    plan = PagedPlan(segments, tables, case.plan.decode, case.plan.prefill, case.plan.chunks)
+    plan = PagedPlan(segments, tables, case.plan.decode, case.plan.prefill, case.plan.num_chunks)
     check(Case(case.q, case.k, case.v, plan, case.lengths, case.scale, case.tiles), near)
 
 
@@ -198,7 +198,7 @@ def test_any_size_of_scores(dtype: torch.dtype, near, rng) -> None:
     Not too large: a score of some hundred is known to 1e-5 in single precision, and so is its exponential.
     """
     case = make([Piece(1, 190), Piece(40, 190)], (2, 1, 32), SMALL, dtype, rng)
-    table = case.plan.tables[case.plan.segments[0, 5].long()]
+    table = case.plan.block_tables[case.plan.segments[0, 5].long()]
     case.k[table[11 // 16].long(), :, 11 % 16] = case.q[0, :1] * 30
     case.q[10:20] *= 8
     check(case, near)
@@ -207,19 +207,21 @@ def test_any_size_of_scores(dtype: torch.dtype, near, rng) -> None:
 @pytest.mark.parametrize("fast", [False, True])
 def test_decoded_tokens_equal_prefilled_ones(fast: bool, dtype: torch.dtype, near, rng) -> None:
     """The same tokens one by one, in pieces of any size, and whole. Where tiles are the same, so are the bits."""
-    tiles = tiling(64, fast, 90, chunk=64)
+    tiles = tiling_for(64, fast, 90, chunk=64)
     whole = make([Piece(150, 150)], (2, 1, 64), tiles, dtype, rng)
     expected = whole.run()
     cuts = np.unique([0, *rng.integers(1, 150, 4), 63, 64, 65, 150])
     ones = [t for t in range(150) if rng.integers(4) == 0]
     for spans in (list(pairwise(cuts.tolist())), [(t, t + 1) for t in ones]):
         tokens = np.concatenate([np.arange(a, b) for a, b in spans])
-        segments = np.zeros((len(spans), FIELDS), dtype=np.int32)
+        segments = np.zeros((len(spans), SEGMENT_FIELDS), dtype=np.int32)
         segments[:, 0] = np.cumsum([0, *[b - a for a, b in spans[:-1]]])
         segments[:, 1] = [b - a for a, b in spans]
         segments[:, 2] = [b for _, b in spans]
-        decode, prefill = cut(segments[:, 1].tolist(), 2, tiles)
-        plan = PagedPlan(torch.tensor(segments), whole.plan.tables, torch.tensor(decode), torch.tensor(prefill), 3)
+        decode, prefill = cut_tiles(segments[:, 1].tolist(), 2, tiles)
+        plan = PagedPlan(
+            torch.tensor(segments), whole.plan.block_tables, torch.tensor(decode), torch.tensor(prefill), 3
+        )
         rows = torch.tensor(tokens)
         out = attention(whole.q[rows], whole.k, whole.v, plan, whole.lengths[rows], whole.scale, tiles)
         near(out, expected[rows].double(), dtype)
@@ -227,15 +229,15 @@ def test_decoded_tokens_equal_prefilled_ones(fast: bool, dtype: torch.dtype, nea
 
 def test_company_does_not_change_bits(dtype: torch.dtype, rng) -> None:
     """A segment alone and among others; the others decide how many chunks there are room for."""
-    tiles = tiling(64, False, 90, chunk=64)
+    tiles = tiling_for(64, False, 90, chunk=64)
     case = make([Piece(1, 100), Piece(20, 100), Piece(1, 200), Piece(20, 60)], (4, 2, 64), tiles, dtype, rng)
     together = case.run()
     for i, (first, queries, context, *_) in enumerate(case.plan.segments.tolist()):
         segments = case.plan.segments[i : i + 1].clone()
         segments[0, 0] = 0
-        decode, prefill = cut([queries], 2, tiles)
+        decode, prefill = cut_tiles([queries], 2, tiles)
         plan = PagedPlan(
-            segments, case.plan.tables, torch.tensor(decode), torch.tensor(prefill), -(-context // tiles.chunk)
+            segments, case.plan.block_tables, torch.tensor(decode), torch.tensor(prefill), -(-context // tiles.chunk)
         )
         rows = slice(first, first + queries)
         alone = attention(case.q[rows], case.k, case.v, plan, case.lengths[rows], case.scale, tiles)
@@ -246,7 +248,7 @@ def test_tiles_cover_every_row_once(rng) -> None:
     for _ in range(50):
         group = int(rng.integers(1, 9))
         queries = rng.integers(0, 80, 6).tolist()
-        decode, prefill = cut(queries, group, SMALL)
+        decode, prefill = cut_tiles(queries, group, SMALL)
         seen = np.zeros((6, 80 * 8 + 32), dtype=int)
         for tiles, rows in ((decode, SMALL.decode.block_m), (prefill, SMALL.prefill.block_m)):
             assert tiles.dtype == np.int32
@@ -262,7 +264,7 @@ def test_tiles_cover_every_row_once(rng) -> None:
 @pytest.mark.parametrize("capability", [80, 90, 100])
 def test_tilings_divide_their_chunk(size: int, capability: int) -> None:
     for fast in (False, True):
-        tiles = tiling(size, fast, capability)
+        tiles = tiling_for(size, fast, capability)
         for tile in (tiles.decode, tiles.prefill):
             assert tiles.chunk % tile.block_n == 0
         assert fast or tiles.decode.block_m >= 64

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.slow
 # Bytes of shared memory that one block may use.
 SHARED_MEMORY = {80: 166_912, 90: 232_448, 100: 232_448}
 KERNELS = {
-    "_tile_product", "_rms_norm", "_add_changed", "_silu_mul", "_rotate_and_write", "_paged_attention", "_combine",
-    "_choose", "_log_normaliser",
+    "_tile_product", "_rms_norm", "_add_with_lora", "_silu_mul", "_rotate_and_write", "_paged_attention",
+    "_combine_chunks", "_sample", "_log_normaliser",
 }  # fmt: skip
 Kernels = list[dict[str, Any]]
 
@@ -86,8 +86,8 @@ def test_products_take_the_devices_own_instructions(arch: int, kernels: Kernels)
         return {name.split(".")[0] for name in kernel["matrix"]} != {wanted}
 
     check(kernels, {"_tile_product", "_paged_attention"}, fault)
-    changed = [k for k in kernels if k["constants"].get("HAS_CHANGE", True)]
-    check(changed, {"_add_changed", "_silu_mul", "_rotate_and_write"}, lambda k: not k["matrix"])
+    changed = [k for k in kernels if k["constants"].get("HAS_LORA", True)]
+    check(changed, {"_add_with_lora", "_silu_mul", "_rotate_and_write"}, lambda k: not k["matrix"])
 
 
 def test_operands_are_copied_ahead_and_16_bytes_at_a_time(kernels: Kernels) -> None:
@@ -104,7 +104,7 @@ def test_operands_are_copied_ahead_and_16_bytes_at_a_time(kernels: Kernels) -> N
 def test_kernels_that_must_agree_with_each_other_round_alike(kernels: Kernels) -> None:
     """Where the compiler may fuse a product and a sum it does so in one loop or variant and not in the other."""
     check(kernels, {"_paged_attention", "_rms_norm", "_rotate_and_write"}, lambda k: k["fused"])
-    assert any(k["fused"] for k in kernels if k["kernel"] == "_choose")  # it does where it may
+    assert any(k["fused"] for k in kernels if k["kernel"] == "_sample")  # it does where it may
 
 
 def test_any_number_of_rows_takes_the_same_kernels(kernels: Kernels) -> None:

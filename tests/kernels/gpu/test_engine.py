@@ -151,8 +151,8 @@ def test_contexts_of_several_chunks(tiny_model: Callable[[str], Path], monkeypat
     """Chunks so short that contexts have several: the same numbers, put together from their parts."""
     from warmeng.engine.gpu import runner as module
 
-    whole = module.tiling
-    monkeypatch.setattr(module, "tiling", lambda *args: replace(whole(*args), chunk=64))
+    whole = module.tiling_for
+    monkeypatch.setattr(module, "tiling_for", lambda *args: replace(whole(*args), chunk=64))
     kernels, plain, _ = both(tiny_model("llama"), [], SETTINGS)
     assert kernels.describe()["attention"]["chunk"] == 64
     params = SamplingParams(max_new_tokens=4, logprobs=True)

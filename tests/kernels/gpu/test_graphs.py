@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from warmeng.engine.backend import is_out_of_memory
-from warmeng.engine.gpu.batch import pack
+from warmeng.engine.gpu.batch import HostBatch, StepInputs
 from warmeng.engine.gpu.graphs import DecodeGraphs
 
 
@@ -46,16 +46,16 @@ def capturing(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 def test_a_failed_capture_is_no_lack_of_memory(during: str, capturing: list[bool]) -> None:
     """Smaller steps help where memory lacks; after a failed capture the allocator can't be trusted with any."""
 
-    def forward(views: dict[str, Tensor]) -> Tensor:
+    def forward(inputs: StepInputs[Tensor], num_chunks: int) -> Tensor:
         if capturing[0] == (during == "capturing"):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return views["token_ids"]
+        return inputs.token_ids
 
     with torch.device("cpu"):
         graphs = DecodeGraphs(torch.device("cpu"), 8)
-        flat, places = pack({name: np.zeros(8, dtype=np.int32) for name in ("token_ids", "slots")})
+        inputs = StepInputs(*[np.zeros(8, dtype=np.int32)] * 9, None, None)
         with pytest.raises(RuntimeError) as raised:
-            graphs._capture(flat, places, forward)
+            graphs._capture(HostBatch(inputs, 1, False), forward)
     assert is_out_of_memory(raised.value) == (during == "warming up")
     if during == "capturing":
         assert "a decoding step of 8 rows could not be captured" in str(raised.value)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
-from warmeng.kernels.gpu import invariance as agree
-from warmeng.kernels.gpu.attention import PagedPlan, Tiling, tiling
-from warmeng.kernels.gpu.lora import AdapterRows, Change, Product
+from warmeng.kernels.gpu import invariance
+from warmeng.kernels.gpu.attention import PagedPlan, Tiling, tiling_for
+from warmeng.kernels.gpu.lora import AdapterRows, LoraWeights, Product
 from warmeng.kernels.gpu.matmul import TILES, Tile
 from warmeng.kernels.gpu.norm import add_rms_norm
 
@@ -20,40 +20,42 @@ HERE = torch.device("cpu")
 
 
 class StandIn:
-    """A product that no company changes, but for what ``off`` gives of (tile, rows, with adapters)."""
+    """A batch-invariant product, but for what ``off`` says of (tile, rows, with adapters)."""
 
-    def __init__(self, off: Callable[[Tile, int, bool], bool] = lambda tile, rows, adapters: False, low: bool = False):
-        self.off, self.low = off, low
+    def __init__(
+        self, off: Callable[[Tile, int, bool], bool] = lambda tile, rows, adapters: False, lora_a: bool = False
+    ):
+        self.off, self.lora_a = off, lora_a
 
     def __call__(
-        self, x: Tensor, w: Tensor, change: Change | None = None, rows: AdapterRows | None = None, *,
+        self, x: Tensor, w: Tensor, lora: LoraWeights | None = None, rows: AdapterRows | None = None, *,
         tiles: tuple[Tile, ...], out_dtype: torch.dtype | None,
     ) -> Product:  # fmt: skip
-        wrong = 1e-3 * self.off(tiles[0], len(x), change is not None)
+        wrong = 1e-3 * self.off(tiles[0], len(x), lora is not None)
         y = x[:, :1] * w[:, 0]
-        if change is None:
+        if lora is None:
             return Product(y + wrong)
-        low = x[:, :1] * change.a[:, 0] + (wrong if self.low else 0.0)
-        return Product(y + (0.0 if self.low else wrong), low, change, rows)
+        lora_a = x[:, :1] * lora.a[:, 0] + (wrong if self.lora_a else 0.0)
+        return Product(y + (0.0 if self.lora_a else wrong), lora_a, lora, rows)
 
 
-@pytest.mark.parametrize("low", [False, True], ids=["base", "adapters"])
+@pytest.mark.parametrize("lora_a", [False, True], ids=["base", "adapters"])
 @pytest.mark.parametrize("when", ["rows", "adapters"])
-def test_tiles_that_differ_are_left_out(when: str, low: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_that_differ_are_left_out(when: str, lora_a: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether for a number of rows, or where other rows carry adapters; in the base's numbers or in theirs."""
 
     def moody(tile: Tile, rows: int, adapters: bool) -> bool:
         return tile == TILES[2] and (adapters if when == "adapters" else rows == 200)
 
-    monkeypatch.setattr(agree, "project", StandIn(moody, low))
-    assert agree.agreeing_tiles([(96, 64), (64, 96)], torch.float32, HERE) == (*TILES[:2], *TILES[3:])
+    monkeypatch.setattr(invariance, "project", StandIn(moody, lora_a))
+    assert invariance.batch_invariant_tiles([(96, 64), (64, 96)], torch.float32, HERE) == (*TILES[:2], *TILES[3:])
 
 
 @pytest.mark.parametrize("adapters", [False, True])
 def test_a_first_tile_that_differs_is_refused(adapters: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agree, "project", StandIn(lambda tile, rows, changed: rows == 17 and changed == adapters))
+    monkeypatch.setattr(invariance, "project", StandIn(lambda tile, rows, changed: rows == 17 and changed == adapters))
     with pytest.raises(RuntimeError, match="--fast"):
-        agree.agreeing_tiles([(96, 64)], torch.float32, HERE)
+        invariance.batch_invariant_tiles([(96, 64)], torch.float32, HERE)
 
 
 @pytest.mark.parametrize("adapters", [False, True])
@@ -62,20 +64,20 @@ def test_tiles_that_do_not_fit_are_left_out(adapters: bool, out_dtype, monkeypat
     """In any variant that will be run: one with adapters, or one of larger results, takes more."""
 
     def small(
-        x: Tensor, w: Tensor, change: Change | None = None, rows: AdapterRows | None = None, *,
+        x: Tensor, w: Tensor, lora: LoraWeights | None = None, rows: AdapterRows | None = None, *,
         tiles: tuple[Tile, ...], out_dtype: torch.dtype | None,
     ) -> Product:  # fmt: skip
-        if tiles[0].block_n > limit and (change is not None, out_dtype) == (adapters, out_dtype_of_fault):
+        if tiles[0].block_n > limit and (lora is not None, out_dtype) == (adapters, out_dtype_of_fault):
             raise OutOfResources(200_000, 100_000, "shared memory")
         return Product(x)
 
     out_dtype_of_fault = None if adapters else out_dtype
-    monkeypatch.setattr(agree, "project", small)
+    monkeypatch.setattr(invariance, "project", small)
     limit = 128
-    assert agree.fitting_tiles(torch.float32, HERE) == tuple(t for t in TILES if t.block_n <= 128)
+    assert invariance.fitting_tiles(torch.float32, HERE) == tuple(t for t in TILES if t.block_n <= 128)
     limit = 16
     with pytest.raises(OutOfResources):
-        agree.fitting_tiles(torch.float32, HERE)
+        invariance.fitting_tiles(torch.float32, HERE)
 
 
 @pytest.mark.parametrize("rule", ["agrees", "other prefill", "nothing", "rarely"])
@@ -92,11 +94,11 @@ def test_prefill_takes_the_tiles_that_agree_with_decoding(rule: str, monkeypatch
         return q.flatten(1) + (1e-3 if off else 0.0)
 
     seen: set[float] = set()  # sequences, each of numbers of its own
-    monkeypatch.setattr(agree, "attention", attention)
-    tiles = tiling(64, False, 90)
+    monkeypatch.setattr(invariance, "attention", attention)
+    tiles = tiling_for(64, False, 90)
 
     def tried() -> Tiling:
-        return agree.agreeing_tiling(tiles, 4, 2, 64, 16, torch.float32, HERE, trials=3)
+        return invariance.batch_invariant_tiling(tiles, 4, 2, 64, 16, torch.float32, HERE, trials=3)
 
     if rule == "nothing":
         with pytest.raises(RuntimeError, match="--fast"):
@@ -107,11 +109,11 @@ def test_prefill_takes_the_tiles_that_agree_with_decoding(rule: str, monkeypatch
 
 def test_the_norm_is_tried_with_and_without_adapters(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
     here = torch.get_default_device()
-    agree.check_norm(96, dtype, here)
+    invariance.check_norm(96, dtype, here)
 
     def moody(product: Product, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
-        return add_rms_norm(product, residual, weight, eps) + (1e-2 if product.low is not None else 0.0)
+        return add_rms_norm(product, residual, weight, eps) + (1e-2 if product.lora_a_out is not None else 0.0)
 
-    monkeypatch.setattr(agree, "add_rms_norm", moody)
+    monkeypatch.setattr(invariance, "add_rms_norm", moody)
     with pytest.raises(RuntimeError, match="--fast"):
-        agree.check_norm(96, dtype, here)
+        invariance.check_norm(96, dtype, here)

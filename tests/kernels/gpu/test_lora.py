@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from warmeng.kernels.gpu.lora import ROW_TILE, spans
+from warmeng.kernels.gpu.lora import ROW_TILE, column_ranges
 
 
 @pytest.mark.parametrize("pattern", ["idle", "one", "mixed", "many"])
 @pytest.mark.parametrize("count", [1, 15, 16, 17, 37, 130])
 def test_a_span_is_the_least_that_holds_its_rows_columns(make_adapters, pattern: str, count: int) -> None:
     adapters = make_adapters(pattern, count)
-    found = spans(adapters.ids, adapters.columns)
+    found = column_ranges(adapters.ids, adapters.columns)
     assert found.dtype == np.int32
     assert found.shape == (-(-count // ROW_TILE), 2)
     for tile, (first, stop) in enumerate(found.tolist()):
@@ -22,5 +22,5 @@ def test_a_span_is_the_least_that_holds_its_rows_columns(make_adapters, pattern:
 
 def test_sorted_rows_need_few_columns(make_adapters) -> None:
     adapters = make_adapters("many", 640)
-    found = spans(adapters.ids, adapters.columns)
+    found = column_ranges(adapters.ids, adapters.columns)
     assert (found[:, 1] - found[:, 0]).mean() < sum(adapters.ranks) / 4

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from warmeng.kernels.gpu.lora import ROW_TILE, AdapterRows, own_columns
+from warmeng.kernels.gpu.lora import ROW_TILE, AdapterRows, column_mask
 from warmeng.kernels.gpu.matmul import (
     TILES,
     Tile,
-    choose,
-    masked_low,
+    lora_shrink,
     plan_launch,
     project,
     project_plain,
+    select_tile,
     tiles_for,
 )
 
@@ -28,17 +28,17 @@ def inputs(count: int, outs: int, depth: int, dtype: torch.dtype) -> tuple[torch
     return torch.randn(count, depth).to(dtype), torch.randn(outs, depth).to(dtype)
 
 
-def check_low(low: torch.Tensor, reference: torch.Tensor, rows: AdapterRows, parts: int, near, dtype) -> None:
+def check_lora_a(lora_a_out: torch.Tensor, reference: torch.Tensor, rows: AdapterRows, parts: int, near, dtype) -> None:
     """The row's own columns hold the product, others in the tile's span zero; beyond it nothing is asked for."""
-    own = own_columns(rows, parts)
-    column = torch.arange(low.shape[1]) % len(rows.owner)
-    tile = torch.arange(len(low)) // ROW_TILE
-    first, stop = rows.spans[tile].unbind(1)
+    own = column_mask(rows, parts)
+    column = torch.arange(lora_a_out.shape[1]) % len(rows.owner)
+    tile = torch.arange(len(lora_a_out)) // ROW_TILE
+    first, stop = rows.column_ranges[tile].unbind(1)
     inside = (column >= first[:, None]) & (column < stop[:, None])
     assert inside[own].all()
-    assert (low[inside & ~own] == 0).all()
-    assert (low[~inside].isnan() | (low[~inside] == 0)).all()
-    near(torch.where(own, low, 0), reference, dtype)
+    assert (lora_a_out[inside & ~own] == 0).all()
+    assert (lora_a_out[~inside].isnan() | (lora_a_out[~inside] == 0)).all()
+    near(torch.where(own, lora_a_out, 0), reference, dtype)
 
 
 @pytest.mark.parametrize("tile", TILES, ids=lambda t: f"{t.block_m}x{t.block_n}")
@@ -48,10 +48,10 @@ def test_equals_the_twin(tile: Tile, shape, dtype: torch.dtype, near, make_adapt
     x, w = inputs(count, sum(widths), depth, dtype)
     near(project(x, w, tiles=(tile,)).y, project_plain(x, w).y, dtype)
     adapters = make_adapters(str(rng.choice(PATTERNS)), count)
-    change, rows = adapters.change(widths, depth, dtype), adapters.rows
-    out, reference = project(x, w, change, rows, tiles=(tile,)), project_plain(x, w, change, rows)
+    lora, rows = adapters.lora(widths, depth, dtype), adapters.rows
+    out, reference = project(x, w, lora, rows, tiles=(tile,)), project_plain(x, w, lora, rows)
     near(out.y, reference.y, dtype)
-    check_low(out.low, reference.low, rows, len(widths), near, dtype)
+    check_lora_a(out.lora_a_out, reference.lora_a_out, rows, len(widths), near, dtype)
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
@@ -59,19 +59,19 @@ def test_every_mix_of_adapters(pattern: str, dtype: torch.dtype, near, make_adap
     count, widths, depth = 70, (40, 24, 24), 96
     x, w = inputs(count, sum(widths), depth, dtype)
     adapters = make_adapters(pattern, count)
-    change, rows = adapters.change(widths, depth, dtype), adapters.rows
-    reference = project_plain(x, w, change, rows)
-    out = project(x, w, change, rows)
+    lora, rows = adapters.lora(widths, depth, dtype), adapters.rows
+    reference = project_plain(x, w, lora, rows)
+    out = project(x, w, lora, rows)
     near(out.y, reference.y, dtype)
-    for low in (out.low, masked_low(x, change, rows)):
-        check_low(low, reference.low, rows, 3, near, dtype)
+    for lora_a_out in (out.lora_a_out, lora_shrink(x, lora, rows)):
+        check_lora_a(lora_a_out, reference.lora_a_out, rows, 3, near, dtype)
 
 
 def test_tiles_that_need_no_columns_are_passed_over(make_adapters) -> None:
     x, w = inputs(70, 32, 64, torch.bfloat16)
     adapters = make_adapters("idle", 70)
-    out = project(x, w, adapters.change((32,), 64, x.dtype), adapters.rows)
-    assert out.low.isnan().all()
+    out = project(x, w, adapters.lora((32,), 64, x.dtype), adapters.rows)
+    assert out.lora_a_out.isnan().all()
     assert not out.y.isnan().any()
 
 
@@ -86,39 +86,39 @@ def test_a_row_does_not_see_the_others(make_adapters, dtype: torch.dtype) -> Non
     """Other adapters on the other rows, and other numbers in them: this row's bits stay."""
     x, w = inputs(37, 48, 70, dtype)
     adapters = make_adapters("mixed", 37)
-    change = adapters.change((48,), 70, dtype)
-    before = project(x, w, change, adapters.rows)
+    lora = adapters.lora((48,), 70, dtype)
+    before = project(x, w, lora, adapters.rows)
     mine = np.arange(37) % 5 == 0
     ids = np.where(mine, adapters.ids, np.roll(adapters.ids, 7)).astype(np.int32)
     other = type(adapters)(adapters.ranks, ids).rows
     y = torch.where(torch.tensor(mine)[:, None], x, torch.randn(x.shape).to(dtype))
-    after = project(y, w, change, other)
-    own = own_columns(other, 1)[mine]
+    after = project(y, w, lora, other)
+    own = column_mask(other, 1)[mine]
     assert torch.equal(before.y[mine], after.y[mine])
-    assert torch.equal(before.low[mine][own], after.low[mine][own])
+    assert torch.equal(before.lora_a_out[mine][own], after.lora_a_out[mine][own])
 
 
 def test_order_of_rows_does_not_matter(make_adapters, dtype: torch.dtype, near) -> None:
     x, w = inputs(130, 48, 70, dtype)
     adapters = make_adapters("mixed", 130)
-    change, order = adapters.change((48,), 70, dtype), torch.randperm(130)
+    lora, order = adapters.lora((48,), 70, dtype), torch.randperm(130)
     moved = type(adapters)(adapters.ranks, adapters.ids[order.cpu().numpy()])
-    before, after = project(x, w, change, adapters.rows), project(x[order], w, change, moved.rows)
+    before, after = project(x, w, lora, adapters.rows), project(x[order], w, lora, moved.rows)
     near(after.y, before.y[order].double(), dtype)
-    own = own_columns(moved.rows, 1)
-    near(after.low[own], before.low[order][own].double(), dtype)
+    own = column_mask(moved.rows, 1)
+    near(after.lora_a_out[own], before.lora_a_out[order][own].double(), dtype)
 
 
 def test_the_tile_of_the_least_predicted_time_is_chosen(rng) -> None:
     for _ in range(1000):
         rows, outs = int(2 ** rng.uniform(0, 13)), int(2 ** rng.uniform(4, 17))
-        processors, low_outs = int(rng.choice([1, 60, 108, 132, 148])), int(rng.choice([0, 32, 96]))
-        tile, launch = choose(rows, outs, 4096, low_outs, TILES, processors)
+        processors, lora_outs = int(rng.choice([1, 60, 108, 132, 148])), int(rng.choice([0, 32, 96]))
+        tile, launch = select_tile(rows, outs, 4096, lora_outs, TILES, processors)
         fitting = [t for t in TILES if t.block_m < 2 * max(rows, 64)]
         assert tile in fitting
-        assert launch.time == min(plan_launch(t, rows, outs, 4096, low_outs, processors).time for t in fitting)
-        assert 1 <= launch.low_programs <= launch.programs <= processors * len(tile.times)
-    assert choose(5, 64, 64, 0, TILES[4:], 132)[0] in TILES[4:]  # where the small ones may not be taken
+        assert launch.time == min(plan_launch(t, rows, outs, 4096, lora_outs, processors).time for t in fitting)
+        assert 1 <= launch.lora_programs <= launch.programs <= processors * len(tile.times)
+    assert select_tile(5, 64, 64, 0, TILES[4:], 132)[0] in TILES[4:]  # where the small ones may not be taken
     assert not any(t.tma for t in tiles_for(80))
     assert tiles_for(90) == TILES
 
@@ -143,15 +143,15 @@ def test_little_of_the_paid_tiles_is_waste() -> None:
     for model, layer in LAYERS.items():
         for rows in (256, 512, 768, 1024, 2048, 4096):
             for name, (outs, depth, parts) in layer.items():
-                tile, launch = choose(rows, outs, depth, 0, TILES, 132)
+                tile, launch = select_tile(rows, outs, depth, 0, TILES, 132)
                 waves = -(-(-(-rows // tile.block_m) * -(-outs // tile.block_n)) // 132)
                 key = model, name, rows
                 shares[key] = rows * outs / (waves * 132 * tile.block_m * tile.block_n)
-                added[key] = choose(rows, outs, depth, 32 * parts, TILES, 132)[1].time / launch.time - 1
+                added[key] = select_tile(rows, outs, depth, 32 * parts, TILES, 132)[1].time / launch.time - 1
     assert max(added.values()) < 0.01
-    low = {key for key, share in shares.items() if share < 0.84}
-    assert {name for _, name, _ in low} == {"qkv", "o", "down"}
-    assert all(rows <= 768 or (model, rows) == ("32B", 1024) for model, _, rows in low)
+    lora_a_out = {key for key, share in shares.items() if share < 0.84}
+    assert {name for _, name, _ in lora_a_out} == {"qkv", "o", "down"}
+    assert all(rows <= 768 or (model, rows) == ("32B", 1024) for model, _, rows in lora_a_out)
     assert min(shares.values()) > 0.6
     assert all(shares["8B", name, 1024] > 0.96 for name in LAYERS["8B"])
 
@@ -162,5 +162,5 @@ def test_a_wave_more_is_paid_for() -> None:
     one, two = (plan_launch(tile, rows, 4096, 4096, 0, 128) for rows in (1024, 1025))
     assert two.time == pytest.approx(2 * one.time)
     beside = plan_launch(tile, 1024, 4096, 4096, 32, 132)  # eight narrow tiles on four idle processors
-    assert (beside.time, beside.programs, beside.low_programs) == (one.time, 132, 4)
+    assert (beside.time, beside.programs, beside.lora_programs) == (one.time, 132, 4)
     assert plan_launch(tile, 1024, 4096, 4096, 32, 128).time > 1.2 * one.time  # and on none

@@ -74,5 +74,5 @@ def test_a_change_does_not_see_other_adapters(make_adapters, dtype: torch.dtype)
     alone = type(adapters)(adapters.ranks, np.where(mine, adapters.ids, -1).astype(np.int32)).rows
     after = residual.clone()
     add_rms_norm(product, residual, weight, EPS)
-    add_rms_norm(Product(y, product.low, product.change, alone), after, weight, EPS)
+    add_rms_norm(Product(y, product.lora_a_out, product.lora, alone), after, weight, EPS)
     assert torch.equal(residual[torch.tensor(mine)], after[torch.tensor(mine)])

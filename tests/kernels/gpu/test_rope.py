@@ -85,14 +85,16 @@ def test_a_row_does_not_see_the_others(make_adapters, dtype: torch.dtype, near, 
     adapters = make_adapters("mixed", 37)
     product = adapters.product(y, (128, 64, 64))
 
-    def run(rows, low) -> tuple[torch.Tensor, ...]:  # the product is changed in place; positions and slots are the same
-        return check(Product(y.clone(), low, product.change, rows), heads, 16, np.random.default_rng(seed), near)
+    def run(
+        rows, lora_a
+    ) -> tuple[torch.Tensor, ...]:  # the product is changed in place; positions and slots are the same
+        return check(Product(y.clone(), lora_a, product.lora, rows), heads, 16, np.random.default_rng(seed), near)
 
-    before, plain = run(adapters.rows, product.low), run(None, None)
+    before, plain = run(adapters.rows, product.lora_a_out), run(None, None)
     for adapter in range(-1, 3):
         mine = torch.tensor(adapters.ids == adapter)
         alone = np.where(adapters.ids == adapter, adapters.ids, -1).astype(np.int32)
-        after = run(type(adapters)(adapters.ranks, alone).rows, product.low)
+        after = run(type(adapters)(adapters.ranks, alone).rows, product.lora_a_out)
         for a, b, c in zip(after, before, plain, strict=True):
             assert torch.equal(a[mine], b[mine])
             assert torch.equal(a[~mine], c[~mine])

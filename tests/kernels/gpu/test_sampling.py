@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from warmeng.kernels.gpu.sampling import FLOATS, INTS, SamplingRows, _gumbel, choose, log_normaliser
+from warmeng.kernels.gpu.sampling import FLOATS, INTS, SamplingRows, _gumbel, log_normaliser, sample
 from warmeng.kernels.sampling import MAX_GUMBEL, Noise, keep_top
 
 # The noise is computed in single precision through two logarithms: a few units in the last place of 1 or of itself.
@@ -57,8 +57,8 @@ class Draws:
         forbidden = np.zeros(x.shape, dtype=bool)
         forbidden[self.mask_row >= 0] = ~self.allowed[self.mask_row[self.mask_row >= 0]]
         x = x.masked_fill(torch.tensor(forbidden, device="cpu"), -torch.inf)
-        heat = np.where(self.temperature > 0, self.temperature, 1).astype(np.float32).astype(np.float64)
-        x = x / torch.tensor(heat, device="cpu")[:, None]
+        raw_temperature = np.where(self.temperature > 0, self.temperature, 1).astype(np.float32).astype(np.float64)
+        x = x / torch.tensor(raw_temperature, device="cpu")[:, None]
         drawn = torch.tensor(self.temperature > 0, device="cpu")
         top_k = torch.tensor(self.top_k, device="cpu").long()
         top_p = torch.tensor(self.top_p.astype(np.float32), device="cpu").double()
@@ -98,7 +98,7 @@ def padded(logits: Tensor, width: int) -> Tensor:
 def check(logits: Tensor, how: Draws, extra_bits: bool = False) -> Tensor:
     """Choose, and compare tokens and log-probabilities with float64; returns the tokens."""
     count, vocab = logits.shape
-    tokens, logprobs = choose(padded(logits, vocab + 7), how.rows(extra_bits), vocab)
+    tokens, logprobs = sample(padded(logits, vocab + 7), how.rows(extra_bits), vocab)
     assert tokens.dtype == torch.int32
     normaliser = logits.double().logsumexp(-1)
     expected = logits.double().gather(1, tokens[:, None].long())[:, 0] - normaliser
@@ -265,9 +265,9 @@ def test_a_row_does_not_see_the_others(rng) -> None:
     logits = torch.randn(count, vocab) * 2
     how = draws(rng, count, vocab, rng.choice([0, 1], count), rng.choice([0, 9], count), rng.choice([1, 0.8], count))
     rows = how.rows()
-    tokens, logprobs = choose(logits, rows, vocab)
+    tokens, logprobs = sample(logits, rows, vocab)
     order = torch.randperm(count)[:17]
     moved = SamplingRows(rows.ints[order], rows.floats[order], rows.masks)
-    found = choose(padded(logits[order], vocab + 30), moved, vocab)
+    found = sample(padded(logits[order], vocab + 30), moved, vocab)
     assert torch.equal(found[0], tokens[order])
     assert torch.equal(found[1], logprobs[order])

@@ -1,4 +1,4 @@
-"""What a decoder must move and compute, and the least time that this takes at given ceilings."""
+"""The bytes and operations of a decoder, and the least time that they take at measured peaks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from warmeng.bench.lengths import Lengths
-from warmeng.bench.roofline import Roofline
+from warmeng.bench.roofline import ProductPeak, Roofline
 from warmeng.engine.checkpoint import projection_shapes
 from warmeng.engine.config import ModelConfig
 
@@ -16,7 +16,8 @@ from warmeng.engine.config import ModelConfig
 class Decoder:
     """Bytes and operations of a model, ``item`` bytes a number."""
 
-    layer_weights: int  # numbers in all layers' products; norms and biases are left out
+    # Numbers in all layers' products; norms and biases are left out.
+    layer_weights: int
     head_weights: int
     layers: int
     heads: int
@@ -26,27 +27,27 @@ class Decoder:
 
     @property
     def weight_bytes(self) -> int:
-        """Read by every step, whatever its size; of the embedding only the tokens' rows are, which don't count."""
+        """Bytes that every step reads, whatever its size; the few rows of the embedding that it reads are left out."""
         return (self.layer_weights + self.head_weights) * self.item
 
     @property
     def body_operations(self) -> int:
-        """Of one token through the layers' products."""
+        """Operations of one token through the layers' products."""
         return 2 * self.layer_weights
 
     @property
     def token_operations(self) -> int:
-        """Of one token whose logits are needed."""
+        """Operations of one token whose logits are needed."""
         return 2 * (self.layer_weights + self.head_weights)
 
     @property
     def kv_bytes(self) -> int:
-        """Keys and values of one position."""
+        """Bytes of the keys and values of one position."""
         return 2 * self.layers * self.kv_heads * self.head_size * self.item
 
     @property
     def pair_operations(self) -> int:
-        """Of attention: one query token with one position."""
+        """Operations of attention for one query token and one position."""
         return 4 * self.layers * self.heads * self.head_size
 
 
@@ -63,23 +64,24 @@ def decoder(config: ModelConfig, item: int = 2) -> Decoder:
 
 @dataclass(frozen=True)
 class Floor:
-    """The least seconds of a run: the products, then attention, each at the ceiling that binds it."""
+    """The least seconds of a run: the products, then attention, each at the peak that bounds it."""
 
     products: float
     attention: float
-    steps: int  # the least number
+    # The least number of steps.
+    steps: int
 
     @property
     def seconds(self) -> float:
-        """Both: they don't overlap, a layer's attention stands between its products."""
+        """The sum: they don't overlap, because a layer's attention stands between its products."""
         return self.products + self.attention
 
 
 def generation_floor(model: Decoder, lengths: Sequence[Lengths], batch: int, roofline: Roofline) -> Floor:
     """Return the floor of generating all answers with at most ``batch`` sequences at once, no prefix shared.
 
-    Prompts' tokens go through the layers only, their last ones through the head too: that one gives the first token
-    of the answer, so an answer of n tokens takes n - 1 steps more. Keys and values are read once for each later token.
+    A prompt's tokens go through the layers, its last one through the head too. That one gives the first token of the
+    answer, so an answer of n tokens takes n - 1 more steps. Keys and values are read once for each later token.
     """
     outputs = sum(x.answer for x in lengths)
     prompts = sum(x.prompt for x in lengths)
@@ -106,3 +108,12 @@ def grading_floor(model: Decoder, prefix: int, new: int, labels: int, count: int
     pairs = count * (new * prefix + new * (new + 1) // 2)
     attention = roofline.seconds(0.0, pairs * model.pair_operations)
     return Floor(roofline.seconds(model.weight_bytes, operations), attention, 1)
+
+
+def products_seconds(products: list[ProductPeak], config: ModelConfig, body_rows: int, head_rows: int) -> float:
+    """Return the time of the matrix products alone: ``body_rows`` tokens through the layers, ``head_rows`` logits."""
+    total = 0.0
+    for product in products:
+        rows = head_rows if product.name == "head" else body_rows * config.num_layers
+        total += rows * product.seconds_per_row()
+    return total

@@ -1,0 +1,225 @@
+"""The loop under the engine: schedule a step, launch it, collect what the one before it gave."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from warmeng.engine.backend import Runner, StepHandle, is_out_of_memory
+from warmeng.engine.cache import BlockPool
+from warmeng.engine.constraints import ConstraintCompiler, Matcher
+from warmeng.engine.request import GenerateRequest, GenerateResult, Request, Result, ScoreRequest
+from warmeng.engine.results import generation, hits_stop_string, refusal, score_result
+from warmeng.engine.scheduler import Scheduler, Work
+from warmeng.engine.sequence import PENDING, Sequence
+from warmeng.engine.settings import EngineLimits
+from warmeng.engine.tokenizer import Tokenizer
+
+# Tries of a step of one token, the smallest there is: other processes may give memory back meanwhile.
+_MAX_OOM_TRIES = 3
+
+
+@dataclass
+class EngineStats:
+    """Running totals."""
+
+    output_tokens: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    steps: int = 0
+    # Of all steps; the tokens of preempted sequences count again.
+    computed_tokens: int = 0
+    preemptions: int = 0
+    # Steps that ran out of memory; smaller ones were tried in their place.
+    oom_steps: int = 0
+
+
+@dataclass(frozen=True)
+class InFlightStep:
+    """A launched step whose output has not been collected."""
+
+    handle: StepHandle
+    # The index in its tokens that each sampled sequence's new token takes.
+    positions: list[int]
+    # The score requests of which this step computes the last tokens.
+    scored: list[Sequence]
+
+
+class EngineCore:
+    """Runs sequences on a runner until each has its result, which ``unread`` then holds."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        tokenizer: Tokenizer,
+        stop_token_ids: tuple[int, ...],
+        block_size: int,
+        limits: EngineLimits,
+    ) -> None:
+        self.stats = EngineStats()
+        self.pool = BlockPool(runner.num_blocks, max_idle=max(64, runner.num_blocks // 4))
+        self.scheduler = Scheduler(
+            self.pool,
+            block_size,
+            limits.max_num_seqs,
+            limits.max_batched_tokens,
+            limits.max_seq_len,
+            limits.min_admit,
+        )
+        self.unread: deque[Result] = deque()
+        # Made when the first constraint comes.
+        self.compiler: ConstraintCompiler | None = None
+        self._runner = runner
+        self._tokenizer = tokenizer
+        self._stop_token_ids = stop_token_ids
+        self._in_flight: InFlightStep | None = None
+        # Steps of one token that ran out of memory, one after the other.
+        self._oom_count = 0
+
+    @property
+    def busy(self) -> bool:
+        """Something is queued or runs."""
+        return self.scheduler.busy or self._in_flight is not None
+
+    def add(self, request: Request, adapter_hash: str, matcher: Matcher | None, urgent: bool) -> None:
+        """Queue a checked request, or refuse one that can never run."""
+        reason = self.scheduler.rejection_reason(request)
+        if reason:
+            self.unread.append(refusal(request, "too_long", reason))
+            return
+        sequence = self.scheduler.add(request, adapter_hash, urgent)
+        sequence.matcher = matcher
+
+    def step(self) -> None:
+        """Launch the next step, then collect the one before it, which ran meanwhile.
+
+        Tokens that are not known yet stand as pending; the device knows them. A sequence that turns out to have
+        ended was then computed once too often, which costs a row and changes nothing.
+        """
+        work = self.scheduler.schedule()
+        launched = self._launch(work) if work else None
+        if self._runner.overlap == 0 and launched is not None:
+            self._collect(launched)
+            return
+        previous, self._in_flight = self._in_flight, launched
+        if previous is not None:
+            self._collect(previous)
+
+    def cancel(self) -> None:
+        """Drop everything that is queued, running or not read yet."""
+        self._collect_in_flight()
+        self.scheduler.clear()
+        self.unread.clear()
+
+    def probe_logits(self, tokens: tuple[int, ...], adapter_hash: str) -> Tensor:
+        """Return the logits after a text, beside all that runs, on the host, [vocab]."""
+        sequence = Sequence(GenerateRequest("probe", tokens), adapter_hash, -1, list(tokens), [], max_len=len(tokens))
+        count = -(-len(tokens) // self.scheduler.block_size)
+        sequence.block_table.extend(self.pool.allocate() for _ in range(count))
+        try:
+            return self._runner.last_logits(Work(sequence, 0, len(tokens)))
+        finally:
+            for block in sequence.block_table:
+                self.pool.release(block)
+
+    def _launch(self, work: list[Work]) -> InFlightStep | None:
+        """Launch a step; where it runs out of memory, shrink the next ones and return None."""
+        try:
+            handle = self._runner.start(work, self.compiler)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            message = str(error).partition("\n")[0]
+        else:
+            return self._commit(work, handle)
+        # Outside the except block: the error's traceback holds the tensors of the step that failed.
+        self._handle_oom(work, message)
+        return None
+
+    def _commit(self, work: list[Work], handle: StepHandle) -> InFlightStep:
+        """Count a launched step's tokens as computed, and give each sampled sequence a pending token."""
+        self._oom_count = 0
+        self.scheduler.note_success()
+        self.stats.steps += 1
+        self.stats.computed_tokens += sum(item.num_scheduled_tokens for item in work)
+        self.stats.preemptions = self.scheduler.preemptions
+        scored = []
+        for sequence, _, stop in work:
+            sequence.num_computed_tokens = stop
+            if not sequence.generates and stop == len(sequence.tokens):
+                scored.append(sequence)
+        positions = []
+        for row, sequence in enumerate(handle.sampled):
+            positions.append(len(sequence.tokens))
+            sequence.tokens.append(PENDING - row)
+        return InFlightStep(handle, positions, scored)
+
+    def _handle_oom(self, work: list[Work], message: str) -> None:
+        """Free what can be freed and take the step back; refuse its requests where it can't get smaller."""
+        # The step in flight gives its memory back when it is done.
+        self._collect_in_flight()
+        self._runner.release_memory()
+        self.stats.oom_steps += 1
+        if self.scheduler.shrink_after_oom(work):
+            return
+        self._oom_count += 1
+        if self._oom_count < _MAX_OOM_TRIES:
+            return
+        self._oom_count = 0
+        for item in work:
+            if not item.sequence.finished:
+                detail = f"one token alone found no memory ({message}): choose a smaller model or free memory"
+                self._finish(item.sequence, refusal(item.sequence.request, "out_of_memory", detail))
+
+    def _collect_in_flight(self) -> None:
+        previous, self._in_flight = self._in_flight, None
+        if previous is not None:
+            self._collect(previous)
+
+    def _collect(self, step: InFlightStep) -> None:
+        """Wait for a step and take its output: log-probabilities, sampled tokens, and what is finished by them."""
+        output = step.handle.wait()
+        for target, value in output.targets:
+            target.store(value)
+        sampled = zip(step.handle.sampled, step.positions, output.tokens, output.logprobs, strict=True)
+        for sequence, position, token, logprob in sampled:
+            if not sequence.finished:
+                self._append_token(sequence, position, token, logprob)
+        for sequence in step.scored:
+            if not sequence.finished:
+                assert isinstance(sequence.request, ScoreRequest)
+                self._finish(sequence, score_result(sequence, sequence.request))
+
+    def _append_token(self, sequence: Sequence, position: int, token: int, logprob: float) -> None:
+        """Put a sampled token in the place of the pending one, or finish the sequence where it ends."""
+        request = sequence.request
+        assert isinstance(request, GenerateRequest)
+        params = request.sampling
+        if params.logprobs:
+            sequence.logprobs.append(logprob)
+        ends = token in params.stop_token_ids or (not params.ignore_eos and token in self._stop_token_ids)
+        if ends:
+            del sequence.tokens[position:]
+            self._finish(sequence, generation(sequence, request, self._tokenizer, "stop"))
+            return
+        assert sequence.tokens[position] <= PENDING
+        sequence.tokens[position] = token
+        if sequence.matcher is not None:
+            sequence.matcher.advance(token)
+        stopped = hits_stop_string(sequence, position + 1, params.stop, self._tokenizer)
+        if stopped or (sequence.matcher and sequence.matcher.complete):
+            del sequence.tokens[position + 1 :]
+            self._finish(sequence, generation(sequence, request, self._tokenizer, "stop"))
+        elif position + 1 >= sequence.max_len:
+            self._finish(sequence, generation(sequence, request, self._tokenizer, "length"))
+
+    def _finish(self, sequence: Sequence, result: Result) -> None:
+        sequence.finished = True
+        self.scheduler.finish(sequence)
+        self.stats.prompt_tokens += sequence.prompt_len
+        self.stats.cached_tokens += sequence.num_cached_tokens
+        if isinstance(result, GenerateResult):
+            self.stats.output_tokens += len(result.token_ids)
+        self.unread.append(result)
