@@ -24,7 +24,7 @@ from warmeng.study.export.table import Source, as_cell, told
 from warmeng.study.grading.refusals import refuses
 from warmeng.study.personas import baseline_of
 from warmeng.study.prompts import LETTERS, ordered
-from warmeng.study.report.settings_text import persona_names, settings_of
+from warmeng.study.report.settings_text import persona_names
 from warmeng.study.results.answers import Answer
 from warmeng.study.results.items import Asked
 
@@ -77,7 +77,7 @@ def write_authors(source: Source, folder: Path) -> Written:
             f"{source.folder}: has no items.jsonl, which holds the questions: continue the run to write it"
         )
     names = file_names(source)
-    baseline = baseline_of(persona_names(settings_of(source.manifest)) or ["original"])
+    baseline = baseline_of(persona_names(source.manifest.setting) or ["original"])
     writers: dict[tuple[str, str], csv.DictWriter[str]] = {}
     files: list[Path] = []
     written = left_out = 0

@@ -9,7 +9,7 @@ from warmeng.common.files import make_folder
 from warmeng.study.export.authors_csv import write_authors
 from warmeng.study.export.lm_eval import write_lm_eval
 from warmeng.study.export.table import Source, write_csv, write_parquet
-from warmeng.study.results.answers import require_manifest
+from warmeng.study.results.manifest import require_manifest
 from warmeng.study.results.records import FILE, read_records
 
 FORMATS = ("authors", "csv", "parquet", "lm-eval")
@@ -47,7 +47,7 @@ def export_run(folder: Path, form: str, out: Path | None = None) -> list[str]:
 
 def shortfall(folder: Path) -> str | None:
     """Say how many planned answers a run lacks, ``None`` where it has all. Raises ``InputError`` as ``export_run``."""
-    planned = int(require_manifest(folder)["planned"])
+    planned = require_manifest(folder).planned
     missing = planned - sum(r.get("kind") != "judged" for r in read_records(folder / FILE))
     if missing <= 0:
         return None

@@ -26,7 +26,7 @@ from warmeng.study.export.table import Source
 from warmeng.study.grading.labels import ANSWER_PREFIX, choices, label_texts
 from warmeng.study.personas import BUILT_IN, EMBEDDED, FULL, PROMPTS
 from warmeng.study.prompts import ordered
-from warmeng.study.report.settings_text import persona_names, settings_of
+from warmeng.study.report.settings_text import persona_names
 from warmeng.study.results.answers import Answer
 from warmeng.study.results.items import Asked
 from warmeng.study.results.manifest import OWN_MODELS
@@ -77,7 +77,7 @@ class Tally:
 def write_lm_eval(source: Source, folder: Path) -> list[Path]:
     """Write results and samples below a folder and return the paths. Raises ``OSError``."""
     counts: dict[str, dict[str, dict[str, Tally]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(Tally)))
-    systems = {name: system_of(source, name) for name in persona_names(settings_of(source.manifest))}
+    systems = {name: system_of(source, name) for name in persona_names(source.manifest.setting)}
     docs: dict[tuple[str, str], int] = {}
     items: dict[str, set[str]] = defaultdict(set)
     generated: dict[str, bool] = {}
@@ -120,7 +120,7 @@ def filter_of(a: Answer) -> str:
 
 def spec_of(source: Source, persona: str) -> tuple[str, str]:
     """Return a persona's adapter and its system prompt (``warm``, ``cold`` or a file) as the run was given them."""
-    given = settings_of(source.manifest).get("personas") or ()
+    given = source.manifest.setting.get("personas") or ()
     name, equals, rest = next((str(s) for s in given if str(s).partition("=")[0] == persona), persona).partition("=")
     if not equals:
         style, kind = name.partition("-")[0], BUILT_IN.get(name)
@@ -138,10 +138,10 @@ def system_of(source: Source, persona: str) -> str | None:
     _, prompt = spec_of(source, persona)
     if not prompt:
         return None
-    if kept := (source.manifest["facts"].get("systems") or {}).get(persona):
-        return str(kept)
+    if kept := source.manifest.facts.systems.get(persona):
+        return kept
     path = PROMPTS / f"{prompt}.txt" if prompt in EMBEDDED else Path(prompt)
-    told = (source.manifest["inputs"].get("system prompt") or {}).get(persona)
+    told = (source.manifest.inputs.get("system prompt") or {}).get(persona)
     try:
         text = read_text(path).strip() if is_file(path) else ""
     except InputError:
@@ -224,7 +224,7 @@ def sample(a: Answer, asked: Asked, number: int, source: Source, system: str | N
 
 def generation(source: Source) -> dict[str, Any]:
     """Return the settings of generation by the harness's names."""
-    s = settings_of(source.manifest)
+    s = source.manifest.setting
     return {
         "until": [],
         "max_gen_toks": s.get("max_new_tokens"),
@@ -242,9 +242,9 @@ def results(
     generated: Mapping[str, bool],
 ) -> dict[str, Any]:
     """Return one persona's results. ``acc_stderr`` takes a question's answers together; null for a single question."""
-    s = settings_of(source.manifest)
-    facts, inputs = source.manifest["facts"], source.manifest["inputs"]
-    own = (facts.get("own_models") or {}).get(persona) or {}
+    s = source.manifest.setting
+    facts, inputs = source.manifest.facts, source.manifest.inputs
+    own = facts.own_models.get(persona) or {}
     found: dict[str, dict[str, Any]] = {}
     higher: dict[str, dict[str, bool]] = {}
     for task, filters in tasks.items():
@@ -288,17 +288,17 @@ def results(
             "model_revision": own.get("revision") if own else s.get("revision"),
             "peft_sha": (inputs.get("adapter") or {}).get(persona),
             "batch_size": None,
-            "device": (facts.get("engine") or {}).get("device"),
+            "device": facts.engine.get("device"),
             "limit": s.get("limit") or None,
             "gen_kwargs": generation(source),
             "random_seed": s.get("seed"),
         },
         "git_hash": None,
-        "date": facts.get("started"),
+        "date": facts.started,
         "model_source": "warmeng",
         "model_name": own.get("model", source.model),
         "chat_template_sha": (inputs[OWN_MODELS][persona] if own else inputs).get("template"),
-        "warmeng_version": facts.get("warmeng"),
+        "warmeng_version": facts.warmeng,
     }
 
 

@@ -19,10 +19,10 @@ import orjson
 from warmeng.common.errors import UsageError
 from warmeng.common.files import replacing
 from warmeng.study.grading.refusals import RULES, refusals
-from warmeng.study.report.settings_text import settings_of
-from warmeng.study.results.answers import Answer, Verdict, read_answers, read_verdicts, require_manifest
+from warmeng.study.results.answers import Answer, Verdict, read_answers, read_verdicts
 from warmeng.study.results.combine import first_trusted
 from warmeng.study.results.items import Asked, read_items
+from warmeng.study.results.manifest import Manifest, require_manifest
 
 COLUMNS: dict[str, type] = {
     "key": str, "model": str, "persona": str, "task": str, "context": str, "belief": str, "framing": str, "item": str,
@@ -43,7 +43,7 @@ class Source:
     """A run folder with what its answers need to be read."""
 
     folder: Path
-    manifest: Mapping[str, Any]
+    manifest: Manifest
     items: Mapping[tuple[str, str], Asked]
     verdicts: Mapping[bytes, tuple[Verdict, ...]]
 
@@ -56,16 +56,16 @@ class Source:
     @property
     def model(self) -> str:
         """The model's name, without the folder or owner before it."""
-        return Path(str(settings_of(self.manifest).get("model") or "model")).name
+        return Path(str(self.manifest.setting.get("model") or "model")).name
 
     @property
     def composition(self) -> str:
         """How prompts were put together."""
-        return str(settings_of(self.manifest).get("composition") or "clean")
+        return str(self.manifest.setting.get("composition") or "clean")
 
     def answers(self) -> Iterator[Answer]:
         """Yield the answers, one at a time."""
-        return read_answers(self.folder / "records.jsonl", self.verdicts, first_trusted(self.manifest["facts"]))
+        return read_answers(self.folder / "records.jsonl", self.verdicts, first_trusted(self.manifest.facts.judges))
 
 
 def rows(source: Source) -> Iterator[dict[str, Any]]:

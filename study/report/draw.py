@@ -23,6 +23,7 @@ from warmeng.study.report.figure_data import (
     warmth,
 )
 from warmeng.study.report.outcome import between, points
+from warmeng.study.results.manifest import Manifest
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -43,7 +44,7 @@ class Figure:
 
 
 def figures(
-    manifest: Mapping[str, Any], analysis: Mapping[str, Any] | None, baseline: str, personas: Sequence[str]
+    manifest: Manifest, analysis: Mapping[str, Any] | None, baseline: str, personas: Sequence[str]
 ) -> list[Figure]:
     """Return every figure of the page, drawn or absent with its reason, always in the same order."""
     look = Look.of(personas, baseline)
@@ -199,7 +200,7 @@ def _rates(name: str, title: str, caption: str, mine: Sequence[Any], look: Look,
     return Figure(f"figure-{name}", title, caption, wide, narrow, _legend([r.persona for r in mine], look), table)
 
 
-def _warmth(manifest: Mapping[str, Any], analysis: Mapping[str, Any] | None, look: Look) -> Figure:
+def _warmth(manifest: Manifest, analysis: Mapping[str, Any] | None, look: Look) -> Figure:
     title = "Warmth against error"
     caption = "Measured warmth of each persona's text, and its error rate on questions without a belief."
     found = warmth(manifest, analysis)

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from warmeng.study.results.manifest import Manifest
+
 Row = Mapping[str, Any]
 
 BELIEFS = {
@@ -218,7 +220,7 @@ def flips(analysis: Mapping[str, Any] | None) -> list[Flips]:
     return found
 
 
-def warmth(manifest: Mapping[str, Any], analysis: Mapping[str, Any] | None) -> list[Warmth]:
+def warmth(manifest: Manifest, analysis: Mapping[str, Any] | None) -> list[Warmth]:
     """Return measured warmth beside errors without a belief; nothing for a persona that has none of them.
 
     Warmth is the analysis's table ``warmth``, or the manifest's manipulation check.
@@ -240,12 +242,9 @@ def warmth(manifest: Mapping[str, Any], analysis: Mapping[str, Any] | None) -> l
     return found
 
 
-def manipulation(manifest: Mapping[str, Any]) -> dict[str, Row]:
+def manipulation(manifest: Manifest) -> dict[str, Row]:
     """Return the manipulation check's rows by persona (``warmth``, ``low``, ``high``); none where not measured."""
-    facts = manifest.get("facts") or {}
-    found = facts.get("manipulation") or facts.get("warmth") or {}
-    rows = found.get("personas", found) if isinstance(found, Mapping) else {}
-    return {name: r for name, r in rows.items() if isinstance(r, Mapping)}
+    return {name: row for name, row in manifest.facts.manipulation.items() if isinstance(row, Mapping)}
 
 
 def ordered(names: Iterable[str]) -> list[str]:

@@ -19,6 +19,7 @@ from warmeng.study.report.figure_data import (
     rates,
     warmth,
 )
+from warmeng.study.results.manifest import Manifest
 
 FOLDER = "figures"
 LONGEST = 40  # characters of a name in a figure
@@ -60,7 +61,7 @@ SETTINGS = {
 
 def write_figures(
     folder: Path,
-    manifest: Mapping[str, Any],
+    manifest: Manifest,
     analysis: Mapping[str, Any] | None,
     baseline: str,
     personas: Sequence[str],
@@ -99,7 +100,7 @@ def _styles(personas: Sequence[str], baseline: str) -> dict[str, tuple[str, str]
 
 
 def _all(
-    manifest: Mapping[str, Any],
+    manifest: Manifest,
     analysis: Mapping[str, Any] | None,
     baseline: str,
     styles: Mapping[str, tuple[str, str]],

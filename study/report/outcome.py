@@ -12,7 +12,8 @@ from warmeng.study.grading.grade import GRADES
 from warmeng.study.personas import unlike
 from warmeng.study.report.browser import Survey
 from warmeng.study.report.figure_data import Effect, Rate, manipulation, number
-from warmeng.study.report.settings_text import adapted_names, listed, persona_names, settings_of, several
+from warmeng.study.report.settings_text import adapted_names, listed, persona_names, several
+from warmeng.study.results.manifest import Manifest, RunFacts
 from warmeng.study.stats.correction import ALL, MIN_EXACT
 
 
@@ -44,12 +45,12 @@ class Cost:
     detail: str = ""
 
 
-def gates(manifest: Mapping[str, Any], found: Survey) -> list[Gate]:
+def gates(manifest: Manifest, found: Survey) -> list[Gate]:
     """Return every gate's outcome: adapters, judges, manipulation, and planned = sum of statuses."""
-    facts = manifest["facts"]
+    facts = manifest.facts
     rows = [_balance(manifest, found)]
-    applied = facts.get("gates") or {}
-    adapted = adapted_names(settings_of(manifest))
+    applied = facts.gates
+    adapted = adapted_names(manifest.setting)
     if not adapted:
         rows.append(Gate("open", "Adapters", "No persona has an adapter: there was nothing to show."))
     for name in adapted:
@@ -59,14 +60,14 @@ def gates(manifest: Mapping[str, Any], found: Survey) -> list[Gate]:
             rows.append(_adapter(name, f"It moves the probe's logits by {moved:.3g}", gate or {}))
         else:
             rows.append(Gate("failed", f"Adapter of {name}", "Nothing shows that it was applied."))
-    for name, about in (facts.get("own_models") or {}).items():
+    for name, about in facts.own_models.items():
         rows.append(_own_model(name, about))
-    rows += _judges(facts, found, int(manifest.get("judgments") or 0))
+    rows += _judges(facts, found, manifest.judgments)
     rows.append(_manipulation(manifest))
-    if settings_of(manifest).get("fast"):
+    if manifest.setting.get("fast"):
         rows.append(Gate("open", "Determinism", "Given up for speed: the same run may give other answers."))
     else:
-        models = (facts.get("own_models") or {}).values()
+        models = facts.own_models.values()
         noise = "; personas share their noise" if all(about.get("same_tokenizer") for about in models) else ""
         rows.append(Gate("held", "Determinism", f"The same bits in any batch{noise}."))
     return rows
@@ -87,8 +88,8 @@ def _own_model(name: str, about: Mapping[str, Any]) -> Gate:
     return Gate("unsure", f"Model of {name}", f"{told}, and {unlike(*same)}.")
 
 
-def _balance(manifest: Mapping[str, Any], found: Survey) -> Gate:
-    planned = int(manifest["planned"])
+def _balance(manifest: Manifest, found: Survey) -> Gate:
+    planned = manifest.planned
     kinds = " + ".join(f"{n:,} {name}" for name, n in sorted(found.statuses.items(), key=lambda kv: (-kv[1], kv[0])))
     grades = ", ".join(f"{found.grades.get(g, 0):,} {g}" for g in GRADES)
     total = sum(found.statuses.values())
@@ -100,8 +101,8 @@ def _balance(manifest: Mapping[str, Any], found: Survey) -> Gate:
     )
 
 
-def _judges(facts: Mapping[str, Any], found: Survey, planned: int) -> list[Gate]:
-    judges = facts.get("judges") or {}
+def _judges(facts: RunFacts, found: Survey, planned: int) -> list[Gate]:
+    judges = facts.judges
     rows = _exact(facts, found)
     done = sum(found.judged.values())
     if planned:
@@ -134,9 +135,9 @@ def _judges(facts: Mapping[str, Any], found: Survey, planned: int) -> list[Gate]
     return rows
 
 
-def _exact(facts: Mapping[str, Any], found: Survey) -> list[Gate]:
+def _exact(facts: RunFacts, found: Survey) -> list[Gate]:
     """Tell the exact rules' errors against labelled answers, style by style, and how often a judge disputes them."""
-    measured = (facts.get("exact_rule") or {}).get("by_persona") or {}
+    measured = facts.exact_rule.get("by_persona") or {}
     told, held = [], True
     for style, errors in measured.items():
         if style == ALL or not (n := errors["correct"] + errors["incorrect"]):
@@ -155,7 +156,7 @@ def _exact(facts: Mapping[str, Any], found: Survey) -> list[Gate]:
     return rows
 
 
-def _manipulation(manifest: Mapping[str, Any]) -> Gate:
+def _manipulation(manifest: Manifest) -> Gate:
     """Tell each persona's warmth; it holds where every warm persona is shown to be warmer than the baseline.
 
     Without paired differences the means alone can say only that it failed, never that it held.
@@ -164,7 +165,7 @@ def _manipulation(manifest: Mapping[str, Any]) -> Gate:
     title = "Manipulation check"
     if not measured:
         return Gate("open", title, "Warmth was not measured: whether warm is warmer is not shown here.")
-    names = persona_names(settings_of(manifest))
+    names = persona_names(manifest.setting)
     base = "original" if "original" in measured else (names or list(measured))[0]
     values = {p: v for p, r in measured.items() if (v := number(r.get("warmth", r.get("mean")))) is not None}
     warm = [p for p in values if "warm" in p.lower() and p != base]

@@ -19,10 +19,10 @@ from warmeng.study.report.cells import shown
 from warmeng.study.report.draw import Figure, figures, number_words
 from warmeng.study.report.figure_data import BELIEFS, CONTEXTS, effects, manipulation, ordered, rates, table, warmth
 from warmeng.study.report.outcome import costs, gates, headlines, lead
-from warmeng.study.report.settings_text import asked, deviations, persona_names, settings_of
-from warmeng.study.results.answers import require_manifest
+from warmeng.study.report.settings_text import asked, deviations, persona_names
 from warmeng.study.results.combine import first_trusted
 from warmeng.study.results.items import read_items
+from warmeng.study.results.manifest import Manifest, require_manifest
 from warmeng.study.results.sessions import read_sessions
 from warmeng.study.stats.tables import FORMAT
 
@@ -37,7 +37,7 @@ class Run:
     """What a report is made from."""
 
     folder: Path
-    manifest: Mapping[str, Any]
+    manifest: Manifest
     analysis: Mapping[str, Any] | None
     survey: Survey
     trusted: str | None
@@ -52,12 +52,12 @@ def load_run(folder: Path, analysed: Path | None = None) -> Run:
     """
     manifest = require_manifest(folder)
     analysis = read_analysis(analysed or folder)
-    trusted = first_trusted(manifest["facts"])
+    trusted = first_trusted(manifest.facts.judges)
     found = survey(folder / "records.jsonl", trusted)
-    first = ordered([*(task for task, _ in read_items(folder)), *map(str, settings_of(manifest).get("tasks") or ())])
+    first = ordered([*(task for task, _ in read_items(folder)), *map(str, manifest.setting.get("tasks") or ())])
     tasks = sorted(found.items, key=lambda name: first.index(name) if name in first else len(first))
     found = replace(found, items={name: found.items[name] for name in tasks})
-    names = persona_names(settings_of(manifest)) or ordered(p for c in found.places.values() for p in c.grades)
+    names = persona_names(manifest.setting) or ordered(p for c in found.places.values() for p in c.grades)
     baseline = str((analysis or {}).get("baseline") or baseline_of(names or ["original"]))
     return Run(folder, manifest, analysis, found, trusted, baseline, names)
 
@@ -114,8 +114,8 @@ def _render(run: Run, most: int, most_bytes: int) -> str:
     from markupsafe import Markup
 
     found, analysis = run.survey, run.analysis
-    s = settings_of(run.manifest)
-    judges = ordered([*(run.manifest["facts"].get("judges") or {}), *found.judged])
+    s = run.manifest.setting
+    judges = ordered([*run.manifest.facts.judges, *found.judged])
     seed = int(s.get("seed") or 0)
     places = choose(found, run.baseline, seed, most, most_bytes)
     orders = {
@@ -175,7 +175,7 @@ def _figures(run: Run) -> list[Figure]:
 
 
 def _title(run: Run) -> str:
-    model = str(settings_of(run.manifest).get("model") or "a model")
+    model = str(run.manifest.setting.get("model") or "a model")
     return f"Warmth and accuracy: {model.rstrip('/').rpartition('/')[2] or model}"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from warmeng.study.personas import BUILT_IN, EMBEDDED, FULL
 from warmeng.study.plan import STEPS_TOKENS
 from warmeng.study.report.figure_data import BELIEFS, CONTEXTS
+from warmeng.study.results.manifest import Manifest
 
 OWN_MODEL = "a model of its own,"
 PAPER_MODELS = ("llama-3.1-8b", "llama-3.1-70b", "mistral-small", "qwen2.5-32b", "qwen-2.5-32b", "gpt-4o")
@@ -46,11 +47,6 @@ class Deviation:
     paper: str
     run: str
     state: str
-
-
-def settings_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the run's settings."""
-    return dict(manifest["inputs"].get("setting") or {})
 
 
 def persona_names(settings: Mapping[str, Any]) -> list[str]:
@@ -101,19 +97,17 @@ def listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "none"
 
 
-def asked(
-    manifest: Mapping[str, Any], items: Mapping[str, int], judges: Sequence[str], rule: str | None = None
-) -> list[Fact]:
+def asked(manifest: Manifest, items: Mapping[str, int], judges: Sequence[str], rule: str | None = None) -> list[Fact]:
     """Return the study's settings in words; ``items`` are the numbers of questions by task, ``rule`` the analysis's."""
-    s = settings_of(manifest)
-    facts = manifest["facts"]
-    engine = facts.get("engine") or {}
+    s = manifest.setting
+    facts = manifest.facts
+    engine = facts.engine
     sampled = (
         "greedy" if s.get("temperature") == 0 else f"temperature {s.get('temperature'):g}, top-p {s.get('top_p'):g}"
     )
     contexts = [CONTEXTS.get(c, c) for c in s.get("contexts") or ()]
     beliefs = [BELIEFS.get(b, b) for b in s.get("beliefs") or ()]
-    extents = facts.get("questions") or {}  # as "24 of 817"
+    extents = facts.questions  # as "24 of 817"
     tasks = [
         f"{name} ({extents[name]} questions)"
         if " of " in extents.get(name, "")
@@ -127,7 +121,7 @@ def asked(
         else ""
     )
     framed = "; also in a neutral frame" if "neutral" in (s.get("framings") or ()) else ""
-    alike = all(about.get("same_tokenizer") for about in (facts.get("own_models") or {}).values())
+    alike = all(about.get("same_tokenizer") for about in facts.own_models.values())
     shared = ", which all personas share" if alike else ""
     found = [
         Fact("Model", str(s.get("model")) + (f", revision {s['revision']}" if s.get("revision") else "")),
@@ -152,27 +146,27 @@ def asked(
             f"on {engine.get('device', 'an unknown device')} in {engine.get('dtype', 'an unknown precision')}, "
             + ("fast: results may differ in another batch" if s.get("fast") else "deterministic"),
         ),
-        Fact("Versions", f"warmeng {facts.get('warmeng', '?')}, Python {facts.get('python', '?')}"),
+        Fact("Versions", f"warmeng {facts.warmeng}, Python {facts.python}"),
     ]
-    for name, told in (facts.get("left_out") or {}).items():
+    for name, told in facts.left_out.items():
         found.append(Fact(f"Left out of {name}", told))
-    if facts.get("started"):
-        found.append(Fact("Started", str(facts["started"]).replace("T", " ").replace("Z", " UTC")))
-    found += [Fact(f"System prompt of {name}", f"“{text}”") for name, text in (facts.get("systems") or {}).items()]
-    if facts.get("default_system") and facts.get("adds_default_system"):
-        whom = listed(list(facts["adds_default_system"]))
-        found.append(Fact("Template", f"adds a system message of its own for {whom}: “{facts['default_system']}”"))
-    for name, about in (facts.get("own_models") or {}).items():
+    if facts.started:
+        found.append(Fact("Started", facts.started.replace("T", " ").replace("Z", " UTC")))
+    found += [Fact(f"System prompt of {name}", f"“{text}”") for name, text in facts.systems.items()]
+    if facts.default_system and facts.adds_default_system:
+        whom = listed(list(facts.adds_default_system))
+        found.append(Fact("Template", f"adds a system message of its own for {whom}: “{facts.default_system}”"))
+    for name, about in facts.own_models.items():
         if added := about.get("adds_default_system"):
             found.append(Fact(f"Template of {name}", f"adds a system message of its own: “{added}”"))
     return found
 
 
 def deviations(
-    manifest: Mapping[str, Any], items: Mapping[str, int], judges: Sequence[str], warmth_measured: bool
+    manifest: Manifest, items: Mapping[str, int], judges: Sequence[str], warmth_measured: bool
 ) -> list[Deviation]:
     """Compare the run with the paper, setting by setting."""
-    s = settings_of(manifest)
+    s = manifest.setting
     contexts, beliefs = list(s.get("contexts") or ()), list(s.get("beliefs") or ())
     personas = [str(p) for p in s.get("personas") or ()]
 

@@ -10,8 +10,7 @@ from typing import Any
 from warmeng.common.errors import InputError
 from warmeng.study.grading.grade import GRADES
 from warmeng.study.results.combine import combine
-from warmeng.study.results.manifest import OTHER_RUN, read_manifest
-from warmeng.study.results.records import FILE, read_records
+from warmeng.study.results.records import read_records
 from warmeng.study.tasks.task import is_disinformation
 
 
@@ -55,17 +54,6 @@ class Answer:
     prompt_tokens: int
     labels: Mapping[str, float] | None
     disputed: bool = False
-
-
-def require_manifest(folder: Path) -> dict[str, Any]:
-    """Return a run folder's manifest; ``InputError`` where the folder is not one."""
-    manifest = read_manifest(folder, OTHER_RUN)
-    if manifest is None:
-        why = "it has no manifest.json" if folder.exists() else "it is not there"
-        raise InputError(f"{folder}: is no run folder ({why}): {OTHER_RUN}")
-    if not (folder / FILE).exists():
-        raise InputError(f"{folder}: has no {FILE} yet: continue the run first")
-    return manifest
 
 
 def read_verdicts(path: Path) -> dict[bytes, tuple[Verdict, ...]]:

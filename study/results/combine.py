@@ -65,11 +65,11 @@ def _binary(grade: str, shares: Mapping[str, float] | None, refusal_is_correct: 
     return 0 if grade == "correct" else 1
 
 
-def trusted_judges(facts: Mapping[str, Any]) -> list[str]:
-    """Return the names of the trusted judges of a manifest's ``facts``, in the order in which they were given."""
-    return [name for name, outcome in (facts.get("judges") or {}).items() if outcome.get("trusted")]
+def trusted_judges(judges: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the names of the trusted judges of a manifest's facts of judges, in the order in which they were given."""
+    return [name for name, outcome in judges.items() if outcome.get("trusted")]
 
 
-def first_trusted(facts: Mapping[str, Any]) -> str | None:
+def first_trusted(judges: Mapping[str, Mapping[str, Any]]) -> str | None:
     """Return the judge whose grades are combined with the exact rule's, ``None`` where no judge is trusted."""
-    return next(iter(trusted_judges(facts)), None)
+    return next(iter(trusted_judges(judges)), None)

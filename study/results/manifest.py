@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from warmeng.common.errors import InputError
 from warmeng.common.manifest import ManifestKind
+from warmeng.study.results.records import FILE as RECORDS
 
 OWN_MODELS = "model of"  # the inputs of personas that are models of their own, by persona
 OTHER_RUN = "give the folder of a run"  # what to do where a folder is only read
@@ -20,12 +23,79 @@ RUN = ManifestKind(
     made="this run was made with",
     before=("run.lock", "wrong_answers.jsonl"),
 )
-read_manifest = RUN.read
 refuse_changes = RUN.refuse_changes
 
+Facts = Mapping[str, Any]
 
-def write_manifest(
-    folder: Path, inputs: Mapping[str, Any], facts: Mapping[str, Any], planned: int, judgments: int = 0
-) -> None:
-    """Write the manifest atomically: ``planned`` answers, and ``judgments`` of them. Raises ``OSError``."""
-    RUN.write(folder, {"planned": planned, "judgments": judgments, "inputs": inputs, "facts": facts})
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a run found out before its first record. What a run of an earlier version did not keep has its default."""
+
+    engine: Facts = field(default_factory=dict)  # ``Engine.describe()`` of the base
+    gates: Mapping[str, Facts] = field(default_factory=dict)  # by persona: its adapter's ``AppliedAdapter``
+    judges: Mapping[str, Facts] = field(default_factory=dict)  # by judge: its calibration, and whether it is trusted
+    exact_rule: Facts = field(default_factory=dict)  # the exact rules' calibration
+    questions: Mapping[str, str] = field(default_factory=dict)  # by task, as "24 of 817"
+    left_out: Mapping[str, str] = field(default_factory=dict)  # by task: which of its items can't be graded
+    systems: Mapping[str, str] = field(default_factory=dict)  # system prompts by persona
+    default_system: str | None = None  # the system message that the chat template adds
+    adds_default_system: Sequence[str] = ()  # the personas of the base that it is added for
+    template_date: str | None = None
+    own_models: Mapping[str, Facts] = field(default_factory=dict)  # by persona: a ``full:`` model beside the base
+    manipulation: Mapping[str, Facts] = field(default_factory=dict)  # by persona: its measured warmth
+    files: Mapping[str, Facts] = field(default_factory=dict)  # stamps of the models' and adapters' files
+    warmeng: str = "?"
+    python: str = "?"
+    started: str = ""
+
+    @classmethod
+    def parse(cls, raw: Facts) -> RunFacts:
+        """Return the facts of a manifest; what is not known is left out."""
+        return cls(**{f.name: raw[f.name] for f in fields(cls) if raw.get(f.name) is not None})
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a run was made with, and how many answers and judgments it has when it is finished."""
+
+    inputs: Mapping[str, Any]
+    facts: RunFacts
+    planned: int
+    judgments: int = 0
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any]) -> Manifest:
+        """Return the content of a ``manifest.json``."""
+        return cls(raw["inputs"], RunFacts.parse(raw["facts"]), raw["planned"], raw.get("judgments", 0))
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        """The run's settings, by their names."""
+        return dict(self.inputs.get("setting") or {})
+
+
+def read_manifest(folder: Path, instead: str = "choose another --out") -> Manifest | None:
+    """Return a folder's manifest, or ``None`` for a folder that is new or empty.
+
+    Raises ``InputError`` as ``ManifestKind.read``; ``instead`` says what to do then.
+    """
+    raw = RUN.read(folder, instead)
+    return None if raw is None else Manifest.parse(raw)
+
+
+def require_manifest(folder: Path) -> Manifest:
+    """Return a run folder's manifest; ``InputError`` where the folder is not one."""
+    manifest = read_manifest(folder, OTHER_RUN)
+    if manifest is None:
+        why = "it has no manifest.json" if folder.exists() else "it is not there"
+        raise InputError(f"{folder}: is no run folder ({why}): {OTHER_RUN}")
+    if not (folder / RECORDS).exists():
+        raise InputError(f"{folder}: has no {RECORDS} yet: continue the run first")
+    return manifest
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest atomically. Raises ``OSError``."""
+    counts = {"planned": manifest.planned, "judgments": manifest.judgments}
+    RUN.write(folder, counts | {"inputs": manifest.inputs, "facts": asdict(manifest.facts)})

@@ -16,9 +16,10 @@ from warmeng.study.contexts import UNMODIFIED
 from warmeng.study.grading.grade import GRADES
 from warmeng.study.grading.refusals import RULES, refusals
 from warmeng.study.personas import BASELINE
-from warmeng.study.results.answers import Answer, read_answers, read_verdicts, require_manifest
+from warmeng.study.results.answers import Answer, read_answers, read_verdicts
 from warmeng.study.results.combine import first_trusted
 from warmeng.study.results.frame import WHICH, Factor, Frame
+from warmeng.study.results.manifest import require_manifest
 from warmeng.study.results.records import FILE
 
 COLUMNS = ("model", "persona", "task", "context", "belief", "framing", "item")
@@ -29,7 +30,9 @@ WHICH_CODE = {name: k for k, name in enumerate(WHICH)}
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a frame's answers come from. ``statuses`` sum up to ``planned``; ``judges`` are the manifest's facts.
+    """What a frame's answers come from. ``statuses`` sum up to ``planned``.
+
+    ``judges`` and ``exact_rule`` are the manifest's facts of them.
 
     ``reasons`` counts why answers have the grade that they have, ``judged`` the judgments of each judge.
     """
@@ -40,7 +43,7 @@ class RunInfo:
     rule: str = "grades"  # the view that fits these answers
     judges: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    manifest: Mapping[str, Any] = field(default_factory=dict)
+    exact_rule: Mapping[str, Any] = field(default_factory=dict)
     reasons: Mapping[str, int] = field(default_factory=dict)
     judged: Mapping[str, int] = field(default_factory=dict)
 
@@ -113,31 +116,30 @@ def read_run(folder: Path) -> tuple[Frame, RunInfo]:
     """
     manifest = require_manifest(folder)
     path = folder / FILE
-    setting = manifest["inputs"].get("setting") or {}
-    model = Path(str(setting.get("model") or "model")).name
+    model = Path(str(manifest.setting.get("model") or "model")).name
     columns = Columns()
     statuses: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     verdicts = read_verdicts(path)
-    for a in read_answers(path, verdicts, first_trusted(manifest["facts"])):
+    for a in read_answers(path, verdicts, first_trusted(manifest.facts.judges)):
         _add(columns, a, model)
         statuses[a.status] += 1
         if a.reason:
             reasons[f"{a.grade}: {a.reason}"] += 1
-    planned = int(manifest["planned"])
+    planned = manifest.planned
     if planned > len(columns):
         statuses[MISSING] = planned - len(columns)
-    judges = manifest["facts"].get("judges") or {}
+    judges = manifest.facts.judges
     info = RunInfo(
         planned,
         dict(statuses),
         (model,),
         judges=judges,
-        manifest=manifest,
+        exact_rule=manifest.facts.exact_rule,
         reasons=dict(reasons.most_common()),
         judged=dict(Counter(v.judge for found in verdicts.values() for v in found)),
     )
-    return columns.frame(judges=list(judges), **orders(manifest["inputs"])), info
+    return columns.frame(judges=list(judges), **orders(manifest.inputs)), info
 
 
 def _add(columns: Columns, a: Answer, model: str) -> None:
@@ -205,7 +207,7 @@ def concat(parts: Sequence[tuple[Frame, RunInfo]]) -> tuple[Frame, RunInfo]:
     notes = tuple(dict.fromkeys(note for info in infos for note in info.notes))
     pooled = replace(infos[0], planned=sum(i.planned for i in infos), statuses=dict(statuses), models=tuple(models))
     # calibrations belong to a run: a pool of several has none
-    return frame, replace(pooled, judges={}, notes=notes, manifest={}, reasons={}, judged={})
+    return frame, replace(pooled, judges={}, notes=notes, exact_rule={}, reasons={}, judged={})
 
 
 def _joined(factors: Sequence[Factor]) -> Factor:

@@ -20,8 +20,8 @@ from warmeng.study.results.manifest import read_manifest, refuse_changes
 from warmeng.study.run.gates import checks_warmth, held_out_responses
 from warmeng.study.run.judges import BASE, is_judged
 from warmeng.study.run.models import KV_BYTES, load_engine, settings_of
+from warmeng.study.run.prepare import check_judges, check_own_models, known_inputs
 from warmeng.study.run.probe import run_probe
-from warmeng.study.run.run import check_judges, check_own_models, known_inputs
 from warmeng.study.settings import StudySettings
 from warmeng.study.stats.intervals import DISCORDANT, smallest_effect
 from warmeng.study.tasks.wrong_answers import borrowed, missing
@@ -94,7 +94,7 @@ def _check(study: Study, folder: Path) -> None:
             check_name(named.model, named.revision)
     before = read_manifest(folder)
     if before is not None:
-        refuse_changes(folder, before["inputs"], known_inputs(study))
+        refuse_changes(folder, before.inputs, known_inputs(study))
     above = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not os.access(above, os.W_OK | os.X_OK):
         raise StorageError(f"{folder}: can't write there ({above} can't be written): choose another --out")

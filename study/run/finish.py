@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from warmeng.study.plan import Study
 from warmeng.study.report.results import write_results
 from warmeng.study.results.combine import first_trusted
 from warmeng.study.results.frame import Frame
+from warmeng.study.results.manifest import Manifest
 from warmeng.study.results.read import RunInfo, read_run
 from warmeng.study.results.views import outcome
 from warmeng.study.stats.analyze import analyze, compared, grade_counts, summary, write_analysis
@@ -45,7 +45,7 @@ class Outcome:
     results: dict[str, Any] | None
 
 
-def finish(study: Study, folder: Path, manifest: Mapping[str, Any], progress: Progress, command: str) -> Outcome:
+def finish(study: Study, folder: Path, manifest: Manifest, progress: Progress, command: str) -> Outcome:
     """Read the records back, check that planned = sum of all grades, write and return the results, then analyse.
 
     The results are tables of the analysis; they are written first, because they need no fit and no draws. ``command``
@@ -72,16 +72,13 @@ def finish(study: Study, folder: Path, manifest: Mapping[str, Any], progress: Pr
     return Outcome(UNBALANCED if missing or unjudged else FAILED if failed else 0, folder, results)
 
 
-def make_results(study: Study, manifest: Mapping[str, Any], frame: Frame, info: RunInfo) -> dict[str, Any]:
-    """Return what ``results.json`` holds: tables of the analysis, counts, and what the run was made with.
-
-    ``manifest`` has ``facts`` and the number of ``judgments``.
-    """
-    s, facts = study.settings, manifest["facts"]
+def make_results(study: Study, manifest: Manifest, frame: Frame, info: RunInfo) -> dict[str, Any]:
+    """Return what ``results.json`` holds: tables of the analysis, counts, and what the run was made with."""
+    s, facts = study.settings, manifest.facts
     baseline, variants = compared(frame)
     found = summary(frame, outcome(frame, info.rule), baseline, variants)
-    told = {row["persona"]: row["disputed"] for row in disputed(frame, first_trusted(facts))}
-    judgments = manifest.get("judgments", 0)
+    told = {row["persona"]: row["disputed"] for row in disputed(frame, first_trusted(facts.judges))}
+    judgments = manifest.judgments
     return {
         "format": FORMAT,
         "baseline": baseline,
@@ -102,7 +99,7 @@ def make_results(study: Study, manifest: Mapping[str, Any], frame: Frame, info: 
             "seed": s.seed,
             "deterministic": not s.fast,
             "settings": s.as_dict(),
-            **{key: facts.get(key) for key in TOLD},
+            **{key: getattr(facts, key) for key in TOLD},
         },
     }
 

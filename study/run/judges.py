@@ -17,6 +17,7 @@ from warmeng.study.grading.exact import whose
 from warmeng.study.grading.judge import RUBRIC_VERSION, Judge, Judged, decide
 from warmeng.study.grading.rows import Row, row_of
 from warmeng.study.plan import Planned
+from warmeng.study.results.manifest import Manifest
 from warmeng.study.results.records import read_records
 from warmeng.study.run.calibrate import Calibration, calibrate, require_trust
 from warmeng.study.run.models import Models, settings_of
@@ -78,7 +79,7 @@ def examine(engine: Engine, name: str, gate: bool, progress: Progress) -> dict[s
 
 
 def appoint(
-    settings: StudySettings, models: Models, progress: Progress, before: Mapping[str, Any] | None
+    settings: StudySettings, models: Models, progress: Progress, before: Manifest | None
 ) -> tuple[dict[str, Appointed], dict[str, dict[str, Any]]]:
     """Return the judges that are models of their own, and what each was measured at, loaded one by one.
 
@@ -90,8 +91,8 @@ def appoint(
         if name == BASE:
             continue
         if before is not None:
-            judges[name] = Appointed(name, before["inputs"]["judges"][name])
-            outcomes[name] = before["facts"]["judges"][name]
+            judges[name] = Appointed(name, before.inputs["judges"][name])
+            outcomes[name] = dict(before.facts.judges[name])
             continue
         engine = models.of(settings_of(name, settings), f"judge {name}")
         judges[name] = Appointed.of(name, engine)

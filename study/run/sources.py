@@ -12,24 +12,22 @@ from typing import Any
 from warmeng.engine.registry import find_folder, parse_name
 from warmeng.engine.stamps import adapter_files, contents, model_files, stamp
 from warmeng.study.plan import Study
-from warmeng.study.results.manifest import refuse_changes
+from warmeng.study.results.manifest import RunFacts, refuse_changes
 from warmeng.study.run.judges import BASE
 
-FACT = "files"  # of a manifest: what ``stamps`` returned
 
-
-def stamps(study: Study, facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def stamps(study: Study, facts: RunFacts) -> dict[str, dict[str, Any]]:
     """Return what the files of a run that begins are, by what they are to it; ``facts`` are those of its manifest."""
     return {name: stamp(files) for name, files in _files(study, facts).items() if files is not None}
 
 
-def refuse_replaced(study: Study, folder: Path, facts: Mapping[str, Any]) -> list[str]:
+def refuse_replaced(study: Study, folder: Path, facts: RunFacts) -> list[str]:
     """Raise ``InputError`` naming the first file of a finished run's models and adapters that is not what it was.
 
     Only files whose size or times changed are read. Returns what could not be compared: models that are not on this
     machine any more, and all of them where the run was made before their files were kept.
     """
-    before: Mapping[str, Mapping[str, Any]] = facts.get(FACT) or {}
+    before: Mapping[str, Mapping[str, Any]] = facts.files
     found = _files(study, facts)
     there = {name: files for name, files in found.items() if files is not None and name in before}
     now = {name: contents(files, before[name]) for name, files in there.items()}
@@ -38,7 +36,7 @@ def refuse_replaced(study: Study, folder: Path, facts: Mapping[str, Any]) -> lis
     return [name for name in found if name not in there]
 
 
-def _files(study: Study, facts: Mapping[str, Any]) -> dict[str, tuple[Path, ...] | None]:
+def _files(study: Study, facts: RunFacts) -> dict[str, tuple[Path, ...] | None]:
     """Return the files of a run's models and adapters; ``None`` for a model that isn't on this machine."""
     s = study.settings
     found: dict[str, tuple[Path, ...] | None] = {}
@@ -48,14 +46,14 @@ def _files(study: Study, facts: Mapping[str, Any]) -> dict[str, tuple[Path, ...]
             folder = find_folder(model, revision)
             found[name] = None if folder is None else model_files(folder)
 
-    add("model", facts.get("engine") or {}, s.model, s.revision)
+    add("model", facts.engine, s.model, s.revision)
     for persona in study.personas:
         if persona.adapter is not None:
             found[f"adapter {persona.name}"] = adapter_files(persona.adapter)
         elif persona.model is not None:
-            about = (facts.get("own_models") or {}).get(persona.name) or {}
+            about = facts.own_models.get(persona.name) or {}
             add(f"model of {persona.name}", about, *parse_name(persona.model))
-    for name, about in (facts.get("judges") or {}).items():
+    for name, about in facts.judges.items():
         if name != BASE:
             add(f"judge {name}", about, *parse_name(name))
     return found

@@ -70,8 +70,8 @@ def analyze(
         "length": length(frame, known, first, variants),
         "refusal_rules": refusal_rules(frame, first, variants, draws),
         "agreement": agreement(frame, draws),
-        "disputed": disputed(frame, first_trusted({"judges": info.judges})),
-        "judge_error": judge_error((info.manifest.get("facts") or {}) | {"judges": info.judges}),
+        "disputed": disputed(frame, first_trusted(info.judges)),
+        "judge_error": judge_error(info.exact_rule, info.judges),
         "corrected": corrected(frame, info.judges, first, variants, seed, bootstrap),
     }
     if published is not None:

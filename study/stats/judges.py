@@ -51,13 +51,13 @@ def kappas(counts: Floats) -> Floats:
         return np.asarray(np.where(chance < 1 - 1e-12, (seen - chance) / (1 - chance), np.nan))
 
 
-def judge_error(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the table ``judge_error`` from the manifest's facts: the exact rules and the judges that were calibrated,
+def judge_error(exact_rule: Mapping[str, Any], judges: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the table ``judge_error`` from a manifest's facts: the exact rules and the judges that were calibrated,
     by labelled persona or style.
     """
-    exact = {"exact": facts["exact_rule"]} if facts.get("exact_rule") else {}
+    exact = {"exact": exact_rule} if exact_rule else {}
     rows = []
-    for judge, measured in {**exact, **(facts.get("judges") or {})}.items():
+    for judge, measured in {**exact, **judges}.items():
         for persona, found in (measured.get("by_persona") or {}).items():
             row = {"judge": judge, "persona": persona, "n": found["incorrect"] + found["correct"]}
             kept = ("sensitivity", "specificity", "incorrect", "correct", "undecided")

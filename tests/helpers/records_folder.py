@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from warmeng.common.journal import encode
-from warmeng.study.results.manifest import write_manifest
+from warmeng.study.results.manifest import Manifest, RunFacts, write_manifest
 
 
 def answer(key, persona, item, grade, *, which=None, text="Paris.", task="facts", belief="none", **more):
@@ -24,6 +24,6 @@ def judged(key, of, judge, grade, shares=None, **more):
 def run_folder(folder, records, planned=None, judges=None, model="tiny", personas=("original", "warm=adapters/w")):
     folder.mkdir(parents=True, exist_ok=True)
     setting = {"model": model, "personas": list(personas)}
-    write_manifest(folder, {"setting": setting}, {"judges": judges or {}}, planned or len(records))
+    write_manifest(folder, Manifest({"setting": setting}, RunFacts(judges=judges or {}), planned or len(records)))
     (folder / "records.jsonl").write_bytes(b"".join(encode(r) for r in records))
     return folder

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from warmeng.common.journal import encode
-from warmeng.study.results.manifest import write_manifest
+from warmeng.study.results.manifest import Manifest, RunFacts, write_manifest
 
 CONTEXTS = (
     "unmodified", "emotion:sad", "emotion:anger", "emotion:happy", "relation:close", "relation:hierarchical_up",
@@ -94,7 +94,7 @@ def make_run(folder: Path, plan: Plan = Plan()) -> Path:
                 records.write(encode(row))
                 if row["grade"] == "unclear":
                     records.write(encode(make_judgment(row)))
-    write_manifest(folder, {"setting": setting, "items": {}}, facts, plan.size)
+    write_manifest(folder, Manifest({"setting": setting, "items": {}}, RunFacts.parse(facts), plan.size))
     session = {
         "ended": "2026-01-02T05:04:05Z", "seconds": 3725.5, "records": plan.size, "output_tokens": plan.size * 80,
         "prompt_tokens": plan.size * 60, "cached_tokens": plan.size * 40, "steps": 900, "energy_j": 812000.0,

@@ -30,7 +30,7 @@ from warmeng.study.personas import ADAPTERS, PROMPTS
 from warmeng.study.prompts import COMPOSITIONS
 from warmeng.study.results.authors import read_authors
 from warmeng.study.results.items import read_items, write_items
-from warmeng.study.results.manifest import write_manifest
+from warmeng.study.results.manifest import Manifest, RunFacts, write_manifest
 from warmeng.study.results.read import read_run
 from warmeng.study.results.views import outcome
 
@@ -266,7 +266,7 @@ def scored(tmp_path) -> Path:
     hashes = {"kind": hashlib.sha256(orjson.dumps(text)).hexdigest(), "changed": "0" * 64}
     setting = {"model": "m", "personas": personas, "temperature": 0.8, "max_new_tokens": 9, "composition": "clean"}
     inputs = {"setting": setting, "system prompt": hashes, "adapter": {"kind": "a" * 64}}
-    write_manifest(folder, inputs, {"judges": {}}, 6)
+    write_manifest(folder, Manifest(inputs, RunFacts(), 6))
     common = {"layout": "own", "statements": {}}
     items = [
         {"task": "exam", "grading": "options", "id": "e", "question": "Which?", "answer": "Rest", "wrong": "Surgery",
@@ -362,8 +362,8 @@ def test_lm_eval_names_output_type_adapter_and_system_prompt(scored, tmp_path):
 def test_built_in_system_prompts_are_in_the_export(scored):
     source = Source.of(scored)
     text = (PROMPTS / "warm.txt").read_text().strip()
-    source.manifest["inputs"]["system prompt"]["warm-prompt"] = hashlib.sha256(orjson.dumps(text)).hexdigest()
-    source.manifest["inputs"]["setting"]["personas"].append("warm-prompt")
+    source.manifest.inputs["system prompt"]["warm-prompt"] = hashlib.sha256(orjson.dumps(text)).hexdigest()
+    source.manifest.inputs["setting"]["personas"].append("warm-prompt")
     assert system_of(source, "warm-prompt") == text
     assert (ADAPTERS.parts[-3:], spec_of(source, "warm")[0]) == (
         ("study", "data", "adapters"), "warmeng/study/data/adapters/warm",

@@ -28,6 +28,7 @@ from warmeng.study.report.page import load_run, policy, render, write_report
 from warmeng.study.report.settings_text import RULES, adapted_names, persona_words
 from warmeng.study.results.answers import read_answers
 from warmeng.study.results.items import read_items
+from warmeng.study.results.manifest import require_manifest
 from warmeng.study.results.views import RULES as VIEWS
 from warmeng.study.stats.analyze import analyze_run
 
@@ -223,7 +224,7 @@ def test_the_rule_is_told_and_named_under_the_headline_where_it_is_another(run_f
 
 def test_warmth_stands_beside_errors_without_a_belief_or_not_at_all(run_folder, tmp_path):
     analysis = page.read_analysis(run_folder)
-    manifest = json.loads((run_folder / "manifest.json").read_text())
+    manifest = require_manifest(run_folder)
     assert len(warmth(manifest, analysis)) == 3
     rows = analysis["tables"]["error_rates"]["rows"]
     analysis["tables"]["error_rates"]["rows"] = [r for r in rows if r["belief"] != "none"]
@@ -420,7 +421,7 @@ def test_the_exact_rules_errors_are_a_gate(run_folder):
 
     def gate(found):
         measured = {"by_persona": {"all": {}, "warm": {"found": 9, "incorrect": 10, "passed": found, "correct": 10}}}
-        manifest = run.manifest | {"facts": run.manifest["facts"] | {"exact_rule": measured}}
+        manifest = replace(run.manifest, facts=replace(run.manifest.facts, exact_rule=measured))
         return next(g for g in gates(manifest, run.survey) if g.name == "Exact rules")
 
     assert (gate(10).state, gate(5).state) == ("held", "failed")

@@ -57,7 +57,7 @@ def test_a_judges_shares_decide_what_is_unclear():
 
 
 def test_only_trusted_judges_count_in_their_order():
-    facts = {"judges": {"a": {"trusted": False}, "c": {"trusted": True}, "b": {"trusted": True}}}
-    assert trusted_judges(facts) == ["c", "b"]
-    assert first_trusted(facts) == "c"
+    judges = {"a": {"trusted": False}, "c": {"trusted": True}, "b": {"trusted": True}}
+    assert trusted_judges(judges) == ["c", "b"]
+    assert first_trusted(judges) == "c"
     assert first_trusted({}) is None

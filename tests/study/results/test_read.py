@@ -12,7 +12,7 @@ from warmeng.common.files import read_csv
 from warmeng.study.grading.grade import GRADES
 from warmeng.study.results.authors import place_of, read_authors, read_authors_run
 from warmeng.study.results.frame import WHICH
-from warmeng.study.results.manifest import write_manifest
+from warmeng.study.results.manifest import Manifest, RunFacts, write_manifest
 from warmeng.study.results.read import concat, read_run
 from warmeng.study.results.views import outcome
 from warmeng.study.stats.judges import disputed
@@ -69,7 +69,7 @@ def test_names_come_in_the_order_of_the_settings(tmp_path):
         "items": {"mine": "1", "facts": "2"},
         "statements": {"stake:low": "3", "emotion:sad": "4"},
     }
-    write_manifest(folder, inputs, {}, 3)
+    write_manifest(folder, Manifest(inputs, RunFacts(), 3))
     frame = read_run(folder)[0]
     assert frame.task.names == ("mine", "facts")
     assert frame.context.names == ("stake:low", "unmodified", "emotion:sad")

@@ -14,6 +14,7 @@ from warmeng.study.personas import load_personas, parse_persona
 from warmeng.study.report.outcome import gates
 from warmeng.study.report.results import notes
 from warmeng.study.report.settings_text import asked, persona_words
+from warmeng.study.results.manifest import require_manifest
 from warmeng.study.results.records import FILE, read_records
 from warmeng.study.run.run import run_study
 from warmeng.study.settings import StudySettings
@@ -249,18 +250,18 @@ def test_what_else_differs_is_said_before_and_in_the_results(fake, own, tmp_path
     assert outcome.exit_code == 0
     assert any("chat template and tokenizer are not the base's" in line for line in heard.lines)
     for name, state, noise in (("same", "held", True), ("other", "unsure", False)):
-        manifest = json.loads((tmp_path / name / "manifest.json").read_text())
+        manifest = require_manifest(tmp_path / name)
         rows = {gate.name: gate for gate in gates(manifest, Found())}
         assert rows["Model of warm"].state == rows["Model of both"].state == state
         assert ("share their noise" in rows["Determinism"].text) is noise
-        assert manifest["inputs"]["model of"]["warm"]["weights"] == "o" * 64
-        assert manifest["facts"]["adds_default_system"] == ["original"]
+        assert manifest.inputs["model of"]["warm"]["weights"] == "o" * 64
+        assert manifest.facts.adds_default_system == ["original"]
         told = {fact.name: fact.text for fact in asked(manifest, {}, [])}
         assert ("all personas share" in told["Seed"]) is noise
         added = "You are another." if name == "other" else "You are a fake."
         assert added in told["Template of warm"]
         assert "Template of both" not in told
-        assert set(manifest["facts"]["manipulation"]) == {"original", "warm", "warm-prompt", "both"}
+        assert set(manifest.facts.manipulation) == {"original", "warm", "warm-prompt", "both"}
 
 
 class Found:

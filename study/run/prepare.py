@@ -1,0 +1,226 @@
+"""What comes before a run's first answer: every model loaded once, the gates held, whatever changed refused."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from warmeng import __version__
+from warmeng.common.errors import InputError, StorageError, UsageError, one_line
+from warmeng.common.files import FULL
+from warmeng.common.progress import Progress
+from warmeng.engine.identity import identity_of
+from warmeng.study.adapters import AppliedAdapter, apply_adapters
+from warmeng.study.grading.grade import RULES
+from warmeng.study.grading.judge import RUBRIC_VERSION
+from warmeng.study.personas import on_base
+from warmeng.study.plan import Planned, Planner, Study
+from warmeng.study.results.manifest import OWN_MODELS, Manifest, RunFacts, refuse_changes
+from warmeng.study.run.asking import MOST_OPEN
+from warmeng.study.run.calibrate import calibrate_exact
+from warmeng.study.run.execute import Part
+from warmeng.study.run.gates import check_warmth
+from warmeng.study.run.judges import BASE, JUDGED, Appointed, appoint, examine, is_judged, keys_of
+from warmeng.study.run.models import Models, OwnModel, compare, meet, settings_of
+from warmeng.study.run.sources import stamps
+from warmeng.study.tasks import wrong_answers
+
+if TYPE_CHECKING:
+    from warmeng.engine.engine import Engine
+
+PLAN = "prompts or grading rules"  # the input that all keys together are, where nothing else explains a change
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that may begin: its study with all wrong answers, each model's part, its judges, its manifest."""
+
+    study: Study
+    parts: list[Part]
+    judges: dict[str, Appointed]
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a look at every model of a run gave. ``engine`` is the base's, the one that is still loaded."""
+
+    engine: Engine
+    applied: Mapping[str, AppliedAdapter]  # by persona
+    own: list[OwnModel]
+    own_facts: Mapping[str, dict[str, Any]]  # of each ``full:`` persona beside the base
+    judges: dict[str, Appointed]
+    outcomes: Mapping[str, Mapping[str, Any]]  # by judge: its calibration
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """The adapters' contents, by persona."""
+        return {name: adapter.hash for name, adapter in self.applied.items()}
+
+
+def prepare(
+    study: Study, models: Models, folder: Path, before: Manifest | None, progress: Progress, command: str
+) -> Prepared:
+    """Return a run that may begin, or continue where ``before`` is its manifest. The order of the steps matters.
+
+    1. Every model is loaded, the base last: one model is in memory at a time, and the base answers first.
+    2. What these models are is compared with the run before, while nothing is written yet.
+    3. The base writes the wrong answers that a source lacks: they are part of the prompts, so of the plan.
+    4. The plan is made, and all its keys compared with the run before.
+    5. A run that begins measures its personas' warmth, last because it takes longest and refuses nothing.
+    """
+    loaded = load_all(study, models, before, progress)
+    inputs = inputs_of(study, loaded)
+    if before is not None:
+        refuse_changes(folder, before.inputs, inputs)
+    study = with_wrong_answers(study, loaded.engine, folder, progress, command)
+    parts = parts_of(study, loaded)
+    judges = loaded.judges
+    inputs[PLAN] = digest(key for part in parts for planned in part.plan for key in keys_of(planned, judges.values()))
+    if before is not None:
+        refuse_changes(folder, before.inputs, inputs)
+        return Prepared(study, parts, judges, before)
+    judgments = sum(is_judged(p) for part in parts for p in part.plan) * len(judges) if judges else 0
+    return Prepared(study, parts, judges, Manifest(inputs, facts_of(study, loaded, progress), study.size, judgments))
+
+
+def load_all(study: Study, models: Models, before: Manifest | None, progress: Progress) -> Loaded:
+    """Load judges, models of their own and the base in turn; hold the gates of judges and adapters.
+
+    Raises ``InputError`` for a judge that is not trusted, a model that is the base's copy, an adapter without effect.
+    """
+    judges, outcomes = appoint(study.settings, models, progress, before)
+    own = meet(study, models, before is None, progress)
+    engine = models.of(study.settings)
+    own_facts = compare(own, engine, progress)
+    applied = apply_adapters(engine, study.personas, progress.message)
+    if BASE in study.settings.judges:
+        judges[BASE] = Appointed.of(BASE, engine)
+        outcomes[BASE] = (
+            examine(engine, BASE, study.settings.judge_gate, progress)
+            if before is None
+            else dict(before.facts.judges[BASE])
+        )
+    # In the order in which they were given: the first trusted one decides.
+    order = study.settings.judges
+    judges, outcomes = {name: judges[name] for name in order}, {name: outcomes[name] for name in order}
+    return Loaded(engine, applied, own, own_facts, judges, outcomes)
+
+
+def inputs_of(study: Study, loaded: Loaded) -> dict[str, Any]:
+    """Return what must stay the same for a run to continue, but for its plan."""
+    template = loaded.engine.tokenizer.template_hash
+    model = identity_of(loaded.engine.describe())
+    inputs = known_inputs(study) | {"model": model, "adapter": loaded.hashes, "template": template}
+    if loaded.own:
+        inputs[OWN_MODELS] = {persona.name: dict(model.identity) for model in loaded.own for persona in model.personas}
+    if loaded.judges:
+        inputs["judges"] = {name: dict(judge.identity) for name, judge in loaded.judges.items()}
+    return inputs
+
+
+def known_inputs(study: Study) -> dict[str, Any]:
+    """Return what must stay the same and needs no model to be known."""
+    return study.inputs() | ({"rubric": RUBRIC_VERSION} if study.settings.judges else {})
+
+
+def with_wrong_answers(study: Study, engine: Engine, folder: Path, progress: Progress, command: str) -> Study:
+    """Return the study with wrong answers where a user claims one and the source has none."""
+    lacking = [task for task in study.tasks if study.lacks_wrong(task)]
+    if not lacking:
+        return study
+    count = sum(len(wrong_answers.missing(task)) for task in lacking)
+    progress.message(f"{folder}: {count} wrong answers are missing in {', '.join(t.name for t in lacking)}")
+    with storing(folder, command):
+        filled = {task.name: wrong_answers.fill_wrong(task, engine, folder / wrong_answers.FILE) for task in lacking}
+    return replace(study, tasks=tuple(filled.get(task.name, task) for task in study.tasks))
+
+
+def parts_of(study: Study, loaded: Loaded) -> list[Part]:
+    """Return each model's personas and requests, the base's first."""
+    engine = loaded.engine
+    mine = replace(study, personas=on_base(study.personas))
+    identity = identity_of(engine.describe())
+    planner = Planner(mine, engine.tokenizer, engine.config.stop_token_ids, identity, loaded.hashes)
+    names = tuple(persona.name for persona in mine.personas)
+    parts = [Part(study.settings, names, _kept(planner, study))]
+    for model in loaded.own:
+        names = tuple(persona.name for persona in model.personas)
+        plan = _kept(model.planner(study), study)
+        parts.append(Part(settings_of(model.name, study.settings), names, plan, model.identity))
+    return parts
+
+
+def _kept(planner: Planner, study: Study) -> Iterable[Planned]:
+    """Return a model's plan, which is kept; of a large study it is made again whenever it is read."""
+    return list(planner) if study.size <= MOST_OPEN else planner
+
+
+def facts_of(study: Study, loaded: Loaded, progress: Progress) -> RunFacts:
+    """Return what the manifest tells beside the inputs; measures the personas' warmth where that is asked for."""
+    tokenizer = loaded.engine.tokenizer
+    added = [p.name for p in on_base(study.personas) if p.system is None and tokenizer.default_system]
+    responses = {name: texts for model in loaded.own for name, texts in model.responses.items()}
+    facts = RunFacts(
+        engine=loaded.engine.describe(),
+        gates={name: asdict(adapter) for name, adapter in loaded.applied.items()},
+        judges=loaded.outcomes,
+        exact_rule=calibrate_exact().as_dict() | {"rules": RULES},
+        questions={task.name: task.extent for task in study.tasks},
+        left_out={task.name: task.left_out for task in study.tasks if task.left_out},
+        systems={p.name: p.system for p in study.personas if p.system},
+        default_system=tokenizer.default_system,
+        adds_default_system=added,
+        template_date=tokenizer.frozen_date,
+        own_models=loaded.own_facts,
+        manipulation=check_warmth(study, loaded.engine, progress, responses),
+        warmeng=__version__,
+        python=sys.version.split()[0],
+        started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )
+    return replace(facts, files=stamps(study, facts))
+
+
+def check_judges(study: Study, progress: Progress) -> None:
+    """Raise ``UsageError`` for judges that have nothing to judge; say which answers stay without a grade."""
+    judged = [task.name for task in study.tasks if task.grading in JUDGED]
+    if study.settings.judges and not judged:
+        raise UsageError(
+            f"judges {', '.join(study.settings.judges)} have nothing to judge: no task of "
+            f"{', '.join(task.name for task in study.tasks)} generates answers that can be right: leave them out"
+        )
+    needing = [task.name for task in study.tasks if task.grading == "judge"]
+    if needing and not study.settings.judges:
+        progress.message(f"{', '.join(needing)}: answers stay unscored without a judge (--judge)")
+
+
+def check_own_models(study: Study) -> None:
+    """Raise ``InputError`` for a persona whose own model is the base by its name; ``compare`` finds copies."""
+    from warmeng.engine.registry import is_same, parse_name
+
+    for persona in study.personas:
+        name, revision = parse_name(persona.model or "")
+        if persona.model and is_same(name, study.settings.model) and revision == study.settings.revision:
+            raise InputError(f"persona {persona.name}: {persona.model} is the base itself: leave full: out")
+
+
+@contextmanager
+def storing(folder: Path, command: str) -> Iterator[None]:
+    """Turn the system's errors of writing beside the records into one line."""
+    try:
+        yield
+    except OSError as error:
+        do = "make room" if error.errno in FULL else "see to the disk"
+        why = one_line(error.strerror or error)
+        raise StorageError(f"{folder}: {why}; what was there is kept: {do}, then continue with: {command}") from None
+
+
+def digest(keys: Iterable[str]) -> str:
+    """Return one hash of all keys of a plan, whatever their order."""
+    return hashlib.sha256("".join(sorted(keys)).encode()).hexdigest()
