@@ -202,6 +202,7 @@ def test_one_interrupt_drains_and_the_second_leaves_what_hangs_outside_python(la
     assert records(folder) == records(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_run_in_the_background_of_a_shell_without_a_terminal(tmp_path):
     """Such a shell has its background processes ignore SIGINT: one that is sent all the same is an interrupt."""
     folder = tmp_path / "r"
@@ -312,6 +313,7 @@ def test_an_interrupt_that_a_library_turns_into_its_own_error_is_one(tmp_path, n
             assert "(Invalid bounding box); every record is kept: try again with: warmeng report folder" in lines[1]
 
 
+@pytest.mark.slow
 def test_interrupts_while_everything_is_imported_and_loaded(tiny_model, tmp_path, count):
     """A process that is no copy of a warm one: interrupted while libraries are imported, and weights read.
 

@@ -112,13 +112,14 @@ def same(found, expected):
     assert not different, f"{len(different)} of {len(found)} differ: {different[0]}"
 
 
-@pytest.mark.parametrize("size", [1, 2, 7, 64])
+@pytest.mark.parametrize("size", [7, *(pytest.param(value, marks=pytest.mark.slow) for value in (1, 2, 64))])
 def test_in_batches_of(settings, run, whole, size):
     code, found, _ = run(settings, replace(ROOMY, max_num_seqs=size))
     assert code == 0
     same(found, whole)
 
 
+@pytest.mark.slow
 def test_in_small_steps(settings, run, whole):
     same(run(settings, replace(ROOMY, max_batched_tokens=48, max_num_seqs=5))[1], whole)
 
@@ -135,6 +136,7 @@ def test_after_preemption(settings, run, whole, count):
         same(found, whole)
 
 
+@pytest.mark.slow
 def test_without_any_cached_prefix(settings, run, whole):
     _, found, stats = run(settings, replace(ROOMY, max_num_seqs=1), Forgetful)
     assert stats.cached_tokens == 0
@@ -148,7 +150,7 @@ def test_one_persona_or_five(settings, run, whole, count):
         same(found, [line for line in whole if json.loads(line)["persona"] == name])
 
 
-@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("threads", [2, *(pytest.param(value, marks=pytest.mark.slow) for value in (3,))])
 def test_on_more_threads(settings, run, whole, threads):
     """Threads share a tensor's elements among them: where, changes with the rows of a batch."""
     for size in (7, 31):

@@ -213,7 +213,7 @@ def test_masks(vocab: int, rng) -> None:
     assert torch.equal(check(logits, everything), check(logits, free))
 
 
-@pytest.mark.parametrize(("count", "vocab"), [(600, 40), (250, 300), (40, 2100)])
+@pytest.mark.parametrize(("count", "vocab"), [pytest.param(600, 40, marks=pytest.mark.slow), (250, 300), (40, 2100)])
 def test_plain_draws(count: int, vocab: int, rng) -> None:
     logits = torch.randn(count, vocab) * torch.tensor(rng.choice([0.1, 1, 6], (count, 1)), dtype=torch.float32)
     check(logits, draws(rng, count, vocab, rng.lognormal(0, 0.7, count)))
