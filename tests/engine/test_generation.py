@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tiers import slow
 
 from warmeng.engine.engine import Engine, EngineSettings
 from warmeng.engine.request import (
@@ -65,7 +66,7 @@ def test_stop_token(engine: Engine) -> None:
     assert engine.generate([GenerateRequest("a", prompt, params)])[0].token_ids == free.token_ids[:at]
 
 
-@pytest.mark.parametrize("temperature", [0.0, pytest.param(1.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("temperature", [0.0, *slow(1.0)])
 def test_constraints_hold(built_in: Engine, temperature: float) -> None:
     schema = {
         "type": "object",

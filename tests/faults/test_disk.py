@@ -197,6 +197,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(whole, launcher, small_disk
     assert snapshot(folder) == before
 
 
+@pytest.mark.slow
 def test_a_log_that_is_full_or_has_no_reader_ends_no_run(whole, tally, tmp_path):
     reference, command, _ = whole
     script = [sys.executable, str(Path(__file__).parents[1] / "helpers" / "fake_warmeng.py")]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from studies import widened
+from tiers import slow
 
 CODE = "from warmeng.cli.main import main; main()"
 FAKE = Path(__file__).parents[1] / "helpers" / "fake_warmeng.py"
@@ -118,7 +119,7 @@ def listening(process):
 
 
 # The quick tier has each way to stop once: a run's, a preparation's and a training's.
-OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("run-judged", "run-real")]
+OTHERS = slow("run-judged", "run-real")
 NAMES = ("run", "prepare", "finetune", *OTHERS)
 
 

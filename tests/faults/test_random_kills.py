@@ -74,9 +74,10 @@ def real(tiny_model, real_launcher, tmp_path_factory):
     return command, lines(folder / "first"), uninterrupted(real_launcher, command, folder / "second")
 
 
+@pytest.mark.slow
 def test_the_real_engine_killed_at_random_times_samples_the_same_answers(real, real_launcher, tally, tmp_path, count):
     command, whole, longest = real
     texts = {line for line in whole if b'"kind":"answer"' in line}
     assert len(texts) > 20
-    kill_at_random(real_launcher, command, whole, tmp_path, count(5, 40, quick=2), longest, tally, 1)
-    assert tally.injected == count(5, 40, quick=2)
+    kill_at_random(real_launcher, command, whole, tmp_path, count(5, 40), longest, tally, 1)
+    assert tally.injected == count(5, 40)

@@ -17,6 +17,7 @@ import pytest
 import torch
 from res_studies import STEPS, Forgetful, Shuffled, write_tasks
 from studies import widened
+from tiers import slow
 
 from warmeng.common.progress import Silent
 from warmeng.engine.engine import Engine, EngineSettings
@@ -112,7 +113,7 @@ def same(found, expected):
     assert not different, f"{len(different)} of {len(found)} differ: {different[0]}"
 
 
-@pytest.mark.parametrize("size", [7, *(pytest.param(value, marks=pytest.mark.slow) for value in (1, 2, 64))])
+@pytest.mark.parametrize("size", [7, *slow(1, 2, 64)])
 def test_in_batches_of(settings, run, whole, size):
     code, found, _ = run(settings, replace(ROOMY, max_num_seqs=size))
     assert code == 0
@@ -150,7 +151,7 @@ def test_one_persona_or_five(settings, run, whole, count):
         same(found, [line for line in whole if json.loads(line)["persona"] == name])
 
 
-@pytest.mark.parametrize("threads", [2, *(pytest.param(value, marks=pytest.mark.slow) for value in (3,))])
+@pytest.mark.parametrize("threads", [2, *slow(3)])
 def test_on_more_threads(settings, run, whole, threads):
     """Threads share a tensor's elements among them: where, changes with the rows of a batch."""
     for size in (7, 31):
@@ -169,6 +170,7 @@ class Interrupting(Silent):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed(settings, run, whole, tmp_path, count):
     """Each part runs with another batch size and cache, and the last one on another number of threads."""
     rng, folder, stops = random.Random(2), tmp_path / "cut", 0

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tiers import slow
 
 from warmeng.engine.engine import Engine, EngineSettings
 from warmeng.engine.request import (
@@ -92,7 +93,7 @@ def both(folder: Path, adapters: list[Path], settings: EngineSettings) -> tuple[
 OTHERS = ["llama-3.1-rope", "llama-tied", "llama-mha", "mistral-head-dim", "qwen2-bias"]
 
 
-@pytest.mark.parametrize("family", ["qwen3-norm", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
+@pytest.mark.parametrize("family", ["qwen3-norm", *slow(*OTHERS)])
 def test_every_family_gives_the_tokens_of_the_cpu(family: str, tiny_model: Callable[[str], Path]) -> None:
     kernels, plain, names = both(tiny_model(family), [], SETTINGS)
     requests = make_requests(plain, names)[::3]
