@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from injecting import Plan, read_log
 from studies import RECORDS, as_root, fresh, lines, one_line, snapshot, study, write_quiz
+from tiers import slow
 
 STORAGE = 74
 
@@ -221,7 +222,7 @@ READERS = {
 }
 
 
-@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("reader", ["report", *slow(*(name for name in READERS if name != "report"))])
 def test_a_full_disk_leaves_what_a_reader_wrote_before(whole, launcher, tally, tmp_path, count, reader):
     """Each table, page, figure and export is the old one or the new one, whole; the exit code is 74."""
     reference, _, _ = whole

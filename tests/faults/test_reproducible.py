@@ -125,6 +125,7 @@ def test_in_small_steps(settings, run, whole):
     same(run(settings, replace(ROOMY, max_batched_tokens=48, max_num_seqs=5))[1], whole)
 
 
+@pytest.mark.slow
 def test_in_any_order(settings, run, whole, count):
     for seed in range(count(1, 8)):
         same(run(settings, around=lambda engine, seed=seed: Shuffled(engine, seed))[1], whole)
@@ -144,6 +145,7 @@ def test_without_any_cached_prefix(settings, run, whole):
     same(found, whole)
 
 
+@pytest.mark.slow
 def test_one_persona_or_five(settings, run, whole, count):
     for persona in settings.personas[-count(1, 5) :]:
         name = persona.partition("=")[0]
