@@ -153,6 +153,7 @@ def test_kernels_are_checked_in_the_interpreter():
     assert all(r["error"] <= r["tolerance"] and r["seconds"] is None for r in record["results"])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
 def test_an_unwritten_output_is_found():
     code = (

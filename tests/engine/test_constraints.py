@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from making import CHATML, CONTROL, KINDS, WORDS, following_model, plain_bytes, random_model, rows_of
+from tiers import slow
 
 from warmeng.engine.config import ModelConfig, parse_config
 from warmeng.engine.constraints import ConstraintCompiler, grammar, unpack
@@ -161,7 +162,7 @@ def test_masks_are_as_wide_as_the_logits(rows: int) -> None:
     assert unpack(bits)[0, : min(rows, len(tokens))].nonzero().flatten().tolist() == list(range(1, min(rows, 27)))
 
 
-@pytest.mark.parametrize("family", ["llama-3.1", "qwen2.5", "mistral-nemo"])
+@pytest.mark.parametrize("family", ["qwen2.5", *slow("llama-3.1", "mistral-nemo")])
 def test_masks_of_published_tokenizers_are_those_of_their_files(family: str) -> None:
     """Llguidance reads such tokenizer.json itself; told the bytes of each token, it must allow the same ones."""
     import llguidance
@@ -286,10 +287,7 @@ def test_a_stop_string_is_found_wherever_it_stands(kind: str, talkers: Callable[
     assert {r.finish_reason for r in found} == {"stop"}
 
 
-QUICK = ("bytes", "sentencepiece, a blank before every text")  # the least and the most that a tokenizer does to a text
-
-
-@pytest.mark.parametrize("kind", [k if k in QUICK else pytest.param(k, marks=pytest.mark.slow) for k in KINDS])
+@pytest.mark.parametrize("kind", ["bytes", *slow(*(kind for kind in KINDS if kind != "bytes"))])
 def test_stop_strings_of_every_kind_are_where_transformers_stops(kind: str, talkers: Callable[[str], Engine]) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

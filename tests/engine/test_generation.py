@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tiers import slow
 
 from warmeng.engine.engine import Engine, EngineSettings
 from warmeng.engine.request import (
@@ -46,6 +47,7 @@ def test_end_token_stops_and_is_left_out(built_in: Engine) -> None:
     assert on.token_ids[: len(result.token_ids)] == result.token_ids
 
 
+@pytest.mark.slow
 def test_stop_string_cuts_the_text_before_it(built_in: Engine) -> None:
     free = built_in.generate([ask(built_in, "Count from one to ten in words.")])[0]
     word = free.text.split()[3]
@@ -64,7 +66,7 @@ def test_stop_token(engine: Engine) -> None:
     assert engine.generate([GenerateRequest("a", prompt, params)])[0].token_ids == free.token_ids[:at]
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("temperature", [0.0, *slow(1.0)])
 def test_constraints_hold(built_in: Engine, temperature: float) -> None:
     schema = {
         "type": "object",

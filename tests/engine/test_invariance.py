@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiers import slow
 
 from warmeng.engine.engine import Engine, EngineSettings
 from warmeng.engine.request import GenerateRequest, GenerateResult, SamplingParams, ScoreRequest
@@ -42,7 +43,7 @@ def run(engine: Engine, requests: list[GenerateRequest]) -> dict[str, tuple[obje
     return {r.id: essence(r) for r in engine.generate(requests)}
 
 
-@pytest.fixture(scope="module", params=["tiny", pytest.param("built-in", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["tiny", *slow("built-in")])
 def setting(request, tiny_model: Callable[[str], Path], tiny_adapters: list[Path]):
     """An engine with five personas, and 64 requests over them (the built-in model has no adapters to offer here)."""
     if request.param == "built-in":
@@ -100,6 +101,7 @@ def test_with_a_cached_prefix(setting, together) -> None:
         assert essence(result) == together[result.id]
 
 
+@pytest.mark.slow
 def test_preempted(tiny_model: Callable[[str], Path], tiny_adapters: list[Path]) -> None:
     engine = Engine.load(str(tiny_model("llama")), settings=ROOMY)
     small = Engine.load(str(tiny_model("llama")), settings=replace(ROOMY, kv_bytes=112 * 2**10, max_batched_tokens=32))

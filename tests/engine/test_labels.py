@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from making import CHATML, CONTROL, KINDS, WORDS, following_model, plain_bytes, random_model, rows_of, sentencepiece
+from tiers import slow
 
 from warmeng.common.errors import InputError
 from warmeng.engine.engine import Engine, EngineSettings
@@ -122,7 +123,7 @@ def two_hundred(tokenizer: Tokenizer) -> list[tuple[list[dict[str, str]], str, l
     return found
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["bytes", *slow(*(kind for kind in KINDS if kind != "bytes"))])
 def test_log_probabilities_of_two_hundred_labels(kind: str, made: Callable[[str], Path]) -> None:
     from transformers import AutoModelForCausalLM
 

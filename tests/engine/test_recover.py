@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiers import slow
 
 from warmeng.common.errors import InputError, UsageError
 from warmeng.engine.adapters import Adapter, load_adapter
@@ -26,7 +27,7 @@ def change(shape: tuple[int, int], rank: int, seed: int) -> torch.Tensor:
     return left @ (torch.logspace(0, -1, rank)[:, None] * right)
 
 
-@pytest.mark.parametrize("rank", [8, 16])
+@pytest.mark.parametrize("rank", [8, *slow(16)])
 @pytest.mark.parametrize("size", list(ALLOWED))
 def test_small_changes_are_found(size: float, rank: int) -> None:
     base = torch.randn(512, 768, generator=torch.Generator().manual_seed(1)).mul_(0.05).bfloat16()

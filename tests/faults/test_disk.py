@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from injecting import Plan, read_log
 from studies import RECORDS, as_root, fresh, lines, one_line, snapshot, study, write_quiz
+from tiers import slow
 
 STORAGE = 74
 
@@ -198,6 +199,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(whole, launcher, small_disk
     assert snapshot(folder) == before
 
 
+@pytest.mark.slow
 def test_a_log_that_is_full_or_has_no_reader_ends_no_run(whole, tally, tmp_path):
     reference, command, _ = whole
     script = [sys.executable, str(Path(__file__).parents[1] / "helpers" / "fake_warmeng.py")]
@@ -221,7 +223,7 @@ READERS = {
 }
 
 
-@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("reader", ["report", *slow(*(name for name in READERS if name != "report"))])
 def test_a_full_disk_leaves_what_a_reader_wrote_before(whole, launcher, tally, tmp_path, count, reader):
     """Each table, page, figure and export is the old one or the new one, whole; the exit code is 74."""
     reference, _, _ = whole

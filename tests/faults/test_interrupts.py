@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from studies import widened
+from tiers import slow
 
 CODE = "from warmeng.cli.main import main; main()"
 FAKE = Path(__file__).parents[1] / "helpers" / "fake_warmeng.py"
@@ -118,7 +119,7 @@ def listening(process):
 
 
 # The quick tier has each way to stop once: a run's, a preparation's and a training's.
-OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("run-judged", "run-real")]
+OTHERS = slow("run-judged", "run-real")
 NAMES = ("run", "prepare", "finetune", *OTHERS)
 
 
@@ -202,6 +203,7 @@ def test_one_interrupt_drains_and_the_second_leaves_what_hangs_outside_python(la
     assert records(folder) == records(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_run_in_the_background_of_a_shell_without_a_terminal(tmp_path):
     """Such a shell has its background processes ignore SIGINT: one that is sent all the same is an interrupt."""
     folder = tmp_path / "r"
@@ -315,6 +317,7 @@ def test_an_interrupt_that_a_library_turns_into_its_own_error_is_one(tmp_path, n
             assert "(Invalid bounding box); every record is kept: try again with: warmeng report folder" in lines[2]
 
 
+@pytest.mark.slow
 def test_interrupts_while_everything_is_imported_and_loaded(tiny_model, tmp_path, count):
     """A process that is no copy of a warm one: interrupted while libraries are imported, and weights read.
 

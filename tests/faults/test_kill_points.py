@@ -123,6 +123,7 @@ def test_killed_again_and_again_one_record_further_each_time(whole, launcher, ta
     tally.count(folder, lines(reference), starts - 1)
 
 
+@pytest.mark.slow
 def test_killed_while_results_analysis_and_report_are_written(whole, launcher, tally, tmp_path, count):
     """The pages and tables are those of a run that was never interrupted, to the last byte."""
     _, command, _ = whole

@@ -58,6 +58,7 @@ def test_a_power_loss_at_any_moment_is_continued_from(logged, launcher, tally, t
     tally.others["most records a power loss took"] = most
 
 
+@pytest.mark.slow
 def test_what_a_finished_run_wrote_is_durable(launcher, tmp_path):
     """Its records, tables, report and figures: everything but the times of its sessions."""
     root = tmp_path / "disk"

@@ -52,14 +52,14 @@ def uninterrupted(launcher, command, folder, **more):
 OWN = ("--persona", "original", "--persona", "warm=full:our/warm")
 
 
-@pytest.mark.parametrize("more", [(), OWN], ids=["adapters", "own-model"])
+@pytest.mark.parametrize("more", [(), pytest.param(OWN, marks=pytest.mark.slow)], ids=["adapters", "own-model"])
 def test_killed_at_random_times(launcher, tally, tmp_path, count, more):
     command = study(write_quiz(tmp_path / "quiz.jsonl"), *more)
     longest = min(uninterrupted(launcher, command, tmp_path / name, delay=0.002) for name in ("first", "whole"))
     kill_at_random(
-        launcher, command, lines(tmp_path / "whole"), tmp_path, count(20, 160, quick=6), longest, tally, 0, delay=0.002
+        launcher, command, lines(tmp_path / "whole"), tmp_path, count(20, 160, quick=5), longest, tally, 0, delay=0.002
     )
-    assert tally.injected == count(20, 160, quick=6)
+    assert tally.injected == count(20, 160, quick=5)
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +74,10 @@ def real(tiny_model, real_launcher, tmp_path_factory):
     return command, lines(folder / "first"), uninterrupted(real_launcher, command, folder / "second")
 
 
+@pytest.mark.slow
 def test_the_real_engine_killed_at_random_times_samples_the_same_answers(real, real_launcher, tally, tmp_path, count):
     command, whole, longest = real
     texts = {line for line in whole if b'"kind":"answer"' in line}
     assert len(texts) > 20
-    kill_at_random(real_launcher, command, whole, tmp_path, count(5, 40, quick=2), longest, tally, 1)
-    assert tally.injected == count(5, 40, quick=2)
+    kill_at_random(real_launcher, command, whole, tmp_path, count(5, 40), longest, tally, 1)
+    assert tally.injected == count(5, 40)

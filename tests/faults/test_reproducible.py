@@ -17,6 +17,7 @@ import pytest
 import torch
 from res_studies import STEPS, Forgetful, Shuffled, write_tasks
 from studies import widened
+from tiers import slow
 
 from warmeng.common.progress import Silent
 from warmeng.engine.engine import Engine, EngineSettings
@@ -112,17 +113,19 @@ def same(found, expected):
     assert not different, f"{len(different)} of {len(found)} differ: {different[0]}"
 
 
-@pytest.mark.parametrize("size", [1, 2, 7, 64])
+@pytest.mark.parametrize("size", [7, *slow(1, 2, 64)])
 def test_in_batches_of(settings, run, whole, size):
     code, found, _ = run(settings, replace(ROOMY, max_num_seqs=size))
     assert code == 0
     same(found, whole)
 
 
+@pytest.mark.slow
 def test_in_small_steps(settings, run, whole):
     same(run(settings, replace(ROOMY, max_batched_tokens=48, max_num_seqs=5))[1], whole)
 
 
+@pytest.mark.slow
 def test_in_any_order(settings, run, whole, count):
     for seed in range(count(1, 8)):
         same(run(settings, around=lambda engine, seed=seed: Shuffled(engine, seed))[1], whole)
@@ -135,12 +138,14 @@ def test_after_preemption(settings, run, whole, count):
         same(found, whole)
 
 
+@pytest.mark.slow
 def test_without_any_cached_prefix(settings, run, whole):
     _, found, stats = run(settings, replace(ROOMY, max_num_seqs=1), Forgetful)
     assert stats.cached_tokens == 0
     same(found, whole)
 
 
+@pytest.mark.slow
 def test_one_persona_or_five(settings, run, whole, count):
     for persona in settings.personas[-count(1, 5) :]:
         name = persona.partition("=")[0]
@@ -148,7 +153,7 @@ def test_one_persona_or_five(settings, run, whole, count):
         same(found, [line for line in whole if json.loads(line)["persona"] == name])
 
 
-@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("threads", [2, *slow(3)])
 def test_on_more_threads(settings, run, whole, threads):
     """Threads share a tensor's elements among them: where, changes with the rows of a batch."""
     for size in (7, 31):
@@ -167,6 +172,7 @@ class Interrupting(Silent):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed(settings, run, whole, tmp_path, count):
     """Each part runs with another batch size and cache, and the last one on another number of threads."""
     rng, folder, stops = random.Random(2), tmp_path / "cut", 0

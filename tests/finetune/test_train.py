@@ -74,6 +74,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(job: Job, tmp_path: Path) ->
     assert not (rest / "state.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_lost_process_goes_on_from_the_last_state(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(job, tmp_path / "whole", Silent())
 
@@ -178,6 +179,7 @@ def test_changed_inputs_are_named(job: Job, tmp_path: Path) -> None:
         train(job, tmp_path / "full", Silent())
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_what_was_finished(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(job, tmp_path / "whole", Silent())
     real = os.fsync

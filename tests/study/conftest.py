@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 PERSONAS = ("original", "warm-prompt", "cold-prompt")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def old_objects_are_frozen() -> Iterator[None]:
+    """A run collects what its engine leaves: looking at what all tests before it made would take most of its time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

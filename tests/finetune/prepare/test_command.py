@@ -39,6 +39,7 @@ def wait_for(path, size, process):
     raise AssertionError("nothing was written")
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_with_the_same_files(start, tmp_path):
     whole = start(tmp_path / "whole").wait()
     assert whole.code == 0, whole.err

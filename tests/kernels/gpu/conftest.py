@@ -41,10 +41,10 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test that takes ``dtype`` in each dtype of the device."""
+    """Run a test that takes ``dtype`` in each dtype of the device: in the quick tier in the one that shows more."""
     if "dtype" in metafunc.fixturenames:
-        dtypes = [torch.float32, torch.bfloat16] if INTERPRETED else [torch.bfloat16]
-        metafunc.parametrize("dtype", dtypes, ids=[str(d).removeprefix("torch.") for d in dtypes])
+        half = pytest.param(torch.bfloat16, id="bfloat16", marks=[pytest.mark.slow] * INTERPRETED)
+        metafunc.parametrize("dtype", [pytest.param(torch.float32, id="float32"), half] if INTERPRETED else [half])
 
 
 @pytest.fixture(scope="session", autouse=True)

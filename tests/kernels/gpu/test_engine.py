@@ -88,11 +88,11 @@ def both(folder: Path, adapters: list[Path], settings: EngineSettings) -> tuple[
     return engines[0], engines[1], [None, *(f"p{i}" for i in range(len(adapters)))]
 
 
-# What differs between families, the kernels' own tests have.
-OTHERS = ["llama-3.1-rope", "llama-tied", "llama-mha", "mistral-head-dim", "qwen2-bias"]
+FAMILIES = ["llama-3.1-rope", "llama-tied", "llama-mha", "mistral-head-dim", "qwen2-bias", "qwen3-norm"]
 
 
-@pytest.mark.parametrize("family", ["qwen3-norm", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_gives_the_tokens_of_the_cpu(family: str, tiny_model: Callable[[str], Path]) -> None:
     kernels, plain, names = both(tiny_model(family), [], SETTINGS)
     requests = make_requests(plain, names)[::3]

@@ -10,6 +10,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+from tiers import slow
 from torch import Tensor
 
 from warmeng.kernels.gpu.sampling import FLOATS, INTS, SamplingRows, _gumbel, log_normaliser, sample
@@ -195,7 +196,7 @@ def test_one_allowed_token_is_taken(temperature: float, rng) -> None:
         assert tokens.tolist() == list(range(vocab))
 
 
-@pytest.mark.parametrize("vocab", [20, 64, 2050])
+@pytest.mark.parametrize("vocab", [20, 64, *slow(2050)])
 def test_masks(vocab: int, rng) -> None:
     """Rows with and without, several rows with one mask; top-k and top-p choose among what is allowed."""
     count = 24
@@ -213,13 +214,13 @@ def test_masks(vocab: int, rng) -> None:
     assert torch.equal(check(logits, everything), check(logits, free))
 
 
-@pytest.mark.parametrize(("count", "vocab"), [(600, 40), (250, 300), (40, 2100)])
+@pytest.mark.parametrize(("count", "vocab"), [(40, 2100), *slow((600, 40), (250, 300))])
 def test_plain_draws(count: int, vocab: int, rng) -> None:
     logits = torch.randn(count, vocab) * torch.tensor(rng.choice([0.1, 1, 6], (count, 1)), dtype=torch.float32)
     check(logits, draws(rng, count, vocab, rng.lognormal(0, 0.7, count)))
 
 
-@pytest.mark.parametrize(("count", "vocab"), [(70, 40), (40, 300), (10, 2100)])
+@pytest.mark.parametrize(("count", "vocab"), [(40, 300), *slow((70, 40), (10, 2100))])
 def test_top_k_and_top_p(count: int, vocab: int, rng) -> None:
     logits = torch.randn(count, vocab) * 3
     logits[::2] = logits[::2].round()  # many ties, and with them at the thresholds
@@ -251,6 +252,7 @@ def test_forbidden_logits_are_never_drawn(rng) -> None:
     assert torch.equal(check(logits, how).long(), only)
 
 
+@pytest.mark.slow
 def test_draws_follow_the_probabilities(rng) -> None:
     count = 300
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0, -20.0])

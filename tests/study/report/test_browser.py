@@ -151,6 +151,7 @@ def test_phone_does_not_scroll_sideways(tmp_path, run_folder, dark):
         assert page.complaints() == []
 
 
+@pytest.mark.slow
 def test_nothing_planted_runs(page, tmp_path):
     evil = "<script>window.planted=1</script><img src=x onerror='window.planted=2'>\u2028\"&"
     folder = make_run(

@@ -16,7 +16,7 @@ def judged(grade, which=None, **shares):
     return {"judge": "j", "grade": grade, "which": which, "reason": "", "shares": shares or None}
 
 
-@pytest.mark.parametrize(("first", "second"), itertools.product(GRADES, [*GRADES, None]))
+@pytest.mark.parametrize(("first", "second"), list(itertools.product(GRADES, [*GRADES, None])))
 def test_a_trusted_judge_counts_also_where_the_exact_rule_decides_otherwise(first, second):
     found = combine(exact(first, "user" if first == "incorrect" else None), judged(second) if second else None)
     decided = first in ("correct", "incorrect", "refusal")

@@ -7,6 +7,7 @@ import weakref
 
 import pytest
 from fakes import FakeEngine, FakeTokenizer, Heard, knowing_judge
+from tiers import slow
 
 from warmeng.common.errors import InputError
 from warmeng.study.export.export import export_run
@@ -123,7 +124,7 @@ def test_the_base_judges_what_the_other_model_answered(fake, own, tmp_path):
     assert not any("Answer to grade" in own.tokenizer.decode(r.prompt) for r in own.asked)
 
 
-@pytest.mark.parametrize("after", [150, *(pytest.param(after, marks=pytest.mark.slow) for after in (60, 235))])
+@pytest.mark.parametrize("after", [150, *slow(60, 235)])
 def test_interrupted_anywhere_it_continues_to_the_same_records(fake, own, tmp_path, after):
     settings = dataclasses.replace(MIXED, judges=("base",))
     go(tmp_path / "whole", settings)

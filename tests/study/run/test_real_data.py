@@ -15,6 +15,7 @@ from warmeng.common.progress import Silent
 from warmeng.study.run.run import run_study
 from warmeng.study.settings import StudySettings
 
+pytestmark = pytest.mark.slow
 DATA = Path(__file__).parents[4] / "shared" / "data" / "tasks"
 FILES = ("TruthfulQA.csv", "medqa_us_test.jsonl", "popqa_dev.jsonl")
 GOLDEN = Path(__file__).parent / "golden_report.txt"

@@ -6,6 +6,7 @@ import json
 import orjson
 import pytest
 from fakes import FakeEngine, Heard, knowing_judge, user_text
+from tiers import slow
 
 from warmeng.common.errors import FolderLocked, InputError, UsageError
 from warmeng.common.journal import encode
@@ -108,7 +109,7 @@ def test_a_finished_run_prints_again_without_a_model(fake, tmp_path):
     assert content(tmp_path / "r") == before
 
 
-@pytest.mark.parametrize("after", [50, *(pytest.param(after, marks=pytest.mark.slow) for after in (1, 143))])
+@pytest.mark.parametrize("after", [50, *slow(1, 143)])
 def test_an_interrupt_keeps_what_is_done_and_the_same_command_continues(fake, tmp_path, after):
     go(tmp_path / "whole")
     first = Heard(stop_after=after)
@@ -373,7 +374,7 @@ def test_a_poor_judge_is_refused_by_name_before_anything_is_asked(fake, tmp_path
     assert not fake.asked
 
 
-@pytest.mark.parametrize("after", [1, 100, 179, 185, 215])
+@pytest.mark.parametrize("after", [100, 185, *slow(1, 179, 215)])
 def test_a_run_with_judges_continues_from_anywhere(panel, tmp_path, after):
     go(tmp_path / "whole", JUDGES)
     first = Heard(stop_after=after)

@@ -103,6 +103,7 @@ def coverage(simulations, replicates):
     return {k: float(np.mean(v)) for k, v in hits.items()}, {k: float(np.mean(v)) for k, v in half.items()}
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth_and_narrower_ones_would_not():
     found, half = coverage(120, 300)
     for key, share in found.items():
