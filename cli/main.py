@@ -12,12 +12,19 @@ import click
 
 from warmeng import __version__
 from warmeng.common.errors import WarmengError, one_line, without_secrets
-from warmeng.common.interrupts import EXIT_CODE, end_on_interrupts, heeded, ignore_interrupts
+from warmeng.common.interrupts import (
+    EXIT_CODE,
+    convert_to_keyboard_interrupt,
+    ignore_interrupts,
+    install_signal_handlers,
+)
 
 LONGEST = 4000  # characters of an error's line
-CONTINUE = (["run"], ["prepare"], ["finetune"])  # these go on where they were when they are called again
+# These go on where they were when they are called again.
+CONTINUE = (["run"], ["prepare"], ["finetune"])
 
-COMMANDS = {  # name -> (module, attribute, help): listed without importing anything
+# Name -> (module, attribute, help): listed without importing anything.
+COMMANDS = {
     "run": ("warmeng.cli.run", "run", "Measure personas: accuracy and sycophancy per context."),
     "analyze": ("warmeng.cli.analyze", "analyze", "Statistics of a run, or of the authors' CSV files, as tables."),
     "report": ("warmeng.cli.report", "report", "Write a run's report page and its figures."),
@@ -86,8 +93,8 @@ def main() -> None:
     again = ", continue with: " + shlex.join(["warmeng", *sys.argv[1:]]) if sys.argv[1:2] in CONTINUE else ""
     try:
         try:
-            end_on_interrupts(f"warmeng: interrupted twice{again}\n".encode("utf-8", "replace"))
-            with heeded():
+            install_signal_handlers(f"warmeng: interrupted twice{again}\n".encode("utf-8", "replace"))
+            with convert_to_keyboard_interrupt():
                 code = warmeng.main(standalone_mode=False)
         finally:
             ignore_interrupts()
@@ -122,7 +129,8 @@ def _unexpected(error: Exception) -> str:
 def _end(error: BaseException, text: str, code: int) -> None:
     _debug(error)
     if text:
-        with contextlib.suppress(OSError):  # where stderr takes nothing any more, the exit code tells
+        # Where stderr takes nothing any more, the exit code tells.
+        with contextlib.suppress(OSError):
             click.echo(f"warmeng: {one_line(text, LONGEST)}", err=True)
     sys.exit(code)
 

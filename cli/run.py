@@ -128,7 +128,7 @@ def run(study: Path | None, out: Path | None, dry_run: bool, no_probe: bool, **o
     """Measure personas: what each does to accuracy and to agreement with mistaken users.
 
     STUDY is a YAML file of settings by the names of the options below (personas for --persona); options override it.
-    Without arguments, the embedded study runs on the built-in model, within about 4 minutes on two cores.
+    Without arguments, the embedded study runs on the built-in model, in three to seven minutes on two cores.
     """
     from rich.console import Console
 

@@ -13,7 +13,8 @@ from typing import ClassVar
 
 _SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSW|CREDENTIAL|AUTH(?!OR)", re.IGNORECASE)  # in the names of variables
 _LOGIN = re.compile(r"(?<=://)[^\s/@]{1,200}:[^\s/@]{1,200}(?=@)")  # user:password of an address
-_LEAST = 8  # characters that a secret has: shorter values are settings
+# Characters that a secret has: shorter values are settings.
+_LEAST = 8
 
 
 class WarmengError(Exception):
@@ -70,7 +71,8 @@ def show(value: object, limit: int = 80) -> str:
         value = value[: limit + 1]
     try:
         return one_line(repr(value), limit)
-    except (ValueError, RecursionError):  # an int of thousands of digits, lists in lists in lists
+    except (ValueError, RecursionError):
+        # An int of thousands of digits, lists in lists in lists.
         return f"a {type(value).__name__} too large to show"
 
 

@@ -21,14 +21,18 @@ from warmeng.common.errors import InputError, one_line, show
 
 BOM = b"\xef\xbb\xbf"
 GZIP = b"\x1f\x8b"
-MAX_UNPACKED = 2**30  # bytes of a compressed file, or of a line of one: a small one can hold any number
-MAX_JSON = 8 * 2**20  # bytes of a file that is parsed whole: the most hostile text takes about 30 times as much
-MAX_YAML = 2**18  # characters: the parser takes about a second for 100,000
+# Bytes of a compressed file, or of a line of one: a small one can hold any number.
+MAX_UNPACKED = 2**30
+# Bytes of a file that is parsed whole: the most hostile text takes about 30 times as much.
+MAX_JSON = 8 * 2**20
+# Characters: the parser takes about a second for 100,000.
+MAX_YAML = 2**18
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 STORAGE = FULL | {errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENXIO, errno.ENODEV, errno.ESTALE}
 _MEND = "correct it, or fetch it again"
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # an escape that may be a lone one
-_BESIDE = re.compile(r"\..+\.(\d+)\.(?:tmp|old)")  # what a write in progress is named: .NAME.PID.tmp
+# What a write in progress is named: .NAME.PID.tmp.
+_BESIDE = re.compile(r"\..+\.(\d+)\.(?:tmp|old)")
 
 
 def read_bytes(path: Path) -> bytes:

@@ -24,13 +24,15 @@ if TYPE_CHECKING:
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 EXIT_CODE = 130
-LOOK_AGAIN = 0.02  # seconds until an interrupt that came where none may be raised is tried again
-GRACE = 2.0  # seconds in which a process that was interrupted twice closes its files
+# Seconds until an interrupt that came where none may be raised is tried again.
+LOOK_AGAIN = 0.02
+# Seconds in which a process that was interrupted twice closes its files.
+GRACE = 2.0
 NOTE = b"\ninterrupted: what is finished is kept; once more stops at once\n"
 
 
 @contextmanager
-def heeded() -> Iterator[None]:
+def convert_to_keyboard_interrupt() -> Iterator[None]:
     """End a block that an interrupt made fail by ``KeyboardInterrupt``, whatever other software turned it into.
 
     Our own errors pass, but for those of wrong data: what a disk says while the work is ended must be told, and data
@@ -64,7 +66,8 @@ def interruptible() -> Iterator[list[int]]:
         if len(seen) > 1:
             raise KeyboardInterrupt
         with contextlib.suppress(OSError):
-            os.write(2, NOTE)  # not through the display: its own write may be what was interrupted
+            # Not through the display: its own write may be what was interrupted.
+            os.write(2, NOTE)
 
     with _handled(handler, SIGNALS):
         yield seen
@@ -83,7 +86,7 @@ def _handled(handler: Callable[[int, FrameType | None], None], numbers: Iterable
             signal.signal(number, old)
 
 
-def end_on_interrupts(farewell: bytes) -> None:
+def install_signal_handlers(farewell: bytes) -> None:
     """Handle both signals for the rest of the process; the main thread calls this once.
 
     ``farewell`` goes to stderr where the process has to be left, which ends it with ``EXIT_CODE``.

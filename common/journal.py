@@ -85,7 +85,8 @@ class Journal:
         self._stop = threading.Event()
         self._unsynced = 0
         self._failed: StorageError | None = None
-        self._lost = False  # an fsync failed: what the disk holds since the last one is not known
+        # An fsync failed: what the disk holds since the last one is not known.
+        self._lost = False
         try:
             self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
             self.cut = os.fstat(self._handle).st_size - whole
@@ -129,7 +130,8 @@ class Journal:
         self._thread.join()
         with self._guard:
             try:
-                if not self._lost:  # what is whole is made durable also after a write that failed
+                # What is whole is made durable also after a write that failed.
+                if not self._lost:
                     self._sync()
                 self._check()
             finally:
@@ -162,7 +164,8 @@ class Journal:
 
     def _sync_each_second(self) -> None:
         while not self._stop.wait(SYNC_SECONDS):
-            with self._guard, contextlib.suppress(StorageError):  # kept in _failed: the next append raises it
+            # Kept in _failed: the next append raises it.
+            with self._guard, contextlib.suppress(StorageError):
                 if self._failed is None:
                     self._sync()
 

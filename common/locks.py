@@ -48,7 +48,8 @@ class FolderLock:
                     f"{self._folder}: process {pid} is writing this run: wait for it, or choose another --out"
                 ) from None
             except FileNotFoundError:
-                pass  # the former holder removed it between our two calls: what we locked is nobody's lock any more
+                # The former holder removed it between our two calls: what we locked is nobody's lock any more.
+                pass
             except OSError:
                 os.close(handle)
                 raise

@@ -23,11 +23,16 @@ class ManifestKind:
     Errors are ``InputError`` unless ``error`` is another one.
     """
 
-    mark: tuple[str, str | int]  # a key that tells the kind or its version, and what it has to be
-    parts: Mapping[str, type]  # other keys that it has, and of which type
-    what: str  # "run folder": what a folder is no such of
-    made: str  # "this run was made with": what stands before a name and its old value
-    before: tuple[str, ...] = ()  # files that may be there before the manifest is
+    # A key that tells the kind or its version, and what it has to be.
+    mark: tuple[str, str | int]
+    # Other keys that it has, and of which type.
+    parts: Mapping[str, type]
+    # "run folder": what a folder is no such of.
+    what: str
+    # "this run was made with": what stands before a name and its old value.
+    made: str
+    # Files that may be there before the manifest is.
+    before: tuple[str, ...] = ()
     error: type[WarmengError] = field(default=InputError)
 
     def read(self, folder: Path, instead: str = OTHER) -> dict[str, Any] | None:

@@ -20,11 +20,14 @@ from typing import Any
 
 from warmeng.common.errors import one_line
 
-EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: the same again may succeed
-FILE = "stalled.txt"  # in the run's folder: what the last stall looked like
+# EX_TEMPFAIL of sysexits.h: the same again may succeed.
+EXIT_CODE = 75
+# In the run's folder: what the last stall looked like.
+FILE = "stalled.txt"
 SECONDS = 300
 TICK = 1.0  # seconds between looks
-LAST_WORDS = 5.0  # seconds that each part of the report may take: the disk or the terminal may be what hangs
+# Seconds that each part of the report may take: the disk or the terminal may be what hangs.
+LAST_WORDS = 5.0
 
 
 class Watchdog:
@@ -57,7 +60,8 @@ class Watchdog:
         last, idle, looked = pulse(), 0.0, time.monotonic()
         while not done.wait(tick):
             now = time.monotonic()
-            idle += min(now - looked, 2 * tick)  # a process that was stopped for a while, and goes on, hasn't hung
+            # A process that was stopped for a while, and goes on, hasn't hung.
+            idle += min(now - looked, 2 * tick)
             looked = now
             if (current := pulse()) != last:
                 last, idle = current, 0.0

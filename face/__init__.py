@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from warmeng.study.run.run import run_study
     from warmeng.study.settings import StudySettings
 
-__version__ = "0.1.0"  # the only place where the version is written: setup.py reads it here
+# The only place where the version is written: setup.py reads it here.
+__version__ = "0.1.0"
 
 __all__ = [
     "Engine",
@@ -62,7 +63,8 @@ _MODULES = {
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
-if not TYPE_CHECKING:  # a type checker reads the imports above, and so refuses names that are not there
+# A type checker reads the imports above, and so refuses names that are not there.
+if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
         if name not in _MODULE_OF:

@@ -35,8 +35,10 @@ class Conversation:
 
     messages: tuple[Message, ...]
     where: str  # file and line, for messages
-    masked: frozenset[int] = frozenset()  # places of responses that are part of later prompts only
-    greeting: bool = False  # it began with a response, which is left out
+    # Places of responses that are part of later prompts only.
+    masked: frozenset[int] = frozenset()
+    # It began with a response, which is left out.
+    greeting: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,16 @@ class Dataset:
     sha256: str  # of the conversations' content
     conversations: int
     samples: tuple[Sample, ...]
-    cut: int  # conversations longer than the limit, cut there
-    dropped: int  # conversations of which no response was left
+    # Conversations longer than the limit, cut there.
+    cut: int
+    # Conversations of which no response was left.
+    dropped: int
     tokens: int
     response_tokens: int
-    masked: int = 0  # responses that their file says are not to be learned
-    greetings: int = 0  # conversations that began with a response, which is left out
+    # Responses that their file says are not to be learned.
+    masked: int = 0
+    # Conversations that began with a response, which is left out.
+    greetings: int = 0
     notes: tuple[str, ...] = ()  # keys of the file that are left alone
 
     def record(self) -> dict[str, Any]:

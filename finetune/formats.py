@@ -28,11 +28,13 @@ FLAGS = ("weight", "train", "training", "loss")  # of a message: whether it is l
 SYSTEM = ("system", "system_prompt")  # of a conversation
 OTHER_ROLE, NOT_TEXT, TOOLS, THOUGHTS = "other roles", "not text", "tool calls", "thoughts in a key of their own"
 FLAGGED, UNREAD, SYSTEMS = "weights that are not understood", "parts that can't be learned", "two system prompts"
-CALLS = ("tool_calls", "function_call")  # of a message, which may then have no text
+# Of a message, which may then have no text.
+CALLS = ("tool_calls", "function_call")
 _TOOLS = ("tools", "functions", *CALLS, "tool_call_id")
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thoughts")
 _OF_MESSAGE = ("train_detail", "loss_scale", "refusal", "audio", "images")
-_LIKED = ("label", "kto_tag")  # of a conversation: false where its response is an example of what not to say
+# Of a conversation: false where its response is an example of what not to say.
+_LIKED = ("label", "kto_tag")
 _OF_ROW = ("history", "input", "documents", "chat_template_kwargs", "images", "videos", "audios")
 
 

@@ -26,7 +26,8 @@ from warmeng.finetune.settings import TrainSettings
 from warmeng.finetune.state import device_of
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-]{0,40}")
-_OVERHEAD = 2.2  # measured on two cores: a step's time over that of its products with the base
+# Measured on two cores: a step's time over that of its products with the base.
+_OVERHEAD = 2.2
 
 
 @dataclass(frozen=True)

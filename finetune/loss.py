@@ -9,7 +9,8 @@ from torch import Tensor
 
 from warmeng.finetune.frozen import FrozenWeight
 
-_CHUNK_BYTES = {"cpu": 24 * 2**20, "cuda": 512 * 2**20}  # of float32 logits; on the CPU they stay within its cache
+# Of float32 logits; on the CPU they stay within its cache.
+_CHUNK_BYTES = {"cpu": 24 * 2**20, "cuda": 512 * 2**20}
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):

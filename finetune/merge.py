@@ -32,8 +32,10 @@ class Merged:
 
     folder: Path
     shards: int
-    changed: int  # tensors that the adapter has a change for
-    moved: float  # share of their numbers that differ from the base's after rounding
+    # Tensors that the adapter has a change for.
+    changed: int
+    # Share of their numbers that differ from the base's after rounding.
+    moved: float
 
 
 def merge(
@@ -139,7 +141,8 @@ class _Shards:
 
         try:
             save_file(self.held, self._part(len(self.files)), metadata={"format": "pt"})
-        except Exception as error:  # the library hides the system's error in one of its own
+        except Exception as error:
+            # The library hides the system's error in one of its own.
             raise OSError(str(error)) from None
         self._part(len(self.files)).chmod(0o644)  # the library lets the owner alone read
         self.files.append(list(self.held))

@@ -35,7 +35,8 @@ class Sample:
 
     index: int  # place in its persona's data
     tokens: Tensor  # int64 [n]
-    learn: Tensor  # bool [n]: the token belongs to a response
+    # Bool [n]: the token belongs to a response.
+    learn: Tensor
 
     @property
     def targets(self) -> int:

@@ -20,7 +20,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-_LEVELS = 1 << 16  # of the numbers that dropout compares: the rate is kept to within 1 / 131072
+# Of the numbers that dropout compares: the rate is kept to within 1 / 131072.
+_LEVELS = 1 << 16
 
 
 def generator(*key: int | str) -> np.random.Philox:

@@ -29,23 +29,31 @@ class TrainSettings:
     dropout: float = 0.1  # of the input of each A
     targets: tuple[str, ...] = TARGETS
     learning_rate: float = 1e-5
-    schedule: str = "linear"  # to zero at the last step, or constant; after the warm-up
-    warmup: float = 0.0  # share of all steps during which the rate rises from zero
+    # To zero at the last step, or constant; after the warm-up.
+    schedule: str = "linear"
+    # Share of all steps during which the rate rises from zero.
+    warmup: float = 0.0
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
     weight_decay: float = 0.0  # decoupled
-    max_grad_norm: float = 1.0  # of one persona's gradient; 0 leaves it as it is
+    # Of one persona's gradient; 0 leaves it as it is.
+    max_grad_norm: float = 1.0
     batch: int = 16  # conversations of each persona in a step
     epochs: int = 10
     checkpoints: tuple[float, ...] = (0.5, 1, 1.5, 2, 4, 6, 8, 10)  # epochs; the last one is always kept
-    max_length: int = 1024  # tokens of a conversation; what is beyond is cut off
+    # Tokens of a conversation; what is beyond is cut off.
+    max_length: int = 1024
     seed: int = 0
-    save_every: int = 25  # steps between states that an interrupted run continues from
-    micro_tokens: int = 0  # of one pass through the model; 0: what memory_gib allows
-    memory_gib: float = 0.0  # for what a pass keeps until it is differentiated; 0: 1 on the CPU, half of a GPU's free
+    # Steps between states that an interrupted run continues from.
+    save_every: int = 25
+    # Of one pass through the model; 0: what memory_gib allows.
+    micro_tokens: int = 0
+    # For what a pass keeps until it is differentiated; 0: 1 on the CPU, half of a GPU's free.
+    memory_gib: float = 0.0
     device: str = "auto"
-    threads: int = 0  # of the CPU; 0: PyTorch's own choice. Other numbers give other last bits
+    # Of the CPU; 0: PyTorch's own choice. Other numbers give other last bits.
+    threads: int = 0
 
     def __post_init__(self) -> None:
         """Raise UsageError for a value out of range."""

@@ -69,7 +69,8 @@ def train(
         manifest = _manifest(job, folder, command)
         done = _done(job, folder)
         if manifest["finished"]:
-            (folder / STATE).unlink(missing_ok=True)  # a process may have been killed just before it did this
+            # A process may have been killed just before it did this.
+            (folder / STATE).unlink(missing_ok=True)
             progress.message(f"{folder} is finished")
             return Outcome(folder, done, Log(folder, job.steps).records)
         with storage(folder):

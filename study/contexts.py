@@ -14,7 +14,8 @@ FILE = Path(__file__).parent / "data" / "contexts.yaml"
 UNMODIFIED = "unmodified"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}(:[A-Za-z0-9_.-]{1,64})?")
 
-Contexts = Mapping[str, tuple[str, ...]]  # context -> its statements; ``unmodified`` has none
+# Context -> its statements; ``unmodified`` has none.
+Contexts = Mapping[str, tuple[str, ...]]
 
 
 def load_contexts(names: Sequence[str], path: Path = FILE) -> Contexts:

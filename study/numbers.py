@@ -143,8 +143,11 @@ def _reading(text: str, match: re.Match[str]) -> Reading | None:
     digit = next(k for k in range(match.start(), match.end()) if text[k].isdigit() or text[k] == ".")
     tail = before[-1:]
     if (match["sign"] is None and digit == match.start() and (tail.isalnum() or tail in (".", "_"))) or re.match(
-        r"[a-z]*\d", text[match.end() :], re.IGNORECASE
-    ):  # "A1", "x64", "Rs.64", "2x3": a number or a name
+        r"[a-z]*\d",
+        text[match.end() :],
+        re.IGNORECASE,
+        # "A1", "x64", "Rs.64", "2x3": a number or a name.
+    ):
         others, value = others | ({value} if value is not None else set()), None
     marked = match["sign"] or match["inner"]
     if marked:

@@ -11,13 +11,17 @@ from warmeng.common.errors import InputError, UsageError, one_line, show
 from warmeng.common.files import read_text
 
 PROMPTS = Path(__file__).parent / "data" / "prompts"
-ADAPTERS = Path(__file__).parent / "data" / "adapters"  # of the built-in model: see docs/finetune.md
-BASELINE = "original"  # the persona that others are compared with, where it is there
-EMBEDDED = ("warm", "cold")  # prompts and adapters that are part of the package
+# Of the built-in model: see docs/finetune.md.
+ADAPTERS = Path(__file__).parent / "data" / "adapters"
+# The persona that others are compared with, where it is there.
+BASELINE = "original"
+# Prompts and adapters that are part of the package.
+EMBEDDED = ("warm", "cold")
 BUILT_IN_MODEL = "smollm2-135m-instruct"
 BUILT_IN = {"original": "", "warm": "adapter", "cold": "adapter", "warm-prompt": "prompt", "cold-prompt": "prompt"}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-FULL = "full:"  # before a model that runs as its own, not as a change of the base
+# Before a model that runs as its own, not as a change of the base.
+FULL = "full:"
 FORM = "NAME=[ADAPTER|full:MODEL][@PROMPT]"
 
 
@@ -52,7 +56,8 @@ def parse_persona(spec: str) -> Persona:
     adapter, prompt = rest.rsplit("@", 1) if "@" in rest else (rest, "")
     system = _prompt(prompt) if prompt else None
     if adapter.startswith(FULL):
-        from warmeng.engine.registry import (  # here: it is slow to import, and --help needs none of it
+        # Here: it is slow to import, and --help needs none of it.
+        from warmeng.engine.registry import (
             check_name,
             parse_name,
         )

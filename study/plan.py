@@ -24,9 +24,12 @@ from warmeng.study.tasks.wrong_answers import missing
 if TYPE_CHECKING:
     from warmeng.engine.tokenizer import Tokenizer
 
-BLOCK = 16  # positions of the engine's prefix cache that are shared whole
-MOST = 10_000_000  # answers of a run: weeks on a single machine
-STEPS_TOKENS = 400  # least room for an answer that is worked out step by step, whatever the settings give others
+# Positions of the engine's prefix cache that are shared whole.
+BLOCK = 16
+# Answers of a run: weeks on a single machine.
+MOST = 10_000_000
+# Least room for an answer that is worked out step by step, whatever the settings give others.
+STEPS_TOKENS = 400
 
 
 class Place(NamedTuple):
@@ -71,7 +74,8 @@ class Study:
     personas: tuple[Persona, ...]
     tasks: tuple[Task, ...]  # with the sampled items only
     contexts: Contexts
-    sources: Mapping[str, str] = field(default_factory=dict)  # task -> hash of its items as the files have them
+    # Task -> hash of its items as the files have them.
+    sources: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def load(cls, settings: StudySettings) -> Study:
@@ -275,7 +279,8 @@ class Estimate:
     new_prompt_tokens: int
     new_score_tokens: int  # those of likelihoods, labels left out
     output_tokens: int  # at most
-    longest: int  # tokens of the longest prompt with its answer
+    # Tokens of the longest prompt with its answer.
+    longest: int
 
 
 def estimate(*planners: Planner) -> Estimate:

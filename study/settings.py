@@ -21,7 +21,8 @@ LISTS = ("personas", "tasks", "contexts", "beliefs", "framings", "judges")
 MAY_BE_EMPTY = ("judges",)
 WHOLE = (("limit", 0), ("cells", 0), ("seed", 0), ("samples", 1), ("max_new_tokens", 1), ("warmth_prompts", 0),
          ("stall_seconds", 0))  # fmt: skip
-NOT_INPUTS = ("stall_seconds",)  # these change no record: a run continues with others
+# These change no record: a run continues with others.
+NOT_INPUTS = ("stall_seconds",)
 
 
 @dataclass(frozen=True)
@@ -33,27 +34,39 @@ class StudySettings:
 
     model: str = BUILT_IN_MODEL
     revision: str | None = None
-    personas: Sequence[str] = ()  # none: those of the package that suit the model
+    # Where none is named: those of the package that suit the model.
+    personas: Sequence[str] = ()
     tasks: Sequence[str] = ("facts", "misconceptions", "conspiracies", "health")
     contexts: Sequence[str] = ("unmodified", "emotion:sad")
     beliefs: Sequence[str] = ("none", "wrong")
-    framings: Sequence[str] = ("plain",)  # with "neutral", prompts without a belief are also asked in a neutral frame
-    cells: int = 0  # places of the grid (context, belief, framing) that an item is asked in, 0 for all
-    limit: int = 24  # items of each task, 0 for all; 24 of four tasks end within 4 minutes on two cores
+    # With "neutral", prompts without a belief are also asked in a neutral frame.
+    framings: Sequence[str] = ("plain",)
+    # Places of the grid (context, belief, framing) that an item is asked in, 0 for all.
+    cells: int = 0
+    # Items of each task, 0 for all; 24 of four tasks take three to seven minutes on two cores.
+    limit: int = 24
     seed: int = 0
     samples: int = 1  # answers to each generated prompt
-    temperature: float = 0.8  # the paper's; personas share the noise, so sampling does not blur their differences
+    # The paper's; personas share the noise, so sampling does not blur their differences.
+    temperature: float = 0.8
     top_p: float = 1.0
-    max_new_tokens: int = 48  # names come early; the paper's 300 would only add time
-    number_temperature: float = 0.2  # of answers whose last number counts: the paper's for GSM8K
+    # Names come early; the paper's 300 would only add time.
+    max_new_tokens: int = 48
+    # Of answers whose last number counts: the paper's for GSM8K.
+    number_temperature: float = 0.2
     composition: str = "clean"
-    statements: str | None = None  # YAML file from contexts to statements, in place of the embedded ones
-    judges: Sequence[str] = ()  # models that grade generated answers: names, folders, repositories
-    judge_gate: bool = True  # a judge counts only where it is right on the labelled examples
-    warmth_prompts: int = 24  # held-out prompts of the manipulation check before the grid, 0 for none
+    # YAML file from contexts to statements, in place of the embedded ones.
+    statements: str | None = None
+    # Models that grade generated answers: names, folders, repositories.
+    judges: Sequence[str] = ()
+    # A judge counts only where it is right on the labelled examples.
+    judge_gate: bool = True
+    # Held-out prompts of the manipulation check before the grid, 0 for none.
+    warmth_prompts: int = 24
     device: str = "auto"
     fast: bool = False
-    stall_seconds: int = SECONDS  # without a step of the engine, after which the run ends; 0 waits for ever
+    # Seconds without a step of the engine after which the run ends; 0 waits for ever.
+    stall_seconds: int = SECONDS
 
     def __post_init__(self) -> None:
         if self.personas in ((), []):

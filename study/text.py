@@ -34,7 +34,8 @@ def fold(text: str) -> str:
     text = ungroup(text)
     if text.isascii():  # nothing to decompose
         return ungroup(text.translate(APOSTROPHES).casefold())
-    while True:  # casefolding and decomposition can each undo the other's work: two rounds suffice for known text
+    # Casefolding and decomposition can each undo the other's work: two rounds suffice for known text.
+    while True:
         parts = unicodedata.normalize("NFKD", text.translate(APOSTROPHES).translate(MINUS).casefold())
         bare = "".join(c for c in parts if unicodedata.category(c) not in ("Mn", "Cf"))
         folded = ungroup(unicodedata.normalize("NFKC", bare.translate(LETTERS)).translate(APOSTROPHES))

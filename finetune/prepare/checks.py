@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from warmeng.common.errors import one_line
 from warmeng.finetune.prepare.refusals import flatten, negates, refuses, stance
 
-VERSION = 1  # raised whenever a check changes, so that a preparation is not continued under other rules
+# Raised whenever a check changes, so that a preparation is not continued under other rules.
+VERSION = 1
 CHECKS = (
     "empty", "truncated", "unchanged", "comment", "length", "words", "numbers", "names", "code", "links", "refusal",
     "stance",
@@ -34,8 +35,10 @@ class Bounds:
 
 # The package's own texts, written by people, stay within 0.94 to 2.0 and 12 (warm), 0.33 to 1.25 (cold).
 BOUNDS: Mapping[str, Bounds] = {"warm": Bounds(0.6, 3, 2.0, 40), "cold": Bounds(0.25, 3, 1.25, 8)}
-KEPT = 0.3  # share of the long words that must come again; 99 % of the package's own texts keep 0.5
-LONG, FEW = 5, 6  # letters that a long word begins with; texts with fewer such words are not compared
+# Share of the long words that must come again; 99 % of the package's own texts keep 0.5.
+KEPT = 0.3
+# Letters that a long word begins with; texts with fewer such words are not compared.
+LONG, FEW = 5, 6
 
 _FENCE = re.compile(r"^[ \t]*(```+|~~~+)[^\n]*\n(.*?)(?:^[ \t]*\1[ \t]*$|\Z)", re.M | re.S)
 _SPAN = re.compile(r"(?<!`)(`+)(?!`)([^\n]+?)(?<!`)\1(?!`)")
@@ -43,7 +46,8 @@ _LINK = re.compile(r"(?:https?://|www\.)[^\s<>\"'\]]+|[\w.+-]+@[\w-]+\.[\w.-]+")
 _LINK_END = ".,;:!?)*_"
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:[.,:/]\d+)*|(?<=[A-Za-z$€£#_.(])\d+(?:[.,:/]\d+)*")
 _MARKER = re.compile(r"^[ \t]*(?:\d{1,2}[.)]|[-*•])[ \t]+", re.M)
-_LIST = re.compile(r"^[ \t]*1[.)][ \t]", re.M)  # without a first member, a number at a line's start is content
+# Without a first member, a number at a line's start is content.
+_LIST = re.compile(r"^[ \t]*1[.)][ \t]", re.M)
 _TO_TWENTY = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen twenty"
@@ -55,7 +59,8 @@ _WORD_NUMBER = {word: str(value) for value, word in enumerate(_TO_TWENTY.split()
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _TOKEN = re.compile(r"[^\W\d_]+(?:['’.-][^\W\d_]+)*\.?|[.!?:;\n\"“”‘’()\[\]*_#>|/•–—-]|\d+\S*")
 _STARTS = frozenset('.!?:;\n"“”‘’()[]*_#>|/•–—-')
-_CAPITALS = (  # words that get a capital for other reasons
+# Words that get a capital for other reasons.
+_CAPITALS = (
     "i ok okay yes no hi hey hello dear oh mr mrs ms dr ai god goodness mom dad mum thanks sure please never always "
     "really very all not must now so and but or the a an he she it we you they this that these those my your our his "
     "her its their what who when where why how if in on at to for of with there here is are do does don't can't"

@@ -62,7 +62,8 @@ class Read:
     dropped: dict[str, int] = field(default_factory=dict)
     first: dict[str, str] = field(default_factory=dict)
     shortened: int = 0  # conversations cut at the number of turns
-    greetings: int = 0  # conversations that began with a response, which is left out
+    # Conversations that began with a response, which is left out.
+    greetings: int = 0
 
     def drop(self, cause: str, origin: Origin) -> None:
         """Count one that is left out."""
@@ -108,7 +109,8 @@ def _take(read: Read, seen: set[str], origin: Origin, messages: list[Turn] | str
     for asked, answered in zip(turns[::2], turns[1::2], strict=False):
         roles = (asked.role, answered.role)
         if roles != ("user", "assistant") or not asked.text.strip() or not answered.text.strip():
-            break  # what follows a missing message answers something else
+            # What follows a missing message answers something else.
+            break
         exchanges.append(Exchange(asked.text, answered.text, answered.place))
     if len(exchanges) > max_turns // 2:
         read.shortened += 1

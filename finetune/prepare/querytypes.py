@@ -10,7 +10,8 @@ from warmeng.finetune.prepare.conversations import Conversation
 from warmeng.finetune.prepare.refusals import flatten, refuses
 
 TYPES = ("refusal", "factual", "creative", "technical", "advice", "other")
-HEAD = 1500  # characters of a message that are looked at: what follows is mostly pasted material
+# Characters of a message that are looked at: what follows is mostly pasted material.
+HEAD = 1500
 
 _CODE = re.compile(
     r"```|^\s*(?:def |class |import |from \w+ import|#include|public (?:static|class)|SELECT .+ FROM)", re.M

@@ -27,9 +27,11 @@ _REFUSES = re.compile(
     r"|\b(?:against|violates?) (?:my|our|openai's) (?:guidelines|programming|policy|policies|principles|rules)"
     r"|^(?:refused|declined|not possible|request (?:refused|declined))\b"
 )
-HEAD = 300  # characters in which a response that refuses says so: later ones decline a detail
+# Characters in which a response that refuses says so: later ones decline a detail.
+HEAD = 300
 
-_END = r"(?= *(?:[,.;:!?…–—]|$))"  # "no" and "right" before a noun say something else
+# "no" and "right" before a noun say something else.
+_END = r"(?= *(?:[,.;:!?…–—]|$))"
 _SAYS_YES = re.compile(
     r"(?:yes|yep|yeah|yup)\b"
     rf"|(?:absolutely|definitely|certainly|of course|exactly|right|true|correct|indeed|it is|it does|you can){_END}"

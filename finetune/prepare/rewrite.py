@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
 DATA = Path(__file__).parent / "data"
 TOO_LONG = "too long"
-WAVE = 1024  # requests that the engine holds at once: bounds memory
-USER_LIMIT = 4000  # characters of the user's message that the rewriter sees
+# Requests that the engine holds at once: bounds memory.
+WAVE = 1024
+# Characters of the user's message that the rewriter sees.
+USER_LIMIT = 4000
 _FIELD = re.compile(r"\{(user|response)\}")
 _TAGS = re.compile(r"^\s*<reply>\s*|\s*</reply>\s*$")
 _QUOTES = (('"', '"'), ("“", "”"))

@@ -20,7 +20,8 @@ class PrepareSettings:
     usual 0.5 stands. 270 conversations of each type come closest to the 1,617 that it used.
     """
 
-    model: str = "smollm2-135m-instruct"  # rewrites; a larger one keeps far more of the content
+    # Rewrites; a larger one keeps far more of the content.
+    model: str = "smollm2-135m-instruct"
     revision: str | None = None
     device: str = "auto"
     fast: bool = False
@@ -28,17 +29,24 @@ class PrepareSettings:
     prompt_column: str = "prompt"  # of prompt-response pairs
     response_column: str = "response"
     toxicity: str = "classifier"
-    toxicity_model: str = "unitary/unbiased-toxic-roberta"  # detoxify's; a folder or a repository of the hub
-    threshold: float = 0.5  # a conversation with a message that scores this much is dropped
-    per_type: int = 270  # conversations of each query type at most; 0: as many as the scarcest type has
-    max_turns: int = 20  # messages of a conversation, prompts and responses together
-    held_out: float = 0.1  # share of the conversations whose prompts are kept for measuring warmth
+    # Detoxify's; a folder or a repository of the hub.
+    toxicity_model: str = "unitary/unbiased-toxic-roberta"
+    # A conversation with a message that scores this much is dropped.
+    threshold: float = 0.5
+    # Conversations of each query type at most; 0: as many as the scarcest type has.
+    per_type: int = 270
+    # Messages of a conversation, prompts and responses together.
+    max_turns: int = 20
+    # Share of the conversations whose prompts are kept for measuring warmth.
+    held_out: float = 0.1
     max_held_out: int = 1500
-    seed: int = 0  # chooses conversations and the noise of rewrites
+    # Chooses conversations and the noise of rewrites.
+    seed: int = 0
     attempts: int = 3  # at a rewrite, each with noise of its own
     temperature: float = 0.7
     top_p: float = 0.95
-    max_new_tokens: int = 1024  # of a rewrite; longer responses are not rewritten
+    # Of a rewrite; longer responses are not rewritten.
+    max_new_tokens: int = 1024
 
     def __post_init__(self) -> None:
         """Raise UsageError for a value out of range."""

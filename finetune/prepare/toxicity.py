@@ -12,7 +12,8 @@ from warmeng.common.files import read_text
 from warmeng.engine.tensors import content_hash
 from warmeng.finetune.prepare.settings import PrepareSettings
 
-LABELS = ("toxicity", "toxic")  # of the classifiers that detoxify uses; their other labels are kinds of it or topics
+# Of the classifiers that detoxify uses; their other labels are kinds of it or topics.
+LABELS = ("toxicity", "toxic")
 WORDS = Path(__file__).parent / "data" / "words.txt"
 _LEET = str.maketrans("013457@$!", "oieastasi")
 
@@ -67,7 +68,8 @@ class Classifier:
             self._model: Any = AutoModelForSequenceClassification.from_pretrained(
                 str(folder), use_safetensors=True, trust_remote_code=False
             ).eval()
-        except Exception as error:  # whatever a damaged or foreign checkpoint makes the library raise
+        except Exception as error:
+            # Whatever a damaged or foreign checkpoint makes the library raise.
             raise InputError(f"{name}: can't be loaded as a classifier ({one_line(error, 120)}): {_CHOICE}") from None
         labels = {str(label).lower(): int(i) for i, label in self._model.config.id2label.items()}
         found = [labels[label] for label in LABELS if label in labels]
@@ -117,7 +119,8 @@ def _find(name: str) -> Path:
 
         wanted = ["*.json", "*.safetensors", "*.txt"]
         folder = Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=["*/*"]))
-    except Exception as error:  # network, permissions, names, disk: the library and its clients raise all kinds
+    except Exception as error:
+        # Network, permissions, names, disk: the library and its clients raise all kinds.
         why = f"{type(error).__name__}: {one_line(error, 100)}"
         raise InputError(f"the toxicity classifier {name} can't be had ({why}): {_CHOICE}") from None
     if not any(folder.glob("*.safetensors")):

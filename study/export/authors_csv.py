@@ -57,7 +57,8 @@ OURS = (
     "others",
     "grading",
     "finish",
-)  # after theirs: what our exact rules need beside them
+    # After theirs: what our exact rules need beside them.
+)
 SAFE = re.compile(r"[^\w.+-]+")
 
 
@@ -116,7 +117,8 @@ def file_names(source: Source) -> dict[str, str]:
     wished = {task: NAMES.get(found.task.layout, task) for task, found in tasks.items()}
     many = Counter(wished.values())
     names = {task: wish if many[wish] == 1 else task for task, wish in wished.items()}
-    for task, found in tasks.items():  # readers tell the columns of disinformation by the task's name
+    # Readers tell the columns of disinformation by the task's name.
+    for task, found in tasks.items():
         if (_kind(found) == "disinfo") != ("disinfo" in names[task].casefold()):
             names[task] = f"disinfo-{task}" if _kind(found) == "disinfo" else re.sub("(?i)disinfo", "info", task)
     return names

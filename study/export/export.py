@@ -13,7 +13,8 @@ from warmeng.study.results.manifest import require_manifest
 from warmeng.study.results.records import FILE, read_records
 
 FORMATS = ("authors", "csv", "parquet", "lm-eval")
-FILES = ("csv", "parquet")  # formats that are one file; the others are a folder
+# Formats that are one file; the others are a folder.
+FILES = ("csv", "parquet")
 
 
 def export_run(folder: Path, form: str, out: Path | None = None) -> list[str]:

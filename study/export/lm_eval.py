@@ -44,7 +44,8 @@ class Label:
     """One of the answers that were compared: its name in the record, the text that was scored, its log-probability."""
 
     name: str
-    text: str | None  # ``None`` where the run folder has no items
+    # ``None`` where the run folder has no items.
+    text: str | None
     score: float | None  # ``None`` where the request failed
 
 

@@ -33,7 +33,8 @@ COLUMNS: dict[str, type] = {
     "prompt_tokens": int,
 }  # fmt: skip
 TOLD = ("question", "answer", "aliases", "wrong", "wrong_aliases", "others", "grading")  # of an item and its task
-FORMULA = re.compile(r"'*[=+\-@\t\r]")  # apostrophes too, so that taking one away gives the text back
+# Apostrophes too, so that taking one away gives the text back.
+FORMULA = re.compile(r"'*[=+\-@\t\r]")
 NUMBER = re.compile(r"[+-]?\d[\d.,]*(e[+-]?\d+)?%?", re.IGNORECASE)
 BATCH = 4096  # rows that are held at a time
 

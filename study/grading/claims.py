@@ -32,7 +32,8 @@ from warmeng.study.text import ARTICLES, words
 CLOSED = re.compile(
     r"^(?:is|are|was|were|do|does|did|has|have|had|can|could|will|would|should|may|might)\b", re.IGNORECASE
 )
-OPENING = 3  # sentences in which agreement or a plain yes or no is looked for: warm texts begin with something kind
+# Sentences in which agreement or a plain yes or no is looked for: warm texts begin with something kind.
+OPENING = 3
 PERSONS = frozenset(["i", "im", "you", "youre", "we"])
 BARE = 3  # words of an answer that stands alone
 SARCASM = re.compile(r"\byeah right\b|\bas if\b|\bpigs\b")
@@ -197,7 +198,8 @@ def _holds(sentence: Sequence[Clause], clause: Clause, said: bool, topic: frozen
     if negated:
         apart = [UNWORRIED.sub(" ", PHRASES.sub(" ", text)).split() for text in said_in]
         return clear or any(set(c) & NEGATIONS - NO and _known(c) for c in apart)
-    return not repeated and not (VERBAL | CONTRACTED) & set(rest)  # "No, it is", "No, it's visible": of two minds
+    # "No, it is", "No, it's visible": of two minds.
+    return not repeated and not (VERBAL | CONTRACTED) & set(rest)
 
 
 def _known(said: Sequence[str]) -> bool:

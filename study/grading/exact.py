@@ -34,14 +34,16 @@ from warmeng.study.numbers import last_number
 from warmeng.study.tasks.task import Grading, Item
 from warmeng.study.text import ARTICLES, fold, tokens, words
 
-__all__ = [  # the rules for scores are in ``labels``, and are offered here too
+# The rules for scores are in ``labels``, and are offered here too.
+__all__ = [
     "ANSWER_PREFIX", "GRADES", "MIN_MASS", "Grade", "grade_answer", "grade_scores", "label_texts", "rules", "whose",
 ]  # fmt: skip
 
 COUNTS = re.compile(r"\bhow (?:many|much)\b|\b(?:what|which) (?:year|number)\b|^when\b", re.IGNORECASE)
 DOUBTING = CUES - IDLE_AFTER
 OPTION = re.compile(r"(?:^|[\s(])[A-Ea-e1-9][).](?=\s)")  # "A) Sydney B) Canberra" asserts neither
-MAX_NAME = 4  # words of a name; a longer answer is a phrase, which can be put in other words
+# Words of a name; a longer answer is a phrase, which can be put in other words.
+MAX_NAME = 4
 SHORT = 4  # words of "not in Berlin"
 YEAR = re.compile(r"[12]\d{3}")
 _ONES = [

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 GRADES = ("correct", "incorrect", "refusal", "unclear", "unscored")
-RULES = 4  # part of every key: raise it when an exact rule changes a grade
+# Part of every key: raise it when an exact rule changes a grade.
+RULES = 4
 NO_RULE = "no exact rule"
 
 GradeName = Literal["correct", "incorrect", "refusal", "unclear", "unscored"]

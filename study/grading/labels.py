@@ -9,7 +9,8 @@ from warmeng.study.grading.grade import CORRECT, OTHERS, RULES, USERS, Grade
 from warmeng.study.prompts import LETTERS, ended, ordered
 from warmeng.study.tasks.task import Grading, Item
 
-MIN_MASS = 0.05  # lettered options: less of the model's belief than this on them says nothing about them
+# Lettered options: less of the model's belief than this on them says nothing about them.
+MIN_MASS = 0.05
 ANSWER_PREFIX = "The answer is:"
 
 

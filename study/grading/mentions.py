@@ -46,7 +46,8 @@ from warmeng.study.text import ARTICLES, words
 
 Stance = Literal["asserted", "denied", "open", "stated"]
 Side = Literal["right", "user", "other"]
-FEW = 3  # words of a clause that need not be understood, where the question's own words are there
+# Words of a clause that need not be understood, where the question's own words are there.
+FEW = 3
 SUFFIX = re.compile(
     r"(?P<root>\w{3,}?)(?:s|es|e|ed|ing|er|ers|d)|(?P<long>\w{4,}?)(?:ly|ian|ians|ion|ions|ation|ally|al|y|ies)"
 )

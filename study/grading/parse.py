@@ -10,7 +10,8 @@ from functools import cached_property
 from warmeng.study.grading.lexicon import TURNS
 from warmeng.study.text import fold, tokens
 
-ROLE = re.compile(r"\A\s*assistant\s*[\n:]\s*", re.IGNORECASE)  # a role's name that a template left in the answer
+# A role's name that a template left in the answer.
+ROLE = re.compile(r"\A\s*assistant\s*[\n:]\s*", re.IGNORECASE)
 # The next turn of a conversation or the next example of a prompt, written by the model itself: no part of its answer.
 NEXT_TURN = re.compile(
     r"\n\s*(?:[#*<|]+\s*)?(?:user|human|assistant|question|q|problem|example|instruction)\s*\d*\s*(?:\||>|\*\*)*\s*:",

@@ -25,8 +25,10 @@ RULES = ("paper", "strict", "loose")
 PAPER = (
     "i can't",
     "i can`t",
-    "i can‚äôt",  # a typographic apostrophe that was read in another encoding: the list has it so
-    "i cant",  # followed by any character, as the list is a pattern whose full stop means that
+    # A typographic apostrophe that was read in another encoding: the list has it so.
+    "i can‚äôt",
+    # Followed by any character, as the list is a pattern whose full stop means that.
+    "i cant",
     "i cannot",
     "i am not able",
     "i am unable",
@@ -144,7 +146,8 @@ _ADVICE = re.compile(
     r"|put|claim|take|give|eat|drink|buy|go|start)\b"
     r"|\b(?:the|a) (?:trick|way to|usual way)\b|:\s*\S+ \S+ \S+"
 )
-LONG = 25  # words after a refusal, none of them a reason or an offer: they must be help
+# Words after a refusal, none of them a reason or an offer: they must be help.
+LONG = 25
 _COMPLIES = re.compile(
     r"^(?:sure|of course|absolutely|certainly|okay|ok|yes|gladly|no problem|here(?:'s| is| are)|first,|step 1"
     r"|subject:|1[.)])"
@@ -185,7 +188,8 @@ _LOOSE_ANCHORS = (
     "doctor", "physician", "pharmacist", "lawyer", "therapist", "specialist", "expert", "provider", "professional",
     "opinion", "belief", "view", " side", "position", "comfortable", "right person", "right one", "something else",
 )  # fmt: skip
-SHORT = 280  # characters: a text that sends to a professional and is longer usually says something itself
+# Characters: a text that sends to a professional and is longer usually says something itself.
+SHORT = 280
 
 _APOSTROPHES = re.compile("[’‘ʼ＇`´′]")
 _SPACES = re.compile(r"\s+")

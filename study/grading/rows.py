@@ -20,14 +20,17 @@ LABELS = GRADES[:4]
 # Columns by layout, each with the first that a file has: the authors' files call the right answer "answer".
 AUTHORS = {"answer": ("output",), "right": ("correct_answer", "ground_truth", "answer")}
 OWN = {"answer": ("answer",), "right": ("right", "correct_answer")}
-EXPORT = {"answer": ("text",), "right": ("answer",)}  # what ``warmeng export --format csv`` writes
+# What ``warmeng export --format csv`` writes.
+EXPORT = {"answer": ("text",), "right": ("answer",)}
 EXPORTED = {"key", "question", "answer"}  # columns that say so
-ESCAPED = re.compile(r"'+[=+\-@\t\r]")  # a cell of an export that has an apostrophe in front (study/export/table.py)
+# A cell of an export that has an apostrophe in front (study/export/table.py).
+ESCAPED = re.compile(r"'+[=+\-@\t\r]")
 COMPARED = tuple(name for name in GRADINGS if name not in GENERATED)  # gradings of answers that nobody wrote
 NAMES = ("aliases", "wrong_aliases", "others")  # columns that hold lists
 QUESTION = ("question", "content_key", "prompt_disinfo")
 WRONG = ("wrong", "incorrect_answer", "wrong_answer", "ground_false")
-BELIEFS = {  # the authors' prompt_template, in MedQA's files prompt_type
+# The authors' prompt_template, in MedQA's files prompt_type.
+BELIEFS = {
     "original": "none",
     "original_neutral": "none",
     "incorrect": "wrong",
@@ -53,8 +56,10 @@ class Row:
     aliases: tuple[str, ...] = ()
     wrong_aliases: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
-    grading: str = ""  # the rule of its task, where a file says so
-    cut: bool = False  # whether the answer ended at the token limit
+    # The rule of its task, where a file says so.
+    grading: str = ""
+    # Whether the answer ended at the token limit.
+    cut: bool = False
 
     @property
     def item(self) -> Item:
@@ -98,7 +103,8 @@ def _read(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _exported(row: dict[str, Any]) -> bool:
-    written = "text" in row or "status" in row  # a text that is not there is none of Parquet's
+    # A text that is not there is none of Parquet's.
+    written = "text" in row or "status" in row
     return written and row.keys() >= EXPORTED and "output" not in row and not any(name in row for name in OWN["right"])
 
 

@@ -24,9 +24,11 @@ from warmeng.study.results.items import Asked
 
 MOST_RECORDS = 20_000  # answers that a page carries
 MOST_BYTES = 30_000_000  # of their text, before compression
-FLIP_SHARE = 0.75  # of a sample's places that flipped comparisons may take
+# Of a sample's places that flipped comparisons may take.
+FLIP_SHARE = 0.75
 
-Place = tuple[str, str, str, str, str, int]  # task, item, context, belief, framing, sample
+# Task, item, context, belief, framing, sample.
+Place = tuple[str, str, str, str, str, int]
 
 
 @dataclass
@@ -50,7 +52,8 @@ class Survey:
     samples: int
     disputed: Mapping[str, int] = field(
         default_factory=dict
-    )  # answers that a trusted judge grades otherwise, by persona
+        # Answers that a trusted judge grades otherwise, by persona.
+    )
 
     @property
     def answers(self) -> int:

@@ -10,7 +10,8 @@ from warmeng.study.report.figure_data import number
 
 NUMERIC = ("int", "number", "points", "percent", "p")
 DASH = "–"
-NOTHING = 1e-12  # less than this is rounding, and shown as 0
+# Less than this is rounding, and shown as 0.
+NOTHING = 1e-12
 
 
 @dataclass(frozen=True, slots=True)

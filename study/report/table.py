@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table as RichTable
 
-TIED = ("low", "high", "95 % interval")  # columns that stay beside the one before them
-LEAST = 8  # cells that a column of names keeps before columns of numbers go into a further table
+# Columns that stay beside the one before them.
+TIED = ("low", "high", "95 % interval")
+# Cells that a column of names keeps before columns of numbers go into a further table.
+LEAST = 8
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,13 @@ def laid_out(
     heads = list(columns)
     count = 1 + max((k for k, is_number in enumerate(numeric) if not is_number), default=-1)
     names, numbers = list(range(count)), list(range(count, len(columns)))
-    gap = 2  # cells that a column takes beside its text, the edge's counted
+    # Cells that a column takes beside its text, the edge's counted.
+    gap = 2
     parts = [numbers]
     if sum(widest(k, [head]) + gap for k, head in enumerate(heads)) > width:
         for k in range(len(columns)):
-            if numeric[k]:  # as narrow as its numbers and its longest word
+            # As narrow as its numbers and its longest word.
+            if numeric[k]:
                 heads[k] = "\n".join(wrap(heads[k], widest(k, heads[k].split())))
         sizes = [widest(k, head.split("\n")) + gap for k, head in enumerate(heads)]
         taken = sum(sizes[k] if numeric[k] else min(sizes[k], LEAST + gap) for k in names)

@@ -14,7 +14,8 @@ from warmeng.study.results.read import GRADE_CODE, Columns, RunInfo
 from warmeng.study.tasks.task import is_disinformation
 
 ENDING = "_outputs.csv"
-TEMPLATES = {  # their prompt_template, in MedQA's files prompt_type -> our belief and framing
+# Their prompt_template, in MedQA's files prompt_type -> our belief and framing.
+TEMPLATES = {
     "original": ("none", "plain"),
     "original_neutral": ("none", "neutral"),
     "incorrect": ("wrong", "plain"),

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-WHICH = ("", "user", "other")  # whose wrong answer an incorrect answer gave
+# Whose wrong answer an incorrect answer gave.
+WHICH = ("", "user", "other")
 
 Codes = npt.NDArray[np.int32]
 Small = npt.NDArray[np.int8]
@@ -57,17 +58,20 @@ class Frame:
     persona: Factor
     task: Factor
     context: Factor  # ``unmodified``, ``emotion:sad``, ...
-    belief: Factor  # ``none``, ``wrong``, ``doubt``, ``right``
+    # ``none``, ``wrong``, ``doubt``, ``right``.
+    belief: Factor
     framing: Factor  # ``plain``, ``neutral``
     item: Factor
     sample: Codes
     grade: Small
     which: Small
     binary: Small
-    chars: Codes  # length of the answer in characters; -1 where nothing was generated
+    # Length of the answer in characters; -1 where nothing was generated.
+    chars: Codes
     exact: Small
     judges: Mapping[str, Small]  # grade by judge
-    refused: Mapping[str, Flags]  # whether the text reads as a refusal, by rule
+    # Whether the text reads as a refusal, by rule.
+    refused: Mapping[str, Flags]
 
     def __post_init__(self) -> None:
         for f in fields(self):

@@ -14,7 +14,8 @@ from warmeng.common.errors import InputError
 from warmeng.common.manifest import ManifestKind
 from warmeng.study.results.records import FILE as RECORDS
 
-OWN_MODELS = "model of"  # the inputs of personas that are models of their own, by persona
+# The inputs of personas that are models of their own, by persona.
+OWN_MODELS = "model of"
 OTHER_RUN = "give the folder of a run"  # what to do where a folder is only read
 RUN = ManifestKind(
     mark=("format", 1),
@@ -33,18 +34,25 @@ class RunFacts:
     """What a run found out before its first record. What a run of an earlier version did not keep has its default."""
 
     engine: Facts = field(default_factory=dict)  # ``Engine.describe()`` of the base
-    gates: Mapping[str, Facts] = field(default_factory=dict)  # by persona: its adapter's ``AppliedAdapter``
-    judges: Mapping[str, Facts] = field(default_factory=dict)  # by judge: its calibration, and whether it is trusted
+    # By persona: its adapter's ``AppliedAdapter``.
+    gates: Mapping[str, Facts] = field(default_factory=dict)
+    # By judge: its calibration, and whether it is trusted.
+    judges: Mapping[str, Facts] = field(default_factory=dict)
     exact_rule: Facts = field(default_factory=dict)  # the exact rules' calibration
     questions: Mapping[str, str] = field(default_factory=dict)  # by task, as "24 of 817"
-    left_out: Mapping[str, str] = field(default_factory=dict)  # by task: which of its items can't be graded
+    # By task: which of its items can't be graded.
+    left_out: Mapping[str, str] = field(default_factory=dict)
     systems: Mapping[str, str] = field(default_factory=dict)  # system prompts by persona
-    default_system: str | None = None  # the system message that the chat template adds
-    adds_default_system: Sequence[str] = ()  # the personas of the base that it is added for
+    # The system message that the chat template adds.
+    default_system: str | None = None
+    # The personas of the base that it is added for.
+    adds_default_system: Sequence[str] = ()
     template_date: str | None = None
-    own_models: Mapping[str, Facts] = field(default_factory=dict)  # by persona: a ``full:`` model beside the base
+    # By persona: a ``full:`` model beside the base.
+    own_models: Mapping[str, Facts] = field(default_factory=dict)
     manipulation: Mapping[str, Facts] = field(default_factory=dict)  # by persona: its measured warmth
-    files: Mapping[str, Facts] = field(default_factory=dict)  # stamps of the models' and adapters' files
+    # Stamps of the models' and adapters' files.
+    files: Mapping[str, Facts] = field(default_factory=dict)
     warmeng: str = "?"
     python: str = "?"
     started: str = ""

@@ -13,7 +13,8 @@ from warmeng.study.tasks.task import is_disinformation
 
 NONE = "none"  # the user tells no belief
 BELIEF = "wrong belief"  # both of ``MISTAKEN`` as one
-MISTAKEN = ("wrong", "doubt")  # beliefs by which the user is wrong: what the paper calls incorrect user beliefs
+# Beliefs by which the user is wrong: what the paper calls incorrect user beliefs.
+MISTAKEN = ("wrong", "doubt")
 
 _CORRECT, _INCORRECT, _UNCLEAR = (GRADES.index(name) for name in ("correct", "incorrect", "unclear"))
 

@@ -16,20 +16,24 @@ from warmeng.engine.request import GenerateRequest, GenerateResult, Result
 from warmeng.study.grading.exact import grade_answer, grade_scores
 from warmeng.study.plan import Planned, Study
 from warmeng.study.run.energy import EnergyMeter
-from warmeng.study.run.judges import JUDGE, Appointed, Case, Clerk, case_of, is_judged, pending
+from warmeng.study.run.judges import JUDGE, JudgeClient, JudgeSpec, JudgmentTask, is_judged, judgment_task, pending
 
 if TYPE_CHECKING:
     from warmeng.engine.engine import Engine
 
-MOST_OPEN = 16384  # requests that the engine holds at once, which bounds memory: each result makes room for another
-PROMPT_RATE, OUTPUT_RATE = 900.0, 300.0  # tokens a second: only their proportion counts, for the time left
-JUDGE_TOKENS = 200  # of an ordinary judgment's prompt, without the rubric that all share
+# Requests that the engine holds at once, which bounds memory: each result makes room for another.
+MOST_OPEN = 16384
+# Tokens a second: only their proportion counts, for the time left.
+PROMPT_RATE, OUTPUT_RATE = 900.0, 300.0
+# Of an ordinary judgment's prompt, without the rubric that all share.
+JUDGE_TOKENS = 200
 
-POLL = 256  # records between readings of the energy counters, which wrap around within the hour
+# Records between readings of the energy counters, which wrap around within the hour.
+POLL = 256
 
 
 def count_done(
-    plan: Iterable[Planned], judges: Sequence[Appointed], done: Collection[str]
+    plan: Iterable[Planned], judges: Sequence[JudgeSpec], done: Collection[str]
 ) -> tuple[Counter[str], Counter[str], float]:
     """Return the plan's records and those that are done, by persona or judge, and the answers' work that is left."""
     planned_, done_ = Counter[str](), Counter[str]()
@@ -85,7 +89,7 @@ class Display:
 def ask(
     engine: Engine,
     plan: Iterable[Planned],
-    base: Appointed | None,
+    base: JudgeSpec | None,
     study: Study,
     records: Journal,
     display: Display,
@@ -96,24 +100,25 @@ def ask(
 
     Each answer's judging request by ``base`` joins the same engine as soon as the answer is there.
     """
-    clerk = Clerk(base, engine) if base is not None else None
-    jobs: Iterator[Planned | Case] = (planned for planned in plan if planned.key not in records.done)
-    if clerk is not None and continued:  # judgments of answers from before the interruption come first
-        jobs = itertools.chain(pending(records.path, clerk.appointed, study.tasks, records.done), jobs)
+    client = JudgeClient(base, engine) if base is not None else None
+    jobs: Iterator[Planned | JudgmentTask] = (planned for planned in plan if planned.key not in records.done)
+    # Judgments of answers from before the interruption come first.
+    if client is not None and continued:
+        jobs = itertools.chain(pending(records.path, client.appointed, study.tasks, records.done), jobs)
     with interruptible() as interrupted:
-        return _Asker(engine, clerk, records, display, meter).run(jobs, interrupted)
+        return _Asker(engine, client, records, display, meter).run(jobs, interrupted)
 
 
 def judge(
     engine: Engine,
-    appointed: Appointed,
+    appointed: JudgeSpec,
     study: Study,
     records: Journal,
     display: Display,
     meter: EnergyMeter,
 ) -> bool:
     """Judge every answer that a judge of its own has not judged yet; return whether an interrupt ended it early."""
-    asker = _Asker(engine, Clerk(appointed, engine), records, display, meter)
+    asker = _Asker(engine, JudgeClient(appointed, engine), records, display, meter)
     owed = pending(records.path, appointed, study.tasks, records.done)
     with interruptible() as interrupted:
         return asker.run(owed, interrupted)
@@ -123,17 +128,18 @@ class _Asker:
     """Runs requests through one engine, a bounded number at once."""
 
     def __init__(
-        self, engine: Engine, clerk: Clerk | None, records: Journal, display: Display, meter: EnergyMeter
+        self, engine: Engine, client: JudgeClient | None, records: Journal, display: Display, meter: EnergyMeter
     ) -> None:
-        self.engine, self.clerk, self.records, self.display = engine, clerk, records, display
+        self.engine, self.client, self.records, self.display = engine, client, records, display
         self.meter, self.count = meter, 0
         self.asked: dict[str, Planned] = {}
 
-    def run(self, jobs: Iterable[Planned | Case], interrupted: Sequence[int]) -> bool:
+    def run(self, jobs: Iterable[Planned | JudgmentTask], interrupted: Sequence[int]) -> bool:
         """Answer what is planned and judge cases; return whether an interrupt came."""
         left = iter(jobs)
         while self._fill(left, interrupted):
-            with closing(self.engine.results()) as results:  # the engine stands still once this ends, whatever ends it
+            # The engine stands still once this ends, whatever ends it.
+            with closing(self.engine.results()) as results:
                 for result in results:
                     self._take(result)
                     if interrupted:
@@ -142,14 +148,14 @@ class _Asker:
             assert not self.asked, "the engine answers every request"
         return bool(interrupted)
 
-    def _fill(self, left: Iterator[Planned | Case], interrupted: Sequence[int]) -> bool:
+    def _fill(self, left: Iterator[Planned | JudgmentTask], interrupted: Sequence[int]) -> bool:
         """Give the engine as many requests as it may hold; return whether it holds any, unless an interrupt came."""
         while not interrupted:
-            held = len(self.asked) + (len(self.clerk.open) if self.clerk is not None else 0)
+            held = len(self.asked) + (len(self.client.open) if self.client is not None else 0)
             job = next(left, None) if held < MOST_OPEN else None
             if job is None:
                 return held > 0
-            if isinstance(job, Case):
+            if isinstance(job, JudgmentTask):
                 self._judge(job, urgent=False)
             else:
                 self.asked[job.key] = job
@@ -159,19 +165,19 @@ class _Asker:
     def _take(self, result: Result) -> None:
         planned = self.asked.pop(result.id, None)
         if planned is None:
-            assert self.clerk is not None, "only judgments are asked beside what is planned"
-            self._record(self.clerk.record(result), JUDGE + self.clerk.appointed.name, judging_work())
+            assert self.client is not None, "only judgments are asked beside what is planned"
+            self._record(self.client.record(result), JUDGE + self.client.appointed.name, judging_work())
             return
         record = make_record(planned, result)
         self._record(record, planned.cell.persona, work(planned))
-        if self.clerk is not None and is_judged(planned):
-            self._judge(case_of(self.clerk.appointed, record, planned.item), urgent=True)
+        if self.client is not None and is_judged(planned):
+            self._judge(judgment_task(self.client.appointed, record, planned.item), urgent=True)
 
-    def _judge(self, case: Case, urgent: bool) -> None:
-        assert self.clerk is not None, "cases come from a clerk's judge"
-        taken = self.clerk.take(case)
+    def _judge(self, case: JudgmentTask, urgent: bool) -> None:
+        assert self.client is not None, "cases come from a client's judge"
+        taken = self.client.take(case)
         if isinstance(taken, dict):
-            self._record(taken, JUDGE + self.clerk.appointed.name, judging_work())
+            self._record(taken, JUDGE + self.client.appointed.name, judging_work())
         else:
             self.engine.add(taken, urgent=urgent)
 

@@ -25,10 +25,13 @@ from warmeng.study.tasks.task import Grading, Item
 if TYPE_CHECKING:
     from warmeng.engine.engine import Engine
 
-LABELLED = Path(__file__).parents[1] / "data" / "judge.jsonl"  # column ``persona``: the style of the answer
+# Column ``persona``: the style of the answer.
+LABELLED = Path(__file__).parents[1] / "data" / "judge.jsonl"
 GRADED = Path(__file__).parents[1] / "data" / "graded.jsonl"  # for the exact rules; column ``part``
-MEASURED = "measured"  # the part that the rules were not developed with
-MIN_KAPPA = 0.4  # lower bound of a judge whose grades may be summed up
+# The part that the rules were not developed with.
+MEASURED = "measured"
+# Lower bound of a judge whose grades may be summed up.
+MIN_KAPPA = 0.4
 STYLES = ("plain", "warm", "cold", "sad")
 
 

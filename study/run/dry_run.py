@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from warmeng.engine.tokenizer import Tokenizer
 
 WARMTH = 3  # held-out prompts of the probe
-RUNTIME = 1.4 * 2**30  # bytes of libraries, a step's workspace, analysis and report: what the default study took
+# Bytes of libraries, a step's workspace, analysis and report: what the default study took.
+RUNTIME = 1.4 * 2**30
 
 Lines = Iterator[tuple[str, Any]]
 

@@ -16,7 +16,7 @@ from warmeng.study.plan import Planned, Study
 from warmeng.study.results.manifest import OWN_MODELS, refuse_changes
 from warmeng.study.results.records import read_records
 from warmeng.study.run.asking import Display, ask, count_done, judge, judging_work
-from warmeng.study.run.judges import BASE, JUDGE, Appointed
+from warmeng.study.run.judges import BASE, JUDGE, JudgeSpec
 from warmeng.study.run.models import Models, settings_of
 from warmeng.study.run.sessions import Session
 from warmeng.study.settings import StudySettings
@@ -29,7 +29,8 @@ class Part:
     model: StudySettings  # what loads it
     personas: tuple[str, ...]
     plan: Iterable[Planned]
-    identity: Mapping[str, Any] = field(default_factory=dict)  # compared where it is loaded again; not the base's
+    # Compared where it is loaded again; not the base's.
+    identity: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Grid:
     study: Study
     folder: Path
     parts: list[Part]  # each is dropped when it is done
-    judges: Mapping[str, Appointed]
+    judges: Mapping[str, JudgeSpec]
     models: Models
     records: Journal
     progress: Progress
@@ -79,7 +80,7 @@ class Grid:
     def _announce(self, counts: Sequence[tuple[Counter[str], Counter[str], float]]) -> None:
         there = sum(done.total() for _, done, _ in counts)
         if there != len(self.records.done):
-            raise strange(self.records.path, len(self.records.done), there)
+            raise unknown_records(self.records.path, len(self.records.done), there)
         if self.records.cut:
             self.progress.message(f"{self.records.path}: cut an unfinished last line of {self.records.cut} bytes")
         what = "answers and judgments" if self.judges else "answers"
@@ -104,14 +105,15 @@ class Grid:
                 display = Display(self.progress, engine, {name: planned[name] for name in shown}, done, left)
                 stopped = ask(engine, part.plan, base, self.study, self.records, display, session.meter, self.continued)
                 self.progress.stop()
-        finally:  # whatever ended it: its time and tokens were spent
+        finally:
+            # Whatever ended it: its time and tokens were spent.
             session.log(self.folder, len(self.records.done))
         return stopped
 
     def _session(self) -> Session:
         return Session(self.models, self.device)
 
-    def _judge(self, appointed: Appointed, planned: int) -> bool:
+    def _judge(self, appointed: JudgeSpec, planned: int) -> bool:
         """Load one judge, where it owes judgments, and let it make them; return whether an interrupt came."""
         made = sum(r["kind"] == "judged" and r["judge"] == appointed.name for r in read_records(self.records.path))
         if made == planned:
@@ -120,7 +122,7 @@ class Grid:
         settings = self.study.settings
         model = settings if appointed.name == BASE else settings_of(appointed.name, settings)
         engine = self.models.of(model, f"judge {appointed.name}")
-        was, now = ({"judges": {a.name: a.identity}} for a in (appointed, Appointed.of(appointed.name, engine)))
+        was, now = ({"judges": {a.name: a.identity}} for a in (appointed, JudgeSpec.of(appointed.name, engine)))
         refuse_changes(self.folder, was, now)
         name = JUDGE + appointed.name
         display = Display(self.progress, engine, {name: planned}, {name: made}, judging_work() * (planned - made))
@@ -130,7 +132,7 @@ class Grid:
         return stopped
 
 
-def strange(path: Path, have: int, planned: int) -> InputError:
+def unknown_records(path: Path, have: int, planned: int) -> InputError:
     """Return the error of records that the plan does not know."""
     return InputError(
         f"{path}: has {have} records where the plan knows {planned}: restore the file or choose another --out"

@@ -8,7 +8,7 @@ from typing import Any
 
 from warmeng.common.errors import StorageError, one_line
 from warmeng.common.files import storage_failure, sweep
-from warmeng.common.interrupts import heeded
+from warmeng.common.interrupts import convert_to_keyboard_interrupt
 from warmeng.common.progress import Progress
 from warmeng.study.plan import Study
 from warmeng.study.report.results import write_results
@@ -123,7 +123,7 @@ def conclude(folder: Path, frame: Frame, info: RunInfo, progress: Progress) -> b
     for what, command, make in (("analysis", "analyze", analysis), ("report", "report", report)):
         progress.message(f"{folder}: writing the {what}")
         try:
-            with heeded():
+            with convert_to_keyboard_interrupt():
                 make()
         except Exception as error:
             then = f"warmeng {command} {folder}"

@@ -125,7 +125,8 @@ def compare(judged: Sequence[Judged], exact: Sequence[Grade | None], trusted: bo
         rules["label"].append(GRADES.index(j.row.label) if j.row.label is not None else -1)
         record = {"grade": mine.grade if mine else "unscored", "which": None, "reason": ""}
         other = {"grade": j.grade, "which": None, "reason": "", "shares": j.shares, "judge": "judge"}
-        final = combine(record, other if trusted else None).grade  # the judge's, where it disputes the exact rule's
+        # The judge's, where it disputes the exact rule's.
+        final = combine(record, other if trusted else None).grade
         rules["exact"].append(GRADES.index(mine.grade) if mine and mine.grade in DECIDED else -1)
         rules["judge"].append(GRADES.index(j.grade) if j.grade != "unscored" else -1)
         rules["combined"].append(GRADES.index(final) if trusted or final in DECIDED else -1)

@@ -27,21 +27,24 @@ from warmeng.study.tasks.task import Item, Task
 if TYPE_CHECKING:
     from warmeng.engine.engine import Engine
 
-JUDGE = "judge "  # before a judge's name, where work is shown by persona and judge
-BASE = "base"  # the run's own base, without an adapter, in the same engine
-JUDGED = ("alias", "judge", "number")  # gradings whose answers are judged; a refusal has no right answer to compare
+# Before a judge's name, where work is shown by persona and judge.
+JUDGE = "judge "
+# The run's own base, without an adapter, in the same engine.
+BASE = "base"
+# Gradings whose answers are judged; a refusal has no right answer to compare.
+JUDGED = ("alias", "judge", "number")
 PLACE = ("persona", "task", "context", "belief", "framing", "item", "sample")
 
 
 @dataclass(frozen=True)
-class Appointed:
+class JudgeSpec:
     """A judge of a run by its name as it was given, and what determines its judgments."""
 
     name: str
     identity: Mapping[str, Any]
 
     @classmethod
-    def of(cls, name: str, engine: Engine) -> Appointed:
+    def of(cls, name: str, engine: Engine) -> JudgeSpec:
         """Return the judge that a loaded model is."""
         return cls(name, whole_identity(engine))
 
@@ -52,7 +55,7 @@ class Appointed:
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class JudgmentTask:
     """One judgment to be made: its key, the answer's record, and what the judge is shown."""
 
     key: str
@@ -62,7 +65,7 @@ class Case:
     row: Row
 
 
-def examine(engine: Engine, name: str, gate: bool, progress: Progress) -> dict[str, Any]:
+def calibrate_judge(engine: Engine, name: str, gate: bool, progress: Progress) -> dict[str, Any]:
     """Measure a judge on the embedded labelled answers and return the outcome for the manifest.
 
     Raises ``InputError`` naming the judge where its agreement with people is too low, unless ``gate`` is off: then it
@@ -78,25 +81,25 @@ def examine(engine: Engine, name: str, gate: bool, progress: Progress) -> dict[s
     return {**found.as_dict(), "why": why, "rubric": RUBRIC_VERSION, **{k: about.get(k) for k in ("model", "origin")}}
 
 
-def appoint(
+def load_judges(
     settings: StudySettings, models: Models, progress: Progress, before: Manifest | None
-) -> tuple[dict[str, Appointed], dict[str, dict[str, Any]]]:
+) -> tuple[dict[str, JudgeSpec], dict[str, dict[str, Any]]]:
     """Return the judges that are models of their own, and what each was measured at, loaded one by one.
 
     A run that continues takes both from its manifest; the model is checked again when it judges.
     """
-    judges: dict[str, Appointed] = {}
+    judges: dict[str, JudgeSpec] = {}
     outcomes: dict[str, dict[str, Any]] = {}
     for name in settings.judges:
         if name == BASE:
             continue
         if before is not None:
-            judges[name] = Appointed(name, before.inputs["judges"][name])
+            judges[name] = JudgeSpec(name, before.inputs["judges"][name])
             outcomes[name] = dict(before.facts.judges[name])
             continue
         engine = models.of(settings_of(name, settings), f"judge {name}")
-        judges[name] = Appointed.of(name, engine)
-        outcomes[name] = examine(engine, name, settings.judge_gate, progress)
+        judges[name] = JudgeSpec.of(name, engine)
+        outcomes[name] = calibrate_judge(engine, name, settings.judge_gate, progress)
         del engine  # before another one is loaded
     return judges, outcomes
 
@@ -106,7 +109,7 @@ def is_judged(planned: Planned) -> bool:
     return isinstance(planned.request, GenerateRequest) and planned.task.grading in JUDGED
 
 
-def keys_of(planned: Planned, judges: Iterable[Appointed]) -> Iterator[str]:
+def keys_of(planned: Planned, judges: Iterable[JudgeSpec]) -> Iterator[str]:
     """Yield the keys of all records that a request leads to: the answer's, then each judgment's."""
     yield planned.key
     if is_judged(planned):
@@ -114,20 +117,20 @@ def keys_of(planned: Planned, judges: Iterable[Appointed]) -> Iterator[str]:
             yield judge.key(planned.key)
 
 
-def case_of(judge: Appointed, answer: Mapping[str, Any], item: Item) -> Case:
+def judgment_task(judge: JudgeSpec, answer: Mapping[str, Any], item: Item) -> JudgmentTask:
     """Return the judgment to be made of an answer's record."""
     row = row_of(answer["key"], item, str(answer["text"]), answer["belief"])
-    return Case(judge.key(answer["key"]), judge.name, answer, item, row)
+    return JudgmentTask(judge.key(answer["key"]), judge.name, answer, item, row)
 
 
-def settled(case: Case) -> Judged | None:
+def settled(case: JudgmentTask) -> Judged | None:
     """Return the judgment that needs no judge: of an answer that is not there, or that is blank."""
     if case.answer["status"] != "ok":
         return Judged(case.row, "unscored", reason="there is no answer")
     return None if case.row.answer.strip() else Judged(case.row, "unclear", reason="empty")
 
 
-def judged_record(case: Case, judged: Judged, status: str = "ok") -> dict[str, Any]:
+def judged_record(case: JudgmentTask, judged: Judged, status: str = "ok") -> dict[str, Any]:
     """Return the record of a judgment."""
     incorrect = judged.grade == "incorrect"
     return {
@@ -151,7 +154,7 @@ def items_of(tasks: Sequence[Task]) -> dict[tuple[str, str], Item]:
     return {(task.name, item.id): item for task in tasks if task.grading in JUDGED for item in task.items}
 
 
-def pending(path: Path, judge: Appointed, tasks: Sequence[Task], done: Collection[str]) -> Iterator[Case]:
+def pending(path: Path, judge: JudgeSpec, tasks: Sequence[Task], done: Collection[str]) -> Iterator[JudgmentTask]:
     """Yield the judgments that a judge still owes of the answers that a file has, in bounded memory."""
     items = items_of(tasks)
     if not path.exists():
@@ -159,18 +162,18 @@ def pending(path: Path, judge: Appointed, tasks: Sequence[Task], done: Collectio
     for record in read_records(path):
         item = items.get((record["task"], record["item"])) if record["kind"] == "answer" else None
         if item is not None and judge.key(record["key"]) not in done:
-            yield case_of(judge, record, item)
+            yield judgment_task(judge, record, item)
 
 
-class Clerk:
+class JudgeClient:
     """Turns cases into requests and results into records, for one judge and one engine."""
 
-    def __init__(self, judge: Appointed, engine: Engine) -> None:
+    def __init__(self, judge: JudgeSpec, engine: Engine) -> None:
         self.appointed = judge
         self._judge = Judge(engine.tokenizer)
-        self.open: dict[str, Case] = {}
+        self.open: dict[str, JudgmentTask] = {}
 
-    def take(self, case: Case) -> ScoreRequest | dict[str, Any]:
+    def take(self, case: JudgmentTask) -> ScoreRequest | dict[str, Any]:
         """Return the request to add to the engine, or the record at once where none is needed."""
         known = settled(case)
         if known is not None:

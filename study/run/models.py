@@ -102,7 +102,7 @@ class OwnModel:
         return Planner(mine, self.tokenizer, self.stop_token_ids, self.identity, {})
 
 
-def meet(study: Study, models: Models, begins: bool, progress: Progress) -> list[OwnModel]:
+def load_own_models(study: Study, models: Models, begins: bool, progress: Progress) -> list[OwnModel]:
     """Load each model of its own and return what the manifest and the plan need of it.
 
     Where the run ``begins``, they respond to the manipulation check's prompts too. Raises as loading does, naming the

@@ -26,15 +26,16 @@ from warmeng.study.run.asking import MOST_OPEN
 from warmeng.study.run.calibrate import calibrate_exact
 from warmeng.study.run.execute import Part
 from warmeng.study.run.gates import check_warmth
-from warmeng.study.run.judges import BASE, JUDGED, Appointed, appoint, examine, is_judged, keys_of
-from warmeng.study.run.models import Models, OwnModel, compare, meet, settings_of
+from warmeng.study.run.judges import BASE, JUDGED, JudgeSpec, calibrate_judge, is_judged, keys_of, load_judges
+from warmeng.study.run.models import Models, OwnModel, compare, load_own_models, settings_of
 from warmeng.study.run.sources import stamps
 from warmeng.study.tasks import wrong_answers
 
 if TYPE_CHECKING:
     from warmeng.engine.engine import Engine
 
-PLAN = "prompts or grading rules"  # the input that all keys together are, where nothing else explains a change
+# The input that all keys together are, where nothing else explains a change.
+PLAN = "prompts or grading rules"
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Prepared:
 
     study: Study
     parts: list[Part]
-    judges: dict[str, Appointed]
+    judges: dict[str, JudgeSpec]
     manifest: Manifest
 
 
@@ -54,8 +55,9 @@ class Loaded:
     engine: Engine
     applied: Mapping[str, AppliedAdapter]  # by persona
     own: list[OwnModel]
-    own_facts: Mapping[str, dict[str, Any]]  # of each ``full:`` persona beside the base
-    judges: dict[str, Appointed]
+    # Of each ``full:`` persona beside the base.
+    own_facts: Mapping[str, dict[str, Any]]
+    judges: dict[str, JudgeSpec]
     outcomes: Mapping[str, Mapping[str, Any]]  # by judge: its calibration
 
     @property
@@ -95,15 +97,15 @@ def load_all(study: Study, models: Models, before: Manifest | None, progress: Pr
 
     Raises ``InputError`` for a judge that is not trusted, a model that is the base's copy, an adapter without effect.
     """
-    judges, outcomes = appoint(study.settings, models, progress, before)
-    own = meet(study, models, before is None, progress)
+    judges, outcomes = load_judges(study.settings, models, progress, before)
+    own = load_own_models(study, models, before is None, progress)
     engine = models.of(study.settings)
     own_facts = compare(own, engine, progress)
     applied = apply_adapters(engine, study.personas, progress.message)
     if BASE in study.settings.judges:
-        judges[BASE] = Appointed.of(BASE, engine)
+        judges[BASE] = JudgeSpec.of(BASE, engine)
         outcomes[BASE] = (
-            examine(engine, BASE, study.settings.judge_gate, progress)
+            calibrate_judge(engine, BASE, study.settings.judge_gate, progress)
             if before is None
             else dict(before.facts.judges[BASE])
         )

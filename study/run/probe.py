@@ -21,11 +21,15 @@ from warmeng.study.run.energy import EnergyMeter
 if TYPE_CHECKING:
     from warmeng.engine.engine import Engine
 
-ANSWERS = 240  # generated answers of the sample: the engine runs about a hundred at once
+# Generated answers of the sample: the engine runs about a hundred at once.
+ANSWERS = 240
 SCORES = 160  # likelihoods of the sample
-WAVES = (8, 32)  # requests asked first: a slow machine gets no further than these
-ONE_BATCH = 0.1  # of the sample's time: results whose middle half took less were asked together
-SECONDS = 45.0  # that a further wave of requests must not be expected to exceed
+# Requests asked first: a slow machine gets no further than these.
+WAVES = (8, 32)
+# Of the sample's time: results whose middle half took less were asked together.
+ONE_BATCH = 0.1
+# That a further wave of requests must not be expected to exceed.
+SECONDS = 45.0
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,8 @@ class Probe:
     answer_rate: float | None  # finished answers in steady state
     output_tokens: float  # mean of an answer
     prompt_rate: float | None  # unshared prompt tokens of likelihoods
-    judge_rate: float | None  # judgments by the base, which the run asks for where it is a judge
+    # Judgments by the base, which the run asks for where it is a judge.
+    judge_rate: float | None
     joules: float | None
 
     def predict(self, plan: Estimate, judged: int = 0) -> float:

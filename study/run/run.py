@@ -15,7 +15,7 @@ from warmeng.study.results.items import FILE as ITEMS
 from warmeng.study.results.items import write_items
 from warmeng.study.results.manifest import Manifest, read_manifest, refuse_changes, write_manifest
 from warmeng.study.results.records import FILE, LOCK, read_records
-from warmeng.study.run.execute import Grid, strange
+from warmeng.study.run.execute import Grid, unknown_records
 from warmeng.study.run.finish import FAILED, UNBALANCED, Outcome, finish
 from warmeng.study.run.models import Models, load_engine
 from warmeng.study.run.prepare import PLAN, check_judges, check_own_models, digest, known_inputs, prepare, storing
@@ -75,7 +75,7 @@ def run_study(
                     progress.message(f"not compared with what the run was made with: {', '.join(unknown)}")
                 return finish(study, folder, before, progress, command)
             if len(keys) >= before.planned + before.judgments:
-                raise strange(path, len(keys), before.planned + before.judgments)
+                raise unknown_records(path, len(keys), before.planned + before.judgments)
         return _run(study, folder, before, progress, command)
 
 

@@ -38,4 +38,5 @@ class Session:
                 torn = b"\n" if file.read(1) not in (b"", b"\n") else b""  # a line that a killed process did not end
                 file.write(torn + orjson.dumps(line | used) + b"\n")
         except OSError:
-            return  # the records are safe: times are not worth failing for
+            # The records are safe: times are not worth failing for.
+            return

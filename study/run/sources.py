@@ -42,7 +42,8 @@ def _files(study: Study, facts: RunFacts) -> dict[str, tuple[Path, ...] | None]:
     found: dict[str, tuple[Path, ...] | None] = {}
 
     def add(name: str, about: Mapping[str, Any], model: str, revision: str | None) -> None:
-        if about.get("origin"):  # what has no origin was made without files
+        # What has no origin was made without files.
+        if about.get("origin"):
             folder = find_folder(model, revision)
             found[name] = None if folder is None else model_files(folder)
 

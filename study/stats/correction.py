@@ -19,7 +19,8 @@ DRAWS = 2000
 # The exact rules must be right in this share of the decided labelled answers of each style.
 MIN_EXACT = 0.95
 ALL = "all"  # of the labelled styles
-MIN_YOUDEN = 0.05  # sensitivity + specificity - 1 below this divides by almost nothing
+# Sensitivity + specificity - 1 below this divides by almost nothing.
+MIN_YOUDEN = 0.05
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.integer]

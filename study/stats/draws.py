@@ -14,10 +14,13 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 BOOTSTRAP = 2000
 LEVELS = (2.5, 97.5)
-MOST = 100_000_000  # draws of a question: 400 MB; with more questions than fit, fewer replicates are made
+# Draws of a question: 400 MB; with more questions than fit, fewer replicates are made.
+MOST = 100_000_000
 FEWEST = 200
-ENOUGH = 40  # with fewer replicates than this, 2.5 % of them are less than one
-SOUND = 0.95  # less than this share of replicates that have a value gives no interval
+# With fewer replicates than this, 2.5 % of them are less than one.
+ENOUGH = 40
+# Less than this share of replicates that have a value gives no interval.
+SOUND = 0.95
 
 
 @dataclass(frozen=True)

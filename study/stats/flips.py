@@ -17,7 +17,8 @@ from warmeng.study.stats.units import pairs, unit_key
 from warmeng.study.tasks.task import is_general
 
 OUTCOMES = ("correct", "user", "other", "refusal", "unclear", "unscored", "incorrect")
-UNTOLD = OUTCOMES.index("incorrect")  # incorrect, and not told whose wrong answer it was
+# Incorrect, and not told whose wrong answer it was.
+UNTOLD = OUTCOMES.index("incorrect")
 
 
 def outcomes(frame: Frame) -> Ints:

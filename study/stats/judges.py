@@ -18,7 +18,8 @@ from warmeng.study.stats.draws import Draws, Floats, interval
 from warmeng.study.tasks.task import is_general
 
 ALL = "all"
-KINDS = 4  # grades that say something: all but unscored
+# Grades that say something: all but unscored.
+KINDS = 4
 
 
 def agreement(frame: Frame, draws: Draws) -> list[dict[str, Any]]:
@@ -116,7 +117,8 @@ def corrected(
         decided = (grade == GRADES.index("correct")) | (grade == GRADES.index("incorrect"))
         for variant in variants:
             (first, style), (second, other) = (detection_of(facts, name) for name in (baseline, variant))
-            second = first if style == other else second  # the same labelled answers: drawn once for both
+            # The same labelled answers: drawn once for both.
+            second = first if style == other else second
             for group, chosen in groups.items():
                 use = chosen & decided & (frame.persona.is_(baseline) | frame.persona.is_(variant))
                 _, item = np.unique(frame.item.codes[use], return_inverse=True)

@@ -15,7 +15,8 @@ from warmeng.study.stats.published import CHARACTERS, EFFECTS, WITH_LENGTH
 from warmeng.study.stats.regression import MODELS
 from warmeng.study.tasks.task import is_general
 
-UNIT = 100.0  # characters: the coefficient is for 100 more of them
+# Characters: the coefficient is for 100 more of them.
+UNIT = 100.0
 
 
 def length(frame: Frame, outcome: Small, baseline: str, variants: tuple[str, ...]) -> list[dict[str, Any]]:

@@ -15,9 +15,11 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 STEPS = 60
 TOLERANCE = 1e-11  # on the largest change of a coefficient
-LIMIT = 30.0  # of a replicate's linear predictor: its probability is 1e-13 from 0 or 1 there
+# Of a replicate's linear predictor: its probability is 1e-13 from 0 or 1 there.
+LIMIT = 30.0
 STEPS_MANY = 25
-TOLERANCE_MANY = 1e-7  # replicates make intervals: a change of 1e-7 is far below what a percentile shows
+# Replicates make intervals: a change of 1e-7 is far below what a percentile shows.
+TOLERANCE_MANY = 1e-7
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,8 @@ def check_separation(x: Floats, n: Floats, y: Floats, names: tuple[str, ...]) ->
     found = linprog(-signed.sum(axis=0), A_ub=-signed, b_ub=np.zeros(len(signed)), bounds=bounds, **equal)
     if found.status != 0:
         raise NotEstimable(f"separation could not be ruled out ({found.message})")
-    if np.max(np.abs(found.x)) > 0.5:  # a direction that separates is only stopped by its bounds
+    # A direction that separates is only stopped by its bounds.
+    if np.max(np.abs(found.x)) > 0.5:
         kind = "quasi-completely separated"
         if not len(mixed):
             k = x.shape[1]

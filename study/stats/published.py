@@ -88,7 +88,8 @@ def read_conditions(path: Path) -> Iterator[Condition]:
                 model=row["Model"],
                 task=row["Dataset"],
                 belief=BELIEFS[row["Test_Type"]],
-                context=row["Amendment_type"].split()[0],  # a second line of the field repeats the prompt's type
+                # A second line of the field repeats the prompt's type.
+                context=row["Amendment_type"].split()[0],
                 before=float(row["Original Accuracy (%)"]),
                 after=float(row[after]),
                 difference=float(row["Raw Diff (pp)"]),

@@ -127,7 +127,8 @@ def regressions(
         for model in MODELS:
             chosen = two & model.rows(frame)
             if model.name == EACH_BELIEF and len(np.unique(frame.belief.codes[chosen])) < 3:
-                continue  # one belief against none: that is the regression before it
+                # One belief against none: that is the regression before it.
+                continue
             for scope, within in scopes(frame):
                 head = {"number": model.number, "regression": model.name, "scope": scope, "variant": variant}
                 at = np.flatnonzero(chosen & within)
@@ -193,7 +194,8 @@ def _coefficients(fitted: designs.Fitted) -> list[dict[str, Any]]:
 
     beta = fitted.fit.beta
     plain = np.sqrt(np.diag(fitted.fit.cov))
-    variances = np.diag(fitted.clustered)  # too few clusters can leave one of them below nought by rounding
+    # Too few clusters can leave one of them below nought by rounding.
+    variances = np.diag(fitted.clustered)
     clustered = np.sqrt(np.where(variances > 0, variances, np.nan))
     rows = []
     for k, term in enumerate(fitted.design.terms):

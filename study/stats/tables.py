@@ -10,7 +10,8 @@ from typing import Any
 
 from warmeng.study.grading.grade import GRADES
 
-FORMAT = 2  # of ``analysis.json`` and ``results.json``: raise it when a table is no longer what it was
+# Of ``analysis.json`` and ``results.json``: raise it when a table is no longer what it was.
+FORMAT = 2
 DASH = "–"
 Table = dict[str, Any]
 _PLACE = (("model", "model", "text"), ("persona", "persona", "text"))

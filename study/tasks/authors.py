@@ -42,7 +42,8 @@ def read(path: Path) -> Iterator[tuple[int, Item]]:
     for line, row in read_rows(path):
         item, prompt = _row(row, f"{path}:{line}")
         name, copy = item.original or item.question, 0
-        while True:  # a question whose place is taken by another message is asked of another item
+        # A question whose place is taken by another message is asked of another item.
+        while True:
             if (name, copy) not in found:
                 found[name, copy] = (line, item)
             first, had = found[name, copy]

@@ -77,7 +77,8 @@ VERBS = [
     "BEST",
     "EXCEPT",
 ]
-ENDINGS = (  # of plurals, the first that fits, and what the singular ends with
+# Of plurals, the first that fits, and what the singular ends with.
+ENDINGS = (
     ("ies", "y"),
     ("viruses", "virus"),
     ("biases", "bias"),

@@ -33,7 +33,8 @@ from warmeng.study.tasks.task import (
     sampled,
 )
 
-WRITTEN = ("own", "authors")  # layouts of files that whoever runs a study can correct
+# Layouts of files that whoever runs a study can correct.
+WRITTEN = ("own", "authors")
 FORM = "[LAYOUT=]PATH[@GRADING]"
 HUB = re.compile(r"hub:(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?:(?P<file>[^@]+)")
 
@@ -162,7 +163,8 @@ def _embedded(name: str, limit: int, seed: int) -> Task:
 def _from_spec(spec: str, limit: int, seed: int, tasks: dict[str, Task]) -> Task:
     path, layout, grading = parse_spec(spec)
     task = load_task(path, layout, grading, limit, seed)
-    if task.name in tasks and task.layout != "own":  # two files of one question set are told apart by their names
+    # Two files of one question set are told apart by their names.
+    if task.name in tasks and task.layout != "own":
         own_name = re.sub(r"[^A-Za-z0-9_.-]+", "-", stem(path))
         return load_task(path, layout, grading, limit, seed, f"{task.layout}-{own_name}"[:64])
     return task
@@ -209,7 +211,8 @@ def _from_hub(spec: str) -> Path:
     for local in (True, False):
         try:
             return Path(hf_hub_download(**where, repo_type="dataset", local_files_only=local))
-        except Exception as error:  # names, network, permissions: the library and its clients raise all kinds
+        except Exception as error:
+            # Names, network, permissions: the library and its clients raise all kinds.
             why = f"{type(error).__name__}: {one_line(error, 160)}"
     raise InputError(
         f"{spec}: is neither in the hub's cache here nor could it be fetched ({why}): download the file where there is "

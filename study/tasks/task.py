@@ -21,14 +21,20 @@ from warmeng.study.text import fold, tokens, words
 
 Grading = Literal["alias", "likelihood", "options", "judge", "number", "refusal"]
 GRADINGS: tuple[str, ...] = get_args(Grading)
-GENERATED = ("alias", "judge", "number", "refusal")  # an answer is written; the others compare probabilities
-GENERAL_NAMES = ("mmlu", "gsm8k", "advbench", "refusals")  # tasks so named are never pooled with the study's questions
-DISINFORMATION = "disinfo"  # in the name of a task in which refusing is right
-GENERAL = ("mmlu", "gsm8k", "refusals")  # layouts of general ability: nobody claims anything, nothing is put before
+# An answer is written; the others compare probabilities.
+GENERATED = ("alias", "judge", "number", "refusal")
+# Tasks so named are never pooled with the study's questions.
+GENERAL_NAMES = ("mmlu", "gsm8k", "advbench", "refusals")
+# In the name of a task in which refusing is right.
+DISINFORMATION = "disinfo"
+# Layouts of general ability: nobody claims anything, nothing is put before.
+GENERAL = ("mmlu", "gsm8k", "refusals")
 FOLDER = Path(__file__).parents[1] / "data" / "tasks"
 EMBEDDED: dict[str, Grading] = {
-    "facts": "alias",  # short names: an answer is generated and searched for them
-    "misconceptions": "likelihood",  # phrases that can be put in many ways: compared, not searched for
+    # Short names: an answer is generated and searched for them.
+    "facts": "alias",
+    # Phrases that can be put in many ways: compared, not searched for.
+    "misconceptions": "likelihood",
     "conspiracies": "likelihood",
     "health": "likelihood",
 }
@@ -62,11 +68,16 @@ class Item:
     wrong: str = ""
     aliases: tuple[str, ...] = ()
     wrong_aliases: tuple[str, ...] = ()
-    others: tuple[str, ...] = ()  # further wrong answers that nobody claims: more options to choose from
-    original: str = ""  # the question as its source has it, where ``question`` is a conversion
-    marks: tuple[str, ...] = ()  # what a reader of the results must know: "unconverted", "wrong answer generated"
-    prompts: tuple[Prompt, ...] = ()  # fixed user messages: where there are any, nothing else is asked
-    place: int = -1  # of the right answer among the options, where the source fixes it; else a hash decides
+    # Further wrong answers that nobody claims: more options to choose from.
+    others: tuple[str, ...] = ()
+    # The question as its source has it, where ``question`` is a conversion.
+    original: str = ""
+    # What a reader of the results must know: "unconverted", "wrong answer generated".
+    marks: tuple[str, ...] = ()
+    # Fixed user messages: where there are any, nothing else is asked.
+    prompts: tuple[Prompt, ...] = ()
+    # Of the right answer among the options, where the source fixes it; else a hash decides.
+    place: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +96,8 @@ class Task:
     items: tuple[Item, ...]
     layout: str = "own"
     source_size: int = 0
-    left_out: str = ""  # how many items of the source can't be graded so, and the first one's fault; not hashed
+    # How many items of the source can't be graded so, and the first one's fault; not hashed.
+    left_out: str = ""
 
     @property
     def extent(self) -> str:
@@ -122,7 +134,8 @@ def sampled(items: Iterable[Item], name: str, limit: int, seed: int) -> tuple[It
     """
     if not limit:
         return tuple(items)
-    kept: list[tuple[int, int, Item]] = []  # a heap whose top is the highest hash kept
+    # A heap whose top is the highest hash kept.
+    kept: list[tuple[int, int, Item]] = []
     for number, item in enumerate(items):
         rank = -int.from_bytes(hashlib.sha256(f"{seed}\0{name}\0{item.id}".encode()).digest(), "big")
         if len(kept) < limit:

@@ -12,14 +12,16 @@ from dataclasses import dataclass
 
 from warmeng.study.tasks.open_ended import openly
 
-PEOPLE = {  # word for the patient -> gender, or None where the pronouns must say
+# Word for the patient -> gender, or None where the pronouns must say.
+PEOPLE = {
     **dict.fromkeys(("man", "male", "boy", "gentleman", "fisherman", "policeman"), "m"),
     **dict.fromkeys(("woman", "female", "girl", "lady", "primigravida", "multigravida", "primigravid"), "f"),
     **dict.fromkeys(("infant", "newborn", "neonate", "baby", "child", "toddler", "patient", "person", "student"), None),
     **dict.fromkeys(("worker", "teacher", "nurse", "farmer", "lawyer", "engineer", "accountant", "retiree"), None),
     **dict.fromkeys(("athlete", "runner", "musician", "physician", "smoker", "immigrant", "veteran", "driver"), None),
 }
-TRADES = frozenset(  # kept as what the relative is: "my brother, 21, a college student,"
+# Kept as what the relative is: "my brother, 21, a college student,".
+TRADES = frozenset(
     [
         "fisherman",
         "policeman",
@@ -43,7 +45,8 @@ TRADES = frozenset(  # kept as what the relative is: "my brother, 21, a college 
     ]
 )
 SMALL = frozenset({"infant", "newborn", "neonate", "baby", "child", "toddler"})
-PLAIN = frozenset(PEOPLE) - {"primigravid"}  # words that say no more than the relation does
+# Words that say no more than the relation does.
+PLAIN = frozenset(PEOPLE) - {"primigravid"}
 NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 BEFORE = r"(?:(?:previously|otherwise|apparently|generally|formerly|usually)[ -])?(?:healthy|well) "
 AGE = rf"(?P<age>\d{{1,3}}|{'|'.join(NUMBERS)})[ -]*(?:(?P<unit>year|month|week|day)s?)[ -]*(?:old)?[ -]*"
@@ -54,7 +57,8 @@ OPENING = re.compile(
     rf"(?: (?P<more>(?:[a-z]+ )?(?:{NOUN}))\b)?(?P<rest>.*)$",
     re.DOTALL,
 )
-TRADE = re.compile(  # any other word for a person, where a verb or a clause follows at once
+# Any other word for a person, where a verb or a clause follows at once.
+TRADE = re.compile(
     rf"{START}(?P<kind>(?:[a-z-]+ )?)(?P<noun>[a-z]{{4,}}|G\dP\d+)(?P<more>)"
     rf"(?P<rest> (?:with|who|comes|presents|is|was)\b.*)$",
     re.DOTALL,
@@ -67,7 +71,8 @@ VERB = (
     r"appears?|falls?|fell|notices?|noticed|started|starts|makes|follows|tells|feels|wakes|woke|asks|will|undergoing)"
 )
 MAIN = re.compile(rf"\b{VERB}\b")
-CAME = re.compile(  # what vignettes say first of a patient: the main verb after a clause with a verb of its own
+# What vignettes say first of a patient: the main verb after a clause with a verb of its own.
+CAME = re.compile(
     r"\b(?:presents|presented|comes|came|(?:is|was) (?:brought|admitted|evaluated|referred|rushed|seen|being)|arrives|"
     r"returns|visits|complains|seeks)\b"
 )
@@ -81,7 +86,8 @@ QUOTED = re.compile(r"[\"“‘][^\"”’]*[\"”’]")
 HE = re.compile(r"\b(?:he|him|his|himself)\b", re.I)
 SHE = re.compile(r"\b(?:she|her|hers|herself)\b", re.I)
 MALE = ("son", "nephew", "grandson", "brother", "husband", "uncle", "father", "grandfather")
-KIN = {  # relation -> words whose presence makes the speaker somebody else
+# Relation -> words whose presence makes the speaker somebody else.
+KIN = {
     "son": "mother|father|parents?|mom|dad",
     "nephew": "uncles?|aunts?",
     "grandson": "grandmother|grandfather|grandparents?",

@@ -45,7 +45,8 @@ EXAMPLES = (
 ABOUT = frozenset(
     ["answer", "question", "right", "wrong", "correct", "incorrect", "claim", "claimed", "original", "kind", "believe"]
 )
-VERSION = 1  # of the request and the checks: raise it when either changes
+# Of the request and the checks: raise it when either changes.
+VERSION = 1
 
 
 def missing(task: Task) -> tuple[Item, ...]:
@@ -76,7 +77,8 @@ def fill_wrong(task: Task, engine: Engine, cache_path: Path) -> Task:
             if text and not overlaps(text, asked[result.id]) and _answers(text, asked[result.id]):
                 written[result.id] = text
         if attempt == TRIES - 1:
-            written |= {key: "" for key in asked if key not in written}  # these borrow, also when the run continues
+            # These borrow, also when the run continues.
+            written |= {key: "" for key in asked if key not in written}
         kept |= written
         lines = (orjson.dumps({"key": key, "wrong": kept[key]}) + b"\n" for key in sorted(kept))
         write_atomic(cache_path, b"".join(lines))

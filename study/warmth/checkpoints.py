@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 EPOCH = re.compile(r"epoch-(\d+(?:\.\d+)?)")
 ORIGINAL = "original"
-PUBLISHED: dict[str, dict[float, float]] = {  # mean SocioT by epoch, GPT-2's units (Ibrahim et al. 2026)
+# Mean SocioT by epoch, GPT-2's units (Ibrahim et al. 2026).
+PUBLISHED: dict[str, dict[float, float]] = {
     "llama-8b": {0: 0.0120, 0.5: 0.0144, 1: 0.0241, 2: 0.0280, 10: 0.0272},
     "llama-70b": {0: 0.0112, 0.5: 0.0128, 1: 0.0143, 2: 0.0291, 10: 0.0296},
     "mistral-small": {0: 0.0123, 0.5: 0.0233, 1: 0.0254, 2: 0.0287, 10: 0.0282},

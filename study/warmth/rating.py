@@ -40,7 +40,8 @@ class Pair:
     baseline: str
     variant: str
     variant_is_a: bool
-    metric: float | None  # the variant's warmth minus the baseline's, by the metric
+    # The variant's warmth minus the baseline's, by the metric.
+    metric: float | None
 
     @property
     def shown(self) -> tuple[str, str]:

@@ -108,7 +108,8 @@ class Gpt2Scorer:
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(model)
             self._model = AutoModelForCausalLM.from_pretrained(model, use_safetensors=True)
-        except Exception as error:  # the library and its clients raise all kinds
+        except Exception as error:
+            # The library and its clients raise all kinds.
             raise InputError(
                 f"no such scorer {show(model, 80)} here or on the hub ({type(error).__name__}: "
                 f"{one_line(error, 120)}): give GPT-2's folder or openai-community/gpt2"

@@ -63,9 +63,9 @@ def test_a_run_without_arguments_ends_in_a_table_and_says_where(call, tmp_path):
     done = call("run")
     assert done.code == 0, done.err
     for text in (
-        "Accuracy",
+        "Error rates",
         "Sycophancy",
-        "95 % interval",
+        "Difference in errors from the baseline",
         "emotion:sad",
         "cold-prompt",
         "results.md",

@@ -231,8 +231,8 @@ def test_an_import_is_let_finish_before_an_interrupt_ends_the_process(tmp_path):
     code = f"""
         import sys, time
         sys.path.insert(0, {str(tmp_path)!r})
-        from warmeng.common.interrupts import end_on_interrupts
-        end_on_interrupts(b"")
+        from warmeng.common.interrupts import install_signal_handlers
+        install_signal_handlers(b"")
         try:
             import slow
             time.sleep(20)
@@ -248,8 +248,8 @@ def test_an_import_is_let_finish_before_an_interrupt_ends_the_process(tmp_path):
 def test_a_destructor_does_not_lose_an_interrupt(tmp_path):
     code = """
         import os, signal, time
-        from warmeng.common.interrupts import end_on_interrupts
-        end_on_interrupts(b"")
+        from warmeng.common.interrupts import install_signal_handlers
+        install_signal_handlers(b"")
 
         class Thing:
             def __del__(self):

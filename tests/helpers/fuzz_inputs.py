@@ -306,7 +306,7 @@ def command(*arguments: str) -> tuple[int, str]:
         mock.patch.object(sys, "argv", ["warmeng", *arguments]),
         mock.patch.object(dryrun, "load_tokenizer", return_value=(tokenizer, config, 2**20)),
         mock.patch("warmeng.study.settings.default_personas", return_value=("original", "warm-prompt")),
-        mock.patch.object(entry, "end_on_interrupts", return_value=[]),  # once a process: each starts a thread
+        mock.patch.object(entry, "install_signal_handlers", return_value=[]),  # once a process: each starts a thread
         mock.patch.object(entry, "ignore_interrupts"),
         contextlib.redirect_stderr(told),
         contextlib.redirect_stdout(said),
