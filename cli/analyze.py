@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-RULES = ("grades", "paper", "paper-strict", "paper-loose", "unclear-incorrect")
+from warmeng.study.results.rules import RULES
+
 REPLICATES = 2000
 
 
@@ -21,7 +22,7 @@ Examples:
 )
 @click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
-    "--rule", type=click.Choice(RULES), help="What is incorrect.  [default: grades; paper for the authors' CSV]"
+    "--rule", type=click.Choice(tuple(RULES)), help="What is incorrect.  [default: grades; paper for the authors' CSV]"
 )
 @click.option(
     "--baseline", metavar="PERSONA", help="What others are compared with.  [default: original, else the first]"

@@ -7,9 +7,11 @@ import re
 import typing
 from pathlib import Path
 
+from fuzz_seeds import TASKS
+
 from warmeng.engine.config import ModelConfig
 from warmeng.study.stats.tables import SCHEMA
-from warmeng.study.tasks.registry import LAYOUTS
+from warmeng.study.tasks.registry import LAYOUTS, detect
 
 ROOT = Path(__file__).parent.parent
 
@@ -35,6 +37,24 @@ def test_every_reader_is_a_layout_and_every_layout_has_its_row() -> None:
         if any(isinstance(node, ast.FunctionDef) and node.name == "read" for node in tree(path).body):
             assert path.stem in LAYOUTS, f"{path}: register its reader in LAYOUTS of study/tasks/registry.py"
     assert set(LAYOUTS) <= rows, f"docs/tasks.md: give {set(LAYOUTS) - rows} a row"
+
+
+def test_every_layout_is_told_by_its_columns_and_has_a_sound_file_to_damage(tmp_path: Path) -> None:
+    told = set()
+    for name, raw in TASKS:
+        (tmp_path / name).write_bytes(raw)
+        told.add(detect(tmp_path / name))
+    lacking = set(LAYOUTS) - told
+    assert not lacking, f"{lacking}: give TASKS of tests/helpers/fuzz_seeds.py a sound file, and detect its columns"
+
+
+def test_the_page_of_tasks_has_each_layouts_grading() -> None:
+    page = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+    table = page.partition("| layout |")[2].partition("\n\n")[0]
+    for line in table.splitlines()[2:]:
+        layouts, _, gradings, _ = (cell.strip() for cell in line.strip("|").split("|"))
+        for name, grading in zip(re.findall(r"`(\w+)`", layouts), gradings.split(", "), strict=True):
+            assert LAYOUTS[name].grading == grading, f"docs/tasks.md: {name} is graded by {LAYOUTS[name].grading}"
 
 
 def test_every_family_is_compared_with_transformers() -> None:

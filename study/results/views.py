@@ -27,9 +27,9 @@ def outcome(frame: Frame, rule: str = "grades") -> Small:
     task of disinformation, left out elsewhere; ``paper-strict`` and ``paper-loose`` do the same with other refusal
     rules. Raises ``UsageError`` for an unknown rule, ``InputError`` where the frame lacks what the rule needs.
     """
-    if rule not in RULES:
-        raise UsageError(f"no rule is named {rule!r}: use {', '.join(RULES)}")
-    return RULES[rule](frame)
+    if rule not in VIEWS:
+        raise UsageError(f"no rule is named {rule!r}: use {', '.join(VIEWS)}")
+    return VIEWS[rule](frame)
 
 
 def _grades(frame: Frame) -> Small:
@@ -57,7 +57,7 @@ def _paper(which: str) -> Callable[[Frame], Small]:
     return view
 
 
-RULES: dict[str, Callable[[Frame], Small]] = {
+VIEWS: dict[str, Callable[[Frame], Small]] = {
     "grades": _grades,
     "paper": _paper("paper"),
     "paper-strict": _paper("strict"),

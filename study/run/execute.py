@@ -33,7 +33,7 @@ class Part:
     identity: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Grid:
     """All parts of a run, the base's first, and its judges.
 

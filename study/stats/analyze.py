@@ -19,7 +19,8 @@ from warmeng.study.results.authors import files_of, read_authors_run
 from warmeng.study.results.combine import first_trusted
 from warmeng.study.results.frame import Frame, Small
 from warmeng.study.results.read import RunInfo, concat, read_run
-from warmeng.study.results.views import RULES, named, outcome
+from warmeng.study.results.rules import RULES
+from warmeng.study.results.views import named, outcome
 from warmeng.study.stats import tables
 from warmeng.study.stats.changes import belief_effects, differences
 from warmeng.study.stats.draws import BOOTSTRAP, Draws

@@ -25,11 +25,10 @@ from warmeng.study.report.browser import choose, flipped
 from warmeng.study.report.figure_data import error_points, flips, warmth
 from warmeng.study.report.outcome import gates
 from warmeng.study.report.page import load_run, policy, render, write_report
-from warmeng.study.report.settings_text import RULES, adapted_names, persona_words
+from warmeng.study.report.settings_text import adapted_names, persona_words
 from warmeng.study.results.answers import read_answers
 from warmeng.study.results.items import read_items
 from warmeng.study.results.manifest import require_manifest
-from warmeng.study.results.views import RULES as VIEWS
 from warmeng.study.stats.analyze import analyze_run
 
 GOLDEN = Path(__file__).parent / "golden_structure.txt"
@@ -219,7 +218,6 @@ def test_the_rule_is_told_and_named_under_the_headline_where_it_is_another(run_f
     assert words in said
     heads = re.findall(r'<p class="detail">([^<]*)</p>', render(load_run(folder)))
     assert [head.endswith("; counted by the rule paper") for head in heads] == [rule == "paper"] * 2
-    assert set(RULES) == set(VIEWS)
 
 
 def test_warmth_stands_beside_errors_without_a_belief_or_not_at_all(run_folder, tmp_path):

@@ -299,11 +299,12 @@ def test_the_command_names_what_is_missing(tmp_path):
 
 
 def test_the_commands_choices_are_those_of_the_study():
-    from warmeng.cli.analyze import REPLICATES, RULES
-    from warmeng.study.results.views import RULES as VIEWS
+    from warmeng.cli.analyze import REPLICATES
+    from warmeng.study.results.rules import RULES
+    from warmeng.study.results.views import VIEWS
     from warmeng.study.stats.draws import BOOTSTRAP
 
-    assert tuple(VIEWS) == RULES
+    assert tuple(VIEWS) == tuple(RULES)
     assert REPLICATES == BOOTSTRAP
 
 
