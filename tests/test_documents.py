@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
 from pathlib import Path
 from types import ModuleType
 
+import click
 import pytest
 
 import warmeng
 from warmeng.cli.main import COMMANDS
+from warmeng.cli.main import warmeng as group
 
 ROOT = Path(__file__).parent.parent
 GENERATED = ("api.md", "cli.md")
@@ -35,6 +38,63 @@ def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_the_pages_that_show_python_are_found() -> None:
     assert {"README.md", "tutorial.md"} <= {page.name for page in WITH_BLOCKS}
+
+
+def commands_of(text: str) -> list[tuple[str, bool]]:
+    """The commands that a page shows, each with whether it is a line of code, so that it is whole."""
+    found = []
+    fenced = False
+    for line in re.sub(r"\s*\\\n\s*", " ", text).splitlines():
+        fenced ^= line.startswith("```")
+        if fenced or line.startswith("    "):
+            for part in re.split(r"&& ", line.partition(" #")[0]):
+                if part.strip().startswith("warmeng ") and "[" not in part:
+                    # What stands after a wide gap explains the command.
+                    found.append((re.split(r" {3,}", part.strip())[0], True))
+        else:
+            found += [(inline, False) for inline in re.findall(r"`(warmeng [^`]*)`", line)]
+    return found
+
+
+def parsed(line: str, whole: bool) -> None:
+    """Parse a command as the command line does; of a part of one, look for the options that it names."""
+    words = shlex.split(line)[1:]
+    command: click.Command = group
+    while isinstance(command, click.Group) and words and not words[0].startswith("-") and words[0].islower():
+        found = command.get_command(click.Context(command), words[0])
+        assert found is not None, f"{line}: there is no command {words[0]}"
+        command, words = found, words[1:]
+    if whole and not isinstance(command, click.Group):
+        command.make_context(command.name, list(words))
+    names = {name for option in command.params for name in (*option.opts, *option.secondary_opts)} | {"--help"}
+    for word in words:
+        assert not word.startswith("--") or word.partition("=")[0] in names, f"{line}: there is no option {word}"
+
+
+ALL_PAGES = [*PAGES, ROOT / "docs" / "cli.md", ROOT / "CONTRIBUTING.md"]
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: page.name)
+def test_commands_that_are_shown_are_commands(page: Path) -> None:
+    for line, whole in commands_of(page.read_text(encoding="utf-8")):
+        try:
+            parsed(line, whole)
+        except click.ClickException as error:
+            raise AssertionError(f"{page.name}: {line}: {error.format_message()}") from error
+
+
+def test_a_command_that_is_none_is_seen() -> None:
+    text = (
+        "```bash\nwarmeng run --limits 3   few\n```\nUse `warmeng analyse RUN`.\n"
+        "    warmeng report runs/a && warmeng export \\\n      runs/a"
+    )
+    assert [line for line, _ in commands_of(text)] == [
+        "warmeng run --limits 3", "warmeng analyse RUN", "warmeng report runs/a", "warmeng export runs/a"
+    ]  # fmt: skip
+    with pytest.raises(click.NoSuchOption):
+        parsed("warmeng run --limits 3", True)
+    with pytest.raises(AssertionError, match="no command analyse"):
+        parsed("warmeng analyse RUN", False)
 
 
 @pytest.fixture(scope="module")
