@@ -153,7 +153,8 @@ def test_one_persona_or_five(settings, run, whole, count):
         same(found, [line for line in whole if json.loads(line)["persona"] == name])
 
 
-@pytest.mark.parametrize("threads", [2, *slow(3)])
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [2, 3])
 def test_on_more_threads(settings, run, whole, threads):
     """Threads share a tensor's elements among them: where, changes with the rows of a batch."""
     for size in (7, 31):
@@ -205,6 +206,7 @@ def test_in_another_process(settings, real_launcher, whole, tmp_path):
     same(sorted((tmp_path / "r" / "records.jsonl").read_bytes().splitlines()), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama-3.1-rope", "mistral-head-dim", "qwen2-bias", "qwen3-norm", "llama-tied"])
 def test_other_families(settings, run, tiny_model, tmp_path, tier, family):
     if tier != "full" and family != "qwen3-norm":
