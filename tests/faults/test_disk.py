@@ -209,7 +209,7 @@ def test_a_log_that_is_full_or_has_no_reader_ends_no_run(whole, tally, tmp_path)
         for name, log in (("full", full), ("pipe", pipe)):
             ended = subprocess.run([*script, *command, tmp_path / name], stdout=subprocess.PIPE, stderr=log)
             assert ended.returncode == 0
-            assert b"Accuracy" in ended.stdout
+            assert b"Error rates" in ended.stdout
             tally.count(tmp_path / name, lines(reference))
     os.close(pipe)
 

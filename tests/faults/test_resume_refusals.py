@@ -148,7 +148,7 @@ def test_a_finished_run_ends_well_without_loading_a_model(begun, launcher):
         del begun.engine["no_model"]
     assert ended.code == 0, ended.err
     assert "this run is finished; its tables again" in ended.err
-    assert "Accuracy" in ended.out
+    assert "Error rates" in ended.out
     assert snapshot(folder) == before
     assert other.code == 70, "loading was not made impossible"
     assert not (begun.root / "new").exists(), "a run that came to nothing leaves no folder"

@@ -88,7 +88,7 @@ def test_what_hangs_is_reported_and_the_run_continues(launcher, started, whole, 
     if name == "score":
         assert not (folder / "records.jsonl").exists()
         return
-    assert "thread records-fsync" in report
+    assert "thread journal-fsync" in report
     assert len(lines(folder)) == HANGS[name][1]
     assert set(lines(folder)) < set(whole)
     done = launcher.run(arguments(folder))  # also with another patience: it is no input of the study

@@ -54,6 +54,7 @@ def records(count: int, most: int, folder: Path) -> dict[str, Any]:
     """Run a study of about ``count`` records and return the most memory that each stage took."""
     import warmeng.study.run.asking
     import warmeng.study.run.finish
+    import warmeng.study.run.prepare
     import warmeng.study.run.run
     from warmeng.common.progress import Silent
     from warmeng.study.settings import StudySettings
@@ -61,7 +62,7 @@ def records(count: int, most: int, folder: Path) -> dict[str, Any]:
     tasks = folder / "t.jsonl"
     rows = ({"id": f"{k}", "question": f"What is {k}?", "answer": f"A{k}", "wrong": f"B{k}"} for k in range(ITEMS))
     tasks.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    warmeng.study.run.asking.MOST_OPEN = warmeng.study.run.run.MOST_OPEN = most
+    warmeng.study.run.asking.MOST_OPEN = warmeng.study.run.prepare.MOST_OPEN = most
     engine = fast_engine()
     warmeng.study.run.run.load_engine = lambda settings: engine
     marks: dict[str, int] = {}
