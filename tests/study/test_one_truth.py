@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 import pytest
 from fakes import FakeEngine, knowing_judge, number
 from rich.console import Console
+from tiers import slow
 
 from warmeng.common.progress import Silent
 from warmeng.study.export.table import Source, rows
@@ -43,7 +44,7 @@ POPULATIONS = {
 }
 
 
-@pytest.fixture(params=POPULATIONS)
+@pytest.fixture(params=["plain", "all of them", *slow("neutral", "samples", "judges")])
 def finished(request, fake, tmp_path, monkeypatch):
     """A finished run's folder and its outcome, with its analysis and report."""
     monkeypatch.setattr("warmeng.study.run.finish.conclude", conclude)
