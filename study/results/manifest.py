@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from warmeng.common.errors import InputError
-from warmeng.common.manifest import ManifestKind
+from warmeng.common.manifest import OTHER, ManifestKind
 from warmeng.study.results.records import FILE as RECORDS
 
 # The inputs of personas that are models of their own, by persona.
@@ -83,7 +83,7 @@ class Manifest:
         return dict(self.inputs.get("setting") or {})
 
 
-def read_manifest(folder: Path, instead: str = "choose another --out") -> Manifest | None:
+def read_manifest(folder: Path, instead: str = OTHER) -> Manifest | None:
     """Return a folder's manifest, or ``None`` for a folder that is new or empty.
 
     Raises ``InputError`` as ``ManifestKind.read``; ``instead`` says what to do then.

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from warmeng.study.results.frame import Flags, Frame, Small
+from warmeng.study.results.frame import Frame, Small
 from warmeng.study.results.views import NONE
 from warmeng.study.stats.draws import Floats, Ints
 from warmeng.study.stats.intervals import Z
@@ -22,20 +22,8 @@ def differences(frame: Frame, outcome: Small, baseline: str, variants: tuple[str
     questions. See ``mean_changes`` for the interval.
     """
     rows: list[dict[str, Any]] = []
-    together = pooled_tasks(frame)
     for variant in variants:
-        left, right = pairs(frame, baseline, variant)
-        decided = (outcome[left] >= 0) & (outcome[right] >= 0) & asked_plainly(frame)[left]
-        left, right = left[decided], right[decided]
-        part, change = frame.take(right), outcome[right].astype(np.float64) - outcome[left].astype(np.float64)
-        columns = [
-            Margin("model", part.model, len(np.unique(part.model.codes)) > 1),
-            Margin("persona", part.persona, False),
-            Margin("task", part.task, True),
-            Margin("context", part.context, True),
-            Margin("belief", part.belief, True),
-        ]
-        rows += _change_rows(part, change, columns, together[right])
+        rows += _change_rows(frame, outcome, *pairs(frame, baseline, variant), pool_beliefs=True)
     return rows
 
 
@@ -46,29 +34,30 @@ def belief_effects(frame: Frame, outcome: Small) -> list[dict[str, Any]]:
     framing alone; ``n`` counts questions.
     """
     key = unit_key(frame.without("belief")) * max(1, len(frame.persona.names)) + frame.persona.codes
-    decided = (outcome >= 0) & asked_plainly(frame)
-    none = np.flatnonzero(decided & frame.belief.is_(NONE))
-    held = np.flatnonzero(decided & ~frame.belief.is_(NONE))
-    order = np.argsort(key[none], kind="stable")
-    at = np.searchsorted(key[none], key[held], sorter=order)
-    found = order[np.minimum(at, len(none) - 1)] if len(none) else np.zeros(0, dtype=np.int64)
-    same = key[none[found]] == key[held] if len(none) else np.zeros(len(held), dtype=bool)
-    right, left = held[same], none[found[same]] if len(none) else held[same]
-    if not len(right):
-        return []
+    none = np.flatnonzero(frame.belief.is_(NONE))
+    left, right = [none[:0]], [none[:0]]
+    for belief in frame.belief.names:
+        held = np.flatnonzero(frame.belief.is_(belief))
+        if belief != NONE:
+            _, a, b = np.intersect1d(key[none], key[held], return_indices=True)
+            left.append(none[a])
+            right.append(held[b])
+    return _change_rows(frame, outcome, np.concatenate(left), np.concatenate(right), pool_beliefs=False)
+
+
+def _change_rows(frame: Frame, outcome: Small, left: Ints, right: Ints, pool_beliefs: bool) -> list[dict[str, Any]]:
+    """Return a row for each group of pairs that were decided both times: the mean of ``right`` minus ``left``."""
+    both = (outcome[left] >= 0) & (outcome[right] >= 0) & asked_plainly(frame)[left]
+    left, right = left[both], right[both]
     part, change = frame.take(right), outcome[right].astype(np.float64) - outcome[left].astype(np.float64)
+    together = pooled_tasks(frame)[right]
     columns = [
         Margin("model", part.model, len(np.unique(part.model.codes)) > 1),
         Margin("persona", part.persona, False),
         Margin("task", part.task, True),
         Margin("context", part.context, True),
-        Margin("belief", part.belief, False),
+        Margin("belief", part.belief, pool_beliefs),
     ]
-    return _change_rows(part, change, columns, pooled_tasks(frame)[right])
-
-
-def _change_rows(part: Frame, change: Floats, columns: list[Margin], together: Flags) -> list[dict[str, Any]]:
-    """Return a row for each group of paired changes; ``together`` are the pairs that rows over all tasks count."""
     rows: list[dict[str, Any]] = []
     for kept, labels, group in margins(columns):
         use = np.ones(len(part), dtype=bool) if "task" in kept else together

@@ -11,7 +11,6 @@ from collections import Counter, defaultdict
 import pytest
 from fakes import FakeEngine, knowing_judge, number
 from rich.console import Console
-from tiers import slow
 
 from warmeng.common.progress import Silent
 from warmeng.study.export.table import Source, rows
@@ -19,7 +18,6 @@ from warmeng.study.report.figure_data import rates
 from warmeng.study.report.page import load_run
 from warmeng.study.report.terminal import RESULTS, print_results
 from warmeng.study.results.records import FILE, read_records
-from warmeng.study.run.finish import conclude
 from warmeng.study.run.run import run_study
 from warmeng.study.settings import StudySettings
 from warmeng.study.stats.analyze import analyze_run
@@ -44,12 +42,10 @@ POPULATIONS = {
 }
 
 
-@pytest.fixture(params=["plain", "all of them", *slow("neutral", "samples", "judges")])
-def finished(request, fake, tmp_path, monkeypatch):
+@pytest.fixture(scope="module", params=POPULATIONS)
+def finished(request, tmp_path_factory):
     """A finished run's folder and its outcome, with its analysis and report."""
-    monkeypatch.setattr("warmeng.study.run.finish.conclude", conclude)
-    fake.prefers = knowing_judge()
-    fake.models["poor"] = FakeEngine(prefers=knowing_judge(0.5), weights="p" * 64)
+    engines = {"poor": FakeEngine(prefers=knowing_judge(0.5), weights="p" * 64)}
     right = {"France": "Paris.", "Australia": "Canberra."}
 
     def answer(prompt, asked):
@@ -59,10 +55,13 @@ def finished(request, fake, tmp_path, monkeypatch):
         known = next((text for name, text in right.items() if name in prompt), "It depends on whom you ask.")
         return known if draw < 4 else "I can't help with that." if draw == 4 else "Hard to say."
 
-    fake.answer = answer
-    outcome = run_study(POPULATIONS[request.param], tmp_path / "r", Silent(), "again")
+    base = FakeEngine(answer, knowing_judge())
+    folder = tmp_path_factory.mktemp("finished") / "r"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("warmeng.study.run.run.load_engine", lambda settings: engines.get(settings.model, base))
+        outcome = run_study(POPULATIONS[request.param], folder, Silent(), "again")
     assert outcome.exit_code == 0
-    return tmp_path / "r", outcome
+    return folder, outcome
 
 
 def final(folder):

@@ -1,4 +1,4 @@
-"""On a card: a request's log-probabilities have the same bits in any company. A few steps of it run anywhere."""
+"""On a card: a request's log-probabilities have the same bits in any batch. A few steps of it run anywhere."""
 
 from __future__ import annotations
 
