@@ -104,22 +104,22 @@ def ask(
     jobs: Iterator[Planned | JudgmentTask] = (planned for planned in plan if planned.key not in records.done)
     # Judgments of answers from before the interruption come first.
     if client is not None and continued:
-        jobs = itertools.chain(pending(records.path, client.appointed, study.tasks, records.done), jobs)
+        jobs = itertools.chain(pending(records.path, client.spec, study.tasks, records.done), jobs)
     with interruptible() as interrupted:
         return _Asker(engine, client, records, display, meter).run(jobs, interrupted)
 
 
 def judge(
     engine: Engine,
-    appointed: JudgeSpec,
+    spec: JudgeSpec,
     study: Study,
     records: Journal,
     display: Display,
     meter: EnergyMeter,
 ) -> bool:
     """Judge every answer that a judge of its own has not judged yet; return whether an interrupt ended it early."""
-    asker = _Asker(engine, JudgeClient(appointed, engine), records, display, meter)
-    owed = pending(records.path, appointed, study.tasks, records.done)
+    asker = _Asker(engine, JudgeClient(spec, engine), records, display, meter)
+    owed = pending(records.path, spec, study.tasks, records.done)
     with interruptible() as interrupted:
         return asker.run(owed, interrupted)
 
@@ -166,18 +166,18 @@ class _Asker:
         planned = self.asked.pop(result.id, None)
         if planned is None:
             assert self.client is not None, "only judgments are asked beside what is planned"
-            self._record(self.client.record(result), JUDGE + self.client.appointed.name, judging_work())
+            self._record(self.client.record(result), JUDGE + self.client.spec.name, judging_work())
             return
         record = make_record(planned, result)
         self._record(record, planned.cell.persona, work(planned))
         if self.client is not None and is_judged(planned):
-            self._judge(judgment_task(self.client.appointed, record, planned.item), urgent=True)
+            self._judge(judgment_task(self.client.spec, record, planned.item), urgent=True)
 
     def _judge(self, case: JudgmentTask, urgent: bool) -> None:
         assert self.client is not None, "cases come from a client's judge"
         taken = self.client.take(case)
         if isinstance(taken, dict):
-            self._record(taken, JUDGE + self.client.appointed.name, judging_work())
+            self._record(taken, JUDGE + self.client.spec.name, judging_work())
         else:
             self.engine.add(taken, urgent=urgent)
 

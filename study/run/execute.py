@@ -67,10 +67,10 @@ class Grid:
                 stopped = self._ask(part, planned, done, left, self._session())
             del part
         everything = sum((planned for planned, _, _ in counts), Counter[str]())
-        for appointed in self.judges.values():
-            asked = appointed.name == BASE and alone  # in the same engine as the answers
+        for spec in self.judges.values():
+            asked = spec.name == BASE and alone  # in the same engine as the answers
             if not stopped and not asked:
-                stopped = self._judge(appointed, everything[JUDGE + appointed.name])
+                stopped = self._judge(spec, everything[JUDGE + spec.name])
         return stopped
 
     def _counts(self) -> list[tuple[Counter[str], Counter[str], float]]:
@@ -113,20 +113,20 @@ class Grid:
     def _session(self) -> Session:
         return Session(self.models, self.device)
 
-    def _judge(self, appointed: JudgeSpec, planned: int) -> bool:
+    def _judge(self, spec: JudgeSpec, planned: int) -> bool:
         """Load one judge, where it owes judgments, and let it make them; return whether an interrupt came."""
-        made = sum(r["kind"] == "judged" and r["judge"] == appointed.name for r in read_records(self.records.path))
+        made = sum(r["kind"] == "judged" and r["judge"] == spec.name for r in read_records(self.records.path))
         if made == planned:
             return False
         session = self._session()
         settings = self.study.settings
-        model = settings if appointed.name == BASE else settings_of(appointed.name, settings)
-        engine = self.models.of(model, f"judge {appointed.name}")
-        was, now = ({"judges": {a.name: a.identity}} for a in (appointed, JudgeSpec.of(appointed.name, engine)))
+        model = settings if spec.name == BASE else settings_of(spec.name, settings)
+        engine = self.models.of(model, f"judge {spec.name}")
+        was, now = ({"judges": {a.name: a.identity}} for a in (spec, JudgeSpec.of(spec.name, engine)))
         refuse_changes(self.folder, was, now)
-        name = JUDGE + appointed.name
+        name = JUDGE + spec.name
         display = Display(self.progress, engine, {name: planned}, {name: made}, judging_work() * (planned - made))
-        stopped = judge(engine, appointed, self.study, self.records, display, session.meter)
+        stopped = judge(engine, spec, self.study, self.records, display, session.meter)
         self.progress.stop()
         session.log(self.folder, len(self.records.done))
         return stopped

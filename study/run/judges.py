@@ -169,7 +169,7 @@ class JudgeClient:
     """Turns cases into requests and results into records, for one judge and one engine."""
 
     def __init__(self, judge: JudgeSpec, engine: Engine) -> None:
-        self.appointed = judge
+        self.spec = judge
         self._judge = Judge(engine.tokenizer)
         self.open: dict[str, JudgmentTask] = {}
 
