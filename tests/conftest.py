@@ -14,9 +14,9 @@ from typing import Any
 
 # Where there is no GPU its kernels are interpreted. Triton reads this when it is imported, which any test may do first.
 os.environ.setdefault("TRITON_INTERPRET", "0" if Path("/dev/nvidiactl").exists() else "1")
-# Tests side by side: two processes that compute on all cores wait for each other in busy loops.
 # No test needs a network: without this the hub is asked several times before a test of its absence goes on.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Tests side by side: two processes that compute on all cores wait for each other in busy loops.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -287,7 +287,8 @@ def test_a_stop_string_is_found_wherever_it_stands(kind: str, talkers: Callable[
     assert {r.finish_reason for r in found} == {"stop"}
 
 
-@pytest.mark.parametrize("kind", ["bytes", *slow(*(kind for kind in KINDS if kind != "bytes"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_stop_strings_of_every_kind_are_where_transformers_stops(kind: str, talkers: Callable[[str], Engine]) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

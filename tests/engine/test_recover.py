@@ -141,6 +141,7 @@ def test_a_given_rank_is_taken_and_too_low_a_one_refused(config_and_base: Path, 
         recover(config_and_base, merged, rank=97)
 
 
+@pytest.mark.slow
 def test_a_full_fine_tune_is_refused(config_and_base: Path, tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     for size in (0.5, 20.0):

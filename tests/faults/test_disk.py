@@ -107,6 +107,7 @@ def test_a_disk_that_is_full_at_any_moment_of_a_run(whole, launcher, small_disk,
     assert len(failed) >= 2, failed
 
 
+@pytest.mark.slow
 def test_a_limit_on_the_size_of_files_is_a_full_disk(whole, launcher, tally, tmp_path, count):
     reference, command, _ = whole
     size = (reference / RECORDS).stat().st_size
@@ -119,6 +120,7 @@ def test_a_limit_on_the_size_of_files_is_a_full_disk(whole, launcher, tally, tmp
         tally.count(folder, lines(reference))
 
 
+@pytest.mark.slow
 def test_a_write_that_fails_at_any_moment_ends_in_order(whole, launcher, tally, tmp_path, count):
     """No room from the event on, half of the first write's bytes taken: then room again."""
     reference, command, found = whole
@@ -156,6 +158,7 @@ def test_a_disk_that_is_full_when_all_is_answered_keeps_every_record(whole, laun
     assert (folder / file).exists()
 
 
+@pytest.mark.slow
 def test_an_fsync_that_fails_is_fatal_and_never_tried_again(whole, launcher, tally, tmp_path):
     reference, command, found = whole
     fsyncs = [path for _, kind, path, *_ in found if kind == "fsync"]
@@ -223,7 +226,7 @@ READERS = {
 }
 
 
-@pytest.mark.parametrize("reader", ["report", *slow(*(name for name in READERS if name != "report"))])
+@pytest.mark.parametrize("reader", ["csv", *slow(*(name for name in READERS if name != "csv"))])
 def test_a_full_disk_leaves_what_a_reader_wrote_before(whole, launcher, tally, tmp_path, count, reader):
     """Each table, page, figure and export is the old one or the new one, whole; the exit code is 74."""
     reference, _, _ = whole

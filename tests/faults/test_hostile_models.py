@@ -16,6 +16,7 @@ import torch
 from fuzz_harms import FILES, LARGE, OTHERS, PROJ, Header, content, link
 from fuzz_models import ADAPTER, adapter_tensors, write_adapter, write_model, write_tokenizer
 from safetensors.torch import load_file, save
+from tiers import slow
 
 from warmeng.common.errors import InputError
 from warmeng.engine.adapters import load_adapter
@@ -64,7 +65,11 @@ def refused(do: Callable[..., object], *arguments: Any) -> str:
     return message
 
 
-@pytest.mark.parametrize("name", [*FILES, *OTHERS])
+# Each takes seconds.
+HEAVY = ("400,000 tensors", "a header of empty lists")
+
+
+@pytest.mark.parametrize("name", [*(n for n in (*FILES, *OTHERS) if n not in HEAVY), *slow(*HEAVY)])
 def test_harm_to_a_base(name: str, sound: Path, tmp_path: Path, modest: None) -> None:
     harm, *said = (FILES | OTHERS)[name]
     folder = Path(shutil.copytree(sound / "base", tmp_path / "base"))

@@ -153,7 +153,7 @@ def test_one_interrupt_at_a_random_moment_then_the_same_command(commands, wholes
     print(f"{name}: {interrupted} interrupts, {finished} came too late")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["finetune", *slow("run", "prepare"), *OTHERS])
 def test_two_interrupts_at_random_moments_end_it_at_once(commands, wholes, tmp_path, count, name):
     expected, seconds = wholes(name)
     rng, folder, ends = random.Random(name * 2), tmp_path / "0", 0

@@ -90,6 +90,7 @@ def torn(whole, launcher, tmp_path_factory):
     return folder / "r", events(folder / "log")
 
 
+@pytest.mark.slow
 def test_killed_at_every_change_while_continuing_and_while_a_torn_tail_is_cut(
     whole, torn, launcher, tally, tmp_path, count
 ):
@@ -150,6 +151,7 @@ def pages(folder):
 PREPARE = ["--toxicity", "wordlist", "--per-type", "0", "--held-out", "0", "--max-new-tokens", "400", "--out"]
 
 
+@pytest.mark.slow
 def test_killed_at_every_change_of_a_preparation(launcher, tally, tmp_path, count):
     chats = tmp_path / "chats.jsonl"
     chats.write_text(

@@ -52,14 +52,15 @@ def uninterrupted(launcher, command, folder, **more):
 OWN = ("--persona", "original", "--persona", "warm=full:our/warm")
 
 
-@pytest.mark.parametrize("more", [(), pytest.param(OWN, marks=pytest.mark.slow)], ids=["adapters", "own-model"])
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [(), OWN], ids=["adapters", "own-model"])
 def test_killed_at_random_times(launcher, tally, tmp_path, count, more):
     command = study(write_quiz(tmp_path / "quiz.jsonl"), *more)
     longest = min(uninterrupted(launcher, command, tmp_path / name, delay=0.002) for name in ("first", "whole"))
     kill_at_random(
-        launcher, command, lines(tmp_path / "whole"), tmp_path, count(20, 160, quick=5), longest, tally, 0, delay=0.002
+        launcher, command, lines(tmp_path / "whole"), tmp_path, count(20, 160), longest, tally, 0, delay=0.002
     )
-    assert tally.injected == count(20, 160, quick=5)
+    assert tally.injected == count(20, 160)
 
 
 @pytest.fixture(scope="module")

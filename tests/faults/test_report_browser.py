@@ -87,6 +87,7 @@ def page(tmp_path: Path) -> Iterator[Page]:
         yield found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_chrome() is None, reason="needs chromium")
 def test_nothing_planted_anywhere_runs_and_everything_is_shown(hostile: Path, page: Page) -> None:
     page.open(hostile / "report.html")

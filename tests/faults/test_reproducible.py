@@ -17,7 +17,6 @@ import pytest
 import torch
 from res_studies import STEPS, Forgetful, Shuffled, write_tasks
 from studies import widened
-from tiers import slow
 
 from warmeng.common.progress import Silent
 from warmeng.engine.engine import Engine, EngineSettings
@@ -113,7 +112,8 @@ def same(found, expected):
     assert not different, f"{len(different)} of {len(found)} differ: {different[0]}"
 
 
-@pytest.mark.parametrize("size", [7, *slow(1, 2, 64)])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 2, 7, 64])
 def test_in_batches_of(settings, run, whole, size):
     code, found, _ = run(settings, replace(ROOMY, max_num_seqs=size))
     assert code == 0
@@ -155,9 +155,9 @@ def test_one_persona_or_five(settings, run, whole, count):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("threads", [2, 3])
-def test_on_more_threads(settings, run, whole, threads):
+def test_on_more_threads(settings, run, whole, count, threads):
     """Threads share a tensor's elements among them: where, changes with the rows of a batch."""
-    for size in (7, 31):
+    for size in count((7,), (7, 31)):
         same(run(settings, replace(ROOMY, max_num_seqs=size), threads=threads)[1], whole)
 
 

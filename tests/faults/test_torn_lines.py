@@ -69,6 +69,7 @@ def test_a_line_torn_at_any_byte_is_cut_with_its_size_and_asked_again(run, tally
         tally.count(folder, data.splitlines(keepends=True))
 
 
+@pytest.mark.slow
 def test_a_file_cut_at_any_byte_is_continued(run, tally, count):
     """As a file system leaves one that lost its end: whole lines stay, whatever is after them is made again."""
     folder, data = run

@@ -33,6 +33,7 @@ def settled(folder):
     return {name: value for name, value in snapshot(folder).items() if name not in TIMED}
 
 
+@pytest.mark.slow
 def test_killed_at_any_change_it_ends_with_the_same_adapters(training, real_launcher, tally, tmp_path, count):
     command, folder, whole, found = training
     step = count(len(found) // 4, 1, quick=len(found) // 2)

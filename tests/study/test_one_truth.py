@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 import pytest
 from fakes import FakeEngine, knowing_judge, number
 from rich.console import Console
+from tiers import slow
 
 from warmeng.common.progress import Silent
 from warmeng.study.export.table import Source, rows
@@ -42,7 +43,7 @@ POPULATIONS = {
 }
 
 
-@pytest.fixture(scope="module", params=POPULATIONS)
+@pytest.fixture(scope="module", params=["all of them", *slow(*(n for n in POPULATIONS if n != "all of them"))])
 def finished(request, tmp_path_factory):
     """A finished run's folder and its outcome, with its analysis and report."""
     engines = {"poor": FakeEngine(prefers=knowing_judge(0.5), weights="p" * 64)}

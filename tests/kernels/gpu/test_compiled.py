@@ -24,13 +24,13 @@ Kernels = list[dict[str, Any]]
 
 
 def compiled(arch: int, folder: Path, full: bool) -> Kernels:
-    """Compile in a process of its own, into an empty cache. All models for one generation, for the others the
-    usual and the largest, but in the full tier.
+    """Compile in a process of its own, into an empty cache: for all models in the full tier, else the usual and the
+    largest.
     """
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment |= {"TRITON_CACHE_DIR": str(folder / str(arch)), "TRITON_DEFAULT_FP_FUSION": "1"}
     script = [sys.executable, str(Path(__file__).with_name("compile_only.py")), str(arch)]
-    if arch != 90 and not full:
+    if not full:
         script.append("--part")
     done = subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
