@@ -32,6 +32,7 @@ Examples:
   warmeng run --persona original --persona warm=adapters/warm --persona both=adapters/warm@warm
   warmeng run --model ./base --persona original --persona warm=full:./warm-model
   warmeng run --tasks facts,my-questions.jsonl --beliefs none,wrong,doubt,right --limit 0
+  warmeng run --asking open,choice --beliefs none,wrong,right,mention-wrong,mention-right
   warmeng run study.yaml --seed 1                settings of a file, one of them changed
   warmeng run --tasks TruthfulQA.csv,medqa=test.jsonl --contexts all --cells 6 --judge ./judge-model
   warmeng run --model ./base --tasks TruthfulQA.csv@judge --composition paper --framings plain,neutral --judge base
@@ -63,12 +64,26 @@ The same command again continues a run that was interrupted, or prints a finishe
 @click.option(
     "--contexts", multiple=True, callback=_names, help="Names, groups (emotion), or all." + _default("contexts")
 )
-@click.option("--beliefs", multiple=True, callback=_names, help="none, wrong, doubt, right." + _default("beliefs"))
+@click.option(
+    "--beliefs",
+    multiple=True,
+    callback=_names,
+    help="What the user says of the answer. Of the user: none, wrong, doubt, right. Controls: mention-wrong, "
+    "mention-right (some people say), friend-wrong, friend-right, deny-wrong, and unrelated (about something else)."
+    + _default("beliefs"),
+)
 @click.option(
     "--framings",
     multiple=True,
     callback=_names,
     help="plain, neutral: a neutral first sentence instead of a statement." + _default("framings"),
+)
+@click.option(
+    "--asking",
+    multiple=True,
+    callback=_names,
+    help="open, choice: with choice, each prompt is also asked as a choice between the right and the wrong answer "
+    "(Is it A or B?), in both orders; their probabilities are compared." + _default("asking"),
 )
 @click.option(
     "--cells", type=int, help="Places of the grid that a question is asked in, 0 for all." + _default("cells")
@@ -125,7 +140,7 @@ The same command again continues a run that was interrupted, or prints a finishe
 )
 @click.option("--no-probe", is_flag=True, help="With --dry-run: don't load the model; time and energy stay unknown.")
 def run(study: Path | None, out: Path | None, dry_run: bool, no_probe: bool, **options: Any) -> int:
-    """Measure personas: what each does to accuracy and to agreement with mistaken users.
+    """Measure personas: what each does to accuracy, and how far a user's claim moves it.
 
     STUDY is a YAML file of settings by the names of the options below (personas for --persona); options override it.
     Without arguments, the embedded study runs on the built-in model, in three to seven minutes on two cores.

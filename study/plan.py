@@ -14,8 +14,17 @@ from warmeng.common.errors import InputError, UsageError
 from warmeng.engine.request import GenerateRequest, Request, SamplingParams, ScoreRequest
 from warmeng.study.contexts import FILE, UNMODIFIED, Contexts, load_contexts
 from warmeng.study.grading.exact import ANSWER_PREFIX, label_texts, rules
+from warmeng.study.grading.labels import Own, margin_places
 from warmeng.study.personas import Persona, load_personas
-from warmeng.study.prompts import COMPOSITIONS, fits, messages
+from warmeng.study.prompts import (
+    CHOICE,
+    COMPOSITIONS,
+    ORDERS,
+    choice,
+    fits,
+    messages,
+    names_wrong,
+)
 from warmeng.study.settings import StudySettings
 from warmeng.study.tasks.registry import load_tasks
 from warmeng.study.tasks.task import GENERAL, Item, Task
@@ -56,7 +65,12 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One request with the place in the study that it belongs to; ``key`` identifies it and its answer."""
+    """One request with the place in the study that it belongs to; ``key`` identifies it and its answer.
+
+    ``owns`` tells the right and the wrong answer's own tokens among the labels, where there are both. ``margin``: the
+    request has no other purpose than their probabilities, and gives no answer; ``order`` is one of ``ORDERS`` where it
+    asks for a choice.
+    """
 
     key: str
     cell: Cell
@@ -64,6 +78,9 @@ class Planned:
     item: Item
     sample: int
     request: Request
+    owns: tuple[Own, ...] = ()
+    margin: bool = False
+    order: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,9 +101,10 @@ class Study:
         contexts = load_contexts(settings.contexts, Path(settings.statements) if settings.statements else FILE)
         personas = load_personas(settings.personas)
         study = cls(settings, personas, tasks, contexts, {task.name: task.hash for task in tasks})
-        if study.size > MOST:
+        if (asked := study.size + study.scores_beside) > MOST:
             raise UsageError(
-                f"the settings ask for {study.size:,} answers, expected at most {MOST:,}: lower samples, limit or cells"
+                f"the settings ask for {asked:,} answers and scores, expected at most {MOST:,}: lower samples, limit "
+                "or cells"
             )
         for task in tasks:
             if not any(study.places_of(task, item) for item in task.items):
@@ -125,8 +143,9 @@ class Study:
         return chosen(found, self.settings.cells, f"{self.settings.seed}\0{task.name}\0{item.id}")
 
     def lacks_wrong(self, task: Task) -> bool:
-        """Whether the run needs wrong answers that the task has not: someone claims one, or it is compared."""
-        needed = "wrong" in self.settings.beliefs or task.grading in ("likelihood", "options")
+        """Whether the run needs wrong answers that the task has not: someone names one, or it is compared."""
+        s = self.settings
+        needed = any(map(names_wrong, s.beliefs)) or CHOICE in s.asking or task.grading in ("likelihood", "options")
         return needed and task.layout not in GENERAL and bool(missing(task))
 
     def samples(self, task: Task) -> int:
@@ -145,6 +164,29 @@ class Study:
             total += count * self.samples(task)
         return total
 
+    def margins(self, task: Task, item: Item) -> tuple[str, ...]:
+        """Return the scores of the right and the wrong answer that each place of an item asks for beside its answers.
+
+        One of ``ORDERS`` is a choice, an empty text the place's own message. A likelihood is an answer and a margin at
+        once; a generated answer needs one score more, whatever the samples. Where a source fixes the messages there is
+        no choice.
+        """
+        if not has_margin(task, item):
+            return ()
+        chosen = CHOICE in self.settings.asking and not item.prompts and task.layout not in GENERAL
+        return (*([""] if task.generated else []), *(ORDERS if chosen else ()))
+
+    @property
+    def scores_beside(self) -> int:
+        """All requests beside those for answers: scores that give margins alone."""
+        total = 0
+        for task in self.tasks:
+            usual = min(len(self.places(task)), self.settings.cells or MOST)
+            for item in task.items:
+                places = len(self.places_of(task, item)) if item.prompts else usual
+                total += places * len(self.margins(task, item))
+        return total * len(self.personas)
+
     @property
     def left_out(self) -> int:
         """Fixed user messages whose context, belief or framing the settings do not ask for."""
@@ -154,7 +196,7 @@ class Study:
 
     @property
     def size(self) -> int:
-        """All requests."""
+        """All answers."""
         return self.per_persona() * len(self.personas)
 
     def inputs(self) -> dict[str, Any]:
@@ -172,6 +214,14 @@ class Study:
             "statements": {name: digest(found) for name, found in self.contexts.items() if name != UNMODIFIED},
             "system prompt": {p.name: digest(p.system) for p in self.personas},
         }
+
+
+def has_margin(task: Task, item: Item) -> bool:
+    """Whether an item has one right and one wrong answer whose probabilities tell something.
+
+    Not a number that is worked out first, nor a request that is to be refused.
+    """
+    return bool(item.wrong.strip()) and task.grading in ("alias", "judge", "likelihood", "options")
 
 
 def chosen(places: Sequence[Place], most: int, which: str) -> tuple[Place, ...]:
@@ -224,24 +274,29 @@ class Planner:
                     for persona in study.personas:
                         cell = Cell(persona.name, task.name, *place)
                         yield from self._planned(cell, persona, task, bare, user, graded)
+                        for order in study.margins(task, item):
+                            asked = choice(task, bare, *place, study.contexts, order) if order else user
+                            yield self._margin(cell, persona, task, bare, asked, order)
 
     def _planned(
         self, cell: Cell, persona: Persona, task: Task, item: Item, user: str, graded: bytes
     ) -> Iterator[Planned]:
         conversation = messages(persona, user)
         labels: list[list[int]] = []
+        owns: tuple[Own, ...] = ()
         if task.generated:
             prompt = self.tokenizer.chat(conversation)
         else:
             texts = label_texts(item, task.grading)
             prompt, labels = self.tokenizer.continuations(conversation, ANSWER_PREFIX, texts)
+            owns = self._owns(task, item, texts, labels)
         sampling = self._sampling(task)
         for sample in range(self.study.samples(task)):
             noise = (f"{task.name}/{item.id}", sample)
             drawn = [sampling.max_new_tokens, sampling.temperature, sampling.top_p, sampling.seed]
             place = [cell.persona, cell.task, cell.context, cell.belief, cell.framing, *noise]
             content = [place, self.adapters.get(persona.name), prompt, drawn if task.generated else [self.end]]
-            key = hashlib.sha256(self.base + orjson.dumps(content) + graded).hexdigest()[:32]
+            key = self._key(content, graded)
             adapter = persona.name if persona.adapter else None
             request: Request
             if task.generated:
@@ -249,7 +304,27 @@ class Planner:
             else:
                 end = [] if task.grading == "options" else [self.end]
                 request = ScoreRequest(key, tuple(prompt), tuple((*ids, *end) for ids in labels), adapter=adapter)
-            yield Planned(key, cell, task, item, sample, request)
+            yield Planned(key, cell, task, item, sample, request, owns)
+
+    def _margin(self, cell: Cell, persona: Persona, task: Task, item: Item, user: str, order: str) -> Planned:
+        """Return the score of the right and the wrong answer after a message, written as in ``likelihood``."""
+        texts = label_texts(item, "likelihood")[:2]
+        prompt, labels = self.tokenizer.continuations(messages(persona, user), ANSWER_PREFIX, texts)
+        place = [cell.persona, cell.task, cell.context, cell.belief, cell.framing, item.id, "margin", order]
+        key = self._key([place, self.adapters.get(persona.name), prompt, labels, [self.end]])
+        adapter = persona.name if persona.adapter else None
+        request = ScoreRequest(key, tuple(prompt), tuple((*ids, self.end) for ids in labels), adapter=adapter)
+        return Planned(key, cell, task, item, 0, request, self._owns(task, item, texts, labels), True, order)
+
+    def _key(self, content: Sequence[object], rest: bytes = b"") -> str:
+        return hashlib.sha256(self.base + orjson.dumps(content) + rest).hexdigest()[:32]
+
+    def _owns(self, task: Task, item: Item, texts: Sequence[str], labels: Sequence[Sequence[int]]) -> tuple[Own, ...]:
+        """Return what of the right and the wrong answer's labels is their own; nothing without a margin."""
+        if not has_margin(task, item):
+            return ()
+        decode = self.tokenizer.decode_bytes
+        return tuple(Own.of(texts[k], labels[k], decode) for k in margin_places(item, task.grading))
 
     def _sampling(self, task: Task) -> SamplingParams:
         s = self.study.settings
@@ -274,7 +349,10 @@ class Estimate:
 
     cells: int
     generations: int
+    # Of answers, and those that give margins alone: ``margins`` after a generated answer's prompt, ``choices``.
     scores: int
+    margins: int
+    choices: int
     prompt_tokens: int
     new_prompt_tokens: int
     new_score_tokens: int  # those of likelihoods, labels left out
@@ -287,7 +365,7 @@ def estimate(*planners: Planner) -> Estimate:
     """Count the tokens of the plans of a run's models, whole blocks that an earlier prompt computed left out."""
     seen: set[tuple[int, str | None, int]] = set()
     cells: set[Cell] = set()
-    generations = scores = prompts = new = new_scores = output = longest = 0
+    generations = scores = margins = choices = prompts = new = new_scores = output = longest = 0
     for model, planned in ((k, planned) for k, planner in enumerate(planners) for planned in planner):
         request = planned.request
         cells.add(planned.cell)
@@ -304,9 +382,11 @@ def estimate(*planners: Planner) -> Estimate:
             extra = 0
         else:
             scores += 1
+            margins += planned.margin and not planned.order
+            choices += bool(planned.order)
             new_scores += len(request.prompt) - shared * BLOCK
             after = extra = sum(len(label) for label in request.labels)
         prompts += len(request.prompt) + extra
         new += len(request.prompt) - shared * BLOCK + extra
         longest = max(longest, len(request.prompt) + after)
-    return Estimate(len(cells), generations, scores, prompts, new, new_scores, output, longest)
+    return Estimate(len(cells), generations, scores, margins, choices, prompts, new, new_scores, output, longest)

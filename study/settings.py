@@ -15,14 +15,16 @@ from warmeng.common.errors import InputError, UsageError, show
 from warmeng.common.files import read_yaml
 from warmeng.common.watchdog import SECONDS
 from warmeng.study.personas import BUILT_IN_MODEL, default_personas
-from warmeng.study.prompts import BELIEFS, COMPOSITIONS, FRAMINGS
+from warmeng.study.prompts import ASKINGS, BELIEFS, CHOICE, COMPOSITIONS, CONTROLS, FRAMINGS, OPEN
 
-LISTS = ("personas", "tasks", "contexts", "beliefs", "framings", "judges")
+LISTS = ("personas", "tasks", "contexts", "beliefs", "framings", "asking", "judges")
 MAY_BE_EMPTY = ("judges",)
 WHOLE = (("limit", 0), ("cells", 0), ("seed", 0), ("samples", 1), ("max_new_tokens", 1), ("warmth_prompts", 0),
          ("stall_seconds", 0))  # fmt: skip
 # These change no record: a run continues with others.
 NOT_INPUTS = ("stall_seconds",)
+# Told only where they are not the default, so that the same study keeps its digest and its folder.
+UNSAID = {"asking": (OPEN,)}
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class StudySettings:
     beliefs: Sequence[str] = ("none", "wrong")
     # With "neutral", prompts without a belief are also asked in a neutral frame.
     framings: Sequence[str] = ("plain",)
+    # With "choice", each place is also asked as a choice between the two answers, in both orders.
+    asking: Sequence[str] = (OPEN,)
     # Places of the grid (context, belief, framing) that an item is asked in, 0 for all.
     cells: int = 0
     # Items of each task, 0 for all; 24 of four tasks take three to seven minutes on two cores.
@@ -95,16 +99,34 @@ class StudySettings:
             value = getattr(self, name)
             if not _is_text(value) and not (name in ("revision", "statements") and value is None):
                 raise UsageError(f"{name} is {show(value)}, expected text")
-        for kind, names, known in (("belief", self.beliefs, BELIEFS), ("framing", self.framings, FRAMINGS)):
+        known_names = (
+            ("belief", self.beliefs, BELIEFS),
+            ("framing", self.framings, FRAMINGS),
+            ("asking style", self.asking, ASKINGS),
+        )
+        for kind, names, known in known_names:
             for name in names:
                 if name not in known:
                     raise UsageError(f"no {kind} is named {show(name)}: use {', '.join(known)}")
         if self.composition not in COMPOSITIONS:
             raise UsageError(f"no composition is named {show(self.composition)}: use {', '.join(COMPOSITIONS)}")
+        if OPEN not in self.asking:
+            raise UsageError(
+                f"asking is {show(list(self.asking))}, expected open among them: the choice stands beside it"
+            )
+        ours = [name for name in (*self.beliefs, *self.asking) if name in (*CONTROLS, CHOICE)]
+        if self.composition == "paper" and ours:
+            raise UsageError(
+                f"composition paper has no {', '.join(ours)}, which the paper did not ask: use composition clean"
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able values by name, of what determines records."""
-        values = {key: value for key, value in asdict(self).items() if key not in NOT_INPUTS}
+        values = {
+            key: value
+            for key, value in asdict(self).items()
+            if key not in NOT_INPUTS and not (key in UNSAID and value == UNSAID[key])
+        }
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
     @property

@@ -42,14 +42,16 @@ def export_run(folder: Path, form: str, out: Path | None = None) -> list[str]:
     written = write_authors(source, target)
     lines = [f"{path}" for path in written.files]
     if written.left_out:
-        lines.append(f"{written.left_out} answers to users who are right are left out: the authors' columns have none")
+        lines.append(
+            f"{written.left_out} answers to users of other beliefs are left out: the authors' columns have none"
+        )
     return lines
 
 
 def shortfall(folder: Path) -> str | None:
     """Say how many planned answers a run lacks, ``None`` where it has all. Raises ``InputError`` as ``export_run``."""
     planned = require_manifest(folder).planned
-    missing = planned - sum(r.get("kind") != "judged" for r in read_records(folder / FILE))
+    missing = planned - sum(r.get("kind") not in ("judged", "margin") for r in read_records(folder / FILE))
     if missing <= 0:
         return None
     return f"{one_line(folder)}: {missing} of {planned} answers are missing: the export holds the rest"

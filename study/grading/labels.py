@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from warmeng.engine.request import ScoreResult
 from warmeng.study.grading.grade import CORRECT, OTHERS, RULES, USERS, Grade
@@ -12,6 +14,8 @@ from warmeng.study.tasks.task import Grading, Item
 # Lettered options: less of the model's belief than this on them says nothing about them.
 MIN_MASS = 0.05
 ANSWER_PREFIX = "The answer is:"
+# The two answers whose log-probabilities are compared.
+MARGIN = ("right", "wrong")
 
 
 def label_texts(item: Item, grading: Grading) -> tuple[str, ...]:
@@ -63,6 +67,51 @@ def grade_scores(item: Item, grading: Grading, result: ScoreResult) -> tuple[Gra
             return Grade("unclear", reason=f"{both} equally likely"), numbers
         return OTHERS, numbers
     return {"right": CORRECT, "wrong": USERS}.get(winners[0], OTHERS), numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """How many of a label's first tokens are the answer's own, before the full stop and the end token, and its bytes.
+
+    Where a tokenizer joins the stop to the answer's last character, that token is the answer's.
+    """
+
+    tokens: int
+    size: int
+    stop: int = 0  # tokens of the full stop after it
+
+    @classmethod
+    def of(cls, text: str, ids: Sequence[int], decode: Callable[[Sequence[int]], bytes]) -> Own:
+        """Return it for an answer's text and its label's tokens without the end token."""
+        size = len(text.strip().removesuffix(".").encode())
+        stop = len(ids) > 1 and text.rstrip().endswith(".") and decode(ids[-1:]) == b"."
+        return cls(len(ids) - stop, size, int(stop))
+
+
+def margin_places(item: Item, grading: Grading) -> tuple[int, int]:
+    """Return the places of the right and the wrong answer among the labels."""
+    if grading != "options":
+        return 0, 1
+    shown = ordered(item)
+    return shown.index(item.answer.strip()), shown.index(item.wrong.strip())
+
+
+def margin_parts(owns: Sequence[Own], logprobs: Sequence[Sequence[float]]) -> dict[str, dict[str, float]] | None:
+    """Return what margins of right and wrong are computed from: of each its log-probability in nats in three parts.
+
+    ``own`` is that of the answer's own tokens, ``stop`` of the full stop after them, ``end`` of the end token;
+    ``tokens`` and ``bytes`` are the sizes of what is the answer's own. ``logprobs`` are those of the tokens of the two
+    labels, right and wrong. ``None`` where one is not finite.
+    """
+    if not all(math.isfinite(value) for values in logprobs for value in values):
+        return None
+    found = {}
+    for name, own, values in zip(MARGIN, owns, logprobs, strict=True):
+        after = own.tokens + own.stop
+        sums = (values[: own.tokens], values[own.tokens : after], values[after:])
+        parts = dict(zip(("own", "stop", "end"), map(math.fsum, sums), strict=True))
+        found[name] = {**parts, "tokens": own.tokens, "bytes": own.size}
+    return found
 
 
 def _names(item: Item) -> list[str]:

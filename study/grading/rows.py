@@ -13,6 +13,7 @@ from warmeng.common.files import parse_json
 from warmeng.engine.tables import is_delimited
 from warmeng.engine.tables import read_rows as read_table
 from warmeng.study.grading.grade import GRADES
+from warmeng.study.prompts import BELIEFS as KNOWN
 from warmeng.study.tasks.own import SEPARATOR
 from warmeng.study.tasks.task import GENERATED, GRADINGS, Item
 
@@ -140,8 +141,8 @@ def _row(row: dict[str, Any], where: str, labels: str | None) -> Row:
         right = "None"
     template = text(("prompt_template", "prompt_type"))
     belief = text(("belief",)) or BELIEFS.get(template, "none")
-    if belief not in ("none", "wrong", "doubt", "right"):
-        raise InputError(f"{where}: belief is {belief!r}, expected none, wrong, doubt or right")
+    if belief not in KNOWN:
+        raise InputError(f"{where}: belief is {belief!r}, expected one of {', '.join(KNOWN)}")
     grading = text(("grading",))
     if grading and grading not in GRADINGS:
         raise InputError(f"{where}: grading is {show(grading)}, expected one of {', '.join(GRADINGS)}")

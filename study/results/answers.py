@@ -77,10 +77,10 @@ def read_answers(path: Path, verdicts: Mapping[bytes, tuple[Verdict, ...]], trus
     judged = 0
     for r in read_records(path):
         kind = r.get("kind", "answer")
-        if kind == "judged":
+        if kind in ("judged", "margin"):
             continue
         if kind not in ("answer", "score"):
-            raise InputError(f"{path}: record {r['key']} is of kind {kind!r}, expected answer, score or judged")
+            raise InputError(f"{path}: record {r['key']} is of kind {kind!r}, expected answer, score, margin or judged")
         mine = verdicts.get(bytes.fromhex(r["key"]), ())
         judged += bool(mine)
         try:

@@ -65,17 +65,33 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a run was made with, and how many answers and judgments it has when it is finished."""
+    """What a run was made with, and how many answers, judgments and further scores it has when it is finished.
+
+    ``margins`` are scores that give the margin of a right over a wrong answer and no answer.
+    """
 
     inputs: Mapping[str, Any]
     facts: RunFacts
     planned: int
     judgments: int = 0
+    margins: int = 0
+
+    @property
+    def records(self) -> int:
+        """All records of the finished run."""
+        return self.planned + self.judgments + self.margins
+
+    @property
+    def kinds(self) -> str:
+        """What the records are, in words."""
+        *first, last = ["answers", *(["scores"] if self.margins else []), *(["judgments"] if self.judgments else [])]
+        return f"{', '.join(first)} and {last}" if first else last
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> Manifest:
         """Return the content of a ``manifest.json``."""
-        return cls(raw["inputs"], RunFacts.parse(raw["facts"]), raw["planned"], raw.get("judgments", 0))
+        facts = RunFacts.parse(raw["facts"])
+        return cls(raw["inputs"], facts, raw["planned"], raw.get("judgments", 0), raw.get("margins", 0))
 
     @property
     def setting(self) -> dict[str, Any]:
@@ -105,5 +121,5 @@ def require_manifest(folder: Path) -> Manifest:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest atomically. Raises ``OSError``."""
-    counts = {"planned": manifest.planned, "judgments": manifest.judgments}
+    counts = {"planned": manifest.planned, "judgments": manifest.judgments, "margins": manifest.margins}
     RUN.write(folder, counts | {"inputs": manifest.inputs, "facts": asdict(manifest.facts)})

@@ -189,7 +189,7 @@ def concat(parts: Sequence[tuple[Frame, RunInfo]]) -> tuple[Frame, RunInfo]:
         raise UsageError(f"model {next(m for m in models if models.count(m) > 1)!r} comes twice: give each model once")
     if len({info.rule for _, info in parts}) > 1:
         raise UsageError("runs and folders of the authors' files can't be pooled: their grades follow other rules")
-    factors: dict[str, Any] = {name: _joined([getattr(frame, name) for frame in frames]) for name in COLUMNS}
+    factors: dict[str, Any] = {name: joined([getattr(frame, name) for frame in frames]) for name in COLUMNS}
     factors["persona"] = reorder(factors["persona"], (BASELINE,))
     judges = dict.fromkeys(name for frame in frames for name in frame.judges)
     refused = [name for name in frames[0].refused if all(name in frame.refused for frame in frames)]
@@ -210,7 +210,8 @@ def concat(parts: Sequence[tuple[Frame, RunInfo]]) -> tuple[Frame, RunInfo]:
     return frame, replace(pooled, judges={}, notes=notes, exact_rule={}, reasons={}, judged={})
 
 
-def _joined(factors: Sequence[Factor]) -> Factor:
+def joined(factors: Sequence[Factor]) -> Factor:
+    """Return several columns of names as one."""
     names = tuple(dict.fromkeys(name for factor in factors for name in factor.names))
     place = {name: k for k, name in enumerate(names)}
 

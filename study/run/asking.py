@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from warmeng.common.interrupts import interruptible
 from warmeng.common.journal import Journal
 from warmeng.common.progress import Pace, Progress
-from warmeng.engine.request import GenerateRequest, GenerateResult, Result
+from warmeng.engine.request import GenerateRequest, GenerateResult, Result, ScoreResult
 from warmeng.study.grading.exact import grade_answer, grade_scores
+from warmeng.study.grading.labels import margin_parts, margin_places
 from warmeng.study.plan import Planned, Study
+from warmeng.study.prompts import CHOICE
 from warmeng.study.run.energy import EnergyMeter
 from warmeng.study.run.judges import JUDGE, JudgeClient, JudgeSpec, JudgmentTask, is_judged, judgment_task, pending
 
@@ -190,32 +192,43 @@ class _Asker:
 
 
 def make_record(planned: Planned, result: Result) -> dict[str, Any]:
-    """Grade a finished answer by its exact rule and return its record.
+    """Grade a finished answer by its exact rule and return its record; a score that is no answer has no grade.
 
     Nothing in it depends on time, or on what else was in the batch.
     """
-    numbers: dict[str, float] = {}
-    if isinstance(result, GenerateResult):
-        grade = grade_answer(planned.item, result, planned.cell.belief, planned.task.grading)
-        answer: dict[str, Any] = {
-            "kind": "answer",
-            "text": result.text,
-            "finish": result.finish_reason,
-            "tokens": len(result.token_ids),
-        }
-    else:
-        grade, numbers = grade_scores(planned.item, planned.task.grading, result)
-        answer = {"kind": "score", "labels": numbers}
     return {
         "key": planned.key,
         **asdict(planned.cell),
         "item": planned.item.id,
         "sample": planned.sample,
         "status": result.status,
-        **asdict(grade),
-        **answer,
+        **(_margin(planned, result) if planned.margin else _answer(planned, result)),
         "prompt_tokens": result.prompt_tokens,
     }
+
+
+def _answer(planned: Planned, result: Result) -> dict[str, Any]:
+    if isinstance(result, GenerateResult):
+        grade = grade_answer(planned.item, result, planned.cell.belief, planned.task.grading)
+        written = {"kind": "answer", "text": result.text, "finish": result.finish_reason}
+        return {**asdict(grade), **written, "tokens": len(result.token_ids)}
+    grade, numbers = grade_scores(planned.item, planned.task.grading, result)
+    return {**asdict(grade), "kind": "score", "labels": numbers, **_parts(planned, result)}
+
+
+def _margin(planned: Planned, result: Result) -> dict[str, Any]:
+    assert isinstance(result, ScoreResult), "margins are scored"
+    style = {"asking": CHOICE, "order": planned.order} if planned.order else {}
+    return {"kind": "margin", **style, **_parts(planned, result)}
+
+
+def _parts(planned: Planned, result: ScoreResult) -> dict[str, Any]:
+    """Return what the margin of a right and a wrong answer is computed from; nothing where there are not both."""
+    if not planned.owns or result.status != "ok":
+        return {}
+    places = (0, 1) if planned.margin else margin_places(planned.item, planned.task.grading)
+    parts = margin_parts(planned.owns, [result.token_logprobs[k] for k in places])
+    return {} if parts is None else {"margin": parts}
 
 
 def work(planned: Planned) -> float:

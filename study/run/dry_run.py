@@ -112,9 +112,15 @@ def _grid(study: Study, folder: Path, plan: Estimate, to_write: int) -> Lines:
     yield "contexts", ", ".join(study.contexts)
     yield "beliefs", ", ".join(s.beliefs)
     yield "framings", ", ".join(s.framings)
+    yield "asking", ", ".join(s.asking)
     yield "composition", f"{s.composition}, statements of {s.statements or 'this package'}"
     yield "cells", f"{plan.cells}, {f'at most {s.cells}' if s.cells else 'all'} of a question and persona"
-    yield "requests", f"{study.size:,}: {plan.generations:,} answers to generate, {plan.scores:,} likelihoods"
+    likelihoods = plan.scores - plan.margins - plan.choices
+    yield "requests", f"{study.size:,}: {plan.generations:,} answers to generate, {likelihoods:,} likelihoods"
+    if plan.margins:
+        yield "margins", f"{plan.margins:,} scores more, of the right and the wrong answer where one is generated"
+    if plan.choices:
+        yield "choice", f"{plan.choices:,} scores more, of the right and the wrong answer where both are named"
     if study.left_out:
         yield "left out", f"{study.left_out:,} prompts of files whose place is not asked for"
     if to_write:

@@ -37,7 +37,8 @@ class Part:
 class Grid:
     """All parts of a run, the base's first, and its judges.
 
-    ``total`` counts the records that there will be; where the run is ``continued``, some may be there already.
+    ``total`` counts the records that there will be, ``kinds`` are these in words; where the run is
+    ``continued``, some may be there already.
     """
 
     study: Study
@@ -49,6 +50,7 @@ class Grid:
     progress: Progress
     device: str
     total: int
+    kinds: str
     continued: bool
 
     def work(self, first: Session) -> bool:
@@ -83,11 +85,10 @@ class Grid:
             raise unknown_records(self.records.path, len(self.records.done), there)
         if self.records.cut:
             self.progress.message(f"{self.records.path}: cut an unfinished last line of {self.records.cut} bytes")
-        what = "answers and judgments" if self.judges else "answers"
         if self.continued:
-            self.progress.message(f"{self.folder}: continuing, {there} of {self.total} {what} are there")
+            self.progress.message(f"{self.folder}: continuing, {there} of {self.total} {self.kinds} are there")
         else:
-            self.progress.message(f"{self.folder}: {self.total} {what} to get")
+            self.progress.message(f"{self.folder}: {self.total} {self.kinds} to get")
 
     def _ask(self, part: Part, planned: Counter[str], done: Counter[str], left: float, session: Session) -> bool:
         """Ask one model what it still owes; the base judges its own answers meanwhile, where it is a judge."""

@@ -89,7 +89,8 @@ def prepare(
         refuse_changes(folder, before.inputs, inputs)
         return Prepared(study, parts, judges, before)
     judgments = sum(is_judged(p) for part in parts for p in part.plan) * len(judges) if judges else 0
-    return Prepared(study, parts, judges, Manifest(inputs, facts_of(study, loaded, progress), study.size, judgments))
+    facts = facts_of(study, loaded, progress)
+    return Prepared(study, parts, judges, Manifest(inputs, facts, study.size, judgments, study.scores_beside))
 
 
 def load_all(study: Study, models: Models, before: Manifest | None, progress: Progress) -> Loaded:
@@ -161,7 +162,7 @@ def parts_of(study: Study, loaded: Loaded) -> list[Part]:
 
 def _kept(planner: Planner, study: Study) -> Iterable[Planned]:
     """Return a model's plan, which is kept; of a large study it is made again whenever it is read."""
-    return list(planner) if study.size <= MOST_OPEN else planner
+    return list(planner) if study.size + study.scores_beside <= MOST_OPEN else planner
 
 
 def facts_of(study: Study, loaded: Loaded, progress: Progress) -> RunFacts:

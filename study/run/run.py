@@ -74,8 +74,8 @@ def run_study(
                 if unknown:
                     progress.message(f"not compared with what the run was made with: {', '.join(unknown)}")
                 return finish(study, folder, before, progress, command)
-            if len(keys) >= before.planned + before.judgments:
-                raise unknown_records(path, len(keys), before.planned + before.judgments)
+            if len(keys) >= before.records:
+                raise unknown_records(path, len(keys), before.records)
         return _run(study, folder, before, progress, command)
 
 
@@ -96,9 +96,19 @@ def _run(study: Study, folder: Path, before: Manifest | None, progress: Progress
         if not (folder / ITEMS).exists():
             write_items(folder, ready.study)
     records = Journal(path, command)
-    total = study.size + ready.manifest.judgments
+    total = ready.manifest.records
     grid = Grid(
-        ready.study, folder, ready.parts, ready.judges, models, records, progress, device, total, before is not None
+        ready.study,
+        folder,
+        ready.parts,
+        ready.judges,
+        models,
+        records,
+        progress,
+        device,
+        total,
+        ready.manifest.kinds,
+        before is not None,
     )
     try:
         stopped = grid.work(session)
@@ -108,7 +118,7 @@ def _run(study: Study, folder: Path, before: Manifest | None, progress: Progress
         finally:
             records.close()
     if stopped:
-        what = "answers and judgments" if ready.manifest.judgments else "answers"
+        what = ready.manifest.kinds
         progress.message(f"interrupted; {len(records.done)} of {total} {what} are kept; continue: {command}")
         return Outcome(INTERRUPTED, folder, None)
     manifest = ready.manifest

@@ -35,6 +35,9 @@ class FakeTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(chr(i) for i in ids if i != END)
 
+    def decode_bytes(self, ids: Sequence[int]) -> bytes:
+        return self.decode(ids).encode()
+
     def chat(
         self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True, continue_text: str = ""
     ) -> list[int]:
@@ -175,7 +178,9 @@ class FakeEngine:
         if isinstance(request, ScoreRequest):
             logprobs = tuple(self.prefers(prompt, self.tokenizer.decode(label)) for label in request.labels)
             mass = sum(map(math.exp, logprobs))
-            return ScoreResult(request.id, "ok", logprobs, (), mass, len(request.prompt), 0)
+            pairs = zip(logprobs, request.labels, strict=True)
+            tokens = tuple(tuple(total / len(label) for _ in label) for total, label in pairs)
+            return ScoreResult(request.id, "ok", logprobs, tokens, mass, len(request.prompt), 0)
         scored = tuple(-1.0 - (i % 7) / 10 for i in request.prompt[1:]) if request.prompt_logprobs else ()
         text = self.answer(prompt, request)[: request.sampling.max_new_tokens]
         self.stats.output_tokens += len(text)

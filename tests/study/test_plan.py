@@ -16,10 +16,18 @@ from warmeng.study.tasks.wrong_answers import borrowed
 SMALL = StudySettings(personas=("original", "warm-prompt", "cold-prompt"), limit=3, beliefs=("none", "wrong"))
 
 
-def plan(settings=SMALL, identity=None, adapters=None, tokenizer=None):
+def whole_plan(settings=SMALL, identity=None, adapters=None, tokenizer=None):
     study = Study.load(settings)
     planner = Planner(study, tokenizer or FakeTokenizer(), [END], identity or {"weights": "w"}, adapters or {})
-    return study, list(planner)
+    planned = list(planner)
+    assert sum(p.margin for p in planned) == study.scores_beside
+    return study, planned
+
+
+def plan(*given, **named):
+    """A study and its requests for answers."""
+    study, planned = whole_plan(*given, **named)
+    return study, [p for p in planned if not p.margin]
 
 
 def test_the_plan_is_the_full_product():
@@ -97,7 +105,8 @@ def test_the_estimate_counts_shared_prefixes_once():
     study = Study.load(dataclasses.replace(SMALL, samples=2))
     planner = Planner(study, FakeTokenizer(), [END], {}, {})
     found = estimate(planner)
-    assert (found.cells, found.generations + found.scores) == (48, study.size)
+    assert (found.cells, found.generations + found.scores) == (48, study.size + study.scores_beside)
+    assert (found.margins, found.choices) == (study.scores_beside, 0) == (3 * 3 * 4, 0)
     assert found.output_tokens == found.generations * 48
     texts = {p.request.prompt for p in planner}
     assert found.new_prompt_tokens < found.prompt_tokens
@@ -239,7 +248,7 @@ def test_missing_wrong_answers_are_needed_only_where_claimed(tmp_path):
         list(Planner(claimed, FakeTokenizer(), [END], {}, {}))
     full = dataclasses.replace(claimed, tasks=(borrowed(claimed.tasks[0]),))
     assert full.inputs() == claimed.inputs()  # written answers are no changed input
-    assert len(list(Planner(full, FakeTokenizer(), [END], {}, {}))) == full.size
+    assert len(list(Planner(full, FakeTokenizer(), [END], {}, {}))) == full.size + full.scores_beside
 
 
 def test_inputs_tell_everything_that_determines_the_plan(tmp_path):

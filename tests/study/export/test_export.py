@@ -127,7 +127,7 @@ def test_authors_files_of_disinformation(run_folder, tmp_path):
 
 def test_authors_values(wide, tmp_path):
     lines = export_run(wide, "authors", tmp_path)
-    assert lines[-1].startswith("1 answers to users who are right are left out")
+    assert lines[-1].startswith("1 answers to users of other beliefs are left out")
     rows = read(tmp_path / "warm" / "trivia_warm_outputs.csv")
     mine = [r for r in answers_of(wide) if r["persona"] == "warm" and r["task"] == "triviaqa"]
     items = read_items(wide)
