@@ -8,7 +8,7 @@ from typing import Any
 
 from warmeng.study.report.figure_data import number
 
-NUMERIC = ("int", "number", "points", "percent", "p")
+NUMERIC = ("int", "number", "points", "percent", "p", "nats")
 DASH = "–"
 # Less than this is rounding, and shown as 0.
 NOTHING = 1e-12
@@ -59,6 +59,8 @@ def cell(value: Any, kind: str) -> str:
         return f"{found:,.0f}"
     if kind == "points":
         return _minus(f"{found:+.1f}")
+    if kind == "nats":
+        return _minus(f"{found:+.2f}")
     if kind == "percent":
         return _minus(f"{100 * found:.1f} %")
     if kind == "p":

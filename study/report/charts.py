@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from warmeng.study.prompts import OWN_BELIEFS
 from warmeng.study.report.figure_data import BELIEFS, OUTCOMES, Flips, Point, Warmth, ordered
 from warmeng.study.report.svg import SHAPES, Scale, line, linear, num, rect, shape, svg, text, ticks, widen
 
 WIDE, NARROW = 720.0, 360.0
-BELIEF_SHAPES = dict(zip(BELIEFS, ("circle", "triangle", "diamond", "square"), strict=True))
+BELIEF_SHAPES = dict(zip(OWN_BELIEFS, ("circle", "triangle", "diamond", "square"), strict=True))
 
 
 @dataclass(frozen=True, slots=True)

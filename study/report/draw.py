@@ -6,14 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from warmeng.study.prompts import CHOICE
 from warmeng.study.report import charts
 from warmeng.study.report.cells import Column, Shown
 from warmeng.study.report.charts import BELIEF_SHAPES, Line, Look, Mark, swatch
 from warmeng.study.report.figure_data import (
+    AGREEMENT_PARTS,
     BELIEFS,
     CONTEXTS,
     OUTCOMES,
     Effect,
+    agreements,
     effects,
     error_points,
     flips,
@@ -56,6 +59,7 @@ def figures(
         _beliefs(analysis, look),
         _warmth(manifest, analysis, look),
         _flips(analysis, baseline),
+        _agreement(analysis, look),
     ]
 
 
@@ -134,7 +138,8 @@ def _scatter(analysis: Mapping[str, Any] | None, baseline: str) -> Figure:
 
     title = "Error against the baseline's"
     caption = (
-        f"One mark for each task, context and belief. Above the line, the persona is wrong more often than {baseline}."
+        f"One mark for each task, context and belief. Above the line, the persona is wrong more often than {baseline}. "
+        "Beliefs that are not the user's own are in the tables."
     )
     found = error_points(analysis, baseline)
     if not found:
@@ -247,6 +252,33 @@ def _flips(analysis: Mapping[str, Any] | None, baseline: str) -> Figure:
     )
     table = Shown("figure-flips-table", title, "", tuple(Column(*h) for h in heads), rows)
     return Figure("figure-flips", title, caption, wide, narrow, legend, table)
+
+
+def _agreement(analysis: Mapping[str, Any] | None, look: Look) -> Figure:
+    title = "Agreement beside its control"
+    found = agreements(analysis)
+    if not found:
+        why = "Agreement needs the beliefs right, wrong, mention-right and mention-wrong: not all were asked."
+        return Figure("figure-agreement", title, "", absent=why)
+    style = "in the order-balanced choice" if found[0].asking == CHOICE else "of the answers to the open question"
+    caption = (
+        f"How far a claim moves the margin {style}: the user's own, the same one only mentioned (repetition), and what "
+        "the user's own does beyond that, which is agreement. In nats, over all tasks, with 95 % intervals."
+    )
+    lines = [
+        Line(name, tuple(
+            Mark(a.persona, value, low, high, f"{a.persona}, {name}: {points(value, 2)} ({between(low, high, 2)})")
+            for a in found for value, low, high in [a.parts[name]] if value is not None))
+        for name in AGREEMENT_PARTS
+    ]  # fmt: skip
+    wide, narrow = _both(lambda small: charts.intervals("agreement", title, lines, look, "nats", True, small))
+    heads = (("persona", False), ("n", True), *((name, True) for name in AGREEMENT_PARTS))
+    rows = tuple(
+        (a.persona, f"{a.n:,}", *(f"{points(v, 2)} ({between(low, high, 2)})" for v, low, high in a.parts.values()))
+        for a in found
+    )
+    table = Shown("figure-agreement-table", title, "", tuple(Column(*h) for h in heads), rows)
+    return Figure("figure-agreement", title, caption, wide, narrow, _legend([a.persona for a in found], look), table)
 
 
 def number_words(effect: Effect) -> str:

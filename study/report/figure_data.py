@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from warmeng.study.prompts import CHOICE, OPEN, OWN_BELIEFS
 from warmeng.study.results.manifest import Manifest
 
 Row = Mapping[str, Any]
@@ -19,6 +20,12 @@ BELIEFS = {
     "wrong": "wrong answer claimed",
     "doubt": "right answer doubted",
     "right": "right answer claimed",
+    "mention-wrong": "wrong answer only mentioned",
+    "mention-right": "right answer only mentioned",
+    "friend-wrong": "wrong answer of a friend",
+    "friend-right": "right answer of a friend",
+    "deny-wrong": "wrong answer denied",
+    "unrelated": "something else claimed",
 }
 GROUPS = {
     "all": "plain question, no belief",
@@ -44,6 +51,12 @@ CONTEXTS = {
     "stake:high": "high stakes",
     "stake:low": "low stakes",
 }
+# Each part's column, and the beginning of its interval's columns.
+AGREEMENT_PARTS = {
+    "the user's own claim": ("raw", "raw_"),
+    "the claim only mentioned": ("control", "control_"),
+    "agreement, the difference": ("value", ""),
+}
 OUTCOMES = {
     "user": "the user's wrong answer",
     "other": "another wrong answer",
@@ -66,6 +79,16 @@ class Effect:
     high: float | None
     published: float | None
     refused: str
+
+
+@dataclass(frozen=True, slots=True)
+class Agreed:
+    """What a claim does to a persona's margin, in nats with intervals: the user's, a mention, and the difference."""
+
+    persona: str
+    asking: str
+    n: int
+    parts: Mapping[str, tuple[float | None, float | None, float | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,11 +187,15 @@ def label(group: str) -> str:
 
 
 def error_points(analysis: Mapping[str, Any] | None, baseline: str) -> list[Point]:
-    """Pair each variant's error rate with the baseline's, one point per model, task, context and belief."""
+    """Pair each variant's error rate with the baseline's, one point per model, task, context and belief.
+
+    Only what the user believes: the other beliefs are controls of it.
+    """
     rates: dict[tuple[str, str, str, str], dict[str, Row]] = defaultdict(dict)
     for r in table(analysis, "error_rates"):
         place = (str(r.get("model") or ""), r["task"], r["context"], r["belief"])
-        if "all" not in place and number(r.get("error")) is not None:
+        own = r["belief"] in OWN_BELIEFS
+        if "all" not in place and own and number(r.get("error")) is not None:
             rates[place][r["persona"]] = r
     points = []
     for place, by_persona in rates.items():
@@ -194,6 +221,23 @@ def rates(analysis: Mapping[str, Any] | None, by: str) -> list[Rate]:
         low, high = (100 * v if (v := number(r.get(key))) is not None else None for key in ("low", "high"))
         found.append(Rate(r["persona"], r[by], 100 * r["error"], low, high, int(r["n"])))
     return found
+
+
+def agreements(analysis: Mapping[str, Any] | None) -> list[Agreed]:
+    """Return each persona's agreement beside its parts, pooled: of the choice where it was asked, else of the open
+    question.
+    """
+    rows = [r for r in pooled(table(analysis, "agreement")) if r["task"] == r["context"] == "all" and not r["against"]]
+    for asking in (CHOICE, OPEN):
+        if mine := [r for r in rows if r["asking"] == asking]:
+            return [
+                Agreed(r["persona"], asking, int(r["n"]), {
+                    name: (number(r[key]), number(r[f"{head}low"]), number(r[f"{head}high"]))
+                    for name, (key, head) in AGREEMENT_PARTS.items()
+                })
+                for r in mine
+            ]  # fmt: skip
+    return []
 
 
 def flips(analysis: Mapping[str, Any] | None) -> list[Flips]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from warmeng.study.personas import BUILT_IN, EMBEDDED, FULL
 from warmeng.study.plan import STEPS_TOKENS
+from warmeng.study.prompts import CHOICE
 from warmeng.study.report.figure_data import BELIEFS, CONTEXTS
 from warmeng.study.results.manifest import Manifest
 from warmeng.study.results.rules import RULES
@@ -113,6 +114,8 @@ def asked(manifest: Manifest, items: Mapping[str, int], judges: Sequence[str], r
         else ""
     )
     framed = "; also in a neutral frame" if "neutral" in (s.get("framings") or ()) else ""
+    if CHOICE in (s.get("asking") or ()):
+        framed += "; each also as a choice between the two answers, in both orders"
     alike = all(about.get("same_tokenizer") for about in facts.own_models.values())
     shared = ", which all personas share" if alike else ""
     found = [

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from warmeng.study.report.results import notes
 from warmeng.study.report.table import laid_out
+from warmeng.study.stats.belief_margins import SHIFT
 from warmeng.study.stats.tables import shown
 
 if TYPE_CHECKING:
@@ -19,12 +20,35 @@ def _pooled(row: Row) -> bool:
     return bool(row["task"] == "all" and row["context"] == "all")
 
 
+def _contrasted(row: Row) -> bool:
+    """Whether a contrast of margins is a main one: pooled, and no shift, which has its own table."""
+    return _pooled(row) and not str(row["measure"]).startswith(SHIFT)
+
+
 def _main_scope(row: Row) -> bool:
     return bool(row["scope"] == "all" or row["number"] == 1)
 
 
 Selection = Mapping[str, tuple[tuple[str, ...], Callable[[Row], bool]]]  # table -> columns, rows that are printed
 
+MARGINS: Selection = {
+    "margins": (
+        ("model", "persona", "asking", "belief", "value", "low", "high", "shift", "shift_low", "shift_high", "n"),
+        _pooled,
+    ),
+    "susceptibility": (("model", "persona", "asking", "measure", "value", "low", "high", "n"), _pooled),
+    "agreement": (
+        (
+            "model", "persona", "against", "asking", "raw", "raw_low", "raw_high", "control", "control_low",
+            "control_high", "value", "low", "high", "n",
+        ),
+        _pooled,
+    ),
+    "margin_contrasts": (
+        ("model", "persona", "against", "asking", "measure", "value", "low", "high", "p", "n"),
+        _contrasted,
+    ),
+}  # fmt: skip
 RESULTS: Selection = {
     "error_rates": (
         ("model", "persona", "context", "belief", "error", "low", "high", "n", "refusal", "unclear", "unscored"),
@@ -36,6 +60,7 @@ RESULTS: Selection = {
         lambda r: r["task"] == "all" and "all" not in (r["context"], r["belief"]),
     ),
     "sycophancy": (("model", "persona", "context", "value", "low", "high", "n"), lambda r: r["task"] == "all"),
+    **MARGINS,
 }
 MAIN: Selection = {
     "error_rates": (
@@ -68,10 +93,11 @@ MAIN: Selection = {
         lambda r: True,
     ),
     "refusal_rules": (("rule", "variant", "n", "effect", "low", "high", "raw"), lambda r: True),
-    "agreement": (("first", "second", "n", "agreement", "kappa", "low", "high"), lambda r: True),
+    "raters": (("first", "second", "n", "equal", "kappa", "low", "high"), lambda r: True),
     "disputed": (("judge", "persona", "n", "disputed", "share", "to_incorrect", "to_correct"), lambda r: True),
     "judge_error": (("judge", "persona", "n", "sensitivity", "specificity"), lambda r: True),
     "corrected": (("judge", "variant", "group", "n", "effect_raw", "effect", "low", "high"), lambda r: True),
+    **MARGINS,
     "published_summary": (
         ("file", "model", "belief", "n", "low", "mean", "high", "worse", "significant", "significant_fdr"),
         lambda r: r["task"] == "all" and "all" in (r["model"], r["belief"]),

@@ -15,6 +15,7 @@ from warmeng.study.report.results import write_results
 from warmeng.study.results.combine import first_trusted
 from warmeng.study.results.frame import Frame
 from warmeng.study.results.manifest import Manifest
+from warmeng.study.results.margins import Margins, read_margins
 from warmeng.study.results.read import RunInfo, read_run
 from warmeng.study.results.views import outcome
 from warmeng.study.stats.analyze import analyze, compared, grade_counts, summary, write_analysis
@@ -52,9 +53,11 @@ def finish(study: Study, folder: Path, manifest: Manifest, progress: Progress, c
     is what does this again. Raises ``StorageError`` where results, analysis or report can't be written.
     """
     frame, info = read_run(folder)
-    results = make_results(study, manifest, frame, info)
+    margins = read_margins(folder)
+    results = make_results(study, manifest, frame, info, margins)
     run = results["run"]
-    missing, unjudged = run["missing"], run["judgments"]["missing"]
+    missing = run["missing"]
+    beside = run["judgments"]["missing"] + run["margins"]["missing"]
     try:
         sweep(folder)
         write_results(folder, results)
@@ -63,20 +66,20 @@ def finish(study: Study, folder: Path, manifest: Manifest, progress: Progress, c
         raise StorageError(
             f"{folder}: the results can't be written ({why}); every record is kept: make room, then: {command}"
         ) from None
-    if missing or unjudged:
+    if missing or beside:
         progress.message(
-            f"{folder}: {missing} of {study.size} answers and {unjudged} judgments are missing: "
-            f"get them with: {command}"
+            f"{folder}: {missing} of {study.size} answers, {run['judgments']['missing']} judgments and "
+            f"{run['margins']['missing']} scores beside them are missing: get them with: {command}"
         )
-    failed = not conclude(folder, frame, info, progress)
-    return Outcome(UNBALANCED if missing or unjudged else FAILED if failed else 0, folder, results)
+    failed = not conclude(folder, frame, info, margins, progress)
+    return Outcome(UNBALANCED if missing or beside else FAILED if failed else 0, folder, results)
 
 
-def make_results(study: Study, manifest: Manifest, frame: Frame, info: RunInfo) -> dict[str, Any]:
+def make_results(study: Study, manifest: Manifest, frame: Frame, info: RunInfo, margins: Margins) -> dict[str, Any]:
     """Return what ``results.json`` holds: tables of the analysis, counts, and what the run was made with."""
     s, facts = study.settings, manifest.facts
     baseline, variants = compared(frame)
-    found = summary(frame, outcome(frame, info.rule), baseline, variants)
+    found = summary(frame, outcome(frame, info.rule), baseline, variants, margins)
     told = {row["persona"]: row["disputed"] for row in disputed(frame, first_trusted(facts.judges))}
     judgments = manifest.judgments
     return {
@@ -95,6 +98,7 @@ def make_results(study: Study, manifest: Manifest, frame: Frame, info: RunInfo) 
                 "missing": judgments - sum(info.judged.values()),
                 "done": dict(info.judged),
             },
+            "margins": {"planned": manifest.margins, "missing": manifest.margins - margins.beside},
             "model": s.model,
             "seed": s.seed,
             "deterministic": not s.fast,
@@ -104,7 +108,7 @@ def make_results(study: Study, manifest: Manifest, frame: Frame, info: RunInfo) 
     }
 
 
-def conclude(folder: Path, frame: Frame, info: RunInfo, progress: Progress) -> bool:
+def conclude(folder: Path, frame: Frame, info: RunInfo, margins: Margins, progress: Progress) -> bool:
     """Analyse a finished run and write its report; return whether both were made.
 
     Whatever fails here, the records are whole: the message says which command makes it again from them. Raises
@@ -112,7 +116,7 @@ def conclude(folder: Path, frame: Frame, info: RunInfo, progress: Progress) -> b
     """
 
     def analysis() -> None:
-        write_analysis(folder, analyze(frame, info))
+        write_analysis(folder, analyze(frame, info, margins=margins))
 
     def report() -> None:
         # Here: the page's libraries are slow to import, and a run that is interrupted needs none of them.

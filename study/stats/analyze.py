@@ -18,6 +18,7 @@ from warmeng.study.personas import baseline_of
 from warmeng.study.results.authors import files_of, read_authors_run
 from warmeng.study.results.combine import first_trusted
 from warmeng.study.results.frame import Frame, Small
+from warmeng.study.results.margins import Margins, concat_margins, read_margins
 from warmeng.study.results.read import RunInfo, concat, read_run
 from warmeng.study.results.rules import RULES
 from warmeng.study.results.views import named, outcome
@@ -25,17 +26,20 @@ from warmeng.study.stats import tables
 from warmeng.study.stats.changes import belief_effects, differences
 from warmeng.study.stats.draws import BOOTSTRAP, Draws
 from warmeng.study.stats.flips import differences_in_differences, flips
-from warmeng.study.stats.judges import agreement, corrected, disputed, judge_error
+from warmeng.study.stats.judges import corrected, disputed, judge_error, raters
 from warmeng.study.stats.length import length
 from warmeng.study.stats.paired import mcnemar
 from warmeng.study.stats.published import summarise_published
 from warmeng.study.stats.regression import MODELS, regression, regressions
 from warmeng.study.stats.shares import error_rates, framings, sycophancy
+from warmeng.study.stats.susceptibility import dependent, susceptibility_tables
 from warmeng.study.tasks.task import is_general
 
 FILE = "analysis.json"
 FOLDER = "tables"
 MARKDOWN = "tables.md"
+# Of the conclusions that depend on how length is counted.
+MOST_NAMED = 12
 
 
 def analyze(
@@ -46,8 +50,9 @@ def analyze(
     rule: str | None = None,
     baseline: str | None = None,
     published: Path | None = None,
+    margins: Margins | None = None,
 ) -> dict[str, Any]:
-    """Return all statistics of the answers as JSON-able tables.
+    """Return all statistics of the answers, and of the margins where there are any, as JSON-able tables.
 
     ``rule`` says what is incorrect (see ``views.outcome``; the one that fits the answers unless told), ``baseline`` the
     persona that others are compared with, ``published`` a folder of the authors' summary tables. ``bootstrap`` is the
@@ -62,7 +67,7 @@ def analyze(
     draws = Draws.make(frame, seed, bootstrap)
     fits, coefficients = regressions(frame, known, first, variants, draws)
     rows: dict[str, Any] = {
-        **summary(frame, known, first, variants),
+        **summary(frame, known, first, variants, margins),
         "regressions": fits,
         "coefficients": coefficients,
         "mcnemar": mcnemar(frame, known, first, variants),
@@ -70,7 +75,7 @@ def analyze(
         "did": differences_in_differences(frame, known, first, variants, draws),
         "length": length(frame, known, first, variants),
         "refusal_rules": refusal_rules(frame, first, variants, draws),
-        "agreement": agreement(frame, draws),
+        "raters": raters(frame, draws),
         "disputed": disputed(frame, first_trusted(info.judges)),
         "judge_error": judge_error(info.exact_rule, info.judges),
         "corrected": corrected(frame, info.judges, first, variants, seed, bootstrap),
@@ -86,7 +91,10 @@ def analyze(
         "planned": info.planned,
         "statuses": dict(info.statuses),
         "grades": grade_counts(frame),
-        "notes": notes(frame, info, known, chosen, first, variants, draws, bootstrap),
+        "notes": [
+            *notes(frame, info, known, chosen, first, variants, draws, bootstrap),
+            *margin_notes(rows.get("margin_norms", ())),
+        ],
         "seed": seed,
         "bootstrap": len(draws),
         "tables": {name: tables.table(name, found) for name, found in rows.items()},
@@ -100,10 +108,12 @@ def compared(frame: Frame, baseline: str | None = None) -> tuple[str, tuple[str,
     return first, tuple(name for name in present if name != first)
 
 
-def summary(frame: Frame, known: Small, baseline: str, variants: tuple[str, ...]) -> dict[str, list[dict[str, Any]]]:
+def summary(
+    frame: Frame, known: Small, baseline: str, variants: tuple[str, ...], margins: Margins | None = None
+) -> dict[str, list[dict[str, Any]]]:
     """Return the rows of the first tables, which need no draws: a run's results are these, and so are the analysis's.
 
-    ``known`` is ``views.outcome`` of the frame.
+    ``known`` is ``views.outcome`` of the frame. Tables of margins are there only where there are any.
     """
     return {
         "error_rates": error_rates(frame, known),
@@ -111,6 +121,7 @@ def summary(frame: Frame, known: Small, baseline: str, variants: tuple[str, ...]
         "differences": differences(frame, known, baseline, variants),
         "belief_effects": belief_effects(frame, known),
         "sycophancy": sycophancy(frame),
+        **(susceptibility_tables(margins, baseline, variants) if margins is not None else {}),
     }
 
 
@@ -166,6 +177,15 @@ def notes(
     return [*info.notes, *found]
 
 
+def margin_notes(norms: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what a reader has to know of ``margin_norms``: the conclusions that rest on how length is counted."""
+    found = dependent(norms)
+    if not found:
+        return ["Every conclusion on margins is the same however length is counted."] if norms else []
+    more = f"; and {len(found) - MOST_NAMED} more, see the table" if len(found) > MOST_NAMED else ""
+    return [f"These conclusions on margins depend on how length is counted. {'; '.join(found[:MOST_NAMED])}{more}."]
+
+
 def grade_counts(frame: Frame) -> dict[str, int]:
     """Return how many answers have each grade."""
     counts = Counter(dict(enumerate(np.bincount(frame.grade, minlength=len(GRADES)).tolist())))
@@ -205,7 +225,9 @@ def analyze_sources(
     if out is None and not single:
         raise UsageError("where the tables shall go is not told: give --out FOLDER")
     parts = [read_run(source) if _is_run(source) else read_authors_run(source) for source in sources]
-    analysis = analyze(*concat(parts), seed, bootstrap, rule, baseline, published)
+    runs = [source for source in sources if _is_run(source)]
+    margins = concat_margins([read_margins(source) for source in runs]) if runs else None
+    analysis = analyze(*concat(parts), seed, bootstrap, rule, baseline, published, margins)
     folder = out or sources[0]
     write_analysis(folder, analysis)
     return folder, analysis

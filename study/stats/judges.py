@@ -22,13 +22,13 @@ ALL = "all"
 KINDS = 4
 
 
-def agreement(frame: Frame, draws: Draws) -> list[dict[str, Any]]:
-    """Return the table ``agreement``: every two of the exact rule and the judges, over what both graded."""
+def raters(frame: Frame, draws: Draws) -> list[dict[str, Any]]:
+    """Return the table ``raters``: every two of the exact rule and the judges, over what both graded."""
     graders = {"exact": frame.exact, **frame.judges} if np.any(frame.exact >= 0) else dict(frame.judges)
     rows = []
     for (first, a), (second, b) in combinations(graders.items(), 2):
         found = cohen(a, b, KINDS)
-        row: dict[str, Any] = {"first": first, "second": second, "n": found.n, "agreement": found.agreement}
+        row: dict[str, Any] = {"first": first, "second": second, "n": found.n, "equal": found.agreement}
         row |= dict.fromkeys(("kappa", "low", "high"))
         if found.n:
             both = (a >= 0) & (a < KINDS) & (b >= 0) & (b < KINDS)

@@ -11,13 +11,17 @@ from typing import Any
 from warmeng.study.grading.grade import GRADES
 
 # Of ``analysis.json`` and ``results.json``: raise it when a table is no longer what it was.
-FORMAT = 2
+FORMAT = 3
 DASH = "–"
 Table = dict[str, Any]
 _PLACE = (("model", "model", "text"), ("persona", "persona", "text"))
 _WHERE = (("task", "task", "text"), ("context", "context", "text"), ("belief", "belief", "text"))
 _BOUNDS = (("low", "low", "points"), ("high", "high", "points"))
 _SHARE = (("low", "low", "percent"), ("high", "high", "percent"))
+_NATS = (("low", "low", "nats"), ("high", "high", "nats"))
+_ASKED = (*_PLACE, ("asking", "asking", "text"), *_WHERE[:2])
+_MARGIN = "Margin: log p(right answer) - log p(wrong answer), in nats."
+_MEANS = "Means over questions with 95 % t intervals, tasks as strata; the plain framing alone."
 _POOLED = "All tasks together leave tasks of general ability out."
 _PLAIN = "The plain framing alone."
 _CHANGE = (
@@ -152,9 +156,10 @@ SCHEMA: dict[str, tuple[str, str, tuple[tuple[str, str, str], ...]]] = {  # name
         ),
     ),
     "sycophancy": (
-        "Sycophancy",
+        "Sycophancy, the paper's measure",
         "Of the n questions answered rightly when the user claims nothing, the share that gets the user's wrong answer "
-        f"when the user claims it, with question-clustered 95 % intervals. {_POOLED} {_PLAIN}",
+        "when the user claims it; repeating a claim and accepting it count alike. With "
+        f"question-clustered 95 % intervals. {_POOLED} {_PLAIN}",
         (
             *_PLACE,
             ("task", "task", "text"),
@@ -215,15 +220,15 @@ SCHEMA: dict[str, tuple[str, str, tuple[tuple[str, str, str], ...]]] = {  # name
             ("refused", "why there is no fit", "text"),
         ),
     ),
-    "agreement": (
-        "Agreement of the rules that grade",
-        "Over answers that both graded (correct, incorrect, refusal, unclear); Cohen's kappa with question-clustered "
-        "95 % intervals.",
+    "raters": (
+        "Raters' agreement: the rules that grade",
+        "How often two of them give the same grade, over answers that both graded (correct, incorrect, refusal, "
+        "unclear); Cohen's kappa with question-clustered 95 % intervals. This is about grades, not about users.",
         (
             ("first", "first", "text"),
             ("second", "second", "text"),
             ("n", "n", "int"),
-            ("agreement", "agreement", "percent"),
+            ("equal", "equal grades", "percent"),
             ("kappa", "kappa", "number"),
             ("low", "low", "number"),
             ("high", "high", "number"),
@@ -270,6 +275,83 @@ SCHEMA: dict[str, tuple[str, str, tuple[tuple[str, str, str], ...]]] = {  # name
             *_BOUNDS,
             ("effect_raw", "raw", "points"),
             ("labelled", "labelled answers of", "text"),
+        ),
+    ),
+    "margins": (
+        "Margins by belief",
+        f"{_MARGIN} Shift: the margin under a belief minus that without one, over the questions that have both. "
+        f"{_MEANS}",
+        (
+            *_ASKED,
+            ("belief", "belief", "text"),
+            ("n", "n", "int"),
+            ("value", "margin", "nats"),
+            *_NATS,
+            ("shift_n", "n", "int"),
+            ("shift", "shift", "nats"),
+            ("shift_low", "low", "nats"),
+            ("shift_high", "high", "nats"),
+        ),
+    ),
+    "susceptibility": (
+        "Knowledge and susceptibility",
+        f"{_MARGIN} Knowledge: its mean under a claim of the right and one of the wrong answer. Susceptibility: the "
+        "first minus the second, to the user's own claim; below it to claims that are only mentioned, are a friend's, "
+        "or deny an answer. d' and criterion c are of the choice alone, from its probabilities (Macmillan and Creelman "
+        f"2005): c below 0 leans to the user's answer. {_MEANS}",
+        (*_ASKED, ("measure", "measure", "text"), ("n", "n", "int"), ("value", "value", "nats"), *_NATS),
+    ),
+    "agreement": (
+        "Agreement: what a user's own claim does beyond its mention",
+        "Raw: susceptibility to the user's claim. Control: susceptibility to the same claims where they are only "
+        "mentioned (some people say), which is repetition. Agreement is their difference, in nats, over the questions "
+        f"that have all four margins. A row with a persona in 'against' is of the difference between both. {_MEANS}",
+        (
+            *_PLACE,
+            ("against", "against", "text"),
+            ("asking", "asking", "text"),
+            *_WHERE[:2],
+            ("n", "n", "int"),
+            ("raw", "raw", "nats"),
+            ("raw_low", "low", "nats"),
+            ("raw_high", "high", "nats"),
+            ("control", "control", "nats"),
+            ("control_low", "low", "nats"),
+            ("control_high", "high", "nats"),
+            ("value", "agreement", "nats"),
+            *_NATS,
+        ),
+    ),
+    "margin_contrasts": (
+        "Contrasts of margins",
+        "A persona's measure minus that of the persona in 'against', the baseline or its cold control, paired by "
+        f"question, in nats (d' and c in units of z). p values are not corrected for how many there are. {_MEANS}",
+        (
+            *_PLACE,
+            ("against", "against", "text"),
+            ("asking", "asking", "text"),
+            *_WHERE[:2],
+            ("measure", "measure", "text"),
+            ("n", "n", "int"),
+            ("value", "difference", "nats"),
+            *_NATS,
+            ("p", "p", "p"),
+        ),
+    ),
+    "margin_norms": (
+        "Margins by how length is counted",
+        "Sum: of an answer's own tokens, without full stop and end token; it is what all other tables take. Per byte "
+        "and per token: that over the answer's length. With end: with full stop and end token. Over all tasks and "
+        "contexts, in nats; the notes name each conclusion that is not the same in all four.",
+        (
+            *_PLACE,
+            ("against", "against", "text"),
+            ("asking", "asking", "text"),
+            ("measure", "measure", "text"),
+            ("norm", "counted", "text"),
+            ("n", "n", "int"),
+            ("value", "value", "nats"),
+            *_NATS,
         ),
     ),
     "published_summary": (
@@ -353,6 +435,8 @@ def shown(value: Any, kind: str) -> str:
         return "< 0.0001" if value < 0.0001 else f"{value:.4f}"
     if kind == "int":
         return str(int(value))
+    if kind == "nats":
+        return f"{value:+.2f}"
     if kind == "number":
         return f"{value:.4g}"
     return str(value)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import math
 import re
+import statistics
 from collections import Counter, defaultdict
 
 import pytest
@@ -37,6 +39,12 @@ POPULATIONS = {
     "neutral": dataclasses.replace(SMALL, framings=("plain", "neutral")),
     "samples": dataclasses.replace(SMALL, samples=3, temperature=0.7),
     "judges": dataclasses.replace(SMALL, judges=("base", "poor"), judge_gate=False),
+    "choice": dataclasses.replace(
+        SMALL,
+        asking=("open", "choice"),
+        beliefs=("none", "wrong", "right", "mention-wrong", "mention-right", "deny-wrong", "unrelated"),
+        limit=3,
+    ),
     "all of them": dataclasses.replace(
         SMALL, framings=("plain", "neutral"), samples=2, temperature=0.7, judges=("base",), judge_gate=False
     ),
@@ -72,7 +80,7 @@ def final(folder):
     records = list(read_records(folder / FILE))
     judged = {r["of"]: r["grade"] for r in records if r["kind"] == "judged" and r["judge"] == trusted}
     for r in records:
-        if r["kind"] != "judged":
+        if r["kind"] not in ("judged", "margin"):
             said = judged.get(r["key"], "unscored")
             yield r, said if said != "unscored" else r["grade"]
 
@@ -119,8 +127,10 @@ def test_the_terminal_and_the_page_of_results_show_these_numbers(finished):
     for name, (keys, wanted) in RESULTS.items():
         table = outcome.results["tables"][name]
         kinds = {c["key"]: c["kind"] for c in table["columns"]}
-        for row in filter(wanted, table["rows"]):
-            cells = [shown(row[key], kinds[key]) for key in keys if key != "model" and row[key] not in (None, "")]
+        chosen = list(filter(wanted, table["rows"]))
+        used = [key for key in keys if key != "model" and any(row[key] not in (None, "") for row in chosen)]
+        for row in chosen:
+            cells = [shown(row[key], kinds[key]) for key in used]
             assert re.search(r"\s+".join(map(re.escape, cells)), printed), cells
             values = [shown(row[c["key"]], c["kind"]) for c in table["columns"]]
             assert f"| {' | '.join(values)} |" in text
@@ -146,3 +156,148 @@ def test_both_framings_are_told_apart(finished):
     table = outcome.results["tables"]["framings"]["rows"]
     framings = {r["framing"] for r, _ in final(folder)}
     assert {row["framing"] for row in table} == (framings if len(framings) > 1 else set())
+
+
+def question_margins(folder, norm="sum"):
+    """Each question's margins, counted here from the records: by asking style, persona, context, belief, question."""
+    found = defaultdict(list)
+    for r in read_records(folder / FILE):
+        if "margin" in r and r["framing"] == "plain":
+            a, b = (r["margin"][side] for side in ("right", "wrong"))
+            size = {"sum": lambda p: 1, "per byte": lambda p: p["bytes"], "per token": lambda p: p["tokens"]}
+            if norm == "with end":
+                value = sum(a[k] - b[k] for k in ("own", "stop", "end"))
+            else:
+                value = a["own"] / size[norm](a) - b["own"] / size[norm](b)
+            place = (r.get("asking", "open"), r["persona"], r["context"], r["belief"], f"{r['task']}/{r['item']}")
+            found[place].append(value)
+    for (asking, *_), values in found.items():
+        assert len(values) == (2 if asking == "choice" else 1)
+    return {place: sum(values) / len(values) for place, values in found.items()}
+
+
+def over_contexts(value, contexts, context):
+    """A question's value in a context, or its mean over those that have one."""
+    chosen = contexts if context == "all" else [context]
+    known = [v for c in chosen if (v := value(c)) is not None]
+    return sum(known) / len(known) if known else None
+
+
+def mean_of(value, questions, contexts, row):
+    """The number of questions of a row's place that have a value, and its mean over them."""
+    mine = [q for q in questions if row["task"] in ("all", q.partition("/")[0])]
+    values = [v for q in mine if (v := over_contexts(lambda c, q=q: value(c, q), contexts, row["context"])) is not None]
+    return len(values), sum(values) / len(values)
+
+
+FORMULAS = {
+    "margin": lambda m: m("none"),
+    "knowledge": lambda m: (m("right") + m("wrong")) / 2,
+    "susceptibility": lambda m: m("right") - m("wrong"),
+    "to a mention": lambda m: m("mention-right") - m("mention-wrong"),
+    "to a friend": lambda m: m("friend-right") - m("friend-wrong"),
+    "to a denial": lambda m: m("deny-wrong") - m("doubt"),
+    "agreement": lambda m: m("right") - m("wrong") - m("mention-right") + m("mention-wrong"),
+}
+
+
+def measured(values, asking, persona, measure):
+    """A measure by context and question, ``None`` where a margin is missing."""
+
+    def value(context, question):
+        def margin(belief):
+            return values[asking, persona, context, belief, question]
+
+        try:
+            if measure.startswith("shift: "):
+                return margin(measure.removeprefix("shift: ")) - margin("none")
+            return FORMULAS[measure](margin)
+        except KeyError:
+            return None
+
+    return value
+
+
+def minus(one, other):
+    def value(context, question):
+        a, b = one(context, question), other(context, question)
+        return None if a is None or b is None else a - b
+
+    return value
+
+
+def test_tables_of_margins_are_those_counted_from_the_records(finished):
+    folder, outcome = finished
+    values = question_margins(folder)
+    contexts, questions = ["unmodified", "emotion:sad"], sorted({place[-1] for place in values})
+    tables = {name: table["rows"] for name, table in outcome.results["tables"].items()}
+    asked = {place[0] for place in values}
+    beliefs = {place[3] for place in values}
+    assert {(r["asking"], r["belief"]) for r in tables["margins"]} == {(a, b) for a in asked for b in beliefs}
+    for row in tables["margins"]:
+        got = mean_of(
+            lambda c, q, row=row: values.get((row["asking"], row["persona"], c, row["belief"], q)),
+            questions, contexts, row,
+        )  # fmt: skip
+        assert (row["n"], row["value"]) == (got[0], pytest.approx(got[1]))
+        if row["belief"] != "none":
+            moved = measured(values, row["asking"], row["persona"], f"shift: {row['belief']}")
+            n, shift = mean_of(moved, questions, contexts, row)
+            assert (row["shift_n"], row["shift"]) == (n, pytest.approx(shift))
+    probabilities = ("d'", "criterion c")
+    for row in (*tables["susceptibility"], *tables["margin_contrasts"]):
+        if row["measure"] in probabilities:
+            continue
+        value = measured(values, row["asking"], row["persona"], row["measure"])
+        if against := row.get("against"):
+            value = minus(value, measured(values, row["asking"], against, row["measure"]))
+        n, mean = mean_of(value, questions, contexts, row)
+        assert (row["n"], row["value"]) == (n, pytest.approx(mean, abs=1e-9))
+    for row in tables["agreement"]:
+        for key, measure in (("raw", "susceptibility"), ("control", "to a mention"), ("value", "agreement")):
+            value = measured(values, row["asking"], row["persona"], measure)
+            if row["against"]:
+                value = minus(value, measured(values, row["asking"], row["against"], measure))
+            n, mean = mean_of(value, questions, contexts, row)
+            assert (row["n"], row[key]) == (n, pytest.approx(mean, abs=1e-9))
+        assert row["value"] == pytest.approx(row["raw"] - row["control"])
+    for norm in ("sum", "per byte", "per token", "with end"):
+        values = question_margins(folder, norm)
+        for row in tables["margin_norms"]:
+            if row["norm"] == norm:
+                value = measured(values, row["asking"], row["persona"], row["measure"])
+                if row["against"]:
+                    value = minus(value, measured(values, row["asking"], row["against"], row["measure"]))
+                n, mean = mean_of(value, questions, contexts, {"task": "all", "context": "all"})
+                assert (row["n"], row["value"]) == (n, pytest.approx(mean, abs=1e-9))
+    choice = "choice" in asked
+    assert bool(tables["agreement"]) == choice
+    assert {r["measure"] for r in tables["susceptibility"]} >= (set(probabilities) if choice else set())
+
+
+def test_detection_is_that_counted_from_the_records(finished):
+    folder, outcome = finished
+    normal = statistics.NormalDist()
+    shares = defaultdict(list)
+    for r in read_records(folder / FILE):
+        if r.get("asking") == "choice":
+            margin = r["margin"]["right"]["own"] - r["margin"]["wrong"]["own"]
+            place = (r["persona"], r["context"], r["belief"], f"{r['task']}/{r['item']}")
+            shares[place].append(1 / (1 + math.exp(-margin)))
+    for row in outcome.results["tables"]["susceptibility"]["rows"]:
+        if row["measure"] not in ("d'", "criterion c"):
+            continue
+        sums = {}
+        for belief in ("right", "wrong"):
+            by_question = defaultdict(list)
+            for (persona, context, told, question), values in shares.items():
+                here = row["task"] in ("all", question.partition("/")[0]) and row["context"] in ("all", context)
+                if here and (persona, told) == (row["persona"], belief):
+                    assert len(values) == 2
+                    by_question[question].append(sum(values) / 2)
+            sums[belief] = [sum(v) / len(v) for v in by_question.values()]
+        n = len(sums["right"])
+        hit = normal.inv_cdf((sum(sums["right"]) + 0.5) / (n + 1))
+        alarm = normal.inv_cdf((sum(1 - p for p in sums["wrong"]) + 0.5) / (n + 1))
+        expected = hit - alarm if row["measure"] == "d'" else -(hit + alarm) / 2
+        assert (row["n"], row["value"]) == (n, pytest.approx(expected))

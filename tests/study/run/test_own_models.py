@@ -36,7 +36,7 @@ def records(folder):
 def places(folder, persona):
     """Return a persona's records by place, without what names the persona or the run."""
     hidden = ("key", "persona", "crc32")
-    rows = [r for r in records(folder) if r["persona"] == persona and r["kind"] != "judged"]
+    rows = [r for r in records(folder) if r["persona"] == persona and r["kind"] not in ("judged", "margin")]
     return {
         (r["task"], r["context"], r["belief"], r["item"], r["sample"]): {k: v for k, v in r.items() if k not in hidden}
         for r in rows

@@ -109,19 +109,19 @@ def test_a_finished_run_prints_again_without_a_model(fake, tmp_path):
     assert content(tmp_path / "r") == before
 
 
-@pytest.mark.parametrize("after", [50, *slow(1, 143)])
+@pytest.mark.parametrize("after", [50, *slow(1, 179)])
 def test_an_interrupt_keeps_what_is_done_and_the_same_command_continues(fake, tmp_path, after):
     go(tmp_path / "whole")
     first = Heard(stop_after=after)
     outcome = go(tmp_path / "r", progress=first)
     assert (outcome.exit_code, outcome.results) == (130, None)
-    assert f"{after} of 144" in first.lines[-1]
+    assert f"{after} of 180" in first.lines[-1]
     assert len(content(tmp_path / "r")) == after
     fake.queue.clear()
     second = Heard()
     assert go(tmp_path / "r", progress=second).exit_code == 0
-    assert any(f"continuing, {after} of 144" in line for line in second.lines)
-    assert second.count == 144 - after
+    assert any(f"continuing, {after} of 180" in line for line in second.lines)
+    assert second.count == 180 - after
     assert content(tmp_path / "r") == content(tmp_path / "whole")
 
 
@@ -211,7 +211,7 @@ def test_a_prompt_that_is_too_long_is_a_record_with_that_status(fake, tmp_path):
     fake.config = dataclasses.replace(fake.config, max_seq_len=400)
     results = go(tmp_path / "r").results
     assert results["grades"]["unscored"] == 96
-    long = next(r for r in read_records(tmp_path / "r" / FILE) if r["grade"] == "unscored")
+    long = next(r for r in read_records(tmp_path / "r" / FILE) if r.get("grade") == "unscored")
     assert (long["status"], long["reason"]) == ("too_long", "too_long")
     assert results["run"]["missing"] == 0
 
@@ -225,7 +225,7 @@ def test_records_that_are_not_of_the_plan_are_refused(fake, tmp_path, strangers)
     lines = path.read_bytes().splitlines(keepends=True)[:-2]
     lines += [encode({**stranger, "key": f"{k:032x}"}) for k in range(strangers)]
     path.write_bytes(b"".join(lines))
-    with pytest.raises(InputError, match=f"has {142 + strangers} records where the plan knows"):
+    with pytest.raises(InputError, match=f"has {178 + strangers} records where the plan knows"):
         go(tmp_path / "r")
     assert path.read_bytes() == b"".join(lines)
 
@@ -251,10 +251,11 @@ def test_answers_and_judgments_are_both_planned_and_balanced(panel, tmp_path):
     outcome = go(folder, JUDGES, heard)
     assert outcome.exit_code == 0
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert (manifest["planned"], manifest["judgments"]) == (144, 2 * 36)
+    assert (manifest["planned"], manifest["judgments"], manifest["margins"]) == (144, 2 * 36, 36)
+    assert outcome.results["run"]["margins"] == {"planned": 36, "missing": 0}
     assert outcome.results["run"]["judgments"] == {"planned": 72, "missing": 0, "done": {"base": 36, "other": 36}}
     assert outcome.results["run"]["planned"] == sum(outcome.results["grades"].values()) == 144
-    assert any("216 answers and judgments" in line for line in heard.lines)
+    assert any("252 answers, scores and judgments" in line for line in heard.lines)
     exact = manifest["facts"]["exact_rule"]
     assert set(exact["by_persona"]) == {"all", "plain", "warm", "cold"}
     assert set(outcome.results["run"]["disputed"]) == {"original", "warm-prompt", "cold-prompt"}
@@ -313,7 +314,7 @@ def test_requests_flow_in_as_others_are_answered(panel, tmp_path, monkeypatch):
     go(tmp_path / "whole", settings)
     most = 7
     monkeypatch.setattr("warmeng.study.run.asking.MOST_OPEN", most)
-    for engine, results in ((panel, 144 + 36), (panel.models["other"], 36)):
+    for engine, results in ((panel, 144 + 36 + 36), (panel.models["other"], 36)):
         engine.held = []
 
         def watched(engine=engine, answer=engine.results):
@@ -379,12 +380,12 @@ def test_a_run_with_judges_continues_from_anywhere(panel, tmp_path, after):
     go(tmp_path / "whole", JUDGES)
     first = Heard(stop_after=after)
     assert go(tmp_path / "r", JUDGES, first).exit_code == 130
-    assert f"{after} of 216" in first.lines[-1]
+    assert f"{after} of 252" in first.lines[-1]
     for engine in (panel, panel.models["other"]):
         engine.queue.clear()
     second = Heard()
     assert go(tmp_path / "r", JUDGES, second).exit_code == 0
-    assert second.count == 216 - after
+    assert second.count == 252 - after
     assert content(tmp_path / "r") == content(tmp_path / "whole")
     loads = len(panel.loads)
     third = Heard()
@@ -404,7 +405,7 @@ def test_a_record_that_is_missing_is_made_again(panel, tmp_path):
 
 
 def test_a_changed_judge_is_refused_by_name(panel, tmp_path):
-    assert go(tmp_path / "r", JUDGES, Heard(stop_after=190)).exit_code == 130
+    assert go(tmp_path / "r", JUDGES, Heard(stop_after=226)).exit_code == 130
     panel.models["other"].queue.clear()
     panel.models["other"].weights = "x" * 64
     with pytest.raises(InputError, match="judges other weights"):
@@ -452,7 +453,7 @@ def test_a_failed_report_loses_nothing_and_says_what_to_do(fake, tmp_path, monke
     monkeypatch.undo()
     monkeypatch.setattr("warmeng.study.run.run.load_engine", lambda settings: fake)
 
-    def fails(frame, info):
+    def fails(frame, info, margins):
         raise ValueError("no such thing")
 
     analyze = finish.analyze
@@ -461,7 +462,7 @@ def test_a_failed_report_loses_nothing_and_says_what_to_do(fake, tmp_path, monke
     outcome = go(tmp_path / "r", progress=heard)
     assert outcome.exit_code == 70
     assert outcome.results is not None
-    assert len(content(tmp_path / "r")) == 144
+    assert len(content(tmp_path / "r")) == 180
     assert "every record is kept: try again with: warmeng analyze" in heard.lines[-1]
     monkeypatch.setattr(finish, "analyze", analyze)
     assert go(tmp_path / "r").exit_code == 0
@@ -472,7 +473,7 @@ def test_records_hold_nothing_of_time_or_batch(fake, tmp_path):
     record = next(read_records(tmp_path / "r" / FILE))
     assert not {"cached_tokens", "seconds", "time"} & set(record)
     session = orjson.loads((tmp_path / "r" / "sessions.jsonl").read_bytes())
-    assert session["records"] == 144
+    assert session["records"] == 180
 
 
 def test_a_finished_run_that_is_printed_again_keeps_the_wrong_answers_written_for_it(fake, tmp_path):

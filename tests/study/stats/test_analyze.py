@@ -41,7 +41,7 @@ CONTRACT = {
     "did": "variant against context belief n value low high",
     "length": "variant mean_chars mean_chars_baseline effect_without effect_with",
     "refusal_rules": "rule variant n effect low high",
-    "agreement": "first second n agreement kappa low high",
+    "raters": "first second n equal kappa low high",
     "judge_error": "judge persona n sensitivity specificity",
     "corrected": "variant group effect low high effect_raw",
 }
@@ -166,13 +166,13 @@ def test_judges_agree_err_and_are_corrected(tmp_path):
     }  # fmt: skip
     folder = run_folder(tmp_path / "run", records, planned=600, judges={"j": {"trusted": True, "by_persona": errors}})
     found = analyze_run(folder, bootstrap=300)
-    (agree,) = found["tables"]["agreement"]["rows"]
+    (agree,) = found["tables"]["raters"]["rows"]
     assert (agree["first"], agree["second"], agree["n"]) == ("exact", "j", 600)
     exact = [r["grade"] for r in records if r["kind"] == "answer"]
     second = [r["grade"] for r in records if r["kind"] == "judged"]
     seen = np.mean([a == b for a, b in zip(exact, second, strict=True)])
     chance = sum(exact.count(g) * second.count(g) for g in ("correct", "incorrect")) / 600**2
-    assert agree["agreement"] == pytest.approx(seen)
+    assert agree["equal"] == pytest.approx(seen)
     assert agree["kappa"] == pytest.approx((seen - chance) / (1 - chance))
     assert agree["low"] < agree["kappa"] < agree["high"]
     rows = {r["persona"]: r for r in found["tables"]["judge_error"]["rows"]}

@@ -1,0 +1,305 @@
+"""Tables of margins: beliefs, knowledge and susceptibility, agreement beside its control, contrasts, sensitivity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from warmeng.study.prompts import CHOICE
+from warmeng.study.results.frame import Flags
+from warmeng.study.results.margins import NORMS, SUM, Margins
+from warmeng.study.stats.belief_margins import (
+    AGREEMENT,
+    CLAIMS,
+    CONTROL,
+    KNOWLEDGE,
+    MARGIN,
+    RAW,
+    SHIFT,
+    cubes,
+    detection,
+    measures,
+    pooled,
+    probabilities,
+    task_of,
+)
+from warmeng.study.stats.draws import Floats, Ints, number
+from warmeng.study.stats.margins import ALL
+from warmeng.study.stats.means import Means, question_means, with_influence
+from warmeng.study.tasks.task import is_general
+
+LEVELS = (KNOWLEDGE, *CLAIMS)
+# What the sensitivity table has: not d' and c, which are about probabilities.
+CHECKED = (MARGIN, KNOWLEDGE, RAW, CONTROL, AGREEMENT)
+Row = dict[str, Any]
+
+
+def susceptibility_tables(margins: Margins, baseline: str, variants: Sequence[str]) -> dict[str, list[Row]]:
+    """Return the rows of all tables of margins by table; none where a run has no margins."""
+    if not len(margins):
+        return {}
+    return Tables.of(margins, baseline, variants).all()
+
+
+def primary(margins: Margins, baseline: str, variants: Sequence[str]) -> list[Row]:
+    """Return the contrasts of agreement in the order-balanced choice, over all tasks and contexts.
+
+    Rows of ``margin_contrasts``: each variant against the baseline and against its cold control, in nats. Empty where
+    the run has no choice, or not the four beliefs that agreement needs.
+    """
+    found = Tables.of(margins, baseline, variants).contrasts()
+    place = {"asking": CHOICE, "task": ALL, "context": ALL, "measure": AGREEMENT}
+    return [row for row in found if all(row[key] == value for key, value in place.items())]
+
+
+def cold_control(variant: str, personas: Sequence[str]) -> str | None:
+    """Return the persona that does to coldness what a variant does to warmth, by its name; ``None`` without one.
+
+    ``cold-prompt`` goes with ``warm-prompt``, ``cold2`` with ``warm2``; any other variant has ``cold``.
+    """
+    named = variant.replace("warm", "cold")
+    wanted = named if named in personas else "cold"
+    return wanted if wanted in personas and "cold" not in variant else None
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Measures of a run by asking style, and who is compared with whom."""
+
+    margins: Margins
+    models: tuple[str, ...]
+    personas: tuple[str, ...]
+    contexts: tuple[str, ...]
+    task: Ints  # of each question
+    scopes: tuple[tuple[str, Flags], ...]  # names of tasks, ``all`` first, and their questions
+    pairs: tuple[tuple[str, str], ...]  # variant, against whom
+    found: Mapping[str, Mapping[str, Floats]]  # asking -> measure -> [models, personas, contexts, questions]
+
+    @classmethod
+    def of(cls, margins: Margins, baseline: str, variants: Sequence[str]) -> Tables:
+        """Compute the measures; personas without margins are left out."""
+        task, names = task_of(margins), margins.task.names
+        study = np.array([not is_general(name) for name in names])
+        together = study[task] if study.any() else np.ones(len(task), dtype=bool)
+        scopes = ((ALL, together), *((name, task == k) for k, name in enumerate(names)))
+        personas = margins.persona.names
+        pairs = []
+        for variant in variants:
+            cold = cold_control(variant, (baseline, *variants))
+            for against in dict.fromkeys((baseline, cold)):
+                if against and against != variant and {variant, against} <= set(personas):
+                    pairs.append((variant, against))
+        found = {cube.asking: measures(cube) for cube in cubes(margins)}
+        return cls(
+            margins, margins.model.names, personas, margins.context.names, task, scopes, tuple(pairs), found
+        )  # fmt: skip
+
+    def all(self) -> dict[str, list[Row]]:
+        """Return all tables' rows."""
+        return {
+            "margins": self.beliefs(),
+            "susceptibility": self.levels(),
+            "agreement": self.agreement(),
+            "margin_contrasts": self.contrasts(),
+            "margin_norms": self.norms(),
+        }
+
+    def beliefs(self) -> list[Row]:
+        """Return the table ``margins``: the margin under each belief, and its shift from none."""
+        rows = []
+        for cube in cubes(self.margins):
+            shifts = self.found[cube.asking]
+            for p, persona in enumerate(self.personas):
+                for b, belief in enumerate(cube.beliefs):
+                    head = {"persona": persona, "asking": cube.asking, "belief": belief}
+                    mine = dict(self._places([cube.values[:, p, :, b]], _means))
+                    shift = shifts.get(f"{SHIFT}{belief}")
+                    moved = dict(self._places([shift[:, p]], _means)) if shift is not None else {}
+                    for place, found in mine.items():
+                        row = head | _place(place) | _numbers(found)
+                        if place in moved:
+                            row |= _numbers(moved[place], "shift_n", "shift", "shift_low", "shift_high")
+                        rows.append(row)
+        return rows
+
+    def levels(self) -> list[Row]:
+        """Return the table ``susceptibility``: each persona's knowledge, susceptibility, d' and criterion c."""
+        rows = []
+        for asking, found in self.found.items():
+            for p, persona in enumerate(self.personas):
+                head = {"persona": persona, "asking": asking}
+                for measure in LEVELS:
+                    if measure in found:
+                        for place, m in self._places([found[measure][:, p]], _means):
+                            rows.append(head | _place(place) | {"measure": measure} | _numbers(m))
+        for p, persona in enumerate(self.personas):
+            for measure, place, m in self._detection(p):
+                rows.append({"persona": persona, "asking": CHOICE} | _place(place) | {"measure": measure} | _numbers(m))
+        return rows
+
+    def agreement(self) -> list[Row]:
+        """Return the table ``agreement``: what the user's own claim does, what its mention does, and the difference.
+
+        Over the questions that have all four margins; of each persona, and of each contrast (``against``).
+        """
+        rows = []
+        for asking, found in self.found.items():
+            if AGREEMENT not in found:
+                continue
+            there = np.isfinite(found[AGREEMENT])
+            parts = [np.where(there, found[name], np.nan) for name in (RAW, CONTROL, AGREEMENT)]
+            one = [(persona, "", [x[:, p] for x in parts]) for p, persona in enumerate(self.personas)]
+            two = [(v, w, [self._change(x, v, w) for x in parts]) for v, w in self.pairs]
+            for persona, against, arrays in (*one, *two):
+                head = {"persona": persona, "against": against, "asking": asking}
+                columns = [dict(self._places([x], _means)) for x in arrays]
+                for place, difference in columns[2].items():
+                    row = head | _place(place) | _numbers(difference)
+                    for name, column in zip(("raw", "control"), columns, strict=False):
+                        row |= _numbers(column[place], "n", name, f"{name}_low", f"{name}_high")
+                    rows.append(row)
+        return rows
+
+    def contrasts(self) -> list[Row]:
+        """Return the table ``margin_contrasts``: each measure of a variant minus that of whom it is compared with."""
+        rows = []
+        for variant, against in self.pairs:
+            for asking, found in self.found.items():
+                head = {"persona": variant, "against": against, "asking": asking}
+                for measure, values in found.items():
+                    for place, m in self._places([self._change(values, variant, against)], _means):
+                        rows.append(head | _place(place) | {"measure": measure} | _numbers(m) | {"p": number(m.p)})
+            for measure, place, m in self._detection(self.personas.index(variant), self.personas.index(against)):
+                head = {"persona": variant, "against": against, "asking": CHOICE}
+                rows.append(head | _place(place) | {"measure": measure} | _numbers(m) | {"p": number(m.p)})
+        return rows
+
+    def norms(self) -> list[Row]:
+        """Return the table ``margin_norms``: measures and contrasts as each way to count length has them, pooled."""
+        rows = []
+        for norm in NORMS:
+            for cube in cubes(self.margins, norm):
+                found = self.found[cube.asking] if norm == SUM else measures(cube)
+                for measure in CHECKED:
+                    if measure not in found:
+                        continue
+                    values = found[measure]
+                    one = [(persona, "", values[:, p]) for p, persona in enumerate(self.personas)]
+                    two = [(v, w, self._change(values, v, w)) for v, w in self.pairs]
+                    for persona, against, array in (*one, *two):
+                        head = {"persona": persona, "against": against, "asking": cube.asking, "measure": measure}
+                        for place, m in self._places([array], _means):
+                            if place.task == place.context == ALL:
+                                rows.append({"model": place.model} | head | {"norm": norm} | _numbers(m))
+        return rows
+
+    def _change(self, values: Floats, variant: str, against: str) -> Floats:
+        first, second = (self.personas.index(name) for name in (variant, against))
+        return np.asarray(values[:, first] - values[:, second])
+
+    def _places(self, arrays: Sequence[Floats], summarise: Summary) -> Iterator[tuple[Place, One]]:
+        """Yield what arrays of ``[models, contexts, questions]`` give in each place that has any, ``all`` included."""
+        wide = [pooled(x, 1) for x in arrays]
+        wide = [pooled(x, 0) for x in wide] if len(self.models) > 1 else wide
+        models = (ALL, *self.models) if len(self.models) > 1 else self.models
+        shape = wide[0].shape[:2]
+        flat = [x.reshape(-1, x.shape[2]) for x in wide]
+        for task, questions in self.scopes:
+            found = summarise([x[:, questions] for x in flat], self.task[questions])
+            for k in np.flatnonzero(found.n):
+                model, context = (int(i) for i in np.unravel_index(k, shape))
+                yield Place(models[model], task, (ALL, *self.contexts)[context]), One.of(found, int(k))
+
+    def _detection(self, persona: int, against: int | None = None) -> Iterator[tuple[str, Place, One]]:
+        """Yield d' and c of a persona by place, or those minus another's over the questions that both have."""
+        cube = probabilities(self.margins)
+        right, wrong = (cube.under(name) if cube else None for name in ("right", "wrong"))
+        if right is None or wrong is None:
+            return
+        who = [persona] if against is None else [persona, against]
+        both = np.all([np.isfinite(right[:, k]) & np.isfinite(wrong[:, k]) for k in who], axis=0)
+        arrays = []
+        for k in who:
+            arrays += [np.where(both, right[:, k], np.nan), np.where(both, 1 - wrong[:, k], np.nan)]
+
+        def difference(name: str) -> Summary:
+            def summarise(flat: Sequence[Floats], task: Ints) -> Means:
+                value, influence = detection(flat[0], flat[1])[name]
+                if len(flat) > 2:
+                    other, theirs = detection(flat[2], flat[3])[name]
+                    value, influence = value - other, influence - theirs
+                return with_influence(np.where(np.isfinite(value), value, 0.0), influence, task)
+
+            return summarise
+
+        for name in detection(right[:, persona], wrong[:, persona]):
+            for place, m in self._places(arrays, difference(name)):
+                yield name, place, m
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A row's place: ``all`` for what is pooled."""
+
+    model: str
+    task: str
+    context: str
+
+
+@dataclass(frozen=True, slots=True)
+class One:
+    """One of ``Means``."""
+
+    n: int
+    value: float
+    low: float
+    high: float
+    p: float
+
+    @classmethod
+    def of(cls, found: Means, k: int) -> One:
+        """Return the k-th."""
+        return cls(int(found.n[k]), *(float(x[k]) for x in (found.value, found.low, found.high, found.p)))
+
+
+Summary = Callable[[Sequence[Floats], Ints], Means]
+
+
+def _means(flat: Sequence[Floats], task: Ints) -> Means:
+    return question_means(flat[0], task)
+
+
+def _place(place: Place) -> Row:
+    return {"model": place.model, "task": place.task, "context": place.context}
+
+
+def _numbers(m: One, n: str = "n", value: str = "value", low: str = "low", high: str = "high") -> Row:
+    return {n: m.n, value: number(m.value), low: number(m.low), high: number(m.high)}
+
+
+def sign(row: Mapping[str, Any]) -> int:
+    """Return 1 or -1 where a row's interval is above or below 0, 0 where it is not or where there is none."""
+    if row["low"] is None:
+        return 0
+    return int(row["low"] > 0) - int(row["high"] < 0)
+
+
+def dependent(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line for each conclusion of ``margin_norms`` that is another with another way to count length."""
+    by: dict[tuple[str, ...], dict[str, int]] = {}
+    for row in rows:
+        key = tuple(row[name] for name in ("model", "persona", "against", "asking", "measure"))
+        by.setdefault(key, {})[row["norm"]] = sign(row)
+    words = {1: "above 0", -1: "below 0", 0: "not told from 0"}
+    many = len({row["model"] for row in rows}) > 1
+    lines = []
+    for (model, persona, against, asking, measure), signs in by.items():
+        if len(set(signs.values())) > 1:
+            whose = f"{persona} minus {against}" if against else persona
+            told = ", ".join(f"{words[s]} {norm if norm == 'with end' else f'by {norm}' if norm == SUM else norm}"
+                             for norm, s in signs.items())  # fmt: skip
+            lines.append(f"{measure} of {whose}{f' in {model}' if many else ''} ({asking}): {told}")
+    return lines
