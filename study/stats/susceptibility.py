@@ -61,7 +61,7 @@ def cold_control(variant: str, personas: Sequence[str]) -> str | None:
     ``cold-prompt`` goes with ``warm-prompt``, ``cold2`` with ``warm2``; any other variant has ``cold``.
     """
     named = variant.replace("warm", "cold")
-    wanted = named if named in personas else "cold"
+    wanted = named if named != variant and named in personas else "cold"
     return wanted if wanted in personas and "cold" not in variant else None
 
 

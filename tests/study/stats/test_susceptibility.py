@@ -1,0 +1,279 @@
+"""Margins of simulated subjects: are their parts found, do intervals cover, do tests keep their level?"""
+
+import dataclasses
+from collections import defaultdict
+from functools import cache
+
+import numpy as np
+import pytest
+from subjects import TASKS, Subject, simulate
+from tiers import slow
+
+from warmeng.study.results.frame import Factor
+from warmeng.study.results.margins import NORMS, concat_margins
+from warmeng.study.stats.belief_margins import detection
+from warmeng.study.stats.means import question_means, with_influence
+from warmeng.study.stats.susceptibility import (
+    Tables,
+    cold_control,
+    dependent,
+    primary,
+    sign,
+    susceptibility_tables,
+)
+
+SUBJECTS = {
+    "original": Subject(1.0, repeats=3.0, agrees=1.5, friend=0.5),
+    "warm": Subject(0.8, repeats=2.5, agrees=2.0, friend=0.7),
+    "cold": Subject(1.2, repeats=3.0, agrees=1.0, friend=0.3),
+}
+VARIANTS = ("warm", "cold")
+STUDIES = 50  # at a time: each is a model of its own in one table
+
+
+def studies(subjects, count, seed, **how):
+    """Independent studies of the same subjects, each as the answers of another model; 50 at a time."""
+    for first in range(0, count, STUDIES):
+        parts = []
+        for k in range(first, min(count, first + STUDIES)):
+            one = simulate(np.random.default_rng([seed, k]), subjects, **how)
+            parts.append(dataclasses.replace(one, model=Factor((f"study{k}",), one.model.codes)))
+        yield concat_margins(parts)
+
+
+def intervals(tables):
+    """Every interval of the tables: what it is of, without the study, and value, low and high."""
+    for name, rows in tables.items():
+        for row in rows:
+            if row["model"] == "all":
+                continue
+            place = (name, *(str(v) for k, v in row.items() if isinstance(v, str) and k != "model"))
+            for head in ("value", "shift", "raw", "control"):
+                low = "low" if head == "value" else f"{head}_low"
+                if row.get(low) is not None:
+                    yield (*place, head), row[head], row[low], row[low.replace("low", "high")]
+
+
+@cache
+def truths(ceiling):
+    """The true values, of a population of questions."""
+    tasks = {name: 250 * n for name, n in TASKS.items()}
+    population = simulate(np.random.default_rng(99), SUBJECTS, tasks, ceiling=ceiling)
+    return {place: value for place, value, _, _ in intervals(susceptibility_tables(population, "original", VARIANTS))}
+
+
+def coverage(count, seed, ceiling, missing):
+    """The share of studies whose interval has the true value, by what it is of."""
+    hits = defaultdict(list)
+    true = truths(ceiling)
+    for margins in studies(SUBJECTS, count, seed, ceiling=ceiling, missing=missing):
+        for place, _, low, high in intervals(Tables.of(margins, "original", VARIANTS).all()):
+            hits[place].append(low <= true[place] <= high)
+    return {place: float(np.mean(found)) for place, found in hits.items()}
+
+
+@pytest.mark.parametrize(("ceiling", "missing"), slow((np.inf, 0.0), (8.0, 0.05), (3.0, 0.1)))
+def test_intervals_cover_the_truth(count, ceiling, missing):
+    """Questions are clusters, margins are cut at a ceiling, scores are missing: 95 % intervals cover in 93 to 97 %.
+
+    So does each table's mean. A single interval of 500 studies is off by 1 % in its standard error, so each is given
+    three of them.
+    """
+    n = count(100, 500)
+    found = coverage(n, 5, ceiling, missing)
+    by = defaultdict(list)
+    for place, share in found.items():
+        by[place[0]].append(share)
+    print({name: (len(s), round(float(np.mean(s)), 4), min(s), max(s)) for name, s in by.items()})
+    assert set(by) == {"margins", "susceptibility", "agreement", "margin_contrasts", "margin_norms"}
+    assert all(0.93 < np.mean(shares) < 0.97 for shares in by.values())
+    pooled = {p: s for p, s in found.items() if p.count("all") == 2 or p[0] == "margin_norms"}
+    spread = 3 * np.sqrt(0.95 * 0.05 / n)
+    assert all(0.94 - spread < share < 0.96 + spread for share in pooled.values()), pooled
+
+
+ONLY = {
+    "repeats": {"original": Subject(0.5, repeats=4.0)},
+    "agrees": {"original": Subject(0.5, agrees=1.5)},
+    "both": {"original": Subject(0.5, repeats=3.0, agrees=0.7)},
+}
+
+
+def agreements(subjects, count, seed, **how):
+    """Raw susceptibility, control and agreement with its interval in each study's choice, and those of ``open``."""
+    for margins in studies(subjects, count, seed, **how):
+        for row in Tables.of(margins, "original", ()).agreement():
+            if row["model"] != "all" and row["task"] == row["context"] == "all":
+                yield row
+
+
+@pytest.mark.parametrize("kind", ONLY)
+def test_agreement_is_told_from_repetition(kind, count):
+    """A subject that only repeats agrees with nobody, one that only agrees does so in full, the parts of both add up.
+
+    The intervals cover the true agreement in 93 to 97 of 100.
+    """
+    n = count(100, 500, 40)
+    subject = ONLY[kind]["original"]
+    rows = [r for r in agreements(ONLY[kind], n, 7, missing=0.05) if r["asking"] == "choice"]
+    assert len(rows) == n
+    true = 2 * subject.agrees
+    raw, control, found = (np.mean([r[key] for r in rows]) for key in ("raw", "control", "value"))
+    assert (raw, control, found) == pytest.approx(
+        (2 * (subject.agrees + subject.repeats), 2 * subject.repeats, true), abs=0.12
+    )
+    cover = np.mean([r["low"] <= true <= r["high"] for r in rows])
+    print(kind, n, "raw", raw, "control", control, "agreement", found, "covered", cover)
+    assert 0.93 <= cover <= 0.97 if n >= 500 else cover >= 0.87
+
+
+def test_a_denial_tells_repetition_from_agreement():
+    """Who only repeats is moved by a denied answer as by a claimed one; who agrees is moved the other way."""
+    for kind, way in (("repeats", -1), ("agrees", 1)):
+        margins = simulate(np.random.default_rng(1), ONLY[kind])
+        tables = susceptibility_tables(margins, "original", ())
+        (row,) = (
+            r for r in tables["susceptibility"]
+            if r["measure"] == "to a denial" and r["asking"] == "choice" and r["task"] == r["context"] == "all"
+        )  # fmt: skip
+        assert sign(row) == way
+
+
+ALIKE = {name: Subject(1.0, repeats=3.0, agrees=1.0) for name in ("original", "warm", "cold")}
+
+
+def rejected(count, seed, **how):
+    """Shares of p < 0.05 where personas are alike, by measure, over studies and contrasts."""
+    found = defaultdict(list)
+    for margins in studies(ALIKE, count, seed, **how):
+        for row in Tables.of(margins, "original", VARIANTS).contrasts():
+            if row["model"] != "all" and row["task"] == row["context"] == "all":
+                found[row["asking"], row["measure"]].append(row["p"] < 0.05)
+    return {key: float(np.mean(values)) for key, values in found.items()}
+
+
+@pytest.mark.parametrize("ceiling", slow(np.inf, 8.0))
+def test_contrasts_of_personas_that_are_alike_keep_their_level(count, ceiling):
+    n = count(100, 2000)
+    found = rejected(n, 11, ceiling=ceiling, missing=0.05, contexts=("unmodified",))
+    print(found, np.mean(list(found.values())))
+    assert 0.04 < np.mean(list(found.values())) < 0.06
+    assert all(share < 0.05 + 3 * np.sqrt(0.05 * 0.95 / n) for share in found.values())
+
+
+def test_the_primary_outcome_is_rows_of_the_contrasts():
+    margins = simulate(np.random.default_rng(3), SUBJECTS)
+    rows = primary(margins, "original", VARIANTS)
+    assert [(r["persona"], r["against"]) for r in rows] == [
+        ("warm", "original"), ("warm", "cold"), ("cold", "original"),
+    ]  # fmt: skip
+    assert all(
+        (r["asking"], r["measure"], r["task"], r["context"]) == ("choice", "agreement", "all", "all") for r in rows
+    )
+    assert rows == [r for r in susceptibility_tables(margins, "original", VARIANTS)["margin_contrasts"] if r in rows]
+    agreement = susceptibility_tables(margins, "original", VARIANTS)["agreement"]
+    for r in rows:
+        (same,) = (
+            a for a in agreement
+            if all(a[k] == r[k] for k in ("persona", "against", "asking", "task", "context"))
+        )  # fmt: skip
+        assert (same["value"], same["low"], same["high"]) == (r["value"], r["low"], r["high"])
+    assert primary(simulate(np.random.default_rng(3), SUBJECTS, askings=("open",)), "original", VARIANTS) == []
+
+
+def test_a_question_with_one_order_alone_is_missing():
+    margins = simulate(
+        np.random.default_rng(3), {"original": Subject()}, {"a": 5}, ("unmodified",), ("none",), ("choice",)
+    )
+    whole = susceptibility_tables(margins, "original", ())["margins"]
+    fewer = susceptibility_tables(margins.take(np.arange(1, len(margins))), "original", ())["margins"]
+    assert {r["n"] for r in whole} == {5}
+    assert {r["n"] for r in fewer} == {4}
+
+
+@pytest.mark.parametrize(
+    ("variant", "control"),
+    [("warm", "cold"), ("warm-prompt", "cold-prompt"), ("warm2", "cold"), ("cold", None), ("half", "cold")],
+)
+def test_the_cold_control_is_found_by_name(variant, control):
+    assert cold_control(variant, ("original", "warm", "warm-prompt", "warm2", "half", "cold", "cold-prompt")) == control
+    assert cold_control(variant, ("original", variant)) is None
+
+
+def test_means_are_the_t_interval_of_one_sample():
+    from scipy.stats import ttest_1samp
+
+    rng = np.random.default_rng(0)
+    values = rng.normal(0.4, 1, (3, 20))
+    values[1, 4:] = np.nan
+    found = question_means(values, np.zeros(20, dtype=np.int64))
+    for k, row in enumerate(values):
+        test = ttest_1samp(row[np.isfinite(row)], 0)
+        interval = test.confidence_interval()
+        assert found.p[k] == pytest.approx(test.pvalue)
+        assert (found.low[k], found.high[k]) == pytest.approx((interval.low, interval.high))
+    assert found.n.tolist() == [20, 4, 20]
+
+
+def test_means_of_strata_have_their_variance_within_tasks():
+    """Two tasks far apart: the mean of both is as sure as the spread within each says (Welch and Satterthwaite)."""
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(-5, 1, 12), rng.normal(5, 2, 30)
+    found = question_means(np.concatenate([a, b])[None], np.repeat([0, 1], [12, 30]))
+    terms = [(12 / 42) ** 2 * a.var(ddof=1) / 12, (30 / 42) ** 2 * b.var(ddof=1) / 30]
+    freedom = sum(terms) ** 2 / (terms[0] ** 2 / 11 + terms[1] ** 2 / 29)
+    from scipy.stats import t
+
+    half = t.ppf(0.975, freedom) * np.sqrt(sum(terms))
+    mean = (a.sum() + b.sum()) / 42
+    assert (found.value[0], found.low[0], found.high[0]) == pytest.approx((mean, mean - half, mean + half))
+
+
+def test_where_there_is_nothing_to_tell_there_is_no_interval():
+    nan = np.nan
+    values = np.array([[1.5, nan, nan], [2.0, 2.0, 2.0], [nan, nan, nan], [0.1, 0.1 + 1e-17, 0.1]])
+    found = question_means(values, np.zeros(3, dtype=np.int64))
+    assert found.n.tolist() == [1, 3, 0, 3]
+    assert found.value[:2].tolist() == [1.5, 2.0]
+    assert np.isnan(found.value[2])
+    for column in (found.low, found.high, found.p):
+        assert np.isnan(column).all()
+    single = question_means(np.array([[1.0, 2.0, 4.0]]), np.array([0, 0, 1]))  # a task with one question
+    pooled = question_means(np.array([[1.0, 2.0, 4.0]]), np.zeros(3, dtype=np.int64))
+    assert (single.low[0], single.high[0]) == (pooled.low[0], pooled.high[0])
+
+
+def test_detection_of_known_rates():
+    """Rates of 0.84 and 0.5 give d' 1 and c -0.5; a subject that always repeats has d' 0 and a low c."""
+    n = 100_000
+    hits, alarms = np.full((1, n), 0.8413447), np.full((1, n), 0.5)
+    found = detection(hits, alarms)
+    assert found["d'"][0][0] == pytest.approx(1.0, abs=1e-3)
+    assert found["criterion c"][0][0] == pytest.approx(-0.5, abs=1e-3)
+    sure = detection(np.ones((1, 24)), np.ones((1, 24)))  # the correction keeps both finite
+    assert sure["d'"][0][0] == pytest.approx(0, abs=1e-12)
+    assert sure["criterion c"][0][0] == pytest.approx(-2.0537, abs=1e-3)  # z of 24.5 of 25
+    rng = np.random.default_rng(2)
+    hits, alarms = rng.random((1, 40)), rng.random((1, 40))
+    value, influence = detection(hits, alarms)["d'"]
+    moved = [detection(np.delete(hits, k, 1), np.delete(alarms, k, 1))["d'"][0][0] for k in range(40)]
+    jackknife = 39 / 40 * np.sum((moved - np.mean(moved)) ** 2)
+    found = with_influence(value, influence, np.zeros(40, dtype=np.int64))
+    error = (found.high[0] - found.low[0]) / 2 / 2.0227
+    assert error**2 == pytest.approx(jackknife, rel=0.05)
+
+
+def test_a_conclusion_that_rests_on_how_length_is_counted_is_told():
+    row = {"model": "m", "persona": "warm", "against": "original", "asking": "open", "measure": "knowledge", "n": 9}
+
+    def rows(*bounds):
+        return [
+            {**row, "norm": norm, "low": low, "high": high} for norm, (low, high) in zip(NORMS, bounds, strict=True)
+        ]
+
+    assert dependent(rows((1, 2), (0.1, 0.2), (0.3, 0.4), (2, 3))) == []
+    assert dependent(rows((1, 2), (-0.1, 0.2), (0.3, 0.4), (-3, -2))) == [
+        "knowledge of warm minus original (open): above 0 by sum, not told from 0 per byte, above 0 per token, "
+        "below 0 with end"
+    ]
+    assert dependent([*rows((1, 2), (None, None), (1, 2), (1, 2))]) != []
