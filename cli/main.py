@@ -71,7 +71,7 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
 def warmeng() -> None:
-    """Measure how warm and cold personas change a language model's accuracy and its agreement with wrong users.
+    """Measure how warm and cold personas change a language model's accuracy, and how far users move its answers.
 
     `warmeng run` alone measures a small built-in model on an embedded study, without a GPU.
 
