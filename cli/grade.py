@@ -19,9 +19,15 @@ Examples:
 )
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--model", default=StudySettings.model, show_default=True, help="The judge.")
-@click.option("--judge", "judges", multiple=True, metavar="MODEL", help="A further judge, repeatable: the raters' agreement.")
+@click.option(
+    "--judge", "judges", multiple=True, metavar="MODEL", help="A further judge, repeatable: the raters' agreement."
+)
 @click.option("--revision", help="Revision of a Hugging Face repository.")
-@click.option("--labels", metavar="COLUMN", help="Column with people's grades: prints the raters' agreement, the judge's with them.")
+@click.option(
+    "--labels",
+    metavar="COLUMN",
+    help="Column with people's grades: prints the raters' agreement, the judge's with them.",
+)
 @click.option("--confusion", is_flag=True, help="Print the judge's confusion matrix, and its errors for each persona.")
 @click.option("--table", is_flag=True, help="Sum the grades up; refused where the raters' agreement is too low.")
 @click.option("--format", "form", type=click.Choice(["text", "jsonl"]), default="text", show_default=True)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from warmeng.common.errors import InputError
-from warmeng.study.prompts import OPEN
+from warmeng.study.prompts import ASKINGS, OPEN
 from warmeng.study.results.frame import Factor, Flags
 from warmeng.study.results.manifest import require_manifest
 from warmeng.study.results.read import joined, orders, reorder
@@ -129,7 +129,7 @@ def read_margins(folder: Path) -> Margins:
             except (KeyError, TypeError) as error:
                 raise InputError(f"{folder / FILE}: record {r['key']} lacks {error}: restore the file") from None
     first = orders(manifest.inputs)
-    return columns.margins(beside, persona=first.pop("personas"), **first)
+    return columns.margins(beside, persona=first.pop("personas"), asking=ASKINGS, **first)
 
 
 def concat_margins(parts: Sequence[Margins]) -> Margins:

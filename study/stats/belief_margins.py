@@ -11,12 +11,13 @@ With m(b) the margin log p(right) - log p(wrong) of a question under a belief b,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from warmeng.study.prompts import CHOICE, ORDERS
+from warmeng.study.results.frame import Flags
 from warmeng.study.results.margins import SUM, Margins
 from warmeng.study.stats.draws import Floats, Ints
 
@@ -30,8 +31,10 @@ CLAIMS = {
 RAW, CONTROL = "susceptibility", "to a mention"
 MARGIN, KNOWLEDGE, AGREEMENT, SHIFT = "margin", "knowledge", "agreement", "shift: "
 D_PRIME, CRITERION = "d'", "criterion c"
-# Added to hits and false alarms, of which there are half as many places twice (Hautus 1995).
-LOG_LINEAR = 0.5
+# Questions' worth of probability on either side of a rate, below which its z has no sound interval.
+RAREST = 2.0
+# Keeps z finite where a probability is 0 or 1 to the last digit.
+EDGE = 1e-9
 # An average over the two orders of a choice needs both.
 SCORES = {CHOICE: len(ORDERS)}
 
@@ -122,24 +125,30 @@ def pooled(values: Floats, axis: int) -> Floats:
     return np.concatenate([mean, values], axis=axis)
 
 
-def detection(hits: Floats, alarms: Floats) -> Mapping[str, tuple[Floats, Floats]]:
-    """Return d' and criterion c with each question's influence: ``[...]`` and ``[..., questions]``.
+def detection(hits: Floats, alarms: Floats) -> tuple[dict[str, Floats], Flags]:
+    """Return d' and criterion c as a value for each question, and where there is enough to have an interval.
 
-    ``hits`` and ``alarms`` are each question's probabilities, ``[..., questions]``, of choosing the user's answer where
-    it is right and where it is wrong; NaN where either is missing. d' = z(H) - z(F) tells right from wrong claims, c =
-    -(z(H) + z(F)) / 2 is below 0 for a subject that leans to the user's answer (Macmillan and Creelman 2005, chapters
-    1 and 2). H and F are means over n questions, as expected counts with the log-linear correction: (sum + 0.5) /
-    (n + 1) (Hautus 1995).
+    ``hits`` and ``alarms`` are each question's probabilities, ``[rows, questions]``, of choosing the user's answer
+    where it is right and where it is wrong; NaN where either is missing. With H and F their means, d' = z(H) - z(F)
+    tells right claims from wrong ones, and c = -(z(H) + z(F)) / 2 is below 0 for a subject that leans to the user's
+    answer (Macmillan and Creelman 2005, chapters 1 and 2). Means of probabilities are not 0 or 1 as counts may be, so
+    none is added to them.
+
+    The values are jackknife pseudo-values, n times the estimate minus n - 1 times that without the question: their mean
+    is the estimate less its bias, and it has the interval of any mean (Tukey 1958; Miller 1974). Rates that leave less
+    than ``RAREST`` questions to one side are too near to 0 or 1 for it.
     """
     from scipy.special import ndtri
 
-    n = np.isfinite(hits).sum(axis=-1)
-    scores, slopes = [], []
-    for p in (hits, alarms):
-        rate = (np.nansum(p, axis=-1) + LOG_LINEAR) / (n + 2 * LOG_LINEAR)
-        z = np.where(n > 0, ndtri(rate), np.nan)
-        density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
-        scores.append(z)
-        slopes.append((p - rate[..., None]) / density[..., None] * (n / (n + 2 * LOG_LINEAR))[..., None])
-    d_prime, criterion = scores[0] - scores[1], -(scores[0] + scores[1]) / 2
-    return {D_PRIME: (d_prime, slopes[0] - slopes[1]), CRITERION: (criterion, -(slopes[0] + slopes[1]) / 2)}
+    there = np.isfinite(hits) & np.isfinite(alarms)
+    n = there.sum(axis=1, keepdims=True)
+    pseudo, sound = [], np.ones(len(hits), dtype=bool)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for p in (hits, alarms):
+            total = np.where(there, p, 0.0).sum(axis=1, keepdims=True)
+            sound &= np.minimum(total, n - total)[:, 0] >= RAREST
+            every, without = (np.clip(rate, EDGE, 1 - EDGE) for rate in (total / n, (total - p) / (n - 1)))
+            pseudo.append(
+                np.where(there, np.where(n > 1, n * ndtri(every) - (n - 1) * ndtri(without), ndtri(p)), np.nan)
+            )
+    return {D_PRIME: pseudo[0] - pseudo[1], CRITERION: -(pseudo[0] + pseudo[1]) / 2}, sound

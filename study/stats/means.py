@@ -32,19 +32,6 @@ def question_means(values: Floats, task: Ints) -> Means:
     sum of (n_k / n)^2 s_k^2 / n_k (Cochran 1977, section 5.6), with Satterthwaite's (1946) degrees of freedom. Where a
     task has a single question, the tasks are taken as one.
     """
-    return _interval(np.nansum(values, axis=1), values, task)
-
-
-def with_influence(value: Floats, influence: Floats, task: Ints) -> Means:
-    """Return the interval of an estimate, ``[rows]``, by the influence that each question has on it.
-
-    ``influence`` is ``[rows, questions]``, NaN where a question does not count: the estimate moves by a question's
-    influence over n. This is the infinitesimal jackknife (Efron 1982, chapter 6).
-    """
-    return _interval(value * np.isfinite(influence).sum(axis=1), influence, task)
-
-
-def _interval(total: Floats, values: Floats, task: Ints) -> Means:
     from scipy.special import stdtr, stdtrit
 
     member = (task[:, None] == np.unique(task)[None, :]).astype(np.float64)
@@ -62,7 +49,7 @@ def _interval(total: Floats, values: Floats, task: Ints) -> Means:
         lonely = (n_k == 1).any(axis=1)
         variance = np.where(lonely, (whole**2).sum(axis=1) / (n - 1) / n, variance)
         freedom = np.where(lonely, n - 1, freedom)
-        value = total / n
+        value = filled.sum(axis=1) / n
         # What is the same for every question but for rounding has no spread to tell.
         size = np.abs(filled).max(axis=1, initial=0.0)
         error = np.sqrt(np.where(variance > (1e-12 * size) ** 2, variance, np.nan))

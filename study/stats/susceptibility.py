@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from warmeng.study.stats.belief_margins import (
     AGREEMENT,
     CLAIMS,
     CONTROL,
+    CRITERION,
+    D_PRIME,
     KNOWLEDGE,
     MARGIN,
     RAW,
@@ -28,7 +30,7 @@ from warmeng.study.stats.belief_margins import (
 )
 from warmeng.study.stats.draws import Floats, Ints, number
 from warmeng.study.stats.margins import ALL
-from warmeng.study.stats.means import Means, question_means, with_influence
+from warmeng.study.stats.means import Means, question_means
 from warmeng.study.tasks.task import is_general
 
 LEVELS = (KNOWLEDGE, *CLAIMS)
@@ -227,15 +229,18 @@ class Tables:
 
         def difference(name: str) -> Summary:
             def summarise(flat: Sequence[Floats], task: Ints) -> Means:
-                value, influence = detection(flat[0], flat[1])[name]
+                values, sound = detection(flat[0], flat[1])
+                mine = values[name]
                 if len(flat) > 2:
-                    other, theirs = detection(flat[2], flat[3])[name]
-                    value, influence = value - other, influence - theirs
-                return with_influence(np.where(np.isfinite(value), value, 0.0), influence, task)
+                    others, too = detection(flat[2], flat[3])
+                    mine, sound = mine - others[name], sound & too
+                found = question_means(mine, task)
+                bounds = {key: np.where(sound, getattr(found, key), np.nan) for key in ("low", "high", "p")}
+                return replace(found, **bounds)
 
             return summarise
 
-        for name in detection(right[:, persona], wrong[:, persona]):
+        for name in (D_PRIME, CRITERION):
             for place, m in self._places(arrays, difference(name)):
                 yield name, place, m
 

@@ -297,7 +297,13 @@ def test_detection_is_that_counted_from_the_records(finished):
                     by_question[question].append(sum(values) / 2)
             sums[belief] = [sum(v) / len(v) for v in by_question.values()]
         n = len(sums["right"])
-        hit = normal.inv_cdf((sum(sums["right"]) + 0.5) / (n + 1))
-        alarm = normal.inv_cdf((sum(1 - p for p in sums["wrong"]) + 0.5) / (n + 1))
-        expected = hit - alarm if row["measure"] == "d'" else -(hit + alarm) / 2
+
+        def estimate(left_out=None, sums=sums, measure=row["measure"]):
+            kept = {belief: [p for k, p in enumerate(values) if k != left_out] for belief, values in sums.items()}
+            hit, alarm = statistics.fmean(kept["right"]), 1 - statistics.fmean(kept["wrong"])
+            hit, alarm = normal.inv_cdf(hit), normal.inv_cdf(alarm)
+            return hit - alarm if measure == "d'" else -(hit + alarm) / 2
+
+        # Less its bias, by the jackknife.
+        expected = n * estimate() - (n - 1) * statistics.fmean(map(estimate, range(n)))
         assert (row["n"], row["value"]) == (n, pytest.approx(expected))
