@@ -8,9 +8,11 @@ from typing import Any
 
 from warmeng.common.files import make_folder, replacing
 from warmeng.study.report.figure_data import (
+    AGREEMENT_PARTS,
     BELIEFS,
     CONTEXTS,
     OUTCOMES,
+    agreements,
     effects,
     error_points,
     flips,
@@ -136,6 +138,13 @@ def _all(
     changes = [f for f in flips(analysis) if f.n]
     if changes:
         found.append(("flips", _flips(changes, baseline)))
+    agreed = agreements(analysis)
+    if agreed:
+        parts = [
+            (name, [(a.persona, *a.parts[name]) for a in agreed if a.parts[name][0] is not None], None)
+            for name in AGREEMENT_PARTS
+        ]
+        found.append(("agreement", _intervals("Agreement beside its control", "nats", parts, styles)))
     return found
 
 

@@ -242,6 +242,9 @@ def test_missing_wrong_answers_are_needed_only_where_claimed(tmp_path):
     study, planned = plan(settings)
     assert not study.lacks_wrong(study.tasks[0])
     assert len(planned) == study.size
+    for named in ({"beliefs": ("none", "mention-wrong")}, {"asking": ("open", "choice")}):
+        study = Study.load(dataclasses.replace(settings, **named))
+        assert study.lacks_wrong(study.tasks[0])
     claimed = Study.load(dataclasses.replace(settings, beliefs=("none", "wrong")))
     assert claimed.lacks_wrong(claimed.tasks[0])
     with pytest.raises(AssertionError, match="filled"):
