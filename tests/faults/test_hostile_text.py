@@ -131,7 +131,7 @@ def test_special_tokens_in_any_text_of_a_study_are_plain_text(
         if isinstance(p.request, ScoreRequest):
             for label in p.request.labels:
                 assert control(label[:-1]) == []
-                assert label[-1] == tokenizer.eos_id if grading == "likelihood" else control(label) == []
+                assert label[-1] == tokenizer.eos_id if p.margin or grading == "likelihood" else control(label) == []
 
 
 def test_special_tokens_in_answers_do_not_reach_the_judge(tokenizer: Tokenizer) -> None:
@@ -183,7 +183,7 @@ def run(
 ) -> tuple[int, list[dict[str, Any]]]:
     monkeypatch.setattr("warmeng.study.run.run.load_engine", lambda settings: engine)
     outcome = run_study(settings(**values), folder, Silent(), "warmeng run")
-    return outcome.exit_code, list(read_records(folder / FILE))
+    return outcome.exit_code, [r for r in read_records(folder / FILE) if r["kind"] != "margin"]
 
 
 def test_a_prompt_that_is_too_long_is_a_record_and_never_cut(
@@ -227,7 +227,7 @@ def test_the_real_engine_says_so_of_what_does_not_fit(tmp_path: Path) -> None:
 def test_an_answer_that_never_comes_is_no_success(alone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AssertionError, match="answers every request"):
         run(Losing(), tmp_path / "r", monkeypatch)
-    kept = len(list(read_records(tmp_path / "r" / FILE)))
+    kept = sum(r["kind"] != "margin" for r in read_records(tmp_path / "r" / FILE))
     code, records = run(FakeEngine(), tmp_path / "r", monkeypatch)  # continued with a sound engine
     assert code == 0
     assert kept < len(records)

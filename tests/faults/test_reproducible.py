@@ -97,7 +97,7 @@ def whole(settings, run, reference):
         assert stats.cached_tokens > 0, "personas share prefixes among their own requests"
         assert stats.preemptions == 0
         rows = [json.loads(line) for line in records]
-        assert {row["kind"] for row in rows} == {"answer", "score"}
+        assert {row["kind"] for row in rows} == {"answer", "score", "margin"}
         assert {row["status"] for row in rows} == {"ok"}
         texts = {row["text"] for row in rows if row["kind"] == "answer"}
         assert len(texts) > 0.5 * sum(row["kind"] == "answer" for row in rows), "answers differ, so equality says much"
