@@ -289,7 +289,8 @@ class Planner:
         else:
             texts = label_texts(item, task.grading)
             prompt, labels = self.tokenizer.continuations(conversation, ANSWER_PREFIX, texts)
-            owns = self._owns(task, item, texts, labels)
+            if has_margin(task, item):
+                owns = self._owns(texts, labels, margin_places(item, task.grading))
         sampling = self._sampling(task)
         for sample in range(self.study.samples(task)):
             noise = (f"{task.name}/{item.id}", sample)
@@ -314,17 +315,16 @@ class Planner:
         key = self._key([place, self.adapters.get(persona.name), prompt, labels, [self.end]])
         adapter = persona.name if persona.adapter else None
         request = ScoreRequest(key, tuple(prompt), tuple((*ids, self.end) for ids in labels), adapter=adapter)
-        return Planned(key, cell, task, item, 0, request, self._owns(task, item, texts, labels), True, order)
+        return Planned(key, cell, task, item, 0, request, self._owns(texts, labels), True, order)
 
     def _key(self, content: Sequence[object], rest: bytes = b"") -> str:
         return hashlib.sha256(self.base + orjson.dumps(content) + rest).hexdigest()[:32]
 
-    def _owns(self, task: Task, item: Item, texts: Sequence[str], labels: Sequence[Sequence[int]]) -> tuple[Own, ...]:
-        """Return what of the right and the wrong answer's labels is their own; nothing without a margin."""
-        if not has_margin(task, item):
-            return ()
-        decode = self.tokenizer.decode_bytes
-        return tuple(Own.of(texts[k], labels[k], decode) for k in margin_places(item, task.grading))
+    def _owns(
+        self, texts: Sequence[str], labels: Sequence[Sequence[int]], places: Sequence[int] = (0, 1)
+    ) -> tuple[Own, ...]:
+        """Return what of the right and the wrong answer's labels, which are at these places, is their own."""
+        return tuple(Own.of(texts[k], labels[k], self.tokenizer.decode_bytes) for k in places)
 
     def _sampling(self, task: Task) -> SamplingParams:
         s = self.study.settings

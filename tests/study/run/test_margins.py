@@ -221,8 +221,14 @@ def test_margins_are_those_of_teacher_forcing_in_transformers(tiny_model, tmp_pa
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     folder = tiny_model()
     rows = [
-        {"id": "a", "question": "Which city is the capital of Kenya?", "answer": "Nairobi", "wrong": "Mombasa"},
-        {"id": "b", "question": "Where is Zürich?", "answer": "In Switzerland.", "wrong": "In Österreich"},
+        {"id": "a", "question": "Which city is the capital of Kenya?", "answer": "Nairobi", "wrong": "Kisumu"},
+        {
+            "id": "b",
+            "question": "Where is Zürich?",
+            "answer": "In Switzerland.",
+            "wrong": "In Österreich-Ungarn",
+            "others": ["In Prussia"],
+        },
     ]
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = StudySettings(
