@@ -174,7 +174,7 @@ def _manipulation(manifest: Manifest) -> Gate:
         gap = measured[persona].get("difference") or {}
         low, high, mean = (number(gap.get(key)) for key in ("low", "high", "mean"))
         beside = f" ({points(mean, 4)} beside {base}, {between(low, high, 4)})" if mean is not None else ""
-        told.append(f"{persona} {value:.4f}{beside}")
+        told.append(f"{persona} {value:.4f}{beside}{_distance(measured[persona])}")
         if persona in warm:
             lows.append(low)
             means.append(mean if mean is not None else value - values.get(base, value))
@@ -187,6 +187,18 @@ def _manipulation(manifest: Manifest) -> Gate:
     if all(low is not None and low > 0 for low in lows):
         return Gate("held", title, text)
     return Gate("unsure", title, f"{text} Warmer, but by no more than chance allows: ask more prompts.")
+
+
+def _distance(row: Mapping[str, Any]) -> str:
+    """Tell how far a persona's responses are from the base's; nothing for the base, and where it was not measured."""
+    kl = row.get("kl") or {}
+    mean = number(kl.get("mean"))
+    if not mean:
+        return ""
+    inside = between(number(kl.get("low")), number(kl.get("high")), 3)
+    sampled = number(kl.get("temperature"))
+    what = "KL from the base" if sampled == 1 else f"log-likelihood ratio to the base at temperature {sampled:g}"
+    return f", {what} {points(mean, 3)} nats a token ({inside})"
 
 
 def points(value: float | None, digits: int = 1) -> str:

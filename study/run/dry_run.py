@@ -17,7 +17,7 @@ from warmeng.study.adapters import apply_adapters
 from warmeng.study.personas import Persona, by_model, on_base
 from warmeng.study.plan import Estimate, Planner, Study, estimate
 from warmeng.study.results.manifest import read_manifest, refuse_changes
-from warmeng.study.run.gates import checks_warmth, held_out_responses
+from warmeng.study.run.gates import checks_warmth, measure_personas
 from warmeng.study.run.judges import BASE, is_judged
 from warmeng.study.run.models import KV_BYTES, load_engine, settings_of
 from warmeng.study.run.prepare import check_judges, check_own_models, known_inputs
@@ -25,7 +25,6 @@ from warmeng.study.run.probe import run_probe
 from warmeng.study.settings import StudySettings
 from warmeng.study.stats.intervals import DISCORDANT, smallest_effect
 from warmeng.study.tasks.wrong_answers import borrowed, missing
-from warmeng.study.warmth.sociot import EngineScorer, manipulation_check
 
 if TYPE_CHECKING:
     from warmeng.engine.config import ModelConfig
@@ -160,7 +159,7 @@ def _probed(study: Study, plan: Estimate) -> Lines:
     began = time.monotonic()
     if warms:
         few = replace(s, warmth_prompts=min(WARMTH, s.warmth_prompts))
-        manipulation_check(EngineScorer(engine, s.model), held_out_responses(engine, study.personas, few, Silent()))
+        measure_personas(engine, study.personas, few, Silent(), {})
     gate = (time.monotonic() - began) * s.warmth_prompts / max(1, min(WARMTH, s.warmth_prompts))
     gate *= len(everyone) / len(study.personas)
     seconds = probe.predict(plan, judged) + gate

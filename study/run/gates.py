@@ -14,7 +14,9 @@ from warmeng.common.progress import INTERVAL, Progress
 from warmeng.study.personas import Persona, on_base
 from warmeng.study.plan import Study
 from warmeng.study.settings import StudySettings
-from warmeng.study.warmth.sociot import EngineScorer, load_prompts, manipulation_check, respond
+from warmeng.study.warmth.divergence import divergences
+from warmeng.study.warmth.responses import Response, load_prompts, respond, texts_of
+from warmeng.study.warmth.sociot import EngineScorer, manipulation_check
 
 if TYPE_CHECKING:
     from warmeng.engine.engine import Engine
@@ -27,7 +29,7 @@ def checks_warmth(study: Study) -> bool:
 
 def held_out_responses(
     engine: Engine, personas: Sequence[Persona], settings: StudySettings, progress: Progress
-) -> dict[str, list[str]]:
+) -> dict[str, list[Response]]:
     """Return what personas of one model respond to the held-out prompts of the manipulation check."""
     prompts = load_prompts(limit=settings.warmth_prompts)
     planned, last = len(prompts) * len(personas), time.monotonic()
@@ -42,15 +44,34 @@ def held_out_responses(
 
 
 def check_warmth(
-    study: Study, engine: Engine, progress: Progress, others: Mapping[str, list[str]] | None = None
+    study: Study, engine: Engine, progress: Progress, others: Mapping[str, Sequence[Response]] | None = None
 ) -> dict[str, Any]:
     """Return every persona's measured warmth on held-out prompts, by name; empty where nothing is compared.
 
-    ``engine`` is the base, which also scores; ``others`` are the responses of personas that are models of their own.
+    Beside it the divergence from the base (``kl``, see ``Divergence``). ``engine`` is the base, which also scores;
+    ``others`` are the responses of personas that are models of their own, whose divergence is not measured.
     """
     if not checks_warmth(study):
         return {}
-    s = study.settings
-    progress.message(f"manipulation check: {s.warmth_prompts} held-out prompts, {len(study.personas)} personas")
-    responses = held_out_responses(engine, on_base(study.personas), s, progress) | dict(others or {})
-    return manipulation_check(EngineScorer(engine, s.model), {p.name: responses[p.name] for p in study.personas})
+    progress.message(
+        f"manipulation check: {study.settings.warmth_prompts} held-out prompts, {len(study.personas)} personas"
+    )
+    return measure_personas(engine, study.personas, study.settings, progress, others or {})
+
+
+def measure_personas(
+    engine: Engine,
+    personas: Sequence[Persona],
+    settings: StudySettings,
+    progress: Progress,
+    others: Mapping[str, Sequence[Response]],
+) -> dict[str, Any]:
+    """Return what ``check_warmth`` returns, of any personas."""
+    here = on_base(personas)
+    responses: dict[str, Sequence[Response]] = {**held_out_responses(engine, here, settings, progress), **others}
+    texts = texts_of({p.name: responses[p.name] for p in personas})
+    found = manipulation_check(EngineScorer(engine, settings.model), texts)
+    prompts = load_prompts(limit=settings.warmth_prompts)
+    for name, divergence in divergences(engine, here, prompts, responses, settings.temperature).items():
+        found[name]["kl"] = divergence.facts
+    return found

@@ -20,7 +20,8 @@ from warmeng.study.warmth.checkpoints import (
     write_results,
 )
 from warmeng.study.warmth.rating import KEY, make_pairs, write_sheet
-from warmeng.study.warmth.sociot import HELDOUT, EngineScorer, Gpt2Scorer, Scorer, load_prompts
+from warmeng.study.warmth.responses import HELDOUT, load_prompts
+from warmeng.study.warmth.sociot import EngineScorer, Gpt2Scorer, Scorer
 from warmeng.study.warmth.sociot import measure as measure_texts
 
 

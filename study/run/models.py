@@ -18,6 +18,7 @@ from warmeng.study.personas import Persona, by_model, unlike
 from warmeng.study.plan import Planner, Study
 from warmeng.study.run.gates import checks_warmth, held_out_responses
 from warmeng.study.settings import StudySettings
+from warmeng.study.warmth.responses import Response
 
 if TYPE_CHECKING:
     from warmeng.engine.engine import Engine
@@ -94,7 +95,7 @@ class OwnModel:
     tokenizer: Tokenizer
     stop_token_ids: Sequence[int] | frozenset[int]
     about: Mapping[str, Any]  # ``describe()``
-    responses: Mapping[str, list[str]] = field(default_factory=dict)  # to held-out prompts, by persona
+    responses: Mapping[str, list[Response]] = field(default_factory=dict)  # to held-out prompts, by persona
 
     def planner(self, study: Study) -> Planner:
         """Return the plan of this model's part of a study."""

@@ -169,7 +169,7 @@ def facts_of(study: Study, loaded: Loaded, progress: Progress) -> RunFacts:
     """Return what the manifest tells beside the inputs; measures the personas' warmth where that is asked for."""
     tokenizer = loaded.engine.tokenizer
     added = [p.name for p in on_base(study.personas) if p.system is None and tokenizer.default_system]
-    responses = {name: texts for model in loaded.own for name, texts in model.responses.items()}
+    responses = {name: mine for model in loaded.own for name, mine in model.responses.items()}
     facts = RunFacts(
         engine=loaded.engine.describe(),
         gates={name: asdict(adapter) for name, adapter in loaded.applied.items()},

@@ -16,7 +16,9 @@ from warmeng.common.files import make_folder, read_json, write_atomic
 from warmeng.study.adapters import apply_adapters
 from warmeng.study.personas import Persona
 from warmeng.study.report.table import Table
-from warmeng.study.warmth.sociot import Scorer, Summary, Warmth, by_prompt, measure, respond, summarise
+from warmeng.study.warmth.divergence import Divergence, about_kl, divergences
+from warmeng.study.warmth.responses import respond, texts_of
+from warmeng.study.warmth.sociot import Scorer, Summary, Warmth, by_prompt, measure, summarise
 
 if TYPE_CHECKING:
     from warmeng.engine.engine import Engine
@@ -59,6 +61,7 @@ class Point:
     text_difference: Summary | None  # of ``text_only``
     characters: float  # mean length of a response
     blank: int  # responses with nothing to measure
+    kl: Divergence | None = None  # from the original
 
 
 def find_checkpoints(folder: Path) -> list[Checkpoint]:
@@ -96,12 +99,17 @@ def measure_checkpoints(
     apply_adapters(engine, personas, say)
     say(f"{len(prompts)} prompts x {len(personas)} checkpoints: answering")
     responses = respond(engine, personas, prompts, seed, temperature, samples)
+    texts = texts_of(responses)
     say(f"scoring with {scorer.name}")
-    values = {name: measure(scorer, texts) for name, texts in responses.items()}
+    values = {name: measure(scorer, mine) for name, mine in texts.items()}
+    say("scoring the distance from the original")
+    kl = divergences(engine, personas, prompts, responses, temperature, samples)
     base = values[ORIGINAL]
-    points = [_point(ORIGINAL, 0.0, base, None, responses[ORIGINAL], samples)]
-    points += [_point(c.persona, c.epoch, values[c.name], base, responses[c.name], samples) for c in checkpoints]
-    return points, responses
+    points = [_point(ORIGINAL, 0.0, base, None, texts[ORIGINAL], kl[ORIGINAL], samples)]
+    points += [
+        _point(c.persona, c.epoch, values[c.name], base, texts[c.name], kl[c.name], samples) for c in checkpoints
+    ]
+    return points, texts
 
 
 def _point(
@@ -110,6 +118,7 @@ def _point(
     mine: list[Warmth | None],
     base: list[Warmth | None] | None,
     texts: list[str],
+    kl: Divergence,
     samples: int,
 ) -> Point:
     def means(found: list[Warmth | None], formula: str) -> list[float | None]:
@@ -130,6 +139,7 @@ def _point(
         difference("text_only"),
         sum(map(len, texts)) / max(1, len(texts)),
         sum(w is None for w in mine),
+        kl,
     )
 
 
@@ -161,6 +171,8 @@ def table(points: Sequence[Point], scorer: Scorer) -> Table:
             _number(p.text_only.mean, 4, signed=True),
             _number(p.text_difference.mean if p.text_difference else None, 4, signed=True),
             _interval(p.text_difference),
+            _number(p.kl.per_token.mean if p.kl else None, 4, signed=True),
+            _interval(p.kl.per_token if p.kl else None),
             str(p.sociot.n),
             *([_published(p.epoch)] if compare else []),
         )
@@ -172,14 +184,19 @@ def table(points: Sequence[Point], scorer: Scorer) -> Table:
         else f"Units are those of {scorer.name}: not comparable with the paper's +.016, which is GPT-2's."
     )
     columns = ("persona", "epoch", "SocioT", "s.e.", "from original", "95 % interval", "text only",
-               "text only from original", "95 % interval", "prompts")  # fmt: skip
+               "text only from original", "95 % interval", "KL, nats a token", "95 % interval", "prompts")  # fmt: skip
     return Table(
         "Warmth by checkpoint",
-        f"SocioT by the released formula, in nats; differences are paired over prompts. {units}",
+        f"SocioT by the released formula, in nats; differences are paired over prompts. {units} {_sampled(points)}",
         (*columns, *(["paper"] if compare else [])),
         tuple(rows),
         2,
     )
+
+
+def _sampled(points: Sequence[Point]) -> str:
+    temperatures = {p.kl.temperature for p in points if p.kl}
+    return " ".join(about_kl(temperature) for temperature in sorted(temperatures))
 
 
 def _published(epoch: float) -> str:

@@ -18,27 +18,22 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from warmeng.common.errors import InputError, one_line, show
-from warmeng.common.files import read_jsonl
-from warmeng.engine.request import GenerateRequest, GenerateResult, Result, SamplingParams
-from warmeng.study.personas import Persona
-from warmeng.study.prompts import messages
+from warmeng.engine.request import GenerateRequest, SamplingParams
+from warmeng.study.warmth.responses import answer
 
 if TYPE_CHECKING:
     from warmeng.engine.engine import Engine
 
-HELDOUT = Path(__file__).parents[1] / "data" / "heldout.jsonl"
 SPEAKERS = {
     "friend": True, "lover": True, "mentor": True, "idol": True,
     "stranger": False, "enemy": False, "examiner": False, "dictator": False,
 }  # fmt: skip
 CHARACTERS = 300
-RESPONSE_TOKENS = 80  # enough for 300 characters of English
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,53 +197,6 @@ def summarise(values: Iterable[float]) -> Summary:
     return Summary(n, mean, se, mean - half, mean + half)
 
 
-def load_prompts(path: Path = HELDOUT, limit: int = 0) -> list[tuple[str, str]]:
-    """Return (id, user message) of held-out prompts, the first ``limit`` (0: all). Raises ``InputError``."""
-    from warmeng.common.errors import InputError
-
-    found = []
-    for number, row in read_jsonl(path):
-        prompt = row.get("prompt")
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise InputError(f"{path}:{number}: prompt is {prompt!r}, expected text that is not blank")
-        found.append((str(row.get("id", number)), prompt))
-        if limit and len(found) >= limit:
-            break
-    if not found:
-        raise InputError(f"{path}: has no prompts")
-    return found
-
-
-def respond(
-    engine: Engine,
-    personas: Sequence[Persona],
-    prompts: Sequence[tuple[str, str]],
-    seed: int,
-    temperature: float,
-    samples: int = 1,
-    counted: Callable[[int], None] = lambda done: None,
-) -> dict[str, list[str]]:
-    """Return each persona's responses: all samples of the first prompt, then of the next. Personas share the noise.
-
-    ``counted`` is told how many responses are there as each comes.
-    """
-    sampling = SamplingParams(RESPONSE_TOKENS, temperature, seed=seed)
-    requests = [
-        GenerateRequest(
-            f"{persona.name}/{name}/{sample}",
-            tuple(engine.tokenizer.chat(messages(persona, prompt))),
-            sampling,
-            adapter=persona.name if persona.adapter else None,
-            noise_key=(f"heldout/{name}", sample),
-        )
-        for persona in personas
-        for name, prompt in prompts
-        for sample in range(samples)
-    ]
-    texts = iter(answer(engine, requests, counted))
-    return {persona.name: [next(texts).text for _ in range(len(prompts) * samples)] for persona in personas}
-
-
 def by_prompt(values: Sequence[float | None], samples: int) -> list[float | None]:
     """Return the mean of each prompt's samples, those that are missing left out; ``None`` where all are."""
     found: list[float | None] = []
@@ -273,22 +221,10 @@ def manipulation_check(
         row: dict[str, Any] = {
             "warmth": summary.mean, "se": summary.se, "low": summary.low, "high": summary.high, "n": summary.n,
             "text_only": summarise(w.text_only for w in mine if w).mean, "scorer": scorer.name,
+            "by_prompt": [w.sociot if w else None for w in mine],
         }  # fmt: skip
         if name != baseline and baseline in values:
             pairs = zip(values[baseline], mine, strict=True)
             row["difference"] = asdict(summarise(b.sociot - a.sociot for a, b in pairs if a and b))
         found[name] = row
     return found
-
-
-def answer(
-    engine: Engine, requests: Sequence[GenerateRequest], counted: Callable[[int], None] = lambda done: None
-) -> list[GenerateResult]:
-    """Answer requests with an engine that has nothing else to do, and return the results in their order."""
-    for request in requests:
-        engine.add(request)
-    found: dict[str, Result] = {}
-    for result in engine.results() if requests else ():
-        found[result.id] = result
-        counted(len(found))
-    return [r for request in requests if isinstance(r := found[request.id], GenerateResult)]

@@ -9,7 +9,7 @@ import pytest
 from fakes import FakeEngine
 
 from warmeng.common.errors import InputError, UsageError
-from warmeng.engine.request import GenerateResult
+from warmeng.engine.request import GenerateResult, ScoreRequest, ScoreResult
 from warmeng.study.report.table import Table
 from warmeng.study.run.measure_warmth import course, measure_run
 from warmeng.study.settings import StudySettings
@@ -58,6 +58,10 @@ class Trained(FakeEngine):
     """Adapters of more letters answer with more 'w', which warm speakers like."""
 
     def _result(self, request):
+        if isinstance(request, ScoreRequest):
+            ((*_, label),) = (request.labels,)
+            nats = {None: -1.0, "warm-epoch-1": -0.75, "warm-epoch-2": -0.5}.get(request.adapter, -1.0) * len(label)
+            return ScoreResult(request.id, "ok", (nats,), (), 0.0, len(request.prompt), 0)
         if request.prompt_logprobs:
             warm = SPEAKERS[self.tokenizer.decode(request.prompt).split()[1]]
             logprobs = tuple(-1.0 + (0.5 if warm and chr(i) == "w" else 0.0) for i in request.prompt[1:])
@@ -82,6 +86,10 @@ def test_a_run_measures_all_checkpoints_and_lays_out_a_rating_sheet(tmp_path, mo
     assert by["warm", 2.0]["difference"]["mean"] > by["warm", 1.0]["difference"]["mean"] > 0
     assert by["cold", 1.0]["difference"]["mean"] == pytest.approx(0.0)
     assert found["plateau"]["warm"] == 2.0
+    kl = {key: p["kl"]["per_token"]["mean"] for key, p in by.items()}
+    assert kl == {("original", 0.0): 0.0, ("cold", 1.0): 0.0, ("warm", 1.0): 0.25, ("warm", 2.0): 0.5}
+    assert [row[9] for row in shown.rows] == ["+0.0000", "+0.0000", "+0.2500", "+0.5000"]
+    assert "a divergence only where that is 1" in shown.note
     assert (out / "warmth.png").read_bytes().startswith(b"\x89PNG")
     assert len((out / "responses.jsonl").read_text().splitlines()) == 8 * 2 * 4
     assert {p.name for p in out.glob("rating*")} == {"rating.csv", "rating.html", "rating-key.json"}
@@ -99,7 +107,9 @@ def test_warmth_that_does_not_rise_is_said_with_what_the_sheet_takes(tmp_path, m
     class Colder(Trained):
         def _result(self, request):
             found = super()._result(request)
-            return found if request.prompt_logprobs or request.adapter else replace(found, text=f"{'w' * 20} it is")
+            if isinstance(request, ScoreRequest) or request.prompt_logprobs or request.adapter:
+                return found
+            return replace(found, text=f"{'w' * 20} it is")
 
     for k, name in enumerate(("cold/epoch-1", "warm/epoch-1", "warm/epoch-2")):
         adapter(tmp_path / "run" / name, bytes([k]))

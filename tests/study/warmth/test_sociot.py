@@ -13,14 +13,13 @@ from scipy import stats
 from warmeng.common.errors import InputError
 from warmeng.engine.request import GenerateResult
 from warmeng.study.personas import load_personas
+from warmeng.study.warmth.responses import load_prompts, respond, texts_of
 from warmeng.study.warmth.sociot import (
     SPEAKERS,
     EngineScorer,
     by_prompt,
-    load_prompts,
     manipulation_check,
     measure,
-    respond,
     summarise,
 )
 
@@ -117,7 +116,7 @@ def test_the_check_tells_a_warm_persona_from_the_original() -> None:
     engine = Warming(answer=lambda prompt, request: "wow www" if "warm" in prompt.lower() else "plain text")
     personas = load_personas(["original", "warm-prompt"])
     responses = respond(engine, personas, load_prompts(limit=6), seed=0, temperature=0.8)
-    found = manipulation_check(EngineScorer(engine, "fake"), responses)
+    found = manipulation_check(EngineScorer(engine, "fake"), texts_of(responses))
     assert set(found) == {"original", "warm-prompt"}
     assert found["warm-prompt"]["warmth"] > found["original"]["warmth"]
     assert found["warm-prompt"]["difference"]["mean"] > 0
