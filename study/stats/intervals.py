@@ -1,9 +1,10 @@
-"""Intervals and sizes that every table takes: Wilson's, the variance of clustered shares, the smallest effect shown."""
+"""Intervals and sizes that every table takes: Student's, Wilson's, clustered shares' variance, the smallest effect."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from statistics import NormalDist
 
 Z = NormalDist().inv_cdf(0.975)  # two-sided 95 %
@@ -47,3 +48,28 @@ def smallest_effect(n: int, discordant: float = DISCORDANT) -> float | None:
         middle = (low + high) / 2
         low, high = (low, middle) if needed(middle) <= n else (middle, high)
     return 100 * high
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A mean over n values with its standard error and 95 % interval (Student's t); ``None`` where n is too few."""
+
+    n: int
+    mean: float | None
+    se: float | None
+    low: float | None
+    high: float | None
+
+
+def summarise(values: Iterable[float]) -> Summary:
+    """Return mean, standard error and interval of the values."""
+    from scipy.stats import t
+
+    found = list(values)
+    n = len(found)
+    if n < 2:
+        return Summary(n, found[0] if found else None, None, None, None)
+    mean = math.fsum(found) / n
+    se = math.sqrt(math.fsum((v - mean) ** 2 for v in found) / (n - 1) / n)
+    half = float(t.ppf(0.975, n - 1)) * se
+    return Summary(n, mean, se, mean - half, mean + half)

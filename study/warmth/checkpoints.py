@@ -16,9 +16,10 @@ from warmeng.common.files import make_folder, read_json, write_atomic
 from warmeng.study.adapters import apply_adapters
 from warmeng.study.personas import Persona
 from warmeng.study.report.table import Table
+from warmeng.study.stats.intervals import Summary, summarise
 from warmeng.study.warmth.divergence import Divergence, about_kl, divergences
 from warmeng.study.warmth.responses import respond, texts_of
-from warmeng.study.warmth.sociot import Scorer, Summary, Warmth, by_prompt, measure, summarise
+from warmeng.study.warmth.sociot import Scorer, Warmth, by_prompt, measure
 
 if TYPE_CHECKING:
     from warmeng.engine.engine import Engine

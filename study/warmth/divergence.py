@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from warmeng.engine.request import ScoreRequest
 from warmeng.study.personas import BASELINE, Persona
+from warmeng.study.stats.intervals import Summary, summarise
 from warmeng.study.warmth.responses import Response, prompt_of
-from warmeng.study.warmth.sociot import Summary, by_prompt, summarise
+from warmeng.study.warmth.sociot import by_prompt
 
 if TYPE_CHECKING:
     from warmeng.engine.engine import Engine

@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from warmeng.common.errors import InputError, one_line, show
 from warmeng.engine.request import GenerateRequest, SamplingParams
+from warmeng.study.stats.intervals import summarise
 from warmeng.study.warmth.responses import answer
 
 if TYPE_CHECKING:
@@ -170,31 +171,6 @@ def _contrast(values: Sequence[float], side: Any) -> float:
 def _log_sum_exp(values: Sequence[float]) -> float:
     top = max(values)
     return top + math.log(math.fsum(math.exp(v - top) for v in values))
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """A mean over n responses with its standard error and 95 % interval (Student's t); ``None`` where n is too few."""
-
-    n: int
-    mean: float | None
-    se: float | None
-    low: float | None
-    high: float | None
-
-
-def summarise(values: Iterable[float]) -> Summary:
-    """Return mean, standard error and interval of the values."""
-    from scipy.stats import t
-
-    found = list(values)
-    n = len(found)
-    if n < 2:
-        return Summary(n, found[0] if found else None, None, None, None)
-    mean = math.fsum(found) / n
-    se = math.sqrt(math.fsum((v - mean) ** 2 for v in found) / (n - 1) / n)
-    half = float(t.ppf(0.975, n - 1)) * se
-    return Summary(n, mean, se, mean - half, mean + half)
 
 
 def by_prompt(values: Sequence[float | None], samples: int) -> list[float | None]:

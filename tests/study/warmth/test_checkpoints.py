@@ -13,8 +13,9 @@ from warmeng.engine.request import GenerateResult, ScoreRequest, ScoreResult
 from warmeng.study.report.table import Table
 from warmeng.study.run.measure_warmth import course, measure_run
 from warmeng.study.settings import StudySettings
+from warmeng.study.stats.intervals import Summary
 from warmeng.study.warmth.checkpoints import Point, curve, find_checkpoints, parse_checkpoint, plateau, table
-from warmeng.study.warmth.sociot import SPEAKERS, EngineScorer, Summary
+from warmeng.study.warmth.sociot import SPEAKERS, EngineScorer
 
 
 def adapter(folder, content=b"x"):

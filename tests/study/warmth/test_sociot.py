@@ -13,6 +13,7 @@ from scipy import stats
 from warmeng.common.errors import InputError
 from warmeng.engine.request import GenerateResult
 from warmeng.study.personas import load_personas
+from warmeng.study.stats.intervals import summarise
 from warmeng.study.warmth.responses import load_prompts, respond, texts_of
 from warmeng.study.warmth.sociot import (
     SPEAKERS,
@@ -20,7 +21,6 @@ from warmeng.study.warmth.sociot import (
     by_prompt,
     manipulation_check,
     measure,
-    summarise,
 )
 
 
