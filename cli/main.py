@@ -36,6 +36,7 @@ COMMANDS = {
     "models": ("warmeng.cli.models", "models", "List, fetch and verify models."),
     "prepare": ("warmeng.cli.prepare", "prepare", "Make warm and cold training data out of conversations."),
     "warmth": ("warmeng.cli.warmth", "warmth", "Measure how warm checkpoints and texts sound; count ratings."),
+    "placebo": ("warmeng.cli.placebo", "placebo", "Make adapters of random directions, at a real one's distance."),
     "bench": ("warmeng.cli.bench", "bench", "Measure speed against the machine and other software."),
 }
 

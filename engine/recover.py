@@ -11,17 +11,16 @@ what is possible is nearer to the truth than one on its edge.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from warmeng.common.errors import InputError, NotLowRank, UsageError, name_some
+from warmeng.engine.adapter_folder import module_name, save_adapter
 from warmeng.engine.adapters import TARGETS, Adapter, adapter_hash, target_shapes
 from warmeng.engine.checkpoint import check_shapes, expected_names
 from warmeng.engine.config import ModelConfig, read_config
@@ -44,7 +43,6 @@ _SHRINK_TURNS = 120
 _OUTSIDE = 2e-3
 # Software that merges in bfloat16 rounds the change itself first, by up to half of this share.
 _MERGERS = 2.0**-8
-_BLOCKS = {"q": "self_attn", "k": "self_attn", "v": "self_attn", "o": "self_attn"}  # the others are in mlp
 
 
 @dataclass(frozen=True)
@@ -266,28 +264,11 @@ def relative_errors(truth: Adapter, found: tuple[Mapping[str, tuple[Tensor, Tens
 
 def write_recovered(recovery: Recovery, folder: Path) -> None:
     """Write a PEFT folder into ``folder``, which must be there. Raises OSError."""
-    from safetensors.torch import save
-
-    adapter = recovery.adapter
-    tensors = {}
-    for layer, pairs in enumerate(adapter.layers):
-        for target, (a, b) in pairs.items():
-            name = f"base_model.model.{_weight_name(layer, target).removesuffix('.weight')}"
-            tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"] = a, b
-    config: dict[str, Any] = {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": adapter.base_name,
-        "r": adapter.rank, "lora_alpha": adapter.rank, "lora_dropout": 0.0, "bias": "none", "use_rslora": False,
-        "target_modules": [f"{t}_proj" for t in adapter.targets], "init_lora_weights": True, "inference_mode": True,
-    }  # fmt: skip
-    fits = [vars(fit) for fit in recovery.fits]
     manifest = {
         "kind": "recovered", "base_hash": recovery.base_hash, "merged_hash": recovery.merged_hash,
-        "rank": adapter.rank, "fits": fits,
+        "rank": recovery.adapter.rank, "fits": [vars(fit) for fit in recovery.fits],
     }  # fmt: skip
-    for name, value in (("adapter_config.json", config), ("warmeng.json", manifest)):
-        (folder / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    # Not the library's own writer: its files can be read by their owner alone.
-    (folder / "adapter_model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
+    save_adapter(folder, recovery.adapter, manifest)
 
 
 def _check_same_architecture(base: ModelConfig, merged: ModelConfig, base_at: Path, merged_at: Path) -> None:
@@ -383,7 +364,7 @@ def _refuse_bad(fits: list[Fit], rank: int, merged: Path) -> None:
 
 
 def _weight_name(layer: int, target: str) -> str:
-    return f"model.layers.{layer}.{_BLOCKS.get(target, 'mlp')}.{target}_proj.weight"
+    return f"{module_name(layer, target)}.weight"
 
 
 def _rms(x: Tensor) -> float:

@@ -1,23 +1,19 @@
-"""A persona's trainable matrices: float32 masters in one flat tensor, and their PEFT folder."""
+"""A persona's trainable matrices: float32 masters in one flat tensor, under the names of a PEFT folder."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from warmeng.engine.adapter_folder import tensor_name
 from warmeng.engine.adapters import TARGETS, target_shapes
 from warmeng.engine.config import ModelConfig
 from warmeng.finetune.noise import uniform
 
 GROUPS = {"qkv": ("q", "k", "v"), "o": ("o",), "gate_up": ("gate", "up"), "down": ("down",)}  # of one product each
-_BLOCKS = {"q": "self_attn", "k": "self_attn", "v": "self_attn", "o": "self_attn"}  # the others are in mlp
 
 
 @dataclass(frozen=True)
@@ -69,38 +65,6 @@ class AdapterParameters:
         found = {}
         for layer, pairs in enumerate(self.pairs):
             for target, pair in pairs.items():
-                name = f"base_model.model.model.layers.{layer}.{_BLOCKS.get(target, 'mlp')}.{target}_proj"
-                found[f"{name}.lora_A.weight"] = pair.a.detach().cpu().clone()
-                found[f"{name}.lora_B.weight"] = pair.b_t.detach().t().cpu().contiguous()
+                found[tensor_name(layer, target, "A")] = pair.a.detach().cpu().clone()
+                found[tensor_name(layer, target, "B")] = pair.b_t.detach().t().cpu().contiguous()
         return found
-
-
-def adapter_config(
-    rank: int, alpha: float, dropout: float, targets: tuple[str, ...], base: str | None
-) -> dict[str, Any]:
-    """Return the content of ``adapter_config.json`` of a plain LoRA adapter."""
-    return {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
-        "r": rank,
-        "lora_alpha": alpha,
-        "lora_dropout": dropout,
-        "target_modules": [f"{target}_proj" for target in targets],
-        "bias": "none",
-        "use_rslora": False,
-        "init_lora_weights": True,
-        "inference_mode": True,
-    }
-
-
-def write_adapter(
-    folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]
-) -> None:
-    """Write a PEFT folder with its manifest ``warmeng.json``, whose ``base_hash`` the engine checks."""
-    from safetensors.torch import save
-
-    for name, value in (("adapter_config.json", config), ("warmeng.json", manifest)):
-        (folder / name).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    # Not the library's own writer: its files can be read by their owner alone.
-    (folder / "adapter_model.safetensors").write_bytes(save(dict(tensors), metadata={"format": "pt"}))

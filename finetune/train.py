@@ -21,9 +21,10 @@ from warmeng.common.locks import FolderLock
 from warmeng.common.manifest import ManifestKind
 from warmeng.common.progress import Pace, Progress
 from warmeng.common.storage import LOCK, storage, write_folder
+from warmeng.engine.adapter_folder import adapter_config, write_adapter
 from warmeng.finetune.curve import draw
 from warmeng.finetune.job import Job
-from warmeng.finetune.lora import AdapterParameters, adapter_config, write_adapter
+from warmeng.finetune.lora import AdapterParameters
 from warmeng.finetune.model import TrainingModel
 from warmeng.finetune.noise import Dropout
 from warmeng.finetune.optim import Adam, clip
@@ -244,6 +245,7 @@ class _Run:
             "micro_tokens": self.micro_tokens,
             "versions": self.manifest["versions"],
         }
-        config = adapter_config(s.rank, s.alpha, s.dropout, adapter.targets, job.source.name)
+        modules = [f"{target}_proj" for target in adapter.targets]
+        config = adapter_config(s.rank, s.alpha, s.dropout, modules, job.source.name)
         folder = self.folder / name / epoch_name(epoch)
         write_folder(folder, lambda place: write_adapter(place, config, adapter.tensors(), manifest))

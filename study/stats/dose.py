@@ -7,7 +7,9 @@ measured ones (SocioT warmth, KL from the base).
 - Trend: each question's least-squares slope, and their mean with Student's interval (the summary-statistics analysis of
   repeated measures, Matthews et al. 1990); beside it the p value of flipping whole questions' signs (Fisher 1935).
 - Curve: the means are fitted by isotonic regression (pool adjacent violators, Ayer et al. 1955), rising or falling as
-  the trend's slope does; the percentile interval draws questions, and takes the direction anew in each draw.
+  the trend's slope does. The interval is the means' percentile interval over drawn questions, its limits fitted in the
+  same way: isotonic regression keeps order, so limits on both sides of a monotone truth stay there. (Percentiles of
+  refitted draws are too narrow beside a flat stretch: the fit is biased there, and its draws twice.)
 - Per unit: an effect over what a dose cost, with Fieller's (1954) interval.
 """
 
@@ -135,24 +137,18 @@ def monotone(doses: Floats, values: Floats, base: int | None = None, seed: int =
         raise InputError("a curve needs two doses or more, each with an outcome, and a question that has two of them")
     order = np.argsort(doses, kind="stable")
     at = None if base is None else int(np.flatnonzero(order == base)[0])
-    filled = np.where(known, changes, 0.0)[:, order]
-    steep, sloped = np.where(np.isfinite(found), found, 0.0), np.isfinite(found).astype(np.float64)
-
-    def fit(weights: Floats) -> tuple[Bools, Floats]:
-        counts = weights @ known[:, order]
-        rising = ratio(weights @ steep, weights @ sloped) >= 0
-        means = ratio(weights @ filled, counts)
-        return rising, fits_through(means, counts, rising, at)
-
-    rising, value = fit(np.ones((1, len(values))))
+    rising = np.array([np.nanmean(found) >= 0])
+    filled, sizes = np.where(known, changes, 0.0)[:, order], known[:, order].astype(np.float64)
+    counts = sizes.sum(0)[None]
+    value = fits_through(filled.sum(0)[None] / counts, counts, rising, at)
     weights = np.random.default_rng(seed).multinomial(len(values), np.full(len(values), 1 / len(values)), replicates)
-    draws = fit(weights.astype(np.float64))[1] if replicates else np.empty((0, len(doses)))
+    draws = ratio(weights.astype(np.float64) @ filled, weights @ sizes)
+    ends = [interval(draws[:, k], expanded(int(counts[0, k]))) for k in range(len(doses))]
+    limits = np.array([[np.nan if v is None else v for v in pair] for pair in ends]).T
+    low, high = fits_through(limits, np.repeat(counts, 2, 0), np.repeat(rising, 2), at)
     back = np.argsort(order)
-    levels = [expanded(int(known[:, k].sum())) for k in range(len(doses))]
-    ends = [interval(draws[:, place], level) for place, level in zip(back, levels, strict=True)]
-    bounds = np.array([[np.nan if v is None else v for v in pair] for pair in ends])
     means = tuple(summarise(changes[known[:, k], k].tolist()) for k in range(len(doses)))
-    return Fit(bool(rising[0]), value[0, back], bounds[:, 0], bounds[:, 1], means)
+    return Fit(bool(rising[0]), value[0, back], low[back], high[back], means)
 
 
 def fits_through(means: Floats, counts: Floats, rising: Bools, base: int | None) -> Floats:

@@ -386,7 +386,7 @@ SCHEMA: dict[str, tuple[str, str, tuple[tuple[str, str, str], ...]]] = {  # name
     "dose_trends": (
         "Trend over the dose",
         "The mean over n questions of each one's least-squares slope, in outcome per unit of dose, with Student's 95 % "
-        "interval and p value; beside it the p value of flipping whole questions' signs. The curve goes the slope's way.",
+        "interval and p value; beside it the p value of flipping whole questions' signs. The curve goes its way.",
         (
             ("outcome", "outcome", "text"),
             ("family", "family", "text"),

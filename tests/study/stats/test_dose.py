@@ -75,27 +75,27 @@ def test_a_curve_through_the_base_is_one_whose_base_weighs_without_bound(base):
     expected = optimize.isotonic_regression(means, weights=counts, increasing=rising).x
     assert fit.rising is rising
     assert fit.value == pytest.approx(expected, abs=1e-6)
-    assert np.isnan(fit.low).all()
+    assert np.isnan(np.delete(fit.low, base)).all()
+    assert fit.low[base] == fit.high[base] == 0
     assert [m.mean for m in fit.means] == pytest.approx(np.nanmean(from_base(values, base), 0).tolist())
 
 
-def test_intervals_draw_whole_questions_and_take_the_direction_anew():
-    values = outcomes(30, curve=lambda d: -0.1 * d)
+def test_the_interval_is_that_of_the_means_over_drawn_questions_made_monotone():
+    values = outcomes(30, curve=lambda d: -np.minimum(d, 0.5))
     fit = monotone(DOSES, values, 0, seed=3, replicates=300)
     rows = np.random.default_rng(3).multinomial(30, np.full(30, 1 / 30), 300)
-    found = []
-    for weights in rows:
-        drawn = np.repeat(np.arange(30), weights)
-        part = values[drawn] - values[drawn][:, [0]]
-        up = bool(np.nanmean(slopes(DOSES, values[drawn])) >= 0)
-        counts = np.isfinite(part).sum(0).astype(float)
-        counts[0] = 1e12
-        found.append(optimize.isotonic_regression(np.nanmean(part, 0), weights=counts, increasing=up).x)
-    n = int(np.isfinite(values[:, 0] * values[:, 2]).sum())
-    tail = stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.ppf(0.975, n - 1))
-    low, high = np.quantile(np.array(found)[:, 2], [tail, 1 - tail])
-    assert (fit.low[2], fit.high[2]) == (pytest.approx(low, abs=1e-6), pytest.approx(high, abs=1e-6))
-    assert {row[3] > 0 for row in found} == {True, False}
+    changes = values - values[:, [0]]
+    means = np.array([np.nanmean(changes[np.repeat(np.arange(30), weights)], 0) for weights in rows])
+    counts = np.isfinite(changes).sum(0)
+    tails = stats.norm.cdf(-np.sqrt(counts / (counts - 1)) * stats.t.ppf(0.975, counts - 1))
+    weights = np.where(np.arange(4) == 0, 1e12, counts)
+    for found, levels in ((fit.low, tails), (fit.high, 1 - tails)):
+        limits = [np.quantile(means[:, k], levels[k]) for k in range(4)]
+        expected = optimize.isotonic_regression(limits, weights=weights, increasing=False).x
+        assert found == pytest.approx(expected, abs=1e-6)
+    assert np.all(fit.low <= fit.value)
+    assert np.all(fit.value <= fit.high)
+    assert not fit.rising
 
 
 def test_the_order_of_doses_does_not_matter():
