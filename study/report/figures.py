@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from warmeng.common.files import make_folder, replacing
+from warmeng.study.report.dose_data import DoseCurve, dose_response
 from warmeng.study.report.figure_data import (
     AGREEMENT_PARTS,
     BELIEFS,
@@ -145,7 +147,36 @@ def _all(
             for name in AGREEMENT_PARTS
         ]
         found.append(("agreement", _intervals("Agreement beside its control", "nats", parts, styles)))
+    doses = dose_response(analysis)
+    if doses:
+        looks = _styles([c.name for c in doses.curves], baseline)
+        unit = f"{doses.outcome}, change from the base"
+        found.append(("dose-response", dose_figure(doses.sentence, doses.curves, unit, looks)))
     return found
+
+
+def dose_figure(
+    title: str, curves: Sequence[DoseCurve], unit: str, styles: Mapping[str, tuple[str, str]] | None = None
+) -> Any:
+    """Return a matplotlib figure of curves with bands over the dose, the base at 0; ``unit`` names the outcome.
+
+    ``styles`` gives (colour, marker) by family; unless told, warm and cold have their own.
+    """
+    looks = styles or _styles([c.name for c in curves], "original")
+    figure, (axes,) = _new(7.2, 4.2)
+    axes.axhline(0, color="#565d67", linewidth=1)
+    axes.axvline(0, color="#565d67", linewidth=1)
+    for c in curves:
+        colour, marker = looks.get(c.name, ("#4a5058", "o"))
+        if c.banded:
+            axes.fill_between(c.doses, c.low, c.high, color=colour, alpha=0.17, linewidth=0)
+        axes.plot(c.doses, c.curve, color=colour, linewidth=2)
+        known = [(d, v) for d, v in zip(c.doses, c.means, strict=True) if v is not None and d != 0]
+        axes.plot(*zip(*known, strict=True), marker, color=colour, markeredgecolor="white", label=_clipped(c.name))
+    axes.set(xlabel="dose; 0 is the base", ylabel=unit)
+    axes.set_title(textwrap.fill(title, 78))
+    figure.legend(loc="outside lower center", ncols=4)
+    return figure
 
 
 def _new(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:

@@ -16,6 +16,7 @@ from warmeng.common.files import make_folder, read_bytes, write_atomic
 from warmeng.study.personas import baseline_of
 from warmeng.study.report.browser import MOST_BYTES, MOST_RECORDS, Survey, choose, columns, pack, survey
 from warmeng.study.report.cells import shown
+from warmeng.study.report.dose_chart import dose_figure
 from warmeng.study.report.draw import Figure, figures, number_words
 from warmeng.study.report.figure_data import BELIEFS, CONTEXTS, effects, manipulation, ordered, rates, table, warmth
 from warmeng.study.report.outcome import costs, gates, headlines, lead
@@ -167,8 +168,13 @@ def _render(run: Run, most: int, most_bytes: int) -> str:
 
 
 def _figures(run: Run) -> list[Figure]:
-    """Return the page's figures; that of warmth is absent for another reason where warmth was measured."""
+    """Return the page's figures; that of warmth is absent for another reason where warmth was measured.
+
+    That of doses is there where a persona is a dose of another.
+    """
     found = figures(run.manifest, run.analysis, run.baseline, run.personas)
+    doses = dose_figure(run.analysis, run.baseline)
+    found += [doses] if doses else []
     measured = manipulation(run.manifest) or table(run.analysis, "warmth")
     why = "Warmth was measured, but there are no error rates without a belief to set it against."
     return [replace(f, absent=why) if f.id == "figure-warmth" and f.absent and measured else f for f in found]

@@ -55,6 +55,20 @@ def shape(kind: str, x: float, y: float, r: float, css: str, title: str = "") ->
     return f'<polygon points="{points}" class="{css}">{inner}</polygon>'
 
 
+def polygon(points: Sequence[tuple[float, float]], css: str) -> str:
+    """Return a filled area around points."""
+    return f'<polygon points="{_places(points)}" class="{css}"/>'
+
+
+def polyline(points: Sequence[tuple[float, float]], css: str) -> str:
+    """Return straight lines from point to point."""
+    return f'<polyline points="{_places(points)}" class="{css}"/>'
+
+
+def _places(points: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{num(x)},{num(y)}" for x, y in points)
+
+
 def svg(width: float, height: float, css: str, name: str, title: str, body: Sequence[str]) -> str:
     """Return a whole drawing; ``name`` makes its title's id unique in the page."""
     head = (
