@@ -14,6 +14,7 @@ from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sample import Plan, encode, final, make_judgment, make_run
 from structure import structure
@@ -29,7 +30,9 @@ from warmeng.study.report.settings_text import adapted_names, persona_words
 from warmeng.study.results.answers import read_answers
 from warmeng.study.results.items import read_items
 from warmeng.study.results.manifest import require_manifest
+from warmeng.study.stats import tables
 from warmeng.study.stats.analyze import analyze_run
+from warmeng.study.stats.dose_tables import Measured, dose_tables
 
 GOLDEN = Path(__file__).parent / "golden_structure.txt"
 
@@ -146,6 +149,38 @@ def test_warmth_within_chance_is_not_called_held(run_folder, tmp_path):
     assert "not shown to hold: Manipulation check" in said
     assert "+0.0160 beside original, −0.0020 to +0.0340" in said
     assert "not shown to hold" not in text_of(render(load_run(run_folder)))
+
+
+def test_the_distance_from_the_base_stands_beside_warmth_with_its_temperature(run_folder, tmp_path):
+    folder = changed(run_folder, tmp_path / "run")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    measured = manifest["facts"]["manipulation"]
+    measured["warm"]["kl"] = {"mean": 0.655, "low": 0.54, "high": 0.761, "temperature": 0.8}
+    measured["original"]["kl"] = {"mean": 0.0, "low": 0.0, "high": 0.0, "temperature": 0.8}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    said = text_of(render(load_run(folder)))
+    words = "log-likelihood ratio to the base at temperature 0.8 +0.655 nats a token (+0.540 to +0.761)"
+    assert said.count(words) == said.count("nats a token") == 1
+    measured["warm"]["kl"]["temperature"] = 1.0
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert "KL from the base +0.655 nats a token" in text_of(render(load_run(folder)))
+    # What an earlier version measured has none.
+    assert "nats a token" not in text_of(render(load_run(run_folder)))
+
+
+def test_doses_have_a_figure_where_there_are_any(run_folder, tmp_path):
+    folder = changed(run_folder, tmp_path / "run")
+    assert 'id="figure-doses"' not in render(load_run(folder))
+    analysis = json.loads((folder / "analysis.json").read_text())
+    level = np.arange(30.0)
+    rows = dose_tables({"margin": {"original": level, "warm": level - 1 - level / 30}}, {"warm": ("warm", 1.0)},
+                       "original", Measured(), replicates=50)  # fmt: skip
+    analysis["tables"] |= {name: tables.table(name, found) for name, found in rows.items()}
+    (folder / "analysis.json").write_text(json.dumps(analysis))
+    html = render(load_run(folder))
+    assert 'id="figure-doses"' in html
+    assert "Margin falls with the dose of warm" in text_of(html)
+    assert "Dose and response" in text_of(html)
 
 
 def test_gates_that_did_not_hold_are_said(run_folder, tmp_path):

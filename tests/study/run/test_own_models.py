@@ -262,7 +262,12 @@ def test_what_else_differs_is_said_before_and_in_the_results(fake, own, tmp_path
         added = "You are another." if name == "other" else "You are a fake."
         assert added in told["Template of warm"]
         assert "Template of both" not in told
-        assert set(manifest.facts.manipulation) == {"original", "warm", "warm-prompt", "both"}
+        measured = manifest.facts.manipulation
+        assert set(measured) == {"original", "warm", "warm-prompt", "both"}
+        assert {persona for persona, row in measured.items() if "kl" in row} == {"original", "warm-prompt"}
+        assert measured["original"]["kl"]["mean"] == 0.0
+        assert measured["warm-prompt"]["kl"]["mean"] != 0.0
+        assert len(measured["warm"]["by_prompt"]) == len(measured["original"]["kl"]["by_prompt"])
 
 
 class Found:
