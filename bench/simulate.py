@@ -18,7 +18,6 @@ from warmeng.bench.lengths import Lengths, read_lengths
 from warmeng.bench.roofline import Roofline
 from warmeng.bench.workload import PERSONAS, make_requests, prompts
 from warmeng.common.errors import UsageError
-from warmeng.engine.adapters import Adapter
 from warmeng.engine.backend import Runner, StepOutput
 from warmeng.engine.checkpoint import projection_shapes
 from warmeng.engine.config import ModelConfig
@@ -26,6 +25,7 @@ from warmeng.engine.constraints import ConstraintCompiler
 from warmeng.engine.engine import Engine
 from warmeng.engine.gpu.batch import ROW_STEP
 from warmeng.engine.gpu.graphs import SIZES
+from warmeng.engine.mixture import Mixture
 from warmeng.engine.scheduler import Work
 from warmeng.engine.sequence import Sequence as Running
 from warmeng.engine.settings import EngineSettings, resolve_limits
@@ -213,7 +213,7 @@ def simulate(
     model = unread_model(config, shape)
     names: list[str | None] = [None, *PERSONAS[:adapters]]
     for name in PERSONAS[:adapters]:
-        model.adapters[name] = Adapter(name, rank, 1.0, (), Path(name), None, is_zero=False)
+        model.mixtures[name] = Mixture(((name, 1.0),))
     # The device has no logits to probe, so it is not all of a runner.
     engine = Engine(model, cast(Runner, device), settings, limits)
     results = engine.generate(make_requests(prompts(lengths, config.vocab_size), lengths, names))

@@ -11,6 +11,7 @@ from torch import Tensor
 from warmeng.engine.adapters import Adapter
 from warmeng.engine.constraints import ConstraintCompiler
 from warmeng.engine.layout import LogprobTarget
+from warmeng.engine.mixture import Mixture
 from warmeng.engine.scheduler import Work
 from warmeng.engine.sequence import Sequence
 
@@ -62,6 +63,9 @@ class Runner(Protocol):
 
     def add_adapter(self, adapter: Adapter) -> None:
         """Lay an adapter out on the device, unless one of its content is there."""
+
+    def add_mixture(self, mixture: Mixture) -> None:
+        """Let sequences carry a mixture of adapters that are laid out."""
 
     def describe(self) -> dict[str, Any]:
         """Return what determines the numbers on this device, for a manifest: JSON types only."""

@@ -1,8 +1,8 @@
 """The paged key-value cache: who holds which block, and which blocks keep a prefix that can be used again.
 
-A full block of a prompt is named by its hash: of the adapter's content, its tokens and all tokens before them.
-Blocks without a user keep their content until they are needed; the oldest is given away first. This is host work
-only: the tensors belong to the runner.
+A full block of a prompt is named by its hash: of the adapters' contents with their coefficients, its tokens and all
+tokens before them. Blocks without a user keep their content until they are needed; the oldest is given away first.
+This is host work only: the tensors belong to the runner.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import numpy as np
 NULL_BLOCK = 0
 
 
-def hash_blocks(tokens: Sequence[int], adapter_hash: str, block_size: int) -> list[bytes]:
+def hash_blocks(tokens: Sequence[int], adapter_key: str, block_size: int) -> list[bytes]:
     """Return the hash of each full block of ``tokens``: 16 bytes, chained, so that equal hashes mean equal prefixes."""
-    block_hash = blake2b(adapter_hash.encode(), digest_size=16).digest()
+    block_hash = blake2b(adapter_key.encode(), digest_size=16).digest()
     data = np.asarray(tokens, dtype=np.int64)
     hashes = []
     for end in range(block_size, len(tokens) + 1, block_size):

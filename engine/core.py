@@ -83,13 +83,13 @@ class EngineCore:
         """Something is queued or runs."""
         return self.scheduler.busy or self._in_flight is not None
 
-    def add(self, request: Request, adapter_hash: str, matcher: Matcher | None, urgent: bool) -> None:
+    def add(self, request: Request, adapter_key: str, matcher: Matcher | None, urgent: bool) -> None:
         """Queue a checked request, or refuse one that can never run."""
         reason = self.scheduler.rejection_reason(request)
         if reason:
             self.unread.append(refusal(request, "too_long", reason))
             return
-        sequence = self.scheduler.add(request, adapter_hash, urgent)
+        sequence = self.scheduler.add(request, adapter_key, urgent)
         sequence.matcher = matcher
 
     def step(self) -> None:
@@ -113,9 +113,9 @@ class EngineCore:
         self.scheduler.clear()
         self.unread.clear()
 
-    def probe_logits(self, tokens: tuple[int, ...], adapter_hash: str) -> Tensor:
+    def probe_logits(self, tokens: tuple[int, ...], adapter_key: str) -> Tensor:
         """Return the logits after a text, beside all that runs, on the host, [vocab]."""
-        sequence = Sequence(GenerateRequest("probe", tokens), adapter_hash, -1, list(tokens), [], max_len=len(tokens))
+        sequence = Sequence(GenerateRequest("probe", tokens), adapter_key, -1, list(tokens), [], max_len=len(tokens))
         count = -(-len(tokens) // self.scheduler.block_size)
         sequence.block_table.extend(self.pool.allocate() for _ in range(count))
         try:

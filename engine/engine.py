@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -21,6 +21,7 @@ from warmeng.engine.constraints import ConstraintCompiler, Matcher
 from warmeng.engine.core import EngineCore, EngineStats
 from warmeng.engine.folder import read_folder
 from warmeng.engine.load import choose_device, load_runner
+from warmeng.engine.mixture import BASE, Mixture
 from warmeng.engine.prompts import Prompt, as_requests
 from warmeng.engine.recover import recover
 from warmeng.engine.registry import ModelSource, resolve_model
@@ -55,6 +56,8 @@ class Model:
     tokenizer: Tokenizer
     hash: str
     adapters: dict[str, Adapter] = field(default_factory=dict)
+    # What requests name: every adapter, and mixtures of them.
+    mixtures: dict[str, Mixture] = field(default_factory=dict)
 
 
 class Engine:
@@ -121,12 +124,36 @@ class Engine:
         model on a CPU. Raises InputError where the adapter doesn't fit the base or isn't supported, or the
         checkpoint's change isn't low-rank.
         """
-        if name in self.model.adapters:
-            raise UsageError(f"an adapter named {name!r} is loaded already: choose another name")
+        self._refuse_taken(name)
         adapter = source if isinstance(source, Adapter) else self._read_adapter(Path(source))
         self._runner.add_adapter(adapter)
         self.model.adapters[name] = adapter
+        self._name_mixture(name, Mixture(((adapter.hash, 1.0),)))
         return adapter
+
+    def add_mixture(self, name: str, terms: Mapping[str, float]) -> Mixture:
+        """Name a sum of adapters times coefficients, which requests then give as their ``adapter``.
+
+        ``terms``: from names of adapters or mixtures to coefficients, of any sign. All mixtures of an adapter share
+        its memory and its products. One whose coefficients come to zero answers as the base does, bit for bit.
+
+        >>> engine.add_mixture("half", {"warm": 0.5})
+        >>> engine.add_mixture("apart", {"warm": 1, "cold": -1})
+
+        Raises UsageError for a name that is taken or a coefficient that is too large, RequestError for an unknown term.
+        """
+        self._refuse_taken(name)
+        mixture = Mixture.sum_of((self._mixture(term), coefficient) for term, coefficient in terms.items())
+        self._name_mixture(name, mixture)
+        return mixture
+
+    def _refuse_taken(self, name: str) -> None:
+        if name in self.model.mixtures:
+            raise UsageError(f"an adapter or mixture named {name!r} is there already: choose another name")
+
+    def _name_mixture(self, name: str, mixture: Mixture) -> None:
+        self._runner.add_mixture(mixture)
+        self.model.mixtures[name] = mixture
 
     def _read_adapter(self, folder: Path) -> Adapter:
         if is_merged(folder):
@@ -134,9 +161,12 @@ class Engine:
         return load_adapter(folder, self.config, self.model.hash)
 
     def probe_adapter(self, name: str) -> float:
-        """Return the largest absolute change of the next-token logits after a fixed text; 0 means not applied."""
+        """Return the largest absolute change of the next-token logits after a fixed text, by an adapter or a mixture.
+
+        0 means that it is not applied.
+        """
         tokens = tuple(self.tokenizer.encode(_PROBE_TEXT)) or (0,)
-        with_adapter = self._core.probe_logits(tokens, self._adapter_hash(name))
+        with_adapter = self._core.probe_logits(tokens, self._mixture(name).key)
         change = (with_adapter - self._core.probe_logits(tokens, "")).abs()
         return float(change[: self._runner.vocab_size].max())
 
@@ -152,7 +182,7 @@ class Engine:
         """Check a request and compile its constraint."""
         if request.id in self._ids:
             raise RequestError(f"request id {request.id!r} is in use: give every request an id of its own")
-        self._adapter_hash(request.adapter)
+        self._mixture(request.adapter)
         check_request(request, self._runner.vocab_size)
         if isinstance(request, GenerateRequest) and request.constraint is not None:
             return self._compiler().matcher(request.constraint)
@@ -160,7 +190,7 @@ class Engine:
 
     def _queue(self, request: Request, matcher: Matcher | None, urgent: bool = False) -> None:
         self._ids.add(request.id)
-        self._core.add(request, self._adapter_hash(request.adapter), matcher, urgent)
+        self._core.add(request, self._mixture(request.adapter).key, matcher, urgent)
 
     def results(self) -> Generator[Result, None, None]:
         """Run until nothing is left and give each result as it finishes."""
@@ -180,9 +210,9 @@ class Engine:
 
         A prompt is a text, which the user says; a list of messages (``[{"role": "user", "content": "..."}]``); or a
         ``GenerateRequest``, for prompts of token ids, constraints and more. ``params`` (greedy, at most 256 tokens,
-        unless given) and ``adapter`` (a name given to ``add_adapter``; the base itself unless given) hold for texts
-        and conversations; a request has its own. With a temperature, each place in the list draws its own noise,
-        and the same noise under every adapter.
+        unless given) and ``adapter`` (a name given to ``add_adapter`` or ``add_mixture``; the base itself unless given)
+        hold for texts and conversations; a request has its own. With a temperature, each place in the list draws its
+        own noise, and the same noise under every adapter.
 
         Raises RequestError, and answers none, where a prompt can't be run as it stands.
         """
@@ -254,13 +284,13 @@ class Engine:
             )
         return self._core.compiler
 
-    def _adapter_hash(self, name: str | None) -> str:
+    def _mixture(self, name: str | None) -> Mixture:
         if name is None:
-            return ""
-        if name not in self.model.adapters:
-            known = ", ".join(sorted(self.model.adapters)) or "none"
+            return BASE
+        if name not in self.model.mixtures:
+            known = ", ".join(sorted(self.model.mixtures)) or "none"
             raise RequestError(f"adapter {name!r} is not loaded; loaded: {known}")
-        return self.model.adapters[name].hash
+        return self.model.mixtures[name]
 
 
 def _version(name: str) -> str | None:

@@ -82,7 +82,7 @@ class Layout:
     holes: Ints
     # [segments, longest]: cache blocks, then null blocks.
     block_tables: Ints
-    # [segments]: the adapter's content hash, "" for none.
+    # [segments]: the key of the mixture of adapters, "" for none.
     adapters: list[str]
     logits_plan: LogitsPlan
 
@@ -130,7 +130,7 @@ def build_layout(work: list[Work], block_size: int) -> Layout:
             query_lens.append(stop - start)
             seq_lens.append(stop)
             tables.append(sequence.block_table)
-            adapters.append(sequence.adapter_hash)
+            adapters.append(sequence.adapter_key)
             if stop == len(sequence.tokens):
                 plan.sample_rows.append(len(tokens) - 1)
                 plan.sampled.append(sequence)
@@ -161,7 +161,7 @@ class _Segments:
         self.query_lens.append(query_len)
         self.seq_lens.append(seq_len)
         self.tables.append(table)
-        self.adapters.append(sequence.adapter_hash)
+        self.adapters.append(sequence.adapter_key)
 
     def layout(self, tokens: list[int], logits_plan: LogitsPlan) -> Layout:
         """Return everything as arrays."""

@@ -95,17 +95,17 @@ class Scheduler:
             )
         return ""
 
-    def add(self, request: Request, adapter_hash: str, urgent: bool = False) -> Sequence:
+    def add(self, request: Request, adapter_key: str, urgent: bool = False) -> Sequence:
         """Queue a request for which ``rejection_reason`` is empty."""
         tokens = list(request.prompt)
         if isinstance(request, ScoreRequest):
             for label in request.labels:
                 tokens.extend(label[:-1])
-        block_hashes = hash_blocks(request.prompt, adapter_hash, self.block_size)
+        block_hashes = hash_blocks(request.prompt, adapter_key, self.block_size)
         length = len(tokens) + self._longest_answer(request)
-        sequence = Sequence(request, adapter_hash, self._arrivals, tokens, block_hashes, max_len=length)
+        sequence = Sequence(request, adapter_key, self._arrivals, tokens, block_hashes, max_len=length)
         self._arrivals += 1
-        head = (adapter_hash, request.prompt[: self.block_size])
+        head = (adapter_key, request.prompt[: self.block_size])
         group = _URGENT_GROUP if urgent else self._groups.setdefault(head, len(self._groups))
         heapq.heappush(self._waiting, (group, -length, sequence.arrival, sequence))
         return sequence

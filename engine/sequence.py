@@ -38,7 +38,8 @@ class Sequence:
     """
 
     request: GenerateRequest | ScoreRequest
-    adapter_hash: str
+    # Of the mixture of adapters that its rows carry, "" for the base.
+    adapter_key: str
     arrival: int
     tokens: list[int]
     # Of the prompt's full blocks.

@@ -187,14 +187,14 @@ class Lora:
 
 
 def add_lora(y: Tensor, x: Tensor, changes: Sequence[tuple[Tensor, Lora]], tiles: RowTiles) -> Tensor:
-    """Return ``y`` with each adapter's change added to its own rows.
+    """Return ``y`` with each adapter's change added to the rows that carry it.
 
-    y [rows, out]; x [rows, in]; changes: (mask [rows, 1], 1 on the adapter's rows and 0 elsewhere, change). Adapters
-    are multiplied one by one, so that a row's bits don't depend on which other adapters are loaded; other rows gain an
-    exact zero.
+    y [rows, out]; x [rows, in]; changes: (weights [rows, 1], the adapter's coefficient in each row, change). Adapters
+    are multiplied one by one, so that a row's bits don't depend on which other adapters are loaded; rows of weight 0
+    gain an exact zero. All doses of an adapter share its two products.
     """
-    for mask, change in changes:
-        y = matmul(matmul(x, change.a, tiles).mul_(mask), change.b, tiles, add_to=y)
+    for weights, change in changes:
+        y = matmul(matmul(x, change.a, tiles).mul_(weights), change.b, tiles, add_to=y)
     return y
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 from warmeng.bench.cases.case import Case, Sizes, Tensors, Work
 from warmeng.engine.checkpoint import projection_shapes
 from warmeng.kernels.gpu.activation import silu_mul, silu_mul_plain
-from warmeng.kernels.gpu.lora import RANK_TILE, AdapterRows, LoraWeights, column_ranges
+from warmeng.kernels.gpu.lora import NO_COLUMNS, RANK_TILE, AdapterRows, LoraWeights, column_ranges
 from warmeng.kernels.gpu.matmul import TILES, Tile, project, project_plain
 from warmeng.kernels.gpu.norm import add_rms_norm, add_rms_norm_plain
 
@@ -58,14 +58,12 @@ def _ours(x: Tensor, w: Tensor, out_dtype: torch.dtype, tiles: tuple[Tile, ...])
 
 def adapter_rows(sizes: Sizes, rows: int) -> tuple[AdapterRows, list[Tensor]]:
     """Return rows of the base, then of each adapter, in equal parts; and each adapter's row numbers."""
-    ids = np.sort(np.arange(rows, dtype=np.int32) * (ADAPTERS + 1) // rows - 1)
+    mixtures = np.sort(np.arange(rows, dtype=np.int32) * (ADAPTERS + 1) // rows)
     padded = -(-sizes.rank // RANK_TILE) * RANK_TILE
-    columns = [(i * padded, i * padded + padded) for i in range(ADAPTERS)]
-    owner = np.repeat(np.arange(ADAPTERS), padded)
-    found = AdapterRows(
-        sizes.ints(ids.tolist()), sizes.ints(owner.tolist()), sizes.ints(column_ranges(ids, columns).tolist())
-    )
-    return found, [torch.from_numpy(np.flatnonzero(ids == i)).to(sizes.device) for i in range(ADAPTERS)]
+    spans = [NO_COLUMNS, *((i * padded, i * padded + padded) for i in range(ADAPTERS))]
+    weights = torch.eye(ADAPTERS + 1)[:, 1:].repeat_interleave(padded, 1).contiguous().to(sizes.device)
+    found = AdapterRows(sizes.ints(mixtures.tolist()), weights, sizes.ints(column_ranges(mixtures, spans).tolist()))
+    return found, [torch.from_numpy(np.flatnonzero(mixtures == i + 1)).to(sizes.device) for i in range(ADAPTERS)]
 
 
 def lora_weights(sizes: Sizes, seed: int, width: int, widths: tuple[int, ...]) -> LoraWeights:

@@ -53,8 +53,8 @@ class CpuOps:
     def project(self, x: Tensor, layer: int, name: Fused, batch: Batch) -> Tensor:
         """Multiply with a layer's weight and add the changes of the rows' adapters."""
         w: Projection = getattr(self.weights.layers[layer], name)
-        changes = [(mask, getattr(self.adapters[key].layers[layer], name)) for key, mask in batch.adapters]
-        present = [(mask, change) for mask, change in changes if change is not None]
+        changes = [(rows, getattr(self.adapters[key].layers[layer], name)) for key, rows in batch.adapters]
+        present = [(rows, change) for rows, change in changes if change is not None]
         return add_lora(matmul(x, w, self.tiles), x, present, self.tiles)
 
     def attend(self, qkv: Tensor, layer: int, batch: Batch) -> Tensor:

@@ -19,6 +19,7 @@ from warmeng.engine.cpu.batch import Batch, build_batch
 from warmeng.engine.cpu.lora import arrange_adapter
 from warmeng.engine.cpu.ops import CpuOps, LayerCache
 from warmeng.engine.layout import Layout, LogitsPlan, LogprobTarget, build_layout, sampling_records
+from warmeng.engine.mixture import Mixture
 from warmeng.engine.model import forward, rotation
 from warmeng.engine.request import GenerateRequest, SamplingParams
 from warmeng.engine.scheduler import Work
@@ -79,6 +80,8 @@ class CpuRunner:
             for _ in range(config.num_layers)
         ]
         self.ops = CpuOps(config, weights, arrangement.tiles, cache)
+        # By key.
+        self.mixtures: dict[str, Mixture] = {}
 
     @torch.inference_mode()
     def start(self, work: list[Work], compiler: ConstraintCompiler | None) -> CpuStepHandle:
@@ -102,6 +105,10 @@ class CpuRunner:
             laid_out = arrange_adapter(adapter, self.config, self.dtype, self.arrangement.project)
             self.ops.adapters[adapter.hash] = laid_out
 
+    def add_mixture(self, mixture: Mixture) -> None:
+        """Let sequences carry a mixture of adapters that are laid out."""
+        self.mixtures[mixture.key] = mixture
+
     def describe(self) -> dict[str, Any]:
         """Return what determines the numbers on this device."""
         return {
@@ -117,7 +124,9 @@ class CpuRunner:
 
     def _batch(self, layout: Layout) -> Batch:
         tiles = self.arrangement.tiles
-        return build_batch(layout, self.config, tiles, self.block_size, self._min_queries, self._rotation)
+        return build_batch(
+            layout, self.config, tiles, self.block_size, self._min_queries, self._rotation, self.mixtures
+        )
 
     def _logits(self, hidden: Tensor, rows: Seq[int]) -> Tensor:
         logits = self.ops.logits(hidden.index_select(0, torch.tensor(rows)))

@@ -52,7 +52,7 @@ class StepInputs(Generic[A]):
     decode_tiles: A
     prefill_tiles: A
     # [rows] and [ceil(rows / ROW_TILE), 2], see ``AdapterRows``; None where no row has an adapter.
-    adapter_ids: A | None
+    mixtures: A | None
     column_ranges: A | None
 
 
@@ -109,7 +109,7 @@ def host_batch(
 ) -> HostBatch:
     """Make a step's inputs. ``rows`` and ``table_width`` fix their sizes, for graphs; else they are the least.
 
-    Rows should come sorted by adapter: see ``column_ranges``.
+    Rows should come sorted by mixture: see ``column_ranges``.
     """
     count, num_segments = len(layout.token_ids), len(layout.query_lens)
     padded_rows = rows or -(-count // ROW_STEP) * ROW_STEP
@@ -124,11 +124,11 @@ def host_batch(
     decode, prefill = _cut_tiles(query_lens, group, tiling)
     context_lens = segments[:, SegmentField.CONTEXT_LEN]
     is_pending = layout.token_ids <= PENDING
-    adapter_ids = ranges = None
+    mixtures = ranges = None
     if any(layout.adapters):
-        numbers = np.array([bank.numbers[name] if name else -1 for name in layout.adapters], dtype=np.int32)
-        adapter_ids = _padded(np.repeat(numbers, layout.query_lens), padding, -1)
-        ranges = column_ranges(adapter_ids, bank.columns)
+        numbers = np.array([bank.mixtures[key] for key in layout.adapters], dtype=np.int32)
+        mixtures = _padded(np.repeat(numbers, layout.query_lens), padding)
+        ranges = column_ranges(mixtures, bank.spans)
     inputs = StepInputs(
         token_ids=_padded(np.where(is_pending, 0, layout.token_ids), padding),
         pending=_padded(np.where(is_pending, PENDING - layout.token_ids, -1), padding, -1),
@@ -139,7 +139,7 @@ def host_batch(
         block_tables=tables,
         decode_tiles=_longest_first(decode, context_lens),
         prefill_tiles=_longest_first(prefill, context_lens),
-        adapter_ids=adapter_ids,
+        mixtures=mixtures,
         column_ranges=ranges,
     )
     num_chunks = -(-int(layout.seq_lens.max()) // tiling.chunk)
@@ -247,8 +247,8 @@ def device_batch(inputs: StepInputs[Tensor], num_chunks: int, bank: AdapterBank)
     """Make the batch of the inputs on the device."""
     plan = PagedPlan(inputs.segments, inputs.block_tables, inputs.decode_tiles, inputs.prefill_tiles, num_chunks)
     adapters = None
-    if inputs.adapter_ids is not None and inputs.column_ranges is not None:
-        adapters = AdapterRows(inputs.adapter_ids, bank.owner, inputs.column_ranges)
+    if inputs.mixtures is not None and inputs.column_ranges is not None:
+        adapters = AdapterRows(inputs.mixtures, bank.weights, inputs.column_ranges)
     return Batch(inputs.token_ids, inputs.positions, inputs.slot_mapping, inputs.context_lens, plan, adapters)
 
 

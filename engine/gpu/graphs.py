@@ -105,7 +105,7 @@ class DecodeGraphs:
 
 def _key(host: HostBatch) -> tuple[int, int, int, bool]:
     inputs = host.inputs
-    return inputs.token_ids.size, inputs.block_tables.shape[1], host.num_chunks, inputs.adapter_ids is not None
+    return inputs.token_ids.size, inputs.block_tables.shape[1], host.num_chunks, inputs.mixtures is not None
 
 
 def _pinned(flat: Ints) -> Tensor:

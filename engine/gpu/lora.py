@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from warmeng.engine.adapters import Adapter
 from warmeng.engine.config import ModelConfig
+from warmeng.engine.mixture import BASE, Mixture
 from warmeng.engine.model import Fused
-from warmeng.kernels.gpu.lora import RANK_TILE, LoraWeights
+from warmeng.kernels.gpu.lora import NO_COLUMNS, RANK_TILE, LoraWeights
 
 PARTS: dict[Fused, tuple[str, ...]] = {
     "qkv": ("q", "k", "v"),
@@ -21,20 +23,25 @@ PARTS: dict[Fused, tuple[str, ...]] = {
 
 
 class AdapterBank:
-    """The adapters that a runner knows, in the order in which they came.
+    """The adapters that a runner knows, ascending by content hash, and the mixtures of them that rows may carry.
 
-    ``numbers``: content hash to number; ``columns``: (first, stop) of each number's columns among a part's;
-    ``owner``: int32 [R], the number of each column.
+    The order of the columns is that of a mixture's sum: it must not depend on what else is loaded, or when.
+
+    ``columns``: content hash to (first, stop) of an adapter's columns among a part's. ``mixtures``: key to row of
+    ``weights``, fp32 [mixtures, R], and of ``spans``, see ``AdapterRows`` and ``column_ranges``; row 0 is the base.
     """
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
         self.config = config
         self.dtype = dtype
         self.device = device
-        self.numbers: dict[str, int] = {}
-        self.columns: list[tuple[int, int]] = []
-        self.owner = torch.empty(0, dtype=torch.int32, device=device)
+        self.columns: dict[str, tuple[int, int]] = {}
+        self.mixtures: dict[str, int] = {}
+        self.weights = torch.empty(0, 0, dtype=torch.float32, device=device)
+        self.spans: list[tuple[int, int]] = []
+        self._terms: list[Mixture] = []
         self.layers: list[dict[Fused, LoraWeights]] = []
+        self.add_mixture(BASE)
 
     @property
     def num_bytes(self) -> int:
@@ -54,26 +61,47 @@ class AdapterBank:
         return widths[name]
 
     def add(self, adapter: Adapter) -> None:
-        """Stack an adapter below the others; its rank is padded with zeros to a multiple of ``RANK_TILE``."""
-        if adapter.hash in self.numbers:
+        """Stack an adapter among the others; its rank is padded with zeros to a multiple of ``RANK_TILE``."""
+        if adapter.hash in self.columns:
             return
         padded = -(-adapter.rank // RANK_TILE) * RANK_TILE
-        first = self.columns[-1][1] if self.columns else 0
-        number = len(self.numbers)
+        widths = {name: stop - first for name, (first, stop) in self.columns.items()} | {adapter.hash: padded}
+        names = sorted(widths)
+        stops = np.cumsum([widths[name] for name in names]).tolist()
+        self.columns = {name: (stop - widths[name], stop) for name, stop in zip(names, stops, strict=True)}
+        first = self.columns[adapter.hash][0]
         if not self.layers:
             self.layers = [{} for _ in adapter.layers]
         # Layer by layer, so that one is held twice and not all.
         for index, targets in enumerate(adapter.layers):
             before = self.layers[index]
             for name in PARTS:
-                before[name] = self._stacked(before.get(name), targets, name, adapter.scale, padded)
-        self.numbers[adapter.hash] = number
-        self.columns.append((first, first + padded))
-        self.owner = torch.cat([self.owner, self.owner.new_full((padded,), number)])
+                before[name] = self._stacked(before.get(name), first, targets, name, adapter.scale, padded)
+        self._tabulate()
+
+    def add_mixture(self, mixture: Mixture) -> None:
+        """Give a mixture of stacked adapters its row of the tables."""
+        if mixture.key not in self.mixtures:
+            self.mixtures[mixture.key] = len(self._terms)
+            self._terms.append(mixture)
+            self._tabulate()
+
+    def _tabulate(self) -> None:
+        """Write the tables anew: every column moves where an adapter comes before it."""
+        rank = max((stop for _, stop in self.columns.values()), default=0)
+        weights = np.zeros((len(self._terms), rank), dtype=np.float32)
+        self.spans = []
+        for row, mixture in zip(weights, self._terms, strict=True):
+            ranges = [self.columns[name] for name, _ in mixture.terms]
+            for (first, stop), (_, coefficient) in zip(ranges, mixture.terms, strict=True):
+                row[first:stop] = coefficient
+            self.spans.append((ranges[0][0], ranges[-1][1]) if ranges else NO_COLUMNS)
+        self.weights = torch.from_numpy(weights).to(self.device)
 
     def _stacked(
         self,
         before: LoraWeights | None,
+        first: int,
         targets: Mapping[str, tuple[Tensor, Tensor]],
         name: Fused,
         scale: float,
@@ -91,6 +119,7 @@ class AdapterBank:
                 a[part, : len(down)] = down.to(self.dtype)
                 rows[:, : up.shape[1]] = (up * scale).to(self.dtype)
         if before is not None:
-            a = torch.cat([before.a.view(len(widths), before.rank, depth), a], 1)
-            b = torch.cat([before.b, b], 1)
+            others = before.a.view(len(widths), before.rank, depth)
+            a = torch.cat([others[:, :first], a, others[:, first:]], 1)
+            b = torch.cat([before.b[:, :first], b, before.b[:, first:]], 1)
         return LoraWeights(a.reshape(-1, depth), b.contiguous(), widths)

@@ -37,6 +37,7 @@ from warmeng.engine.gpu.lora import AdapterBank
 from warmeng.engine.gpu.memory import Budget, plan_cache
 from warmeng.engine.gpu.ops import GpuOps
 from warmeng.engine.layout import Ints, Layout, LogitsPlan, build_layout
+from warmeng.engine.mixture import Mixture
 from warmeng.engine.model import forward
 from warmeng.engine.scheduler import Work
 from warmeng.engine.sequence import Sequence
@@ -108,7 +109,7 @@ class GpuRunner:
     @torch.inference_mode()
     def start(self, work: list[Work], compiler: ConstraintCompiler | None) -> GpuStepHandle:
         """Launch a step."""
-        layout = build_layout(sorted(work, key=lambda item: item.sequence.adapter_hash), self.block_size)
+        layout = build_layout(sorted(work, key=lambda item: item.sequence.adapter_key), self.block_size)
         plan = layout.logits_plan
         masks = None
         matchers = [matcher for sequence in plan.sampled if (matcher := sequence.matcher) is not None]
@@ -128,10 +129,15 @@ class GpuRunner:
 
     def add_adapter(self, adapter: Adapter) -> None:
         """Stack an adapter beside the others, unless one of its content is there."""
-        if adapter.hash not in self.bank.numbers:
+        if adapter.hash not in self.bank.columns:
             self.bank.add(adapter)
-            if self._graphs is not None:
-                self._graphs.clear()
+            self._forget_graphs()
+
+    def add_mixture(self, mixture: Mixture) -> None:
+        """Let sequences carry a mixture of adapters that are stacked."""
+        if mixture.key not in self.bank.mixtures:
+            self.bank.add_mixture(mixture)
+            self._forget_graphs()
 
     def describe(self) -> dict[str, Any]:
         """Return what determines the numbers on this device."""
@@ -150,9 +156,14 @@ class GpuRunner:
 
     def release_memory(self) -> None:
         """Give cached memory and graphs back to the device."""
+        self._forget_graphs()
+        if self._cuda:
+            torch.cuda.empty_cache()
+
+    def _forget_graphs(self) -> None:
+        """Drop captured steps: they read tensors that are not the bank's any more."""
         if self._graphs is not None:
             self._graphs.clear()
-            torch.cuda.empty_cache()
 
     def _empty_cache(self, num_blocks: int) -> list[tuple[Tensor, Tensor]]:
         c = self.config
@@ -195,9 +206,9 @@ class GpuRunner:
     def _blank(self, like: HostBatch, rows: int) -> HostBatch:
         """Return a step of padding rows with the table's width, chunks and adapters of another."""
         width = like.inputs.block_tables.shape[1]
-        name = "" if like.inputs.adapter_ids is None else next(iter(self.bank.numbers))
+        key = "" if like.inputs.mixtures is None else next(key for key in self.bank.mixtures if key)
         one, table = np.ones(1, dtype=np.int32), np.full((1, 1), NULL_BLOCK, dtype=np.int32)
-        blank = Layout(one * 0, one, one, np.zeros((1, 2), dtype=np.int32), table, [name], LogitsPlan())
+        blank = Layout(one * 0, one, one, np.zeros((1, 2), dtype=np.int32), table, [key], LogitsPlan())
         return replace(self._host_batch(blank, rows=rows, table_width=width), num_chunks=like.num_chunks)
 
     def _forward(self, inputs: StepInputs[Tensor], num_chunks: int) -> Tensor:

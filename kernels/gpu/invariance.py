@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
 from warmeng.kernels.gpu.attention import SEGMENT_FIELDS, PagedPlan, Tiling, attention, cut_tiles
-from warmeng.kernels.gpu.lora import RANK_TILE, AdapterRows, LoraWeights, Product, column_ranges
+from warmeng.kernels.gpu.lora import NO_COLUMNS, RANK_TILE, AdapterRows, LoraWeights, Product, column_ranges
 from warmeng.kernels.gpu.matmul import TILES, Tile, project
 from warmeng.kernels.gpu.norm import add_rms_norm
 
@@ -80,16 +81,14 @@ class _Trial:
 
         self.w, self.x = normal(outs, depth), normal(max(_ROWS), depth)
         self.lora = LoraWeights(normal(rank, depth), normal(outs, rank), (outs,))
-        self.owner = torch.zeros(rank, dtype=torch.int32, device=device)
+        self.rank = rank
 
     def run(self, tile: Tile, count: int, adapters: bool, out_dtype: torch.dtype | None) -> Product:
         """Return the product of the last ``count`` rows."""
         x = self.x[-count:].contiguous()
         if not adapters:
             return project(x, self.w, out_dtype=out_dtype, tiles=(tile,))
-        ids = (np.arange(max(_ROWS), dtype=np.int32) % 2 - 1)[-count:]
-        tables = (torch.from_numpy(a).to(x.device) for a in (ids, column_ranges(ids, [(0, len(self.owner))])))
-        rows = AdapterRows(next(tables), self.owner, next(tables))
+        rows = _every_other((np.arange(max(_ROWS), dtype=np.int32) % 2)[-count:], self.rank, x.device)
         return project(x, self.w, self.lora, rows, out_dtype=out_dtype, tiles=(tile,))
 
     def agrees(self, tile: Tile, y: Tensor, lora_a_out: Tensor) -> bool:
@@ -105,6 +104,13 @@ class _Trial:
                 if adapters and (found.lora_a_out is None or not torch.equal(found.lora_a_out, lora_a_out[-count:])):
                     return False
         return True
+
+
+def _every_other(mixtures: npt.NDArray[np.int32], rank: int, device: torch.device) -> AdapterRows:
+    """Return the rows of a step with one adapter, which those of mixture 1 carry."""
+    weights = np.repeat(np.asarray([[0], [1]], dtype=np.float32), rank, axis=1)
+    tables = (mixtures, weights, column_ranges(mixtures, [NO_COLUMNS, (0, rank)]))
+    return AdapterRows(*(torch.from_numpy(table).to(device) for table in tables))
 
 
 @torch.inference_mode()
@@ -158,17 +164,16 @@ def check_norm(width: int, dtype: torch.dtype, device: torch.device) -> None:
     rows, rank = 37, 16
     y, residual = (torch.randn(rows, width, dtype=dtype, device=device, generator=generator) for _ in range(2))
     weight = torch.randn(width, dtype=dtype, device=device, generator=generator)
-    ids = np.asarray([i % 2 - 1 for i in range(rows)], dtype=np.int32)  # every other row has the adapter
+    mixtures = np.arange(rows, dtype=np.int32) % 2
+    plain = torch.from_numpy(mixtures == 0).to(device)
     b = torch.randn(width, rank, dtype=dtype, device=device, generator=generator)
     lora_a_out = torch.randn(rows, rank, dtype=dtype, device=device, generator=generator)
-    lora_a_out[torch.from_numpy(ids).to(device) < 0] = 0
-    there = AdapterRows(
-        *(torch.from_numpy(a).to(device) for a in (ids, np.zeros(rank, np.int32), column_ranges(ids, [(0, rank)])))
-    )
+    lora_a_out[plain] = 0
+    there = _every_other(mixtures, rank, device)
     changed = Product(y, lora_a_out, LoraWeights(b[:rank].t().contiguous(), b, (width,)), there)
     with_adapters, without = residual.clone(), residual.clone()
-    found = add_rms_norm(changed, with_adapters, weight, 1e-5)[ids < 0]
-    if not torch.equal(found, add_rms_norm(Product(y), without, weight, 1e-5)[ids < 0]):
+    found = add_rms_norm(changed, with_adapters, weight, 1e-5)[plain]
+    if not torch.equal(found, add_rms_norm(Product(y), without, weight, 1e-5)[plain]):
         raise RuntimeError(
             f"the norm of {width} numbers gives rows other bits in steps with adapters than in steps without on this "
             "device, so results can't be batch-invariant here: run with --fast"

@@ -4,6 +4,9 @@ All adapters' A matrices are stacked, each padded to a multiple of ``RANK_TILE``
 every row's ``lora_a_out = x @ a.T``, in which the columns of other adapters than the row's own are zero. The product
 with B (expand) is summed over the columns tile by tile in ascending order. So a row's bits don't depend on which other
 adapters are loaded: their columns add exact zeros or are passed over.
+
+A row carries a mixture of adapters. Its coefficients multiply the columns of ``lora_a_out`` where shrink stores them:
+rows that carry one adapter in different doses share its matrices and its products.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ RANK_TILE = 16
 ROW_TILE = 64
 # Rows of a program where nothing is expanded.
 ROWS_WITHOUT_LORA = 16
+# The span of a mixture that has no columns: it widens no tile's range.
+NO_COLUMNS = (np.iinfo(np.int32).max, 0)
 
 
 @dataclass(frozen=True)
@@ -50,19 +55,19 @@ class LoraWeights:
 
 @dataclass(frozen=True)
 class AdapterRows:
-    """Which adapter each row of a step carries."""
+    """Which mixture of adapters each row of a step carries."""
 
-    # int32 [rows]: the row's adapter, -1 for none.
-    ids: Tensor
-    # int32 [R]: the adapter of each column.
-    owner: Tensor
+    # int32 [rows]: the row's mixture, a row of ``weights``; 0 is the base.
+    mixtures: Tensor
+    # fp32 [mixtures, R]: what each mixture multiplies the columns with: its adapters' coefficients, elsewhere 0.
+    weights: Tensor
     # int32 [ceil(rows / ROW_TILE), 2]: columns (first, stop) that the tile's rows need; equal where they need none.
     column_ranges: Tensor
 
     @cached_property
-    def column_mask(self) -> Tensor:
-        """Which columns of a part belong to the row's adapter, bool [rows, R]."""
-        return self.owner[None, :] == self.ids[:, None]
+    def column_weights(self) -> Tensor:
+        """What each row's columns of a part are multiplied with, fp32 [rows, R]."""
+        return self.weights.index_select(0, self.mixtures)
 
 
 @dataclass(frozen=True)
@@ -83,25 +88,25 @@ class Product:
         return self.lora_a_out, self.lora.b, self.rows.column_ranges, self.lora_a_out.shape[1], self.lora.rank
 
 
-def column_ranges(ids: npt.NDArray[np.int32], columns: Sequence[tuple[int, int]]) -> npt.NDArray[np.int32]:
+def column_ranges(mixtures: npt.NDArray[np.int32], spans: Sequence[tuple[int, int]]) -> npt.NDArray[np.int32]:
     """Return the columns that each tile of rows needs, int32 [tiles, 2].
 
-    ids [rows]: adapter of each row or -1; columns: (first, stop) of each adapter. Rows sorted by adapter make the
-    ranges short: with many adapters most tiles then need the columns of one adapter only.
+    mixtures [rows]: mixture of each row; spans: the first column and the one after the last of each mixture, the first
+    of them ``NO_COLUMNS``, the base's. Rows sorted by mixture make the ranges short: with many adapters most tiles then
+    need the columns of one adapter only.
     """
-    tiles = -(-len(ids) // ROW_TILE)
-    padded = np.full(tiles * ROW_TILE, -1)
-    padded[: len(ids)] = ids
-    table = np.asarray([*columns, (np.iinfo(np.int32).max, 0)])  # the last entry is that of -1
-    found = table[padded].reshape(tiles, ROW_TILE, 2)
+    tiles = -(-len(mixtures) // ROW_TILE)
+    padded = np.zeros(tiles * ROW_TILE, dtype=np.int32)
+    padded[: len(mixtures)] = mixtures
+    found = np.asarray(spans)[padded].reshape(tiles, ROW_TILE, 2)
     out = np.stack([found[:, :, 0].min(1), found[:, :, 1].max(1)], axis=1)
     out[out[:, 1] == 0] = 0
     return out.astype(np.int32)
 
 
-def column_mask(rows: AdapterRows, parts: int) -> Tensor:
-    """Return which columns of ``lora_a_out`` belong to the row's adapter, bool [rows, parts * R]."""
-    return rows.column_mask.repeat(1, parts)
+def column_weights(rows: AdapterRows, parts: int) -> Tensor:
+    """Return what the columns of ``lora_a_out`` are multiplied with, fp32 [rows, parts * R]."""
+    return rows.column_weights.repeat(1, parts)
 
 
 def lora_expand_plain(product: Product, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -109,7 +114,7 @@ def lora_expand_plain(product: Product, dtype: torch.dtype = torch.float64) -> T
     lora_a_out, lora, rows = product.lora_a_out, product.lora, product.rows
     if lora_a_out is None or lora is None or rows is None:
         return torch.zeros_like(product.y, dtype=dtype)
-    own = column_mask(rows, len(lora.widths))
+    own = column_weights(rows, len(lora.widths)) != 0
     kept = torch.where(own, lora_a_out.to(dtype), torch.zeros((), dtype=dtype, device=lora_a_out.device))
     sides = zip(kept.split(lora.rank, 1), lora.b.to(dtype).split(lora.widths), strict=True)
     return torch.cat([part @ b.t() for part, b in sides], 1)

@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from warmeng.kernels.gpu.lora import ROW_TILE, AdapterRows, LoraWeights, Product, column_mask
+from warmeng.kernels.gpu.lora import ROW_TILE, AdapterRows, LoraWeights, Product, column_weights
 
 # Row tiles that read one weight tile one after the other, so that it comes from the L2 cache.
 _GROUP_M = 8
@@ -166,7 +166,7 @@ def _dot_over_k(
 
 @triton.jit(do_not_specialize=["rows", "lora_programs"])
 def _tile_product(
-    x, w, a, y, lora_a_out, ids, owner, range_table,
+    x, w, a, y, lora_a_out, mixtures, weights, range_table,
     rows, lora_programs, outs, depth, lora_outs, rank, y_stride,
     HAS_LORA: tl.constexpr, TMA: tl.constexpr, FLAT: tl.constexpr, EVEN_K: tl.constexpr, ROW_TILE: tl.constexpr,
     GROUP_M: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -206,9 +206,10 @@ def _tile_product(
                 acc = _dot_over_k(
                     x, a, row, column, rows, lora_outs, depth, TMA, EVEN_K, BLOCK_M, LORA_BLOCK_N, BLOCK_K
                 )
-                row_adapter = tl.load(ids + m, mask=m < rows, other=-1)
-                column_owner = tl.load(owner + n % rank)
-                acc = tl.where(row_adapter[:, None] == column_owner[None, :], acc, 0.0)
+                mixture = tl.load(mixtures + m, mask=m < rows, other=0)
+                weight = tl.load(weights + mixture[:, None] * rank + (n % rank)[None, :])
+                # Zero also where another adapter's product is not finite.
+                acc = tl.where(weight != 0.0, acc * weight, 0.0)
                 at = lora_a_out + m[:, None].to(tl.int64) * lora_outs + n[None, :]
                 tl.store(at, acc.to(lora_a_out.dtype.element_ty), mask=(m < rows)[:, None] & (n < lora_outs)[None, :])
 
@@ -222,7 +223,7 @@ def project(
     out_dtype: torch.dtype | None = None,
     tiles: tuple[Tile, ...] = TILES,
 ) -> Product:
-    """Return ``x @ w.T`` and, where adapters are active, the masked ``x @ a.T``.
+    """Return ``x @ w.T`` and, where adapters are active, ``x @ a.T`` times the rows' column weights.
 
     x [rows, in]; w [out, in]; both contiguous. ``tiles`` are the configurations to choose from. Those of the tensor
     memory accelerator are passed over where a row is no multiple of 16 bytes, which it can't read.
@@ -231,11 +232,11 @@ def project(
     outs = w.shape[0]
     y = torch.empty(count, outs, dtype=out_dtype or x.dtype, device=x.device)
     a, lora_a_out, lora_outs, rank = w, y, 0, 1
-    ids = owner = range_table = x
+    mixtures = weights = range_table = x
     if lora is not None and rows is not None:
         a, lora_outs, rank = lora.a, lora.a.shape[0], lora.rank
         lora_a_out = torch.empty(count, lora_outs, dtype=x.dtype, device=x.device)
-        ids, owner, range_table = rows.ids, rows.owner, rows.column_ranges
+        mixtures, weights, range_table = rows.mixtures, rows.weights, rows.column_ranges
     if depth * x.element_size() % 16:
         tiles = tuple(t for t in tiles if not t.tma) or TILES[:1]
     t, launch = select_tile(count, outs, depth, lora_outs, tiles, processors_of(x.device))
@@ -247,7 +248,7 @@ def project(
     # A result of four bytes a number does not fit beside the loads of the next tile.
     flat = t.tma and y.element_size() == 2
     _tile_product[(launch.programs,)](
-        *operands, y, lora_a_out, ids, owner, range_table,
+        *operands, y, lora_a_out, mixtures, weights, range_table,
         count, launch.lora_programs, outs, depth, lora_outs, rank, outs,
         HAS_LORA=lora_outs > 0, TMA=t.tma, FLAT=flat, EVEN_K=depth % t.block_k == 0,
         ROW_TILE=ROW_TILE, GROUP_M=_GROUP_M,
@@ -263,9 +264,11 @@ def _described(matrix: Tensor, height: int, width: int) -> TensorDescriptor:
 
 
 def lora_shrink(x: Tensor, lora: LoraWeights, rows: AdapterRows) -> Tensor:
-    """Return the masked ``x @ a.T`` by the device's library, whose order of summation depends on the rows."""
+    """Return ``x @ a.T`` times the rows' column weights, by the device's library, whose order of summation depends on
+    the rows.
+    """
     lora_a_out = torch.mm(x, lora.a.t())
-    lora_a_out.view(len(lora_a_out), -1, lora.rank).mul_(rows.column_mask[:, None, :])
+    lora_a_out.view(len(lora_a_out), -1, lora.rank).mul_(rows.column_weights[:, None, :])
     return lora_a_out
 
 
@@ -274,5 +277,6 @@ def project_plain(x: Tensor, w: Tensor, lora: LoraWeights | None = None, rows: A
     y = x.double() @ w.double().t()
     if lora is None or rows is None:
         return Product(y)
-    lora_a_out = (x.double() @ lora.a.double().t()).masked_fill(~column_mask(rows, len(lora.widths)), 0)
+    weights = column_weights(rows, len(lora.widths)).double()
+    lora_a_out = (x.double() @ lora.a.double().t() * weights).masked_fill(weights == 0, 0)
     return Product(y, lora_a_out, lora, rows)

@@ -77,7 +77,7 @@ def test_every_row_is_the_token_it_stands_for(seed: int) -> None:
     assert layout.slot_mapping(BLOCK).tolist() == [slot for _, slot, _ in found]
     segments = np.repeat(np.arange(len(layout.query_lens)), layout.query_lens).tolist()
     assert [seen(layout, segment, row) for row, segment in enumerate(segments)] == [slots for _, _, slots in found]
-    assert [layout.adapters[segment] for segment in segments] == [made.adapter_hash for made, _ in expected]
+    assert [layout.adapters[segment] for segment in segments] == [made.adapter_key for made, _ in expected]
     ends = [item.sequence for item in work if item.sequence.generates and item.stop == len(item.sequence.tokens)]
     assert layout.logits_plan.sampled == ends
     last = [(made, len(made.tokens) - 1) for made in ends]

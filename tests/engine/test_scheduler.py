@@ -112,7 +112,7 @@ def test_adapters_never_share_blocks() -> None:
         scheduler.add(request(str(i), prompt), adapter)
     by_adapter = {}
     for w in scheduler.schedule():
-        by_adapter.setdefault(w.sequence.adapter_hash, []).append(set(w.sequence.block_table[:2]))
+        by_adapter.setdefault(w.sequence.adapter_key, []).append(set(w.sequence.block_table[:2]))
     assert by_adapter["x"][0] == by_adapter["x"][1]
     assert not by_adapter[""][0] & by_adapter["x"][0]
     assert not by_adapter["y"][0] & by_adapter["x"][0]

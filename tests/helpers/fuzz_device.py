@@ -64,7 +64,7 @@ class Device:
                 start = spans[branch][0]
                 where = (sequence.branch_tables[branch][(at - start) // BLOCK], (at - start) % BLOCK)
                 content = (*tokens[:main], *tokens[start : at + 1])
-            found.append((where, (sequence.adapter_hash, content)))
+            found.append((where, (sequence.adapter_key, content)))
         return found
 
     def step(self, lacks_memory: bool = False) -> None:

@@ -167,7 +167,7 @@ def launch(model: Model, arch: int, count: int = ROWS, tiles: tuple[matmul.Tile,
     tiles = matmul.tiles_for(arch) if tiles is None else tiles
     heads = model.heads
     q, kv = heads.queries * heads.size, heads.keys * heads.size
-    rows = AdapterRows(_ints(count), _ints(2 * RANK_TILE), _ints(-(-count // ROW_TILE), 2))
+    rows = AdapterRows(_ints(count), _floats(3, 2 * RANK_TILE), _ints(-(-count // ROW_TILE), 2))
     hidden, residual, weight = _bf16(count, model.hidden), _bf16(count, model.hidden), _bf16(model.hidden)
 
     def products(depth: int, widths: tuple[int, ...]) -> list[Product]:
@@ -202,9 +202,10 @@ def launch(model: Model, arch: int, count: int = ROWS, tiles: tuple[matmul.Tile,
             queries = _bf16(count, heads.queries, heads.size)
             attention.attention(queries, *cache, plan, _ints(count), heads.size**-0.5, tiles)
     logits = torch.empty(count, model.vocab, dtype=torch.float32, device="meta")
-    floats = torch.empty(count, sampling.FLOATS, dtype=torch.float32, device="meta")
     masks = _ints(3, -(-model.vocab // 32))
-    sampling.sample(logits, sampling.SamplingRows(_ints(count, sampling.INTS), floats, masks), model.vocab)
+    sampling.sample(
+        logits, sampling.SamplingRows(_ints(count, sampling.INTS), _floats(count, sampling.FLOATS), masks), model.vocab
+    )
     sampling.log_normaliser(logits, model.vocab)
 
 
@@ -214,6 +215,10 @@ def _bf16(*shape: int) -> torch.Tensor:
 
 def _ints(*shape: int) -> torch.Tensor:
     return torch.empty(*shape, dtype=torch.int32, device="meta")
+
+
+def _floats(*shape: int) -> torch.Tensor:
+    return torch.empty(*shape, dtype=torch.float32, device="meta")
 
 
 def main() -> None:

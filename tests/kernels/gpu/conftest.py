@@ -157,28 +157,33 @@ def near() -> Callable[[Tensor, Tensor, torch.dtype], None]:
 
 @dataclass(frozen=True)
 class Adapters:
-    """Random adapters: ``ranks`` columns each, stacked; ``ids`` the adapter of each row or -1.
+    """Random adapters: ``ranks`` columns each, stacked; ``ids`` the mixture of each row: a row of ``coefficients``.
 
-    The kernels' modules are imported late: where triton is missing, this file must load all the same.
+    coefficients [mixtures, adapters]; the first row is zero, the base. The kernels' modules are imported late: where
+    triton is missing, this file must load all the same.
     """
 
     ranks: tuple[int, ...]
+    coefficients: np.ndarray
     ids: np.ndarray
 
     @property
-    def columns(self) -> list[tuple[int, int]]:
-        """(first, stop) of each adapter's columns."""
-        stops = np.cumsum(self.ranks).tolist()
-        return [(stop - rank, stop) for rank, stop in zip(self.ranks, stops, strict=True)]
+    def spans(self) -> list[tuple[int, int]]:
+        """(first, stop) of each mixture's columns."""
+        from warmeng.kernels.gpu.lora import NO_COLUMNS
+
+        stops = np.cumsum(self.ranks)
+        used = [np.flatnonzero(row) for row in self.coefficients]
+        return [(int(stops[u[0]] - self.ranks[u[0]]), int(stops[u[-1]])) if len(u) else NO_COLUMNS for u in used]
 
     @property
     def rows(self):
         """Return the ``AdapterRows`` of these rows."""
         from warmeng.kernels.gpu.lora import AdapterRows, column_ranges
 
-        owner = np.repeat(np.arange(len(self.ranks)), self.ranks).astype(np.int32)
+        weights = np.repeat(self.coefficients, self.ranks, axis=1).astype(np.float32)
         return AdapterRows(
-            torch.tensor(self.ids), torch.tensor(owner), torch.tensor(column_ranges(self.ids, self.columns))
+            torch.tensor(self.ids), torch.tensor(weights), torch.tensor(column_ranges(self.ids, self.spans))
         )
 
     def lora(self, widths: tuple[int, ...], depth: int, dtype: torch.dtype):
@@ -192,10 +197,10 @@ class Adapters:
 
     def product(self, y: Tensor, widths: tuple[int, ...]):
         """Return a product as ``project`` leaves it: columns of ``lora_a_out`` outside a tile's span hold NaN."""
-        from warmeng.kernels.gpu.lora import ROW_TILE, Product, column_mask
+        from warmeng.kernels.gpu.lora import ROW_TILE, Product, column_weights
 
         rows = self.rows
-        own = column_mask(rows, len(widths))
+        own = column_weights(rows, len(widths)) != 0
         lora_a_out = torch.where(own, torch.randn(own.shape), 0.0).to(y.dtype)
         for tile, (first, stop) in enumerate(rows.column_ranges.tolist()):
             part = lora_a_out[tile * ROW_TILE : (tile + 1) * ROW_TILE].view(-1, len(widths), sum(self.ranks))
@@ -208,21 +213,23 @@ def adapters_of(pattern: str, count: int, rng: np.random.Generator) -> Adapters:
     """Return adapters for this many rows.
 
     ``idle``: loaded, but no row has one; ``one``; ``mixed``: three of different ranks in any order, and a tile without;
-    ``many``: 20, rows sorted by adapter, so that spans are short.
+    ``many``: 20, rows sorted by adapter, so that spans are short; ``doses``: of two adapters, and sums of two of three.
     """
-    ranks = {"idle": (16,), "one": (32,), "mixed": (16, 48, 32), "many": (16,) * 12 + (48, 32, 16, 16, 32, 16, 16, 16)}
-    high = len(ranks[pattern])
-    ids = rng.integers(-1, high, count)
+    ranks = {"idle": (16,), "one": (32,), "mixed": (16, 48, 32), "doses": (16, 32, 16),
+             "many": (16,) * 12 + (48, 32, 16, 16, 32, 16, 16, 16)}[pattern]  # fmt: skip
+    doses = [[0, 0, 0], [0.5, 0, 0], [-1, 0, 0], [0, 0, 2], [1, -0.75, 0], [0.25, 0, 1.5]]
+    coefficients = np.array(doses) if pattern == "doses" else np.eye(len(ranks) + 1)[:, 1:]
+    ids = rng.integers(0, len(coefficients), count)
     if pattern == "idle":
-        ids[:] = -1
-    if pattern == "one":
         ids[:] = 0
+    if pattern == "one":
+        ids[:] = 1
     if pattern == "mixed":
-        ids[16:32] = -1
-        ids[64:128] = -1
+        ids[16:32] = 0
+        ids[64:128] = 0
     if pattern == "many":
         ids.sort()
-    return Adapters(ranks[pattern], ids.astype(np.int32))
+    return Adapters(ranks, coefficients, ids.astype(np.int32))
 
 
 @pytest.fixture

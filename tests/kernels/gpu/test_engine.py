@@ -9,8 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from warmeng.engine.adapters import load_adapter
+from warmeng.engine.config import read_config
 from warmeng.engine.engine import Engine, EngineSettings
+from warmeng.engine.mixture import Mixture
 from warmeng.engine.request import (
     Constraint,
     GenerateRequest,
@@ -117,6 +121,52 @@ def test_personas_in_one_batch(
     assert kernels.stats.steps < 25  # they did share steps
     assert kernels.probe_adapter("p1") == pytest.approx(plain.probe_adapter("p1"), abs=1e-3)
     assert kernels.probe_adapter("p1") > 0
+
+
+def test_doses_and_sums_in_one_batch(tiny_model: Callable[[str], Path], tiny_adapters: list[Path]) -> None:
+    kernels, plain, _ = both(tiny_model("llama"), tiny_adapters[:3], SETTINGS)
+    mixtures = {"half": {"p0": 0.5}, "none": {"p0": 0.0}, "against": {"p2": -1.0}, "sum": {"p0": 0.5, "p2": -0.3}}
+    for name, terms in mixtures.items():
+        for engine in (kernels, plain):
+            engine.add_mixture(name, terms)
+    requests = make_requests(plain, [None, "p0", "p1", *mixtures])
+    assert {r.adapter for r in requests} == {None, "p0", "p1", *mixtures}
+    assert_same(answer(kernels, requests), answer(plain, requests))
+    assert (kernels.probe_adapter("none"), kernels.probe_adapter("sum") > 0) == (0.0, True)
+
+
+def test_columns_do_not_depend_on_the_order_in_which_adapters_came(
+    tiny_model: Callable[[str], Path], tiny_adapters: list[Path]
+) -> None:
+    """The order of the columns is that of a mixture's sum, so of its bits; on a device that is all they depend on."""
+    from warmeng.engine.gpu.lora import AdapterBank
+
+    config = read_config(tiny_model("llama"))
+    adapters = [load_adapter(folder, config) for folder in tiny_adapters[:3]]
+    mixture = Mixture.sum_of((Mixture(((a.hash, 1.0),)), c) for a, c in zip(adapters, (0.5, -1.0, 2.0), strict=True))
+    banks = []
+    for order in (adapters, adapters[::-1]):
+        bank = AdapterBank(config, torch.float32, torch.device("cpu"))
+        bank.add(order[0])
+        bank.add_mixture(Mixture(((order[0].hash, 1.0),)))
+        for adapter in order[1:]:
+            bank.add(adapter)
+        bank.add_mixture(mixture)
+        banks.append(bank)
+    one, other = banks
+    assert one.columns == other.columns
+    assert one.spans[one.mixtures[mixture.key]] == (0, one.weights.shape[1])
+    assert torch.equal(one.weights[one.mixtures[mixture.key]], other.weights[other.mixtures[mixture.key]])
+    for layer, same in zip(one.layers, other.layers, strict=True):
+        for name, lora in layer.items():
+            assert torch.equal(lora.a, same[name].a)
+            assert torch.equal(lora.b, same[name].b)
+    for adapter, coefficient in zip(adapters, (0.5, -1.0, 2.0), strict=True):
+        first, stop = one.columns[adapter.hash]
+        assert (one.weights[one.mixtures[mixture.key], first:stop] == coefficient).all()
+        a, b = adapter.layers[1]["down"]
+        assert torch.equal(one.layers[1]["down"].a[first : first + adapter.rank], a)
+        assert torch.equal(one.layers[1]["down"].b[:, first : first + adapter.rank], b * adapter.scale)
 
 
 @pytest.mark.slow

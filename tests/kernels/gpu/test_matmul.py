@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from warmeng.kernels.gpu.lora import ROW_TILE, AdapterRows, column_mask
+from warmeng.kernels.gpu.lora import ROW_TILE, AdapterRows, column_weights
 from warmeng.kernels.gpu.matmul import (
     TILES,
     Tile,
@@ -21,7 +23,7 @@ from warmeng.kernels.gpu.matmul import (
 # rows, the parts' widths, depth: no multiples of the tiles, and one that fits all of them
 SHAPES = [(1, (3, 5), 64), (2, (64,), 70), (15, (60, 70), 48), (16, (128, 128), 128), (17, (33,), 100),
           (37, (250, 31, 19), 200), (130, (129, 128), 130)]  # fmt: skip
-PATTERNS = ["idle", "one", "mixed", "many"]
+PATTERNS = ["idle", "one", "mixed", "many", "doses"]
 
 
 def inputs(count: int, outs: int, depth: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -30,8 +32,8 @@ def inputs(count: int, outs: int, depth: int, dtype: torch.dtype) -> tuple[torch
 
 def check_lora_a(lora_a_out: torch.Tensor, reference: torch.Tensor, rows: AdapterRows, parts: int, near, dtype) -> None:
     """The row's own columns hold the product, others in the tile's span zero; beyond it nothing is asked for."""
-    own = column_mask(rows, parts)
-    column = torch.arange(lora_a_out.shape[1]) % len(rows.owner)
+    own = column_weights(rows, parts) != 0
+    column = torch.arange(lora_a_out.shape[1]) % rows.weights.shape[1]
     tile = torch.arange(len(lora_a_out)) // ROW_TILE
     first, stop = rows.column_ranges[tile].unbind(1)
     inside = (column >= first[:, None]) & (column < stop[:, None])
@@ -82,18 +84,19 @@ def test_single_precision_results_of_bf16(near) -> None:
     near(out, project_plain(x, w).y, torch.float32)
 
 
-def test_a_row_does_not_see_the_others(make_adapters, dtype: torch.dtype) -> None:
-    """Other adapters on the other rows, and other numbers in them: this row's bits stay."""
+@pytest.mark.parametrize("pattern", ["mixed", "doses"])
+def test_a_row_does_not_see_the_others(pattern: str, make_adapters, dtype: torch.dtype) -> None:
+    """Other mixtures on the other rows, and other numbers in them: this row's bits stay."""
     x, w = inputs(37, 48, 70, dtype)
-    adapters = make_adapters("mixed", 37)
+    adapters = make_adapters(pattern, 37)
     lora = adapters.lora((48,), 70, dtype)
     before = project(x, w, lora, adapters.rows)
     mine = np.arange(37) % 5 == 0
     ids = np.where(mine, adapters.ids, np.roll(adapters.ids, 7)).astype(np.int32)
-    other = type(adapters)(adapters.ranks, ids).rows
+    other = replace(adapters, ids=ids).rows
     y = torch.where(torch.tensor(mine)[:, None], x, torch.randn(x.shape).to(dtype))
     after = project(y, w, lora, other)
-    own = column_mask(other, 1)[mine]
+    own = column_weights(other, 1)[mine] != 0
     assert torch.equal(before.y[mine], after.y[mine])
     assert torch.equal(before.lora_a_out[mine][own], after.lora_a_out[mine][own])
 
@@ -102,10 +105,10 @@ def test_order_of_rows_does_not_matter(make_adapters, dtype: torch.dtype, near) 
     x, w = inputs(130, 48, 70, dtype)
     adapters = make_adapters("mixed", 130)
     lora, order = adapters.lora((48,), 70, dtype), torch.randperm(130)
-    moved = type(adapters)(adapters.ranks, adapters.ids[order.cpu().numpy()])
+    moved = replace(adapters, ids=adapters.ids[order.cpu().numpy()])
     before, after = project(x, w, lora, adapters.rows), project(x[order], w, lora, moved.rows)
     near(after.y, before.y[order].double(), dtype)
-    own = column_mask(moved.rows, 1)
+    own = column_weights(moved.rows, 1) != 0
     near(after.lora_a_out[own], before.lora_a_out[order][own].double(), dtype)
 
 

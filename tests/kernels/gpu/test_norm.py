@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from warmeng.kernels.gpu.lora import Product
 from warmeng.kernels.gpu.norm import add_rms_norm, add_rms_norm_plain
 
 SHAPES = [(1, 48), (2, 128), (15, 576), (16, 33), (17, 130), (37, 1000), (130, 72)]
-PATTERNS = ["idle", "one", "mixed", "many"]
+PATTERNS = ["idle", "one", "mixed", "many", "doses"]
 EPS = 1e-5
 
 
@@ -58,7 +60,7 @@ def test_rows_without_an_adapter_keep_their_bits(dtype: torch.dtype, make_adapte
     normed = add_rms_norm(Product(y), expected, weight, EPS)
     for pattern in PATTERNS:
         adapters = make_adapters(pattern, 130)
-        adapters.ids[plain.cpu().numpy()] = -1
+        adapters.ids[plain.cpu().numpy()] = 0
         found = residual.clone()
         out = add_rms_norm(adapters.product(y, (130,)), found, weight, EPS)
         assert torch.equal(found[plain], expected[plain])
@@ -70,8 +72,8 @@ def test_a_change_does_not_see_other_adapters(make_adapters, dtype: torch.dtype)
     y, residual, weight = inputs(37, 130, dtype)
     adapters = make_adapters("mixed", 37)
     product = adapters.product(y, (130,))
-    mine = adapters.ids == 1
-    alone = type(adapters)(adapters.ranks, np.where(mine, adapters.ids, -1).astype(np.int32)).rows
+    mine = adapters.ids == 2
+    alone = replace(adapters, ids=np.where(mine, adapters.ids, 0).astype(np.int32)).rows
     after = residual.clone()
     add_rms_norm(product, residual, weight, EPS)
     add_rms_norm(Product(y, product.lora_a_out, product.lora, alone), after, weight, EPS)
