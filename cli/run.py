@@ -30,6 +30,7 @@ Examples:
   warmeng run                                    the embedded study on the built-in model
   warmeng run --dry-run --contexts all           what that would take
   warmeng run --persona original --persona warm=adapters/warm --persona both=adapters/warm@warm
+  warmeng run --doses warm=-1,0,0.5,1,1.5,2 --persona original --persona warm --persona apart=warm*0.5-cold*0.5
   warmeng run --model ./base --persona original --persona warm=full:./warm-model
   warmeng run --tasks facts,my-questions.jsonl --beliefs none,wrong,doubt,right --limit 0
   warmeng run --asking open,choice --beliefs none,wrong,right,mention-wrong,mention-right
@@ -47,10 +48,25 @@ The same command again continues a run that was interrupted, or prints a finishe
     "personas",
     multiple=True,
     metavar="NAME=[ADAPTER|full:MODEL][@PROMPT]",
-    help="What is compared, repeatable: the folder of an adapter or of a merged checkpoint, and/or a system prompt "
-    "(warm, cold or a text file). full:MODEL runs a model as its own, where it is no small change of the base. "
+    help="What is compared, repeatable: the folder of an adapter or of a merged checkpoint, or a sum of them and of "
+    "other personas, such as warm*0.5-cold*0.3; and/or a system prompt (warm, cold or a text file). "
+    "full:MODEL runs a model as its own, where it is no small change of the base. "
     "Built in: original; warm and cold, adapters of the built-in model; warm-prompt and cold-prompt."
     "  [default: all of them that suit the model]",
+)
+@click.option(
+    "--doses",
+    multiple=True,
+    metavar="NAME=DOSE,DOSE",
+    help="A persona's adapter times each number, repeatable: warm=-1,0,0.5,1,2 compares warm_x-1, warm_x0 and so on; "
+    "1 is the persona itself.",
+)
+@click.option(
+    "--checkpoints",
+    multiple=True,
+    metavar="NAME=FOLDER",
+    help="All epochs of a fine-tuning run, repeatable: warm=adapters/warm compares warm_epoch-1, warm_epoch-2 "
+    "and so on.",
 )
 @click.option(
     "--tasks",
@@ -147,7 +163,7 @@ def run(study: Path | None, out: Path | None, dry_run: bool, no_probe: bool, **o
     """
     from rich.console import Console
 
-    for name in ("personas", "judges"):
+    for name in ("personas", "doses", "checkpoints", "judges"):
         options[name] = options[name] or None
     settings = load_settings(study, options)
     folder = out or settings.default_folder

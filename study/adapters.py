@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from warmeng.common.errors import InputError, NotLowRank
 from warmeng.engine.adapters import is_merged
-from warmeng.engine.provenance import provenance
-from warmeng.study.personas import FULL, Persona
+from warmeng.engine.provenance import Provenance, provenance
+from warmeng.study.personas import FULL, Persona, folders_of
 
 if TYPE_CHECKING:
     from warmeng.engine.engine import Engine
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AppliedAdapter:
-    """An adapter that passed: its content's hash, how far it moved the logits on the engine's probe, and whether its
-    folder's own chat template and the base that it names are the base's (see ``Provenance``).
+    """What a persona adds to the base, and passed: contents' hashes with coefficients ("" for dose zero), how far it
+    moved the logits on the engine's probe (0 for dose zero alone), and whether its folders' own chat template and the
+    base that they name are the base's (see ``Provenance``).
     """
 
     hash: str
@@ -30,30 +32,57 @@ class AppliedAdapter:
 def apply_adapters(
     engine: Engine, personas: Sequence[Persona], say: Callable[[str], None] = lambda line: None
 ) -> dict[str, AppliedAdapter]:
-    """Load every persona's adapter and return proof, by persona, that it changes the model; ``say`` what takes long,
-    and what of its folder is not the base's.
+    """Load every adapter once and return proof, by persona, that what it adds changes the model; ``say`` what takes
+    long, and what of its folder is not the base's.
 
-    Raises ``InputError`` for an adapter that is all zero, or whose probe shows no change or no finite one.
+    Raises ``InputError`` for an adapter that is all zero, or a persona whose probe shows no change or no finite one,
+    unless its coefficients are all zero: then it has the base's bits.
     """
+    found = {folder: _load(engine, name, folder, say) for folder, name in folders_of(personas).items()}
     applied: dict[str, AppliedAdapter] = {}
     for persona in personas:
-        if persona.adapter is None:
+        if not persona.changes:
             continue
-        if is_merged(persona.adapter):
-            say(f"persona {persona.name}: recovering the low-rank change of the checkpoint {persona.adapter}")
-        try:
-            adapter = engine.add_adapter(persona.name, persona.adapter)
-        except NotLowRank as error:
-            raise InputError(f"{error}: --persona {persona.name}={FULL}{persona.adapter}") from None
-        moved = 0.0 if adapter.is_zero else engine.probe_adapter(persona.name)
-        if not 0.0 < moved < float("inf"):
-            why = "its weights are all zero" if adapter.is_zero else f"it moved the probe's logits by {moved}"
+        terms = {_name(change.folder): change.coefficient for change in persona.changes}
+        mixture = engine.add_mixture(persona.name, terms)
+        moved = engine.probe_adapter(persona.name) if any(terms.values()) else 0.0
+        if any(terms.values()) and not 0.0 < moved < float("inf"):
+            given = " and ".join(str(change.folder) for change in persona.changes)
             raise InputError(
-                f"persona {persona.name}: the adapter {persona.adapter} is not applied ({why}): "
-                "give one that was trained on this model"
+                f"persona {persona.name}: the adapter {given} is not applied (it moved the probe's logits by {moved}): "
+                "give one that was trained on this model, or another coefficient"
             )
-        found = provenance(persona.adapter, str(engine.describe().get("model") or ""), engine.tokenizer.template_hash)
-        for line in found.lines():
-            say(f"persona {persona.name}: {persona.adapter}: {line}")
-        applied[persona.name] = AppliedAdapter(adapter.hash, moved, found.same_template, found.other_base)
+        applied[persona.name] = AppliedAdapter(mixture.key, moved, *_together(found[c.folder] for c in persona.changes))
     return applied
+
+
+def _load(engine: Engine, name: str, folder: Path, say: Callable[[str], None]) -> Provenance:
+    """Load a folder's adapter, for the persona ``name`` first of all, and say what of it is not the base's."""
+    if is_merged(folder):
+        say(f"persona {name}: recovering the low-rank change of the checkpoint {folder}")
+    try:
+        adapter = engine.add_adapter(_name(folder), folder)
+    except NotLowRank as error:
+        raise InputError(f"{error}: --persona {name}={FULL}{folder}") from None
+    if adapter.is_zero:
+        raise InputError(
+            f"persona {name}: the adapter {folder} is not applied (its weights are all zero): "
+            "give one that was trained on this model"
+        )
+    found = provenance(folder, str(engine.describe().get("model") or ""), engine.tokenizer.template_hash)
+    for line in found.lines():
+        say(f"persona {name}: {folder}: {line}")
+    return found
+
+
+def _name(folder: Path) -> str:
+    """Return what the engine calls a folder's adapter: no persona's name has a slash."""
+    return f"folder/{folder}"
+
+
+def _together(found: Iterable[Provenance]) -> tuple[bool | None, str | None]:
+    """Return what is known of several folders: the template is the base's where each one's is."""
+    parts = list(found)
+    templates = {part.same_template for part in parts}
+    same = False if False in templates else None if None in templates else True
+    return same, next((part.other_base for part in parts if part.other_base), None)

@@ -1,14 +1,16 @@
-"""Personas: what is compared. An adapter or none, plus a system prompt or none, on one base; or a model of its own."""
+"""Personas: what is compared. Adapters or none, plus a system prompt or none, on one base; or a model of its own."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from warmeng.common.errors import InputError, UsageError, one_line, show
 from warmeng.common.files import read_text
+from warmeng.study.algebra import Term, parse_sum, split_spec
 
 PROMPTS = Path(__file__).parent / "data" / "prompts"
 # Of the built-in model: see docs/finetune.md.
@@ -25,35 +27,47 @@ FULL = "full:"
 FORM = "NAME=[ADAPTER|full:MODEL][@PROMPT]"
 
 
+class Change(NamedTuple):
+    """An adapter's folder, and what the adapter is multiplied with."""
+
+    folder: Path
+    coefficient: float = 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class Persona:
-    """A name, an adapter folder or none, a system prompt's text or none; ``model`` where it isn't the base's."""
+    """A name, adapters that are added, a system prompt's text or none; ``model`` where it isn't the base's.
+
+    No folder is twice among the changes. A coefficient may be zero.
+    """
 
     name: str
-    adapter: Path | None = None
+    changes: tuple[Change, ...] = ()
     system: str | None = None
     model: str | None = None
 
 
-def parse_persona(spec: str) -> Persona:
+def parse_persona(spec: str, run: Mapping[str, str] | None = None) -> Persona:
     """Parse ``NAME=[ADAPTER|full:MODEL][@PROMPT]``, or a built-in name alone.
 
-    MODEL is what ``--model`` takes, or ``OWNER/NAME@REVISION``. PROMPT is ``warm``, ``cold`` or a text file; the last
-    ``@`` divides, so a folder or model with one needs another at its end. Raises ``UsageError`` for a malformed spec,
-    ``InputError`` for a file that is not there.
+    ADAPTER is a sum as ``parse_sum`` reads it. A term is another persona of the ``run`` (specs by name), whose adapters
+    are meant, not its prompt; or a folder; or ``warm`` or ``cold``, the package's. MODEL is what ``--model`` takes, or
+    ``OWNER/NAME@REVISION``. PROMPT is ``warm``, ``cold`` or a text file; the last ``@`` divides, so a folder or model
+    with one needs another at its end. Raises ``UsageError`` for a malformed spec, ``InputError`` for a file that is not
+    there.
     """
-    name, equals, rest = spec.partition("=")
+    name, equals, _ = spec.partition("=")
     if not equals:
         if name not in BUILT_IN:
             raise UsageError(f"no persona is named {show(spec)}: use {', '.join(BUILT_IN)}, or {FORM}")
         style = name.partition("-")[0]
-        packaged = ADAPTERS / style if BUILT_IN[name] == "adapter" else None
+        packaged = (Change(ADAPTERS / style),) if BUILT_IN[name] == "adapter" else ()
         return Persona(name, packaged, _prompt(style) if BUILT_IN[name] == "prompt" else None)
     if not NAME.fullmatch(name):
         raise UsageError(
             f"persona {show(spec)} has the name {show(name)}, expected letters, digits, '.', '_' and '-': {FORM}"
         )
-    adapter, prompt = rest.rsplit("@", 1) if "@" in rest else (rest, "")
+    _, adapter, prompt = split_spec(spec)
     system = _prompt(prompt) if prompt else None
     if adapter.startswith(FULL):
         # Here: it is slow to import, and --help needs none of it.
@@ -67,11 +81,38 @@ def parse_persona(spec: str) -> Persona:
             check_name(*parse_name(model))
         except InputError as error:
             raise InputError(f"persona {name}: {error}") from None
-        return Persona(name, None, system, model)
-    if adapter and not _is_dir(Path(adapter)):
-        expected = "the folder of a PEFT LoRA adapter or of a merged checkpoint"
-        raise InputError(f"persona {name}: {one_line(adapter)} is not a folder: expected {expected}")
-    return Persona(name, Path(adapter) if adapter else None, system)
+        return Persona(name, (), system, model)
+    return Persona(name, _changes(name, adapter, run or {}, ()), system)
+
+
+def _changes(name: str, adapter: str, run: Mapping[str, str], above: tuple[str, ...]) -> tuple[Change, ...]:
+    """Return the adapters of a sum, those of other personas written out. ``above``: the personas that ask for it."""
+    sums: dict[Path, float] = {}
+    for term in parse_sum(adapter):
+        for folder, coefficient in _meant(name, term, run, above):
+            sums[folder] = sums.get(folder, 0.0) + coefficient * term.coefficient
+    return tuple(Change(folder, coefficient) for folder, coefficient in sums.items())
+
+
+def _meant(name: str, term: Term, run: Mapping[str, str], above: tuple[str, ...]) -> tuple[Change, ...]:
+    if term.name in run and term.name != name and not term.is_folder:
+        if term.name in above:
+            raise UsageError(f"personas {name} and {term.name} are each made of the other: give one a folder")
+        other, equals, _ = run[term.name].partition("=")
+        _, adapter, _ = split_spec(run[term.name])
+        found = parse_persona(other).changes if not equals else ()
+        if equals and not adapter.startswith(FULL):
+            found = _changes(other, adapter, run, (*above, name))
+        if not found:
+            raise UsageError(f"persona {name}: {term.name} has no adapter that could be a part of it")
+        return found
+    if _is_dir(Path(term.name)):
+        return (Change(Path(term.name)),)
+    if term.name in EMBEDDED and not term.is_folder:
+        return (Change(ADAPTERS / term.name),)
+    expected = "the folder of a PEFT LoRA adapter or of a merged checkpoint"
+    sums = ", or a sum of them such as warm*0.5-cold*0.3"
+    raise InputError(f"persona {name}: {one_line(term.name)} is not a folder: expected {expected}{sums}")
 
 
 def default_personas(model: str) -> tuple[str, ...]:
@@ -81,16 +122,25 @@ def default_personas(model: str) -> tuple[str, ...]:
 
 def load_personas(specs: Sequence[str]) -> tuple[Persona, ...]:
     """Parse all specs; ``UsageError`` where a name is given twice."""
-    personas = tuple(parse_persona(spec) for spec in specs)
-    names = [p.name for p in personas]
+    names = [spec.partition("=")[0] for spec in specs]
     if len(set(names)) != len(names):
         raise UsageError(f"persona {next(n for n in names if names.count(n) > 1)!r} is given twice: use two names")
-    return personas
+    run = dict(zip(names, specs, strict=True))
+    return tuple(parse_persona(spec, run) for spec in specs)
 
 
 def on_base(personas: Iterable[Persona]) -> tuple[Persona, ...]:
     """Return the personas that are the base, with a change or without."""
     return tuple(persona for persona in personas if persona.model is None)
+
+
+def folders_of(personas: Iterable[Persona]) -> dict[Path, str]:
+    """Return the personas' adapters' folders, each once, with the first persona that has it."""
+    found: dict[Path, str] = {}
+    for persona in personas:
+        for change in persona.changes:
+            found.setdefault(change.folder, persona.name)
+    return found
 
 
 def by_model(personas: Iterable[Persona]) -> dict[str, tuple[Persona, ...]]:

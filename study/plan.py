@@ -298,7 +298,7 @@ class Planner:
             place = [cell.persona, cell.task, cell.context, cell.belief, cell.framing, *noise]
             content = [place, self.adapters.get(persona.name), prompt, drawn if task.generated else [self.end]]
             key = self._key(content, graded)
-            adapter = persona.name if persona.adapter else None
+            adapter = persona.name if persona.changes else None
             request: Request
             if task.generated:
                 request = GenerateRequest(key, tuple(prompt), sampling, adapter=adapter, noise_key=noise)
@@ -313,7 +313,7 @@ class Planner:
         prompt, labels = self.tokenizer.continuations(messages(persona, user), ANSWER_PREFIX, texts)
         place = [cell.persona, cell.task, cell.context, cell.belief, cell.framing, item.id, "margin", order]
         key = self._key([place, self.adapters.get(persona.name), prompt, labels, [self.end]])
-        adapter = persona.name if persona.adapter else None
+        adapter = persona.name if persona.changes else None
         request = ScoreRequest(key, tuple(prompt), tuple((*ids, self.end) for ids in labels), adapter=adapter)
         return Planned(key, cell, task, item, 0, request, self._owns(texts, labels), True, order)
 

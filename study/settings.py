@@ -14,15 +14,16 @@ import orjson
 from warmeng.common.errors import InputError, UsageError, show
 from warmeng.common.files import read_yaml
 from warmeng.common.watchdog import SECONDS
+from warmeng.study.algebra import expand
 from warmeng.study.personas import BUILT_IN_MODEL, default_personas
 from warmeng.study.prompts import ASKINGS, BELIEFS, CHOICE, COMPOSITIONS, CONTROLS, FRAMINGS, OPEN
 
-LISTS = ("personas", "tasks", "contexts", "beliefs", "framings", "asking", "judges")
-MAY_BE_EMPTY = ("judges",)
+LISTS = ("personas", "doses", "checkpoints", "tasks", "contexts", "beliefs", "framings", "asking", "judges")
+MAY_BE_EMPTY = ("judges", "doses", "checkpoints")
 WHOLE = (("limit", 0), ("cells", 0), ("seed", 0), ("samples", 1), ("max_new_tokens", 1), ("warmth_prompts", 0),
          ("stall_seconds", 0))  # fmt: skip
-# These change no record: a run continues with others.
-NOT_INPUTS = ("stall_seconds",)
+# These change no record: a run continues with others. Doses and checkpoints are among the personas.
+NOT_INPUTS = ("stall_seconds", "doses", "checkpoints")
 # Told only where they are not the default, so that the same study keeps its digest and its folder.
 UNSAID = {"asking": (OPEN,)}
 
@@ -38,6 +39,9 @@ class StudySettings:
     revision: str | None = None
     # Where none is named: those of the package that suit the model.
     personas: Sequence[str] = ()
+    # These stand for several personas, and are written out among them: see ``expand``.
+    doses: Sequence[str] = ()
+    checkpoints: Sequence[str] = ()
     tasks: Sequence[str] = ("facts", "misconceptions", "conspiracies", "health")
     contexts: Sequence[str] = ("unmodified", "emotion:sad")
     beliefs: Sequence[str] = ("none", "wrong")
@@ -83,6 +87,9 @@ class StudySettings:
             if few or not all(_is_text(v) for v in value) or len(set(value)) != len(value):
                 raise UsageError(f"{name} is {show(list(value), 200)}, expected different names, one or more")
             object.__setattr__(self, name, tuple(value))
+        object.__setattr__(self, "personas", expand(self.personas, self.doses, self.checkpoints))
+        for name in ("doses", "checkpoints"):
+            object.__setattr__(self, name, ())
         for name, low in WHOLE:
             value = getattr(self, name)
             if type(value) is not int or not low <= value < 2**63:

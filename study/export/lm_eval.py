@@ -22,6 +22,7 @@ import orjson
 
 from warmeng.common.errors import InputError
 from warmeng.common.files import is_file, make_folder, read_text, replacing, write_atomic
+from warmeng.study.algebra import split_spec
 from warmeng.study.export.table import Source
 from warmeng.study.grading.labels import ANSWER_PREFIX, choices, label_texts
 from warmeng.study.personas import BUILT_IN, EMBEDDED, FULL, PROMPTS
@@ -122,11 +123,12 @@ def filter_of(a: Answer) -> str:
 def spec_of(source: Source, persona: str) -> tuple[str, str]:
     """Return a persona's adapter and its system prompt (``warm``, ``cold`` or a file) as the run was given them."""
     given = source.manifest.setting.get("personas") or ()
-    name, equals, rest = next((str(s) for s in given if str(s).partition("=")[0] == persona), persona).partition("=")
+    spec = next((str(s) for s in given if str(s).partition("=")[0] == persona), persona)
+    name, equals, _ = spec.partition("=")
     if not equals:
         style, kind = name.partition("-")[0], BUILT_IN.get(name)
         return f"{BUILT_IN_ADAPTERS}/{style}" if kind == "adapter" else "", style if kind == "prompt" else ""
-    adapter, _, prompt = rest.rpartition("@") if "@" in rest else (rest, "", "")
+    _, adapter, prompt = split_spec(spec)
     return "" if adapter.startswith(FULL) else adapter, prompt
 
 

@@ -56,7 +56,9 @@ def gates(manifest: Manifest, found: Survey) -> list[Gate]:
     for name in adapted:
         gate = applied.get(name) if isinstance(applied.get(name), Mapping) else None
         moved = number(gate.get("probe")) if gate else None
-        if moved:
+        if gate is not None and gate.get("hash") == "":
+            rows.append(Gate("held", f"Adapter of {name}", "Dose 0: it has the base's bits."))
+        elif moved:
             rows.append(_adapter(name, f"It moves the probe's logits by {moved:.3g}", gate or {}))
         else:
             rows.append(Gate("failed", f"Adapter of {name}", "Nothing shows that it was applied."))

@@ -57,6 +57,9 @@ def notes(results: Mapping[str, Any]) -> list[str]:
         lines.append(f"The chat template adds a system message of its own for {names}: {run['default_system']!r}.")
     for persona, gate in run["gates"].items():
         unlike = Provenance(gate.get("same_template"), gate.get("other_base")).lines()
+        if not gate["hash"]:
+            lines.append(f"{persona} is dose 0 of its adapter: it has the base's bits.")
+            continue
         moves = f"it moves the probe's logits by {gate['probe']:.3g}"
         lines.append(f"Adapter of {persona} is applied: {'; '.join((moves, *unlike))}.")
     for persona, about in (run.get("own_models") or {}).items():

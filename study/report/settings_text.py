@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from warmeng.study.algebra import parse_sum, split_spec, words_of
 from warmeng.study.personas import BUILT_IN, EMBEDDED, FULL
 from warmeng.study.plan import STEPS_TOKENS
 from warmeng.study.prompts import CHOICE
@@ -49,16 +50,16 @@ def persona_names(settings: Mapping[str, Any]) -> list[str]:
 
 def persona_parts(spec: str) -> tuple[str, str, str]:
     """Return a persona's name, its adapter or own model and its system prompt, in words; empty where it has none."""
-    name, given, rest = spec.partition("=")
+    name, given, _ = spec.partition("=")
     if given:
-        adapter, _, prompt = rest.rpartition("@") if "@" in rest else (rest, "", "")
+        _, adapter, prompt = split_spec(spec)
         prompted = (
             f"the {prompt} system prompt" if prompt in EMBEDDED else f"the system prompt in {PurePath(prompt).name}"
         )
         if adapter.startswith(FULL):
             changed = f"{OWN_MODEL} {adapter.removeprefix(FULL)}"
         else:
-            changed = f"the adapter {PurePath(adapter).name}" if adapter else ""
+            changed = words_of(parse_sum(adapter))
         return name, changed, prompted if prompt else ""
     style, kind = name.partition("-")[0], BUILT_IN.get(name, "")
     adapter = f"this package's {style} adapter" if kind == "adapter" else ""

@@ -14,7 +14,7 @@ from warmeng.common.messages import duration
 from warmeng.common.progress import Silent
 from warmeng.engine.adapters import is_merged, load_adapter
 from warmeng.study.adapters import apply_adapters
-from warmeng.study.personas import Persona, by_model, on_base
+from warmeng.study.personas import Persona, by_model, folders_of, on_base
 from warmeng.study.plan import Estimate, Planner, Study, estimate
 from warmeng.study.results.manifest import read_manifest, refuse_changes
 from warmeng.study.run.gates import checks_warmth, measure_personas
@@ -60,9 +60,9 @@ def dry_run(settings: StudySettings, folder: Path, probe: bool = True) -> Iterat
     lent = tuple(borrowed(task) if study.lacks_wrong(task) else task for task in study.tasks)
     study = replace(study, tasks=lent)
     tokenizer, config, memory = load_tokenizer(settings)
-    for persona in study.personas:
-        if persona.adapter is not None and not is_merged(persona.adapter):
-            load_adapter(persona.adapter, config)
+    for folder in folders_of(study.personas):
+        if not is_merged(folder):
+            load_adapter(folder, config)
     mine = replace(study, personas=on_base(study.personas))
     planners = [Planner(mine, tokenizer, config.stop_token_ids, {}, {})]
     longest = config.max_seq_len

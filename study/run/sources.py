@@ -11,6 +11,7 @@ from typing import Any
 
 from warmeng.engine.registry import find_folder, parse_name
 from warmeng.engine.stamps import adapter_files, contents, model_files, stamp
+from warmeng.study.personas import folders_of
 from warmeng.study.plan import Study
 from warmeng.study.results.manifest import RunFacts, refuse_changes
 from warmeng.study.run.judges import BASE
@@ -48,10 +49,12 @@ def _files(study: Study, facts: RunFacts) -> dict[str, tuple[Path, ...] | None]:
             found[name] = None if folder is None else model_files(folder)
 
     add("model", facts.engine, s.model, s.revision)
+    for folder, name in folders_of(study.personas).items():
+        # The first folder of a persona has its name, a further one its own beside.
+        known = f"adapter {name}"
+        found[known if known not in found else f"{known} {folder}"] = adapter_files(folder)
     for persona in study.personas:
-        if persona.adapter is not None:
-            found[f"adapter {persona.name}"] = adapter_files(persona.adapter)
-        elif persona.model is not None:
+        if persona.model is not None:
             about = facts.own_models.get(persona.name) or {}
             add(f"model of {persona.name}", about, *parse_name(persona.model))
     for name, about in facts.judges.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,8 @@ import orjson
 from warmeng.common.errors import InputError, UsageError
 from warmeng.common.files import make_folder, read_json, write_atomic
 from warmeng.study.adapters import apply_adapters
-from warmeng.study.personas import Persona
+from warmeng.study.algebra import EPOCH, epochs
+from warmeng.study.personas import Change, Persona
 from warmeng.study.report.table import Table
 from warmeng.study.stats.intervals import Summary, summarise
 from warmeng.study.warmth.divergence import Divergence, about_kl, divergences
@@ -24,7 +24,6 @@ from warmeng.study.warmth.sociot import Scorer, Warmth, by_prompt, measure
 if TYPE_CHECKING:
     from warmeng.engine.engine import Engine
 
-EPOCH = re.compile(r"epoch-(\d+(?:\.\d+)?)")
 ORIGINAL = "original"
 # Mean SocioT by epoch, GPT-2's units (Ibrahim et al. 2026).
 PUBLISHED: dict[str, dict[float, float]] = {
@@ -70,14 +69,10 @@ def find_checkpoints(folder: Path) -> list[Checkpoint]:
 
     Raises ``InputError`` where there are none.
     """
-    found = []
-    for path in sorted(folder.glob("*/epoch-*")):
-        match = EPOCH.fullmatch(path.name)
-        if match and (path / "adapter_config.json").exists():
-            found.append(Checkpoint(path.parent.name, float(match[1]), path))
+    found = [Checkpoint(of.name, epoch, path) for of in sorted(folder.glob("*")) for epoch, path in epochs(of)]
     if not found:
         raise InputError(f"{folder}: has no checkpoints: expected folders such as warm/epoch-2 with PEFT adapters")
-    return sorted(found, key=lambda c: (c.persona, c.epoch))
+    return found
 
 
 def measure_checkpoints(
@@ -96,7 +91,7 @@ def measure_checkpoints(
     All checkpoints answer in one pass over one base, with the same noise. Raises ``InputError`` for an adapter that
     is not applied.
     """
-    personas = [Persona(ORIGINAL), *(Persona(c.name, c.folder) for c in checkpoints)]
+    personas = [Persona(ORIGINAL), *(Persona(c.name, (Change(c.folder),)) for c in checkpoints)]
     apply_adapters(engine, personas, say)
     say(f"{len(prompts)} prompts x {len(personas)} checkpoints: answering")
     responses = respond(engine, personas, prompts, seed, temperature, samples)

@@ -87,14 +87,14 @@ def log_ratios(
     for persona in personas:
         mine = responses[persona.name]
         found[persona.name] = [0.0 if response.tokens else None for response in mine]
-        if persona.adapter is None and persona.system is None:
+        if not persona.changes and persona.system is None:
             continue
         for k, response in enumerate(mine):
             if not response.tokens:
                 continue
             prompt = prompts[k // samples][1]
             for who in (persona, base):
-                side = persona.name if who is persona and persona.adapter else None
+                side = persona.name if who is persona and persona.changes else None
                 requests.append(
                     ScoreRequest(
                         f"{persona.name}/{k}/{'own' if who is persona else 'base'}",

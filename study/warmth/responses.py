@@ -66,7 +66,7 @@ def respond(
             f"{persona.name}/{name}/{sample}",
             prompt_of(engine, persona, prompt),
             sampling,
-            adapter=persona.name if persona.adapter else None,
+            adapter=persona.name if persona.changes else None,
             noise_key=(f"heldout/{name}", sample),
         )
         for persona in personas

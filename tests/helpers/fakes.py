@@ -72,6 +72,11 @@ class FakeStats:
 
 
 @dataclass(frozen=True)
+class FakeMixture:
+    key: str
+
+
+@dataclass(frozen=True)
 class FakeAdapter:
     hash: str
     is_zero: bool
@@ -130,13 +135,20 @@ class FakeEngine:
     stats: FakeStats = field(default_factory=FakeStats)
     queue: list[Request] = field(default_factory=list)
     asked: list[Request] = field(default_factory=list)
+    adapters: dict[str, str] = field(default_factory=dict)
 
     def add_adapter(self, name: str, folder: str | Path) -> FakeAdapter:
         file = Path(folder) / "adapter_model.safetensors"
         if not file.exists():
             raise InputError(f"{folder}: has no adapter_model.safetensors")
         content = file.read_bytes()
-        return FakeAdapter(hashlib.sha256(content).hexdigest(), content == b"zero")
+        found = FakeAdapter(hashlib.sha256(content).hexdigest(), content == b"zero")
+        self.adapters[name] = found.hash
+        return found
+
+    def add_mixture(self, name: str, terms: Mapping[str, float]) -> FakeMixture:
+        parts = [f"{self.adapters[term]}*{value:g}".removesuffix("*1") for term, value in terms.items() if value]
+        return FakeMixture("+".join(parts))
 
     def probe_adapter(self, name: str) -> float:
         return self.moves

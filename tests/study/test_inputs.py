@@ -10,7 +10,7 @@ import pytest
 from warmeng.common.errors import InputError, UsageError
 from warmeng.common.files import read_csv, read_yaml
 from warmeng.study.contexts import load_contexts, statement_for
-from warmeng.study.personas import Persona, load_personas, parse_persona
+from warmeng.study.personas import Change, Persona, load_personas, parse_persona
 from warmeng.study.prompts import clean, messages
 from warmeng.study.settings import StudySettings, load_settings
 from warmeng.study.tasks.registry import load_task, load_tasks
@@ -134,15 +134,15 @@ def test_composition_has_one_space_between_parts():
     assert clean(task, item, "unmodified", "right", "plain", contexts) == "Why? I think the answer is The sky."
     options = clean(Task("t", "options", (item,)), item, "unmodified", "none", "plain", contexts)
     assert {line[3:] for line in options.splitlines()[1:3]} == {"The sky.", "The sea {x}"}
-    assert messages(Persona("p", None, "Be kind."), "Why?")[0] == {"role": "system", "content": "Be kind."}
+    assert messages(Persona("p", (), "Be kind."), "Why?")[0] == {"role": "system", "content": "Be kind."}
 
 
 def test_personas(tmp_path):
     (tmp_path / "a").mkdir()
     prompt = tmp_path / "p.txt"
     prompt.write_text("Be terse.\n")
-    assert parse_persona(f"both={tmp_path}/a@{prompt}") == Persona("both", tmp_path / "a", "Be terse.")
-    assert parse_persona(f"x=@{prompt}").adapter is None
+    assert parse_persona(f"both={tmp_path}/a@{prompt}") == Persona("both", (Change(tmp_path / "a"),), "Be terse.")
+    assert parse_persona(f"x=@{prompt}").changes == ()
     assert parse_persona("warm=@warm").system == parse_persona("warm-prompt").system
     assert parse_persona("plain=") == Persona("plain")
     for spec, kind in [("warmth", UsageError), ("=x", UsageError), ("a b=", UsageError)]:
@@ -222,7 +222,7 @@ def test_the_packaged_adapters_are_defaults_of_their_own_model_only():
     assert load_settings(None, {"model": "some/other"}).personas == ("original", "warm-prompt", "cold-prompt")
     for name in ("warm", "cold"):
         persona = parse_persona(name)
-        about = json.loads((persona.adapter / "warmeng.json").read_text())
+        about = json.loads((persona.changes[0].folder / "warmeng.json").read_text())
         assert (about["persona"], about["base"], about["epoch"]) == (name, ours.model, 2.0)
         assert about["data"]["source"] == f"embedded:{name}"
 

@@ -57,7 +57,7 @@ def own(fake):
 
 def test_a_spec_names_a_model_of_its_own_and_perhaps_a_prompt(tmp_path):
     plain, prompted = load_personas(["warm=full:owner/name", f"both=full:{tmp_path}@warm"])
-    assert (plain.model, plain.adapter, plain.system) == ("owner/name", None, None)
+    assert (plain.model, plain.changes, plain.system) == ("owner/name", (), None)
     assert prompted.model == str(tmp_path)
     assert "caring" in prompted.system
     assert persona_words("warm=full:owner/name") == "warm: a model of its own, owner/name"

@@ -1,0 +1,119 @@
+"""Personas as algebra: sums of adapters times coefficients, and what stands for several personas.
+
+A sum is written as in ``warm*0.5-cold*0.3``. A sign begins the next term only after a coefficient, because folders'
+names may hold ``+`` and ``-``; so every term but the last needs its coefficient (``*1``). A term in square brackets is
+a folder as it stands: ``[runs/a*2-b]*0.5``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from warmeng.common.errors import InputError, UsageError, show
+
+_NUMBER = r"[+-]?(?:\d{1,9}(?:\.\d{0,12})?|\.\d{1,12})"
+_TERM = re.compile(
+    rf"(?P<sign>[+-]?)(?:\[(?P<held>[^\[\]]+)\](?:\*(?P<factor>{_NUMBER}))?(?=[+-]|$)"
+    rf"|(?P<name>[^\[].*?)(?:\*(?P<times>{_NUMBER})(?=[+-]|$)|$))"
+)
+EPOCH = re.compile(r"epoch-(\d+(?:\.\d+)?)")
+DOSES_FORM = "NAME=DOSE,DOSE"
+CHECKPOINTS_FORM = "NAME=FOLDER"
+
+
+class Term(NamedTuple):
+    """A term as it is written. ``is_folder``: it stood in brackets, so it names no persona."""
+
+    name: str
+    coefficient: float
+    is_folder: bool = False
+
+
+def parse_sum(text: str) -> list[Term]:
+    """Return the terms of a sum; a text that is none is one term with coefficient 1."""
+    terms: list[Term] = []
+    start = 0
+    while start < len(text):
+        match = _TERM.match(text, start)
+        if match is None or (start == 0 and match["sign"]):
+            return [Term(text, 1.0)]
+        value = float(match["factor"] or match["times"] or 1.0)
+        # Adding zero turns -0 into 0.
+        signed = (-value if match["sign"] == "-" else value) + 0.0
+        terms.append(Term(match["held"] or match["name"], signed, match["held"] is not None))
+        start = match.end()
+    return terms
+
+
+def words_of(terms: Sequence[Term]) -> str:
+    """Return a sum of adapters in words; folders by their last part."""
+    told = ""
+    for term in terms:
+        value, joint = term.coefficient, ""
+        if told:
+            value, joint = abs(value), " minus " if value < 0 else " plus "
+        told += joint + ("" if value == 1.0 else f"{value:g} times ") + f"the adapter {Path(term.name).name}"
+    return told
+
+
+def split_spec(spec: str) -> tuple[str, str, str]:
+    """Return name, adapter and prompt of ``NAME=[ADAPTER][@PROMPT]`` as text; the last ``@`` divides."""
+    name, _, rest = spec.partition("=")
+    adapter, _, prompt = rest.rpartition("@") if "@" in rest else (rest, "", "")
+    return name, adapter, prompt
+
+
+def expand(personas: Sequence[str], doses: Sequence[str] = (), checkpoints: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the specs of personas with those that doses and checkpoints stand for.
+
+    ``doses``: ``NAME=-1,0,0.5`` of a persona's adapter. They are named ``NAME_x0.5``: names appear in files, where
+    ``*`` is not safe. Dose 1 is the persona itself. ``checkpoints``: ``NAME=FOLDER`` of a persona's training run, with
+    folders ``epoch-2``, named ``NAME_epoch-2``.
+
+    Raises ``UsageError`` for a malformed one, ``InputError`` for a folder without checkpoints.
+    """
+    found = list(personas)
+    for spec in checkpoints:
+        name, equals, folder = spec.partition("=")
+        if not equals or not name or not folder:
+            raise UsageError(f"checkpoints {show(spec)} is not {CHECKPOINTS_FORM}: give a name and a training folder")
+        run = epochs(Path(folder))
+        if not run:
+            raise InputError(f"{folder}: has no checkpoints: expected folders such as epoch-2 with PEFT adapters")
+        found += [f"{name}_{path.name}={_as_adapter(path)}" for _, path in run]
+    for spec in doses:
+        found += _doses(spec, {given.partition("=")[0]: given for given in found})
+    return tuple(found)
+
+
+def _doses(spec: str, given: Mapping[str, str]) -> list[str]:
+    name, _, listed = spec.partition("=")
+    texts = listed.split(",")
+    if not all(re.fullmatch(_NUMBER, text.strip()) for text in texts):
+        raise UsageError(f"doses {show(spec)} is not {DOSES_FORM}: give a persona and numbers, as in warm=-1,0,0.5,1")
+    if name not in given:
+        raise UsageError(f"doses {show(spec)}: no persona is named {show(name)}: give it with --persona as well")
+    _, _, prompt = split_spec(given[name])
+    values = sorted({float(text) + 0.0 for text in texts} - {1.0})
+    return [f"{name}_x{_text(value)}={name}*{_text(value)}{f'@{prompt}' if prompt else ''}" for value in values]
+
+
+def _text(value: float) -> str:
+    """Return a number without an exponent or trailing zeros."""
+    return f"{value:.12f}".rstrip("0").rstrip(".")
+
+
+def _as_adapter(folder: Path) -> str:
+    """Return a folder as it must be written in a persona."""
+    text = str(folder)
+    text = f"[{text}]" if "*" in text else text
+    return f"{text}@" if "@" in text else text
+
+
+def epochs(folder: Path) -> list[tuple[float, Path]]:
+    """Return the checkpoints of one persona's training, ascending: epoch and folder of ``FOLDER/epoch-N``."""
+    found = [(EPOCH.fullmatch(path.name), path) for path in folder.glob("epoch-*")]
+    return sorted((float(m[1]), path) for m, path in found if m and (path / "adapter_config.json").exists())

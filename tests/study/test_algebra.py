@@ -1,0 +1,150 @@
+"""Personas as sums of adapters, doses of one, and checkpoints of a training run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fakes import FakeEngine
+
+from warmeng.common.errors import InputError, UsageError
+from warmeng.study.adapters import apply_adapters
+from warmeng.study.algebra import Term, expand, parse_sum
+from warmeng.study.personas import ADAPTERS, Change, Persona, load_personas
+from warmeng.study.report.settings_text import persona_words
+from warmeng.study.settings import StudySettings, load_settings
+
+
+@pytest.mark.parametrize(
+    ("text", "terms"),
+    [
+        ("warm", [("warm", 1)]),
+        ("warm*0.5", [("warm", 0.5)]),
+        ("warm*-1", [("warm", -1)]),
+        ("warm*0.5-cold*0.3", [("warm", 0.5), ("cold", -0.3)]),
+        ("warm*.5+cold", [("warm", 0.5), ("cold", 1)]),
+        ("a*1--cold*2", [("a", 1), ("-cold", -2)]),
+        # Names hold signs: only a coefficient ends a term.
+        ("my-runs/warm+v2", [("my-runs/warm+v2", 1)]),
+        ("my-runs/warm-v2*2-b-c*1.5+d", [("my-runs/warm-v2", 2), ("b-c", -1.5), ("d", 1)]),
+        ("a*2x*3", [("a*2x", 3)]),
+        ("a*", [("a*", 1)]),
+        ("-warm", [("-warm", 1)]),
+        ("", []),
+    ],
+)
+def test_sums(text: str, terms: list[tuple[str, float]]) -> None:
+    assert parse_sum(text) == [Term(name, value) for name, value in terms]
+
+
+def test_brackets_hold_a_folder_as_it_stands() -> None:
+    assert parse_sum("[runs/a*2-b]") == [Term("runs/a*2-b", 1, True)]
+    assert parse_sum("[a*2]*0.5-[b-c]") == [Term("a*2", 0.5, True), Term("b-c", -1, True)]
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """Folders with adapters' weights, in the current one."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b", "b*2", "warm-v2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_model.safetensors").write_bytes(name.encode())
+    return tmp_path
+
+
+def changes(*specs: str) -> dict[str, dict[str, float]]:
+    return {p.name: {str(c.folder): c.coefficient for c in p.changes} for p in load_personas(specs)}
+
+
+def test_terms_are_personas_folders_or_the_packages_own(folders) -> None:
+    warm, cold = str(ADAPTERS / "warm"), str(ADAPTERS / "cold")
+    assert changes("half=warm*0.5") == {"half": {warm: 0.5}}
+    assert changes("x=warm*0.5-cold*0.3") == {"x": {warm: 0.5, cold: -0.3}}
+    assert changes("x=a*2-warm-v2*1", "y=[b*2]*3+[b*2]*1") == {"x": {"a": 2, "warm-v2": -1}, "y": {"b*2": 4}}
+    # Another persona's adapters, whatever the order, without its prompt.
+    found = load_personas(["more=mix*2", "mix=warm*0.5-b*1@warm", "warm=a"])
+    assert found[0] == Persona("more", (Change(Path("a"), 1.0), Change(Path("b"), -2.0)))
+    assert changes("warm=warm*2", "x=warm*2")["x"] == {warm: 4}
+    (folders / "cold").mkdir()
+    assert changes("cold", "x=cold*1", "y=./cold*1") == {"cold": {cold: 1}, "x": {cold: 1}, "y": {"cold": 1}}
+    assert changes("x=cold*1") == {"x": {"cold": 1}}
+
+
+def test_what_is_no_sum_is_refused(folders) -> None:
+    for spec in ("x=gone*2", "x=a*2-gone*1", "x=[warm]*2", "x=a-b", "x=[a"):
+        with pytest.raises(InputError, match="is not a folder: expected the folder of a PEFT LoRA adapter"):
+            load_personas([spec])
+    for specs in (["x=original*2", "original"], ["p=@warm", "x=p*1"], ["m=full:a/b", "x=m*2"]):
+        with pytest.raises(UsageError, match="has no adapter that could be a part of it"):
+            load_personas(specs)
+    with pytest.raises(UsageError, match="each made of the other"):
+        load_personas(["x=y*2", "y=x*2"])
+
+
+def test_doses_are_personas_with_readable_names() -> None:
+    assert expand(["original", "warm"], ["warm=-1,0,0.5,1,1.50,2"]) == (
+        "original", "warm", "warm_x-1=warm*-1", "warm_x0=warm*0", "warm_x0.5=warm*0.5", "warm_x1.5=warm*1.5",
+        "warm_x2=warm*2",
+    )  # fmt: skip
+    assert expand(["w=f@cold"], ["w=2"])[1] == "w_x2=w*2@cold"
+    for doses in ("warm", "warm=", "warm=a", "warm=1,,2", "warm=nan"):
+        with pytest.raises(UsageError, match="is not NAME=DOSE,DOSE"):
+            expand(["warm"], [doses])
+    with pytest.raises(UsageError, match="give it with --persona as well"):
+        expand(["original"], ["warm=1"])
+
+
+def test_checkpoints_are_personas(tmp_path) -> None:
+    run = tmp_path / "adapters@2" / "warm"
+    for epoch in ("epoch-10", "epoch-0.5", "epoch-2", "epoch-x"):
+        (run / epoch).mkdir(parents=True)
+        (run / epoch / "adapter_config.json").write_text("{}")
+    (run / "epoch-3").mkdir()
+    found = expand(["original"], ["w_epoch-2=0.5"], [f"w={run}"])
+    names = ["original", "w_epoch-0.5", "w_epoch-2", "w_epoch-10", "w_epoch-2_x0.5"]
+    assert [spec.partition("=")[0] for spec in found] == names
+    assert [str(p.changes[0].folder) for p in load_personas(found)[1:]] == [
+        str(run / name) for name in ("epoch-0.5", "epoch-2", "epoch-10", "epoch-2")
+    ]
+    with pytest.raises(InputError, match="has no checkpoints"):
+        expand([], (), [f"w={tmp_path}"])
+    with pytest.raises(UsageError, match="is not NAME=FOLDER"):
+        expand([], (), ["w"])
+
+
+def test_settings_write_doses_out_among_the_personas(tmp_path) -> None:
+    settings = StudySettings(personas=("original", "warm"), doses=("warm=0,2",))
+    assert settings.personas == ("original", "warm", "warm_x0=warm*0", "warm_x2=warm*2")
+    written = StudySettings(personas=settings.personas)
+    assert settings == written
+    assert settings.digest == written.digest
+    path = tmp_path / "s.yaml"
+    path.write_text("personas: [original, warm]\ndoses: warm=0\n")
+    assert load_settings(path, {}).personas[-1] == "warm_x0=warm*0"
+
+
+def test_every_adapter_is_loaded_once_and_shown_to_be_applied(folders) -> None:
+    fake_engine = FakeEngine()
+    personas = load_personas(["original", "w=a", "half=a*0.5", "none=a*0", "sum=a*0.5-b*0.3"])
+    found = apply_adapters(fake_engine, personas)
+    assert sorted(fake_engine.adapters) == ["folder/a", "folder/b"]
+    a, b = fake_engine.adapters["folder/a"], fake_engine.adapters["folder/b"]
+    assert {name: applied.hash for name, applied in found.items()} == {
+        "w": a, "half": f"{a}*0.5", "none": "", "sum": f"{a}*0.5+{b}*-0.3",
+    }  # fmt: skip
+    assert {name: applied.probe for name, applied in found.items()} == {"w": 1, "half": 1, "none": 0, "sum": 1}
+
+
+def test_a_sum_without_effect_is_refused_and_dose_zero_is_not(folders) -> None:
+    fake_engine = FakeEngine(moves=0.0)
+    with pytest.raises(InputError, match=r"persona x: the adapter a and b is not applied .* another coefficient"):
+        apply_adapters(fake_engine, load_personas(["x=a*1-b*1"]))
+    assert apply_adapters(fake_engine, load_personas(["y=a*0"]))["y"].hash == ""
+
+
+def test_personas_in_words() -> None:
+    assert persona_words("half=warm*0.5") == "half: the base with 0.5 times the adapter warm"
+    assert persona_words("x=runs/a*0.5-cold*0.3@warm") == (
+        "x: the base with 0.5 times the adapter a minus 0.3 times the adapter cold and the warm system prompt"
+    )
+    assert persona_words("x=[runs/a*2]") == "x: the base with the adapter a*2"
