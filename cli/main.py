@@ -31,6 +31,7 @@ COMMANDS = {
     "export": ("warmeng.cli.export", "export", "Write a run's answers for other tools: CSV, Parquet, lm-eval."),
     "grade": ("warmeng.cli.grade", "grade", "Grade answers of a JSONL or CSV file with a judge model."),
     "finetune": ("warmeng.cli.finetune", "finetune", "Train warm and cold adapters on conversations."),
+    "vector": ("warmeng.cli.vector", "vector", "Make steering vectors from contrasting conversations."),
     "merge": ("warmeng.cli.merge", "merge", "Write an adapter into its base's checkpoint."),
     "recover": ("warmeng.cli.recover", "recover", "Find the adapter that a merged checkpoint holds."),
     "models": ("warmeng.cli.models", "models", "List, fetch and verify models."),

@@ -14,6 +14,7 @@ from warmeng.engine.layout import LogprobTarget
 from warmeng.engine.mixture import Mixture
 from warmeng.engine.scheduler import Work
 from warmeng.engine.sequence import Sequence
+from warmeng.engine.vectors import Vector
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,21 @@ class Runner(Protocol):
     def last_logits(self, work: Work) -> Tensor:
         """Return the logits after one sequence's last token, on the host, [vocab]: for probes."""
 
+    def sum_hidden(self, work: list[Work], weights: Tensor) -> Tensor:
+        """Return weighted sums of the hidden states of sequences' scheduled tokens, on the host.
+
+        weights: fp32 [sums, tokens], the tokens of all sequences one after the other; returns fp32
+        [sums, layers + 1, hidden]. Row 0 is the embeddings', row L what comes after layer L, its vectors included.
+        """
+
     def add_adapter(self, adapter: Adapter) -> None:
         """Lay an adapter out on the device, unless one of its content is there."""
 
+    def add_vector(self, vector: Vector) -> None:
+        """Keep a steering vector on the device, unless one of its content is there."""
+
     def add_mixture(self, mixture: Mixture) -> None:
-        """Let sequences carry a mixture of adapters that are laid out."""
+        """Let sequences carry a mixture of adapters and vectors that are there."""
 
     def describe(self) -> dict[str, Any]:
         """Return what determines the numbers on this device, for a manifest: JSON types only."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from warmeng.engine.backend import Runner, StepHandle, is_out_of_memory
 from warmeng.engine.cache import BlockPool
 from warmeng.engine.constraints import ConstraintCompiler, Matcher
-from warmeng.engine.request import GenerateRequest, GenerateResult, Request, Result, ScoreRequest
+from warmeng.engine.request import GenerateRequest, GenerateResult, Request, RequestError, Result, ScoreRequest
 from warmeng.engine.results import generation, hits_stop_string, refusal, score_result
 from warmeng.engine.scheduler import Scheduler, Work
 from warmeng.engine.sequence import PENDING, Sequence
@@ -123,6 +125,44 @@ class EngineCore:
         finally:
             for block in sequence.block_table:
                 self.pool.release(block)
+
+    def mean_hidden(self, texts: Seq[tuple[Seq[int], Seq[bool]]], adapter_key: str) -> Tensor:
+        """Return the mean hidden states over the marked tokens of texts, beside all that runs, on the host.
+
+        texts: (tokens, marks), at least one of them marked. Texts are computed together as far as a step's tokens and
+        the cache allow. Returns fp32 [texts, layers + 1, hidden]. Raises RequestError where a text doesn't fit.
+        """
+        found: list[Tensor] = []
+        group: list[tuple[Seq[int], Seq[bool]]] = []
+        size = self.scheduler.block_size
+        for text in texts:
+            blocks = sum(-(-len(tokens) // size) for tokens, _ in [*group, text])
+            count = sum(len(tokens) for tokens, _ in [*group, text])
+            if group and (blocks > self.pool.available or count > self.scheduler.max_batched_tokens):
+                found.append(self._mean_hidden(group, adapter_key))
+                group = []
+            if -(-len(text[0]) // size) > self.pool.available:
+                raise RequestError(f"a text of {len(text[0])} tokens doesn't fit the cache: raise kv_bytes")
+            group.append(text)
+        return torch.cat([*found, self._mean_hidden(group, adapter_key)])
+
+    def _mean_hidden(self, texts: Seq[tuple[Seq[int], Seq[bool]]], adapter_key: str) -> Tensor:
+        work, start = [], 0
+        weights = torch.zeros(len(texts), sum(len(tokens) for tokens, _ in texts))
+        for row, (tokens, marks) in zip(weights, texts, strict=True):
+            row[start : start + len(tokens)] = torch.tensor(marks, dtype=torch.float32) / sum(marks)
+            start += len(tokens)
+            request = GenerateRequest("probe", tuple(tokens))
+            sequence = Sequence(request, adapter_key, -1, list(tokens), [], max_len=len(tokens))
+            count = -(-len(tokens) // self.scheduler.block_size)
+            sequence.block_table.extend(self.pool.allocate() for _ in range(count))
+            work.append(Work(sequence, 0, len(tokens)))
+        try:
+            return self._runner.sum_hidden(work, weights)
+        finally:
+            for item in work:
+                for block in item.sequence.block_table:
+                    self.pool.release(block)
 
     def _launch(self, work: list[Work]) -> InFlightStep | None:
         """Launch a step; where it runs out of memory, shrink the next ones and return None."""

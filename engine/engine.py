@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -39,6 +39,7 @@ from warmeng.engine.request import (
 from warmeng.engine.settings import EngineLimits, EngineSettings, resolve_limits
 from warmeng.engine.tensors import content_hash
 from warmeng.engine.tokenizer import Tokenizer
+from warmeng.engine.vectors import Vector, load_vector
 
 __all__ = ["NUMERICS_VERSION", "Engine", "EngineSettings", "EngineStats", "Model"]
 
@@ -131,11 +132,29 @@ class Engine:
         self._name_mixture(name, Mixture(((adapter.hash, 1.0),)))
         return adapter
 
-    def add_mixture(self, name: str, terms: Mapping[str, float]) -> Mixture:
-        """Name a sum of adapters times coefficients, which requests then give as their ``adapter``.
+    def add_vector(self, name: str, source: str | Path | Vector, layer: int | None = None) -> Vector:
+        """Load a steering vector under a name: a safetensors file with the layer that it is for, or one in memory.
 
-        ``terms``: from names of adapters or mixtures to coefficients, of any sign. All mixtures of an adapter share
-        its memory and its products. One whose coefficients come to zero answers as the base does, bit for bit.
+        Requests give the name as their ``adapter``, and mixtures may have it as a term. It is added to the residual
+        stream after its layer (1 is the first), at every position of prompt and answer. Raises InputError where the
+        file is not understood or doesn't fit the base, UsageError for a name that is taken.
+        """
+        self._refuse_taken(name)
+        if isinstance(source, Vector):
+            vector = source
+        elif layer is None:
+            raise UsageError(f"vector {name!r} is a file, and no layer is given: give the one that it is added after")
+        else:
+            vector = load_vector(Path(source), layer, self.config)
+        self._runner.add_vector(vector)
+        self._name_mixture(name, Mixture(((vector.hash, 1.0),)))
+        return vector
+
+    def add_mixture(self, name: str, terms: Mapping[str, float]) -> Mixture:
+        """Name a sum of adapters and vectors times coefficients, which requests then give as their ``adapter``.
+
+        ``terms``: from names of adapters, vectors or mixtures to coefficients, of any sign. All mixtures of an adapter
+        share its memory and its products. One whose coefficients come to zero answers as the base does, bit for bit.
 
         >>> engine.add_mixture("half", {"warm": 0.5})
         >>> engine.add_mixture("apart", {"warm": 1, "cold": -1})
@@ -169,6 +188,25 @@ class Engine:
         with_adapter = self._core.probe_logits(tokens, self._mixture(name).key)
         change = (with_adapter - self._core.probe_logits(tokens, "")).abs()
         return float(change[: self._runner.vocab_size].max())
+
+    def mean_hidden(
+        self, texts: Iterable[tuple[Sequence[int], Sequence[bool]]], adapter: str | None = None
+    ) -> torch.Tensor:
+        """Return the mean hidden states over the marked tokens of each text, float32 [texts, layers + 1, hidden].
+
+        texts: (token ids, marks), one text at least and a mark in each. Row 0 is the embeddings', row L what comes
+        after layer L, before any norm. Texts are computed together, several in a pass.
+
+        Raises RequestError for a text that is empty, has no mark or is too long.
+        """
+        given = [(tuple(tokens), tuple(marks)) for tokens, marks in texts]
+        for tokens, marks in given:
+            check_request(GenerateRequest("text", tokens), self._runner.vocab_size)
+            if len(marks) != len(tokens) or not any(marks):
+                raise RequestError(f"a text of {len(tokens)} tokens has {sum(marks)} of {len(marks)} marks: mark some")
+            if len(tokens) > self.config.max_seq_len:
+                raise RequestError(f"a text has {len(tokens)} tokens, the model takes {self.config.max_seq_len}")
+        return self._core.mean_hidden(given, self._mixture(adapter).key)
 
     def add(self, request: Request, urgent: bool = False) -> None:
         """Queue a request; ``results`` answers it. May be called while results are read.
@@ -210,9 +248,9 @@ class Engine:
 
         A prompt is a text, which the user says; a list of messages (``[{"role": "user", "content": "..."}]``); or a
         ``GenerateRequest``, for prompts of token ids, constraints and more. ``params`` (greedy, at most 256 tokens,
-        unless given) and ``adapter`` (a name given to ``add_adapter`` or ``add_mixture``; the base itself unless given)
-        hold for texts and conversations; a request has its own. With a temperature, each place in the list draws its
-        own noise, and the same noise under every adapter.
+        unless given) and ``adapter`` (a name given to ``add_adapter``, ``add_vector`` or ``add_mixture``; the base
+        itself unless given) hold for texts and conversations; a request has its own. With a temperature, each place in
+        the list draws its own noise, and the same noise under every adapter.
 
         Raises RequestError, and answers none, where a prompt can't be run as it stands.
         """

@@ -1,4 +1,4 @@
-"""What a row's adapters add to the base: a weighted sum of loaded adapters."""
+"""What a row's adapters and steering vectors add to the base: a weighted sum of what is loaded."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from functools import cached_property
 
 from warmeng.common.errors import UsageError
 
-# The largest coefficient: beyond it an adapter overflows before it means anything.
+# The largest coefficient: beyond it a model overflows before it means anything.
 MAX_COEFFICIENT = 1000.0
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """A weighted sum of adapters; without terms it is the base itself.
+    """A weighted sum of adapters and steering vectors; without terms it is the base itself.
 
-    ``terms``: (an adapter's content hash, its coefficient), ascending by hash, none of them zero or twice.
+    ``terms``: (a content hash, its coefficient), ascending by hash, none of them zero or twice.
     """
 
     terms: tuple[tuple[str, float], ...] = ()
@@ -25,7 +25,7 @@ class Mixture:
     def sum_of(cls, parts: Iterable[tuple[Mixture, float]]) -> Mixture:
         """Return the sum of mixtures times coefficients. Raises ``UsageError`` where one is above ``MAX_COEFFICIENT``.
 
-        An adapter whose coefficient comes to zero is left out, so that dose zero is the base, bit for bit.
+        A term whose coefficient comes to zero is left out, so that dose zero is the base, bit for bit.
         """
         sums: dict[str, float] = {}
         for mixture, coefficient in parts:
@@ -34,7 +34,7 @@ class Mixture:
         for value in sums.values():
             # False for what is not a number, too.
             if not abs(value) <= MAX_COEFFICIENT:
-                raise UsageError(f"an adapter's coefficient is {value}, expected at most {MAX_COEFFICIENT:g} in size")
+                raise UsageError(f"a coefficient is {value}, expected at most {MAX_COEFFICIENT:g} in size")
         return cls(tuple(sorted((name, value) for name, value in sums.items() if value)))
 
     @cached_property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal, Protocol, TypeVar
 
 import torch
@@ -35,22 +36,37 @@ class Ops(Protocol[B, P]):
     def silu_mul(self, gate_up: P) -> Tensor:
         """Return silu(gate) * up, [rows, intermediate]."""
 
+    def steer(self, product: P, layer: int, batch: B) -> P:
+        """Return a layer's last product with the steering vectors after it added to the rows that carry them.
+
+        ``layer`` counts from 1.
+        """
+
     def add(self, product: P, residual: Tensor) -> Tensor:
         """Return the residual with the last product."""
 
 
-def forward(weights: Weights, ops: Ops[B, P], batch: B) -> Tensor:
-    """Return the hidden states before the final norm, [rows, hidden], writing keys and values on the way."""
+def forward(weights: Weights, ops: Ops[B, P], batch: B, watch: Callable[[int, Tensor], None] | None = None) -> Tensor:
+    """Return the hidden states before the final norm, [rows, hidden], writing keys and values on the way.
+
+    ``watch`` is shown the hidden states after each layer, by its number from 1, and the embeddings as those of 0; they
+    change after it returns.
+    """
     residual = ops.embed(batch)
     product: P | None = None
     for index, layer in enumerate(weights.layers):
         x = ops.add_norm(product, residual, layer.attn_norm)
+        if watch is not None:
+            watch(index, residual)
         x = ops.attend(ops.project(x, index, "qkv", batch), index, batch)
         x = ops.add_norm(ops.project(x, index, "o", batch), residual, layer.mlp_norm)
         x = ops.silu_mul(ops.project(x, index, "gate_up", batch))
-        product = ops.project(x, index, "down", batch)
+        product = ops.steer(ops.project(x, index, "down", batch), index + 1, batch)
     assert product is not None, "a decoder has at least one layer"
-    return ops.add(product, residual)
+    hidden = ops.add(product, residual)
+    if watch is not None:
+        watch(len(weights.layers), hidden)
+    return hidden
 
 
 def rope_frequencies(config: ModelConfig) -> Tensor:

@@ -68,7 +68,7 @@ class GenerateRequest:
     id: str
     prompt: tuple[int, ...]  # token ids, at least one
     sampling: SamplingParams = field(default_factory=SamplingParams)
-    # A name given to Engine.add_adapter or add_mixture; None is the base itself.
+    # A name given to Engine.add_adapter, add_vector or add_mixture; None is the base itself.
     adapter: str | None = None
     # (item id, sample index): the same key draws the same noise.
     noise_key: tuple[str, int] = ("", 0)

@@ -150,6 +150,11 @@ def open_checkpoint(folder: Path, stem: str = "model") -> Checkpoint:
     return Checkpoint(folder, _entries(folder, tensor_files(folder, stem)))
 
 
+def open_file(path: Path) -> Checkpoint:
+    """The tensors of one safetensors file. Reads and checks its header; raises InputError as ``open_checkpoint``."""
+    return Checkpoint(path, _entries(path, (path,)))
+
+
 def tensor_files(folder: Path, stem: str = "model") -> tuple[Path, ...]:
     """The safetensors files that ``open_checkpoint`` reads, by name; each lies in ``folder``."""
     single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"

@@ -1,16 +1,15 @@
-"""Personas' adapters on an engine, each with proof that it changes the model."""
+"""Personas' adapters and vectors on an engine, each with proof that it changes the model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from warmeng.common.errors import InputError, NotLowRank
 from warmeng.engine.adapters import is_merged
 from warmeng.engine.provenance import Provenance, provenance
-from warmeng.study.personas import FULL, Persona, folders_of
+from warmeng.study.personas import FULL, Change, Persona, sources_of
 
 if TYPE_CHECKING:
     from warmeng.engine.engine import Engine
@@ -32,36 +31,42 @@ class AppliedAdapter:
 def apply_adapters(
     engine: Engine, personas: Sequence[Persona], say: Callable[[str], None] = lambda line: None
 ) -> dict[str, AppliedAdapter]:
-    """Load every adapter once and return proof, by persona, that what it adds changes the model; ``say`` what takes
-    long, and what of its folder is not the base's.
+    """Load every adapter and vector once and return proof, by persona, that what it adds changes the model; ``say``
+    what takes long, and what of its folder is not the base's.
 
     Raises ``InputError`` for an adapter that is all zero, or a persona whose probe shows no change or no finite one,
     unless its coefficients are all zero: then it has the base's bits.
     """
-    found = {folder: _load(engine, name, folder, say) for folder, name in folders_of(personas).items()}
+    found = {_name(change): _load(engine, name, change, say) for change, name in sources_of(personas).items()}
     applied: dict[str, AppliedAdapter] = {}
     for persona in personas:
         if not persona.changes:
             continue
-        terms = {_name(change.folder): change.coefficient for change in persona.changes}
+        terms = {_name(change): change.coefficient for change in persona.changes}
         mixture = engine.add_mixture(persona.name, terms)
         moved = engine.probe_adapter(persona.name) if any(terms.values()) else 0.0
         if any(terms.values()) and not 0.0 < moved < float("inf"):
-            given = " and ".join(str(change.folder) for change in persona.changes)
+            given = " and ".join(str(change.source) for change in persona.changes)
             raise InputError(
                 f"persona {persona.name}: the adapter {given} is not applied (it moved the probe's logits by {moved}): "
                 "give one that was trained on this model, or another coefficient"
             )
-        applied[persona.name] = AppliedAdapter(mixture.key, moved, *_together(found[c.folder] for c in persona.changes))
+        applied[persona.name] = AppliedAdapter(mixture.key, moved, *_together(map(found.__getitem__, terms)))
     return applied
 
 
-def _load(engine: Engine, name: str, folder: Path, say: Callable[[str], None]) -> Provenance:
-    """Load a folder's adapter, for the persona ``name`` first of all, and say what of it is not the base's."""
+def _load(engine: Engine, name: str, change: Change, say: Callable[[str], None]) -> Provenance | None:
+    """Load an adapter, for the persona ``name`` first of all, and say what of its folder is not the base's; or a
+    vector, whose file says nothing of its base.
+    """
+    folder = change.source
+    if change.layer is not None:
+        engine.add_vector(_name(change), folder, change.layer)
+        return None
     if is_merged(folder):
         say(f"persona {name}: recovering the low-rank change of the checkpoint {folder}")
     try:
-        adapter = engine.add_adapter(_name(folder), folder)
+        adapter = engine.add_adapter(_name(change), folder)
     except NotLowRank as error:
         raise InputError(f"{error}: --persona {name}={FULL}{folder}") from None
     if adapter.is_zero:
@@ -75,14 +80,14 @@ def _load(engine: Engine, name: str, folder: Path, say: Callable[[str], None]) -
     return found
 
 
-def _name(folder: Path) -> str:
-    """Return what the engine calls a folder's adapter: no persona's name has a slash."""
-    return f"folder/{folder}"
+def _name(change: Change) -> str:
+    """Return what the engine calls an adapter or a vector: no persona's name has a slash."""
+    return f"adapter/{change.source}" if change.layer is None else f"vector/{change.source}:{change.layer}"
 
 
-def _together(found: Iterable[Provenance]) -> tuple[bool | None, str | None]:
+def _together(found: Iterable[Provenance | None]) -> tuple[bool | None, str | None]:
     """Return what is known of several folders: the template is the base's where each one's is."""
-    parts = list(found)
+    parts = [part for part in found if part is not None]
     templates = {part.same_template for part in parts}
-    same = False if False in templates else None if None in templates else True
+    same = False if False in templates else None if None in templates or not templates else True
     return same, next((part.other_base for part in parts if part.other_base), None)

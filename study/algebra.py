@@ -2,7 +2,7 @@
 
 A sum is written as in ``warm*0.5-cold*0.3``. A sign begins the next term only after a coefficient, because folders'
 names may hold ``+`` and ``-``; so every term but the last needs its coefficient (``*1``). A term in square brackets is
-a folder as it stands: ``[runs/a*2-b]*0.5``.
+a folder as it stands: ``[runs/a*2-b]*0.5``. A term ``vector:FILE:LAYER`` is a steering vector.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ _TERM = re.compile(
     rf"|(?P<name>[^\[].*?)(?:\*(?P<times>{_NUMBER})(?=[+-]|$)|$))"
 )
 EPOCH = re.compile(r"epoch-(\d+(?:\.\d+)?)")
+# Before a steering vector's file.
+VECTOR = "vector:"
 DOSES_FORM = "NAME=DOSE,DOSE"
 CHECKPOINTS_FORM = "NAME=FOLDER"
 
@@ -55,8 +57,20 @@ def words_of(terms: Sequence[Term]) -> str:
         value, joint = term.coefficient, ""
         if told:
             value, joint = abs(value), " minus " if value < 0 else " plus "
-        told += joint + ("" if value == 1.0 else f"{value:g} times ") + f"the adapter {Path(term.name).name}"
+        told += joint + ("" if value == 1.0 else f"{value:g} times ") + _name_in_words(term)
     return told
+
+
+def _name_in_words(term: Term) -> str:
+    if not is_vector(term):
+        return f"the adapter {Path(term.name).name}"
+    file, _, layer = term.name.removeprefix(VECTOR).rpartition(":")
+    return f"the vector {Path(file).name} after layer {layer}"
+
+
+def is_vector(term: Term) -> bool:
+    """Whether a term is written as a steering vector."""
+    return term.name.startswith(VECTOR) and not term.is_folder
 
 
 def split_spec(spec: str) -> tuple[str, str, str]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from warmeng.common.errors import InputError, UsageError, one_line, show
 from warmeng.common.files import read_text
-from warmeng.study.algebra import Term, parse_sum, split_spec
+from warmeng.study.algebra import VECTOR, Term, is_vector, parse_sum, split_spec
 
 PROMPTS = Path(__file__).parent / "data" / "prompts"
 # Of the built-in model: see docs/finetune.md.
@@ -28,17 +28,20 @@ FORM = "NAME=[ADAPTER|full:MODEL][@PROMPT]"
 
 
 class Change(NamedTuple):
-    """An adapter's folder, and what the adapter is multiplied with."""
+    """What is added to the base, and what it is multiplied with: an adapter's folder, or a steering vector's file with
+    the layer that it follows (1 is the first).
+    """
 
-    folder: Path
+    source: Path
     coefficient: float = 1.0
+    layer: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Persona:
-    """A name, adapters that are added, a system prompt's text or none; ``model`` where it isn't the base's.
+    """A name, adapters and vectors that are added, a system prompt's text or none; ``model`` where it isn't the base's.
 
-    No folder is twice among the changes. A coefficient may be zero.
+    No source is twice among the changes. A coefficient may be zero.
     """
 
     name: str
@@ -51,10 +54,10 @@ def parse_persona(spec: str, run: Mapping[str, str] | None = None) -> Persona:
     """Parse ``NAME=[ADAPTER|full:MODEL][@PROMPT]``, or a built-in name alone.
 
     ADAPTER is a sum as ``parse_sum`` reads it. A term is another persona of the ``run`` (specs by name), whose adapters
-    are meant, not its prompt; or a folder; or ``warm`` or ``cold``, the package's. MODEL is what ``--model`` takes, or
-    ``OWNER/NAME@REVISION``. PROMPT is ``warm``, ``cold`` or a text file; the last ``@`` divides, so a folder or model
-    with one needs another at its end. Raises ``UsageError`` for a malformed spec, ``InputError`` for a file that is not
-    there.
+    and vectors are meant, not its prompt; or a folder; or ``warm`` or ``cold``, the package's; or a vector.
+    MODEL is what ``--model`` takes, or ``OWNER/NAME@REVISION``. PROMPT is ``warm``, ``cold`` or a text file; the last
+    ``@`` divides, so a folder or model with one needs another at its end. Raises ``UsageError`` for a malformed spec,
+    ``InputError`` for a file that is not there.
     """
     name, equals, _ = spec.partition("=")
     if not equals:
@@ -86,15 +89,21 @@ def parse_persona(spec: str, run: Mapping[str, str] | None = None) -> Persona:
 
 
 def _changes(name: str, adapter: str, run: Mapping[str, str], above: tuple[str, ...]) -> tuple[Change, ...]:
-    """Return the adapters of a sum, those of other personas written out. ``above``: the personas that ask for it."""
-    sums: dict[Path, float] = {}
+    """Return what a sum adds, other personas' parts written out. ``above``: the personas that ask for it."""
+    sums: dict[Change, float] = {}
     for term in parse_sum(adapter):
-        for folder, coefficient in _meant(name, term, run, above):
-            sums[folder] = sums.get(folder, 0.0) + coefficient * term.coefficient
-    return tuple(Change(folder, coefficient) for folder, coefficient in sums.items())
+        for change in _meant(name, term, run, above):
+            whole = change._replace(coefficient=1.0)
+            sums[whole] = sums.get(whole, 0.0) + change.coefficient * term.coefficient
+    return tuple(whole._replace(coefficient=coefficient) for whole, coefficient in sums.items())
 
 
 def _meant(name: str, term: Term, run: Mapping[str, str], above: tuple[str, ...]) -> tuple[Change, ...]:
+    if is_vector(term):
+        file, _, layer = term.name.removeprefix(VECTOR).rpartition(":")
+        if not file or not layer.isascii() or not layer.isdigit() or len(layer) > 9:
+            raise UsageError(f"persona {name}: {show(term.name)} is not {VECTOR}FILE:LAYER: give the layer's number")
+        return (Change(Path(file), layer=int(layer)),)
     if term.name in run and term.name != name and not term.is_folder:
         if term.name in above:
             raise UsageError(f"personas {name} and {term.name} are each made of the other: give one a folder")
@@ -104,7 +113,7 @@ def _meant(name: str, term: Term, run: Mapping[str, str], above: tuple[str, ...]
         if equals and not adapter.startswith(FULL):
             found = _changes(other, adapter, run, (*above, name))
         if not found:
-            raise UsageError(f"persona {name}: {term.name} has no adapter that could be a part of it")
+            raise UsageError(f"persona {name}: {term.name} has no adapter or vector that could be a part of it")
         return found
     if _is_dir(Path(term.name)):
         return (Change(Path(term.name)),)
@@ -134,12 +143,12 @@ def on_base(personas: Iterable[Persona]) -> tuple[Persona, ...]:
     return tuple(persona for persona in personas if persona.model is None)
 
 
-def folders_of(personas: Iterable[Persona]) -> dict[Path, str]:
-    """Return the personas' adapters' folders, each once, with the first persona that has it."""
-    found: dict[Path, str] = {}
+def sources_of(personas: Iterable[Persona]) -> dict[Change, str]:
+    """Return the personas' adapters and vectors, each whole and once, with the first persona that has it."""
+    found: dict[Change, str] = {}
     for persona in personas:
         for change in persona.changes:
-            found.setdefault(change.folder, persona.name)
+            found.setdefault(change._replace(coefficient=1.0), persona.name)
     return found
 
 

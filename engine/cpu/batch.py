@@ -33,8 +33,8 @@ class Batch:
     # int64 [rows]: place of the slot in its block.
     offsets: Tensor
     attention: tuple[PairPlan, ...]
-    # (an adapter's content hash, its coefficient in each row [rows, 1]), ascending by hash.
-    adapters: tuple[tuple[str, Tensor], ...]
+    # (content hash of an adapter or vector, its coefficient in each row [rows, 1]), ascending by hash.
+    terms: tuple[tuple[str, Tensor], ...]
     num_tokens: int  # rows that are not padding
 
 
@@ -68,13 +68,13 @@ def build_batch(
         blocks=torch.from_numpy(slot // block_size),
         offsets=torch.from_numpy(slot % block_size),
         attention=plan_pairs(layout.segments(), config.num_kv_heads, group, block_size, min_queries),
-        adapters=tuple(weights.items()),
+        terms=tuple(weights.items()),
         num_tokens=count,
     )
 
 
 def _coefficients(keys: Seq[str], mixtures: Mapping[str, Mixture]) -> dict[str, npt.NDArray[np.float32]]:
-    """Return the coefficients of each adapter that some segment carries, fp32 [segments], ascending by hash.
+    """Return the coefficients of each adapter and vector that some segment carries, fp32 [segments], ascending by hash.
 
     That order fixes a row's sum, whatever the other rows carry.
     """

@@ -12,6 +12,7 @@ from warmeng.engine.config import ModelConfig
 from warmeng.engine.cpu.batch import Batch
 from warmeng.engine.cpu.lora import AdapterWeights
 from warmeng.engine.model import Fused
+from warmeng.engine.vectors import Vector
 from warmeng.kernels.activation import silu_mul
 from warmeng.kernels.attention import attention
 from warmeng.kernels.linear import Projection, RowTiles, add_lora, matmul
@@ -39,6 +40,7 @@ class CpuOps:
         self.tiles = tiles
         self.cache = cache
         self.adapters: dict[str, AdapterWeights] = {}
+        self.vectors: dict[str, Vector] = {}
 
     def embed(self, batch: Batch) -> Tensor:
         """Return the embeddings of the batch's tokens."""
@@ -53,7 +55,8 @@ class CpuOps:
     def project(self, x: Tensor, layer: int, name: Fused, batch: Batch) -> Tensor:
         """Multiply with a layer's weight and add the changes of the rows' adapters."""
         w: Projection = getattr(self.weights.layers[layer], name)
-        changes = [(rows, getattr(self.adapters[key].layers[layer], name)) for key, rows in batch.adapters]
+        adapters = [(rows, self.adapters[key]) for key, rows in batch.terms if key in self.adapters]
+        changes = [(rows, getattr(adapter.layers[layer], name)) for rows, adapter in adapters]
         present = [(rows, change) for rows, change in changes if change is not None]
         return add_lora(matmul(x, w, self.tiles), x, present, self.tiles)
 
@@ -76,6 +79,15 @@ class CpuOps:
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         """Return silu(gate) * up."""
         return silu_mul(gate_up)
+
+    def steer(self, product: Tensor, layer: int, batch: Batch) -> Tensor:
+        """Add the vectors after a layer to its last product, in place."""
+        for key, rows in batch.terms:
+            vector = self.vectors.get(key)
+            if vector is not None and vector.layer == layer:
+                # Two operations: fused into one, the last bit would depend on where a row lies.
+                product.add_(rows * vector.values)
+        return product
 
     def add(self, product: Tensor, residual: Tensor) -> Tensor:
         """Return the residual with the last product."""

@@ -24,6 +24,7 @@ from warmeng.engine.model import forward, rotation
 from warmeng.engine.request import GenerateRequest, SamplingParams
 from warmeng.engine.scheduler import Work
 from warmeng.engine.sequence import Sequence
+from warmeng.engine.vectors import Vector
 from warmeng.kernels.attention import min_queries
 from warmeng.kernels.linear import Arrangement
 from warmeng.kernels.sampling import Noise, argmax, gumbel_argmax, keep_top, log_normaliser
@@ -99,14 +100,26 @@ class CpuRunner:
         hidden = forward(self.ops.weights, self.ops, batch)
         return self._logits(hidden, [batch.num_tokens - 1])[0]
 
+    @torch.inference_mode()
+    def sum_hidden(self, work: list[Work], weights: Tensor) -> Tensor:
+        """Return weighted sums of the hidden states of sequences' scheduled tokens."""
+        batch = self._batch(build_layout(work, self.block_size))
+        sums: list[Tensor] = []
+        forward(self.ops.weights, self.ops, batch, lambda _, hidden: sums.append(weights @ hidden[: batch.num_tokens]))
+        return torch.stack(sums, 1)
+
     def add_adapter(self, adapter: Adapter) -> None:
         """Lay an adapter out, unless one of its content is there."""
         if adapter.hash not in self.ops.adapters:
             laid_out = arrange_adapter(adapter, self.config, self.dtype, self.arrangement.project)
             self.ops.adapters[adapter.hash] = laid_out
 
+    def add_vector(self, vector: Vector) -> None:
+        """Keep a steering vector."""
+        self.ops.vectors[vector.hash] = vector
+
     def add_mixture(self, mixture: Mixture) -> None:
-        """Let sequences carry a mixture of adapters that are laid out."""
+        """Let sequences carry a mixture of adapters and vectors that are there."""
         self.mixtures[mixture.key] = mixture
 
     def describe(self) -> dict[str, Any]:

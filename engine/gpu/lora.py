@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from warmeng.engine.adapters import Adapter
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.mixture import BASE, Mixture
 from warmeng.engine.model import Fused
+from warmeng.engine.vectors import Vector
 from warmeng.kernels.gpu.lora import NO_COLUMNS, RANK_TILE, LoraWeights
 
 PARTS: dict[Fused, tuple[str, ...]] = {
@@ -27,6 +29,8 @@ class AdapterBank:
 
     The order of the columns is that of a mixture's sum: it must not depend on what else is loaded, or when.
 
+    Steering vectors are terms of mixtures, too, in a table of their own.
+
     ``columns``: content hash to (first, stop) of an adapter's columns among a part's. ``mixtures``: key to row of
     ``weights``, fp32 [mixtures, R], and of ``spans``, see ``AdapterRows`` and ``column_ranges``; row 0 is the base.
     """
@@ -39,6 +43,9 @@ class AdapterBank:
         self.mixtures: dict[str, int] = {}
         self.weights = torch.empty(0, 0, dtype=torch.float32, device=device)
         self.spans: list[tuple[int, int]] = []
+        self.vectors: dict[str, Vector] = {}
+        # By layer, ascending by content hash: values fp32 [hidden], the coefficient of each mixture [mixtures].
+        self._steering: dict[int, list[tuple[Tensor, Tensor]]] = {}
         self._terms: list[Mixture] = []
         self.layers: list[dict[Fused, LoraWeights]] = []
         self.add_mixture(BASE)
@@ -79,6 +86,14 @@ class AdapterBank:
                 before[name] = self._stacked(before.get(name), first, targets, name, adapter.scale, padded)
         self._tabulate()
 
+    def add_vector(self, vector: Vector) -> None:
+        """Keep a steering vector; mixtures that have it come after it."""
+        self.vectors[vector.hash] = replace(vector, values=vector.values.to(self.device))
+
+    def steering(self, layer: int) -> list[tuple[Tensor, Tensor]]:
+        """Return the vectors after a layer, with the coefficient of each mixture."""
+        return self._steering.get(layer, [])
+
     def add_mixture(self, mixture: Mixture) -> None:
         """Give a mixture of stacked adapters its row of the tables."""
         if mixture.key not in self.mixtures:
@@ -92,11 +107,17 @@ class AdapterBank:
         weights = np.zeros((len(self._terms), rank), dtype=np.float32)
         self.spans = []
         for row, mixture in zip(weights, self._terms, strict=True):
-            ranges = [self.columns[name] for name, _ in mixture.terms]
-            for (first, stop), (_, coefficient) in zip(ranges, mixture.terms, strict=True):
-                row[first:stop] = coefficient
+            ranges = []
+            for name, coefficient in mixture.terms:
+                if name in self.columns:
+                    ranges.append(self.columns[name])
+                    row[slice(*ranges[-1])] = coefficient
             self.spans.append((ranges[0][0], ranges[-1][1]) if ranges else NO_COLUMNS)
         self.weights = torch.from_numpy(weights).to(self.device)
+        self._steering = {}
+        for name, vector in sorted(self.vectors.items()):
+            each = torch.tensor([dict(m.terms).get(name, 0.0) for m in self._terms], dtype=torch.float32)
+            self._steering.setdefault(vector.layer, []).append((vector.values, each.to(self.device)))
 
     def _stacked(
         self,

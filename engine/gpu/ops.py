@@ -69,7 +69,7 @@ class GpuOps:
     def project(self, x: Tensor, layer: int, name: Fused, batch: Batch) -> Product:
         """Multiply with a layer's weight; with adapters in the batch, the same launch does the LoRA shrink."""
         weight: DeviceWeight = getattr(self.weights.layers[layer], name)
-        lora = self.bank.layers[layer][name] if batch.adapters is not None else None
+        lora = self.bank.layers[layer][name] if batch.adapters is not None and self.bank.layers else None
         if not self.fast:
             return project(x, weight.w, lora, batch.adapters, tiles=self.tiles)
         y = weight.multiply(x)
@@ -92,6 +92,13 @@ class GpuOps:
     def silu_mul(self, gate_up: Product) -> Tensor:
         """Return silu(gate) * up."""
         return silu_mul(gate_up)
+
+    def steer(self, product: Product, layer: int, batch: Batch) -> Product:
+        """Add the vectors after a layer to ``y`` of its last product, in place."""
+        if batch.adapters is not None:
+            for values, coefficients in self.bank.steering(layer):
+                product.y.add_(coefficients.index_select(0, batch.adapters.mixtures)[:, None] * values)
+        return product
 
     def add(self, product: Product, residual: Tensor) -> Tensor:
         """Return the residual with the last product."""

@@ -42,6 +42,7 @@ from warmeng.engine.model import forward
 from warmeng.engine.scheduler import Work
 from warmeng.engine.sequence import Sequence
 from warmeng.engine.settings import EngineLimits, EngineSettings
+from warmeng.engine.vectors import Vector
 from warmeng.kernels.gpu.attention import Tiling, tiling_for
 from warmeng.kernels.gpu.invariance import batch_invariant_tiles, batch_invariant_tiling, check_norm, fitting_tiles
 from warmeng.kernels.gpu.matmul import TILES, Tile, tiles_for
@@ -127,14 +128,31 @@ class GpuRunner:
         hidden, _ = self._hidden(layout, logits_inputs(last_row))
         return self.ops.logits(hidden)[0].cpu()
 
+    @torch.inference_mode()
+    def sum_hidden(self, work: list[Work], weights: Tensor) -> Tensor:
+        """Return weighted sums of the hidden states of sequences' scheduled tokens, on the host."""
+        host = self._host_batch(build_layout(work, self.block_size))
+        inputs = unpack(self._upload(pack(host.inputs)), host.inputs)
+        there, count = weights.to(self.device), weights.shape[1]
+        sums: list[Tensor] = []
+        batch = device_batch(inputs, host.num_chunks, self.bank)
+        forward(self.weights, self.ops, batch, lambda _, hidden: sums.append(there @ hidden[:count].float()))
+        return torch.stack(sums, 1).cpu()
+
     def add_adapter(self, adapter: Adapter) -> None:
         """Stack an adapter beside the others, unless one of its content is there."""
         if adapter.hash not in self.bank.columns:
             self.bank.add(adapter)
             self._forget_graphs()
 
+    def add_vector(self, vector: Vector) -> None:
+        """Keep a steering vector on the device, unless one of its content is there."""
+        if vector.hash not in self.bank.vectors:
+            self.bank.add_vector(vector)
+            self._forget_graphs()
+
     def add_mixture(self, mixture: Mixture) -> None:
-        """Let sequences carry a mixture of adapters that are stacked."""
+        """Let sequences carry a mixture of adapters and vectors that are there."""
         if mixture.key not in self.bank.mixtures:
             self.bank.add_mixture(mixture)
             self._forget_graphs()

@@ -13,8 +13,9 @@ from warmeng.common.errors import StorageError
 from warmeng.common.messages import duration
 from warmeng.common.progress import Silent
 from warmeng.engine.adapters import is_merged, load_adapter
+from warmeng.engine.vectors import load_vector
 from warmeng.study.adapters import apply_adapters
-from warmeng.study.personas import Persona, by_model, folders_of, on_base
+from warmeng.study.personas import Persona, by_model, on_base, sources_of
 from warmeng.study.plan import Estimate, Planner, Study, estimate
 from warmeng.study.results.manifest import read_manifest, refuse_changes
 from warmeng.study.run.gates import checks_warmth, measure_personas
@@ -60,9 +61,11 @@ def dry_run(settings: StudySettings, folder: Path, probe: bool = True) -> Iterat
     lent = tuple(borrowed(task) if study.lacks_wrong(task) else task for task in study.tasks)
     study = replace(study, tasks=lent)
     tokenizer, config, memory = load_tokenizer(settings)
-    for folder in folders_of(study.personas):
-        if not is_merged(folder):
-            load_adapter(folder, config)
+    for change in sources_of(study.personas):
+        if change.layer is not None:
+            load_vector(change.source, change.layer, config)
+        elif not is_merged(change.source):
+            load_adapter(change.source, config)
     mine = replace(study, personas=on_base(study.personas))
     planners = [Planner(mine, tokenizer, config.stop_token_ids, {}, {})]
     longest = config.max_seq_len

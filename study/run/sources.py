@@ -11,7 +11,7 @@ from typing import Any
 
 from warmeng.engine.registry import find_folder, parse_name
 from warmeng.engine.stamps import adapter_files, contents, model_files, stamp
-from warmeng.study.personas import folders_of
+from warmeng.study.personas import sources_of
 from warmeng.study.plan import Study
 from warmeng.study.results.manifest import RunFacts, refuse_changes
 from warmeng.study.run.judges import BASE
@@ -49,10 +49,11 @@ def _files(study: Study, facts: RunFacts) -> dict[str, tuple[Path, ...] | None]:
             found[name] = None if folder is None else model_files(folder)
 
     add("model", facts.engine, s.model, s.revision)
-    for folder, name in folders_of(study.personas).items():
-        # The first folder of a persona has its name, a further one its own beside.
-        known = f"adapter {name}"
-        found[known if known not in found else f"{known} {folder}"] = adapter_files(folder)
+    for change, name in sources_of(study.personas).items():
+        # A persona's first adapter or vector has its name, a further one its own beside.
+        known = f"{'adapter' if change.layer is None else 'vector'} {name}"
+        files = adapter_files(change.source) if change.layer is None else (change.source,)
+        found[known if known not in found else f"{known} {change.source}"] = files
     for persona in study.personas:
         if persona.model is not None:
             about = facts.own_models.get(persona.name) or {}

@@ -146,6 +146,9 @@ class FakeEngine:
         self.adapters[name] = found.hash
         return found
 
+    def add_vector(self, name: str, file: str | Path, layer: int) -> None:
+        self.adapters[name] = hashlib.sha256(f"{layer}".encode() + Path(file).read_bytes()).hexdigest()
+
     def add_mixture(self, name: str, terms: Mapping[str, float]) -> FakeMixture:
         parts = [f"{self.adapters[term]}*{value:g}".removesuffix("*1") for term, value in terms.items() if value]
         return FakeMixture("+".join(parts))

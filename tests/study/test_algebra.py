@@ -53,7 +53,7 @@ def folders(tmp_path, monkeypatch):
 
 
 def changes(*specs: str) -> dict[str, dict[str, float]]:
-    return {p.name: {str(c.folder): c.coefficient for c in p.changes} for p in load_personas(specs)}
+    return {p.name: {str(c.source): c.coefficient for c in p.changes} for p in load_personas(specs)}
 
 
 def test_terms_are_personas_folders_or_the_packages_own(folders) -> None:
@@ -75,7 +75,7 @@ def test_what_is_no_sum_is_refused(folders) -> None:
         with pytest.raises(InputError, match="is not a folder: expected the folder of a PEFT LoRA adapter"):
             load_personas([spec])
     for specs in (["x=original*2", "original"], ["p=@warm", "x=p*1"], ["m=full:a/b", "x=m*2"]):
-        with pytest.raises(UsageError, match="has no adapter that could be a part of it"):
+        with pytest.raises(UsageError, match="has no adapter or vector that could be a part of it"):
             load_personas(specs)
     with pytest.raises(UsageError, match="each made of the other"):
         load_personas(["x=y*2", "y=x*2"])
@@ -103,7 +103,7 @@ def test_checkpoints_are_personas(tmp_path) -> None:
     found = expand(["original"], ["w_epoch-2=0.5"], [f"w={run}"])
     names = ["original", "w_epoch-0.5", "w_epoch-2", "w_epoch-10", "w_epoch-2_x0.5"]
     assert [spec.partition("=")[0] for spec in found] == names
-    assert [str(p.changes[0].folder) for p in load_personas(found)[1:]] == [
+    assert [str(p.changes[0].source) for p in load_personas(found)[1:]] == [
         str(run / name) for name in ("epoch-0.5", "epoch-2", "epoch-10", "epoch-2")
     ]
     with pytest.raises(InputError, match="has no checkpoints"):
@@ -127,8 +127,8 @@ def test_every_adapter_is_loaded_once_and_shown_to_be_applied(folders) -> None:
     fake_engine = FakeEngine()
     personas = load_personas(["original", "w=a", "half=a*0.5", "none=a*0", "sum=a*0.5-b*0.3"])
     found = apply_adapters(fake_engine, personas)
-    assert sorted(fake_engine.adapters) == ["folder/a", "folder/b"]
-    a, b = fake_engine.adapters["folder/a"], fake_engine.adapters["folder/b"]
+    assert sorted(fake_engine.adapters) == ["adapter/a", "adapter/b"]
+    a, b = fake_engine.adapters["adapter/a"], fake_engine.adapters["adapter/b"]
     assert {name: applied.hash for name, applied in found.items()} == {
         "w": a, "half": f"{a}*0.5", "none": "", "sum": f"{a}*0.5+{b}*-0.3",
     }  # fmt: skip
@@ -148,3 +148,20 @@ def test_personas_in_words() -> None:
         "x: the base with 0.5 times the adapter a minus 0.3 times the adapter cold and the warm system prompt"
     )
     assert persona_words("x=[runs/a*2]") == "x: the base with the adapter a*2"
+
+
+def test_vectors_are_terms(tmp_path) -> None:
+    vector = Change(Path("f.safetensors"), 2.0, 12)
+    assert load_personas(["v=vector:f.safetensors:12*2"])[0].changes == (vector,)
+    both = load_personas(["v=vector:f.safetensors:12*2", "x=warm*0.5-v*0.5@warm", "y=vector:a:b:3"])
+    assert both[1].changes == (Change(ADAPTERS / "warm", 0.5), vector._replace(coefficient=-1.0))
+    assert both[1].system
+    assert both[2].changes == (Change(Path("a:b"), 1.0, 3),)
+    assert expand(["v=vector:f:12"], ["v=0.5"])[1] == "v_x0.5=v*0.5"
+    for spec in ("v=vector:f", "v=vector:f:x", "v=vector::1", "v=vector:f:-1"):
+        with pytest.raises(UsageError, match="is not vector:FILE:LAYER"):
+            load_personas([spec])
+    assert (
+        persona_words("v=vector:runs/f.safetensors:12*2")
+        == "v: the base with 2 times the vector f.safetensors after layer 12"
+    )

@@ -222,7 +222,7 @@ def test_the_packaged_adapters_are_defaults_of_their_own_model_only():
     assert load_settings(None, {"model": "some/other"}).personas == ("original", "warm-prompt", "cold-prompt")
     for name in ("warm", "cold"):
         persona = parse_persona(name)
-        about = json.loads((persona.changes[0].folder / "warmeng.json").read_text())
+        about = json.loads((persona.changes[0].source / "warmeng.json").read_text())
         assert (about["persona"], about["base"], about["epoch"]) == (name, ours.model, 2.0)
         assert about["data"]["source"] == f"embedded:{name}"
 

@@ -1,0 +1,88 @@
+"""Steering vectors: directions that are added to the residual stream after a layer.
+
+Layers are counted from 1, so that layer L is the L-th entry of the hidden states that ``transformers`` returns, whose
+entry 0 are the embeddings: the convention of published persona vectors (Chen et al. 2025, arXiv:2507.21509).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from warmeng.common.errors import InputError, name_some, one_line
+from warmeng.engine.config import ModelConfig
+from warmeng.engine.tensors import Checkpoint, open_file
+
+_KEY = re.compile(r"(?:[A-Za-z_.\-]*[_.\-])?(?P<number>\d{1,4})(?:[_.\-][A-Za-z_.\-]*)?")
+
+
+@dataclass(frozen=True)
+class Vector:
+    """A direction: after layer ``layer`` a row gains ``coefficient * values``, at every position.
+
+    values: float32 [hidden]. ``hash`` identifies both.
+    """
+
+    hash: str  # SHA-256, hex
+    layer: int
+    values: torch.Tensor
+    source: Path | None = None
+
+
+def make_vector(values: torch.Tensor, layer: int, source: Path | None = None) -> Vector:
+    """Return a vector of these values, [hidden]."""
+    kept = values.to(torch.float32).contiguous()
+    digest = hashlib.sha256(f"vector after layer {layer}\n".encode() + kept.numpy().tobytes())
+    return Vector(digest.hexdigest(), layer, kept, source)
+
+
+def load_vector(path: Path, layer: int, config: ModelConfig) -> Vector:
+    """Read the vector for a layer from a safetensors file.
+
+    Understood are one tensor [layers + 1, hidden], whose row 0 is the embeddings'; one tensor [layers, hidden], whose
+    row 0 is layer 1; and a tensor [hidden] for each of all layers, with a number in its name that counts in one of the
+    same two ways. Nothing is unpickled.
+
+    Raises:
+        InputError: another layout, a file that is damaged or pickled, a layer that the model hasn't, or a vector that
+            is zero or not finite.
+    """
+    if not 1 <= layer <= config.num_layers:
+        raise InputError(f"{path}: layer {layer} is asked for, expected 1 to {config.num_layers}, this base's layers")
+    if not path.is_file():
+        raise InputError(f"{one_line(path)} is not a file: expected a safetensors file of steering vectors")
+    if path.suffix != ".safetensors":
+        raise InputError(f"{path} is no safetensors file: convert it, nothing is unpickled here")
+    checkpoint = open_file(path)
+    values = _row(path, checkpoint, layer, config).to(torch.float32).clone()
+    if not values.any():
+        raise InputError(f"{path}: the vector of layer {layer} is zero: expected a direction")
+    return make_vector(values, layer, path)
+
+
+def _row(path: Path, checkpoint: Checkpoint, layer: int, config: ModelConfig) -> torch.Tensor:
+    shapes = {name: checkpoint.shape(name) for name in checkpoint.names}
+    layers, hidden = config.num_layers, config.hidden_size
+    expected = f"[{layers + 1}, {hidden}] or [{layers}, {hidden}], or a tensor [{hidden}] for each layer"
+    if len(shapes) == 1:
+        ((name, shape),) = shapes.items()
+        if shape not in ((layers + 1, hidden), (layers, hidden)):
+            raise InputError(f"{path}: {name} has shape {list(shape)}, expected {expected}: it may be for another base")
+        return checkpoint.tensor(name)[layer - (shape[0] == layers)]
+    if odd := {name for name, shape in shapes.items() if shape != (hidden,) or not _KEY.fullmatch(name)}:
+        raise InputError(f"{path} has the tensors {name_some(odd)}, expected one tensor {expected}")
+    numbers = {int(match["number"]): name for name in shapes if (match := _KEY.fullmatch(name))}
+    counted = sorted(numbers)
+    if len(numbers) == len(shapes):
+        if counted in (list(range(layers + 1)), list(range(1, layers + 1))):
+            return checkpoint.tensor(numbers[layer])
+        if counted == list(range(layers)):
+            return checkpoint.tensor(numbers[layer - 1])
+    raise InputError(
+        f"{path} has tensors for {name_some(map(str, counted))}, expected one for each of {layers} layers, "
+        "from 0 or 1: how its layers are counted can't be told"
+    )
