@@ -152,6 +152,31 @@ def sources_of(personas: Iterable[Persona]) -> dict[Change, str]:
     return found
 
 
+def doses_of(personas: Iterable[Persona]) -> dict[str, tuple[str, float]]:
+    """Return the family and the dose of each persona that is one change of the base at some strength.
+
+    A family is an adapter or a vector, and has the name of the persona at dose 1, or of its first; or it is a system
+    prompt, at dose 1. A sum is none, nor is an adapter beside a system prompt. Of two personas at one dose the first
+    counts. Empty where no family has two doses beside 0: then there is nothing to see over a dose.
+    """
+    members: dict[tuple[Change | None, str | None], dict[float, str]] = {}
+    for persona in on_base(personas):
+        if len(persona.changes) == 1 and not persona.system:
+            [change] = persona.changes
+            members.setdefault((change._replace(coefficient=1.0), None), {}).setdefault(
+                change.coefficient, persona.name
+            )
+        elif persona.system and not persona.changes:
+            members.setdefault((None, persona.system), {}).setdefault(1.0, persona.name)
+    if not any(len(set(doses) - {0.0}) > 1 for doses in members.values()):
+        return {}
+    return {
+        name: (doses.get(1.0, next(iter(doses.values()))), dose)
+        for doses in members.values()
+        for dose, name in doses.items()
+    }
+
+
 def by_model(personas: Iterable[Persona]) -> dict[str, tuple[Persona, ...]]:
     """Return the personas that are models of their own, by model."""
     found: dict[str, tuple[Persona, ...]] = {}

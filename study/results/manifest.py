@@ -51,6 +51,10 @@ class RunFacts:
     # By persona: a ``full:`` model beside the base.
     own_models: Mapping[str, Facts] = field(default_factory=dict)
     manipulation: Mapping[str, Facts] = field(default_factory=dict)  # by persona: its measured warmth
+    # By persona: (family, dose), see ``doses_of``.
+    doses: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    # The outcome that the run is about, named before its first answer; "" where it has no margins.
+    primary: str = ""
     # Stamps of the models' and adapters' files.
     files: Mapping[str, Facts] = field(default_factory=dict)
     warmeng: str = "?"

@@ -34,7 +34,8 @@ class RunInfo:
 
     ``judges`` and ``exact_rule`` are the manifest's facts of them.
 
-    ``reasons`` counts why answers have the grade that they have, ``judged`` the judgments of each judge.
+    ``reasons`` counts why answers have the grade that they have, ``judged`` the judgments of each judge. ``doses``,
+    ``manipulation`` and ``primary`` are the manifest's.
     """
 
     planned: int
@@ -46,6 +47,9 @@ class RunInfo:
     exact_rule: Mapping[str, Any] = field(default_factory=dict)
     reasons: Mapping[str, int] = field(default_factory=dict)
     judged: Mapping[str, int] = field(default_factory=dict)
+    doses: Mapping[str, tuple[str, float]] = field(default_factory=dict)
+    manipulation: Mapping[str, Any] = field(default_factory=dict)
+    primary: str = ""
 
 
 class Columns:
@@ -138,6 +142,9 @@ def read_run(folder: Path) -> tuple[Frame, RunInfo]:
         exact_rule=manifest.facts.exact_rule,
         reasons=dict(reasons.most_common()),
         judged=dict(Counter(v.judge for found in verdicts.values() for v in found)),
+        doses={name: (str(family), float(dose)) for name, (family, dose) in manifest.facts.doses.items()},
+        manipulation=manifest.facts.manipulation,
+        primary=manifest.facts.primary,
     )
     return columns.frame(judges=list(judges), **orders(manifest.inputs)), info
 
@@ -206,8 +213,9 @@ def concat(parts: Sequence[tuple[Frame, RunInfo]]) -> tuple[Frame, RunInfo]:
     statuses = sum((Counter(info.statuses) for info in infos), Counter())
     notes = tuple(dict.fromkeys(note for info in infos for note in info.notes))
     pooled = replace(infos[0], planned=sum(i.planned for i in infos), statuses=dict(statuses), models=tuple(models))
-    # calibrations belong to a run: a pool of several has none
-    return frame, replace(pooled, judges={}, notes=notes, exact_rule={}, reasons={}, judged={})
+    # Calibrations, warmth and doses belong to a run: a pool of several has none.
+    own = ("judges", "exact_rule", "reasons", "judged", "doses", "manipulation")
+    return frame, replace(pooled, notes=notes, **{name: {} for name in own})
 
 
 def joined(factors: Sequence[Factor]) -> Factor:

@@ -79,7 +79,7 @@ def make_results(study: Study, manifest: Manifest, frame: Frame, info: RunInfo, 
     """Return what ``results.json`` holds: tables of the analysis, counts, and what the run was made with."""
     s, facts = study.settings, manifest.facts
     baseline, variants = compared(frame)
-    found = summary(frame, outcome(frame, info.rule), baseline, variants, margins)
+    found = summary(frame, outcome(frame, info.rule), baseline, variants, info, margins)
     told = {row["persona"]: row["disputed"] for row in disputed(frame, first_trusted(facts.judges))}
     judgments = manifest.judgments
     return {

@@ -17,7 +17,7 @@ from warmeng.common.storage import write_folder
 from warmeng.engine.adapter_folder import save_adapter
 from warmeng.engine.adapters import Adapter, load_adapter
 from warmeng.engine.random_adapter import random_like, scaled
-from warmeng.study.personas import Persona
+from warmeng.study.personas import Change, Persona
 from warmeng.study.run.models import load_engine
 from warmeng.study.settings import StudySettings
 from warmeng.study.warmth.divergence import Divergence, divergences
@@ -131,8 +131,10 @@ def make_placebos(
     engine = load_engine(settings)
     reference = engine.add_adapter(REFERENCE, like)
     randoms = {seed: random_like(reference, seed) for seed in seeds}
+    for seed, adapter in randoms.items():
+        engine.add_adapter(f"seed-{seed}", adapter)
     say(f"{like}: answering {len(prompts)} held-out prompts")
-    aim = _measured(engine, [Persona(REFERENCE, like)], prompts, settings.seed)[REFERENCE]
+    aim = _measured(engine, [Persona(REFERENCE, (Change(like),))], prompts, settings.seed)[REFERENCE]
     target = aim.per_token.mean
     if target is None or aim.per_token.low is None or aim.per_token.low <= 0:
         raise InputError(f"{like}: its KL from the base can't be told from 0: give an adapter that changes more")
@@ -143,8 +145,8 @@ def make_placebos(
         personas = []
         for seed, coefficient in trial.items():
             name = f"seed-{seed}*{coefficient!r}"
-            engine.add_adapter(name, scaled(randoms[seed], coefficient))
-            personas.append(Persona(name, like))
+            engine.add_mixture(name, {f"seed-{seed}": coefficient})
+            personas.append(Persona(name, (Change(like, coefficient),)))
         got = _measured(engine, personas, prompts, settings.seed)
         found = {}
         for (seed, coefficient), kl in zip(trial.items(), got.values(), strict=True):

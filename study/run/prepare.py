@@ -19,7 +19,7 @@ from warmeng.engine.identity import identity_of
 from warmeng.study.adapters import AppliedAdapter, apply_adapters
 from warmeng.study.grading.grade import RULES
 from warmeng.study.grading.judge import RUBRIC_VERSION
-from warmeng.study.personas import on_base
+from warmeng.study.personas import doses_of, on_base
 from warmeng.study.plan import Planned, Planner, Study
 from warmeng.study.results.manifest import OWN_MODELS, Manifest, RunFacts, refuse_changes
 from warmeng.study.run.asking import MOST_OPEN
@@ -29,6 +29,7 @@ from warmeng.study.run.gates import check_warmth
 from warmeng.study.run.judges import BASE, JUDGED, JudgeSpec, calibrate_judge, is_judged, keys_of, load_judges
 from warmeng.study.run.models import Models, OwnModel, compare, load_own_models, settings_of
 from warmeng.study.run.sources import stamps
+from warmeng.study.stats.belief_margins import primary_outcome
 from warmeng.study.tasks import wrong_answers
 
 if TYPE_CHECKING:
@@ -182,6 +183,8 @@ def facts_of(study: Study, loaded: Loaded, progress: Progress) -> RunFacts:
         adds_default_system=added,
         template_date=tokenizer.frozen_date,
         own_models=loaded.own_facts,
+        doses=doses_of(study.personas),
+        primary=primary_outcome(study.settings.beliefs, study.settings.asking),
         manipulation=check_warmth(study, loaded.engine, progress, responses),
         warmeng=__version__,
         python=sys.version.split()[0],

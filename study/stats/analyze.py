@@ -23,7 +23,9 @@ from warmeng.study.results.read import RunInfo, concat, read_run
 from warmeng.study.results.rules import RULES
 from warmeng.study.results.views import named, outcome
 from warmeng.study.stats import tables
+from warmeng.study.stats.belief_margins import outcomes
 from warmeng.study.stats.changes import belief_effects, differences
+from warmeng.study.stats.dose_tables import Measured, dose_tables, dose_trends
 from warmeng.study.stats.draws import BOOTSTRAP, Draws
 from warmeng.study.stats.flips import differences_in_differences, flips
 from warmeng.study.stats.judges import corrected, disputed, judge_error, raters
@@ -67,7 +69,7 @@ def analyze(
     draws = Draws.make(frame, seed, bootstrap)
     fits, coefficients = regressions(frame, known, first, variants, draws)
     rows: dict[str, Any] = {
-        **summary(frame, known, first, variants, margins),
+        **summary(frame, known, first, variants, info, margins),
         "regressions": fits,
         "coefficients": coefficients,
         "mcnemar": mcnemar(frame, known, first, variants),
@@ -80,6 +82,9 @@ def analyze(
         "judge_error": judge_error(info.exact_rule, info.judges),
         "corrected": corrected(frame, info.judges, first, variants, seed, bootstrap),
     }
+    if margins is not None and info.doses:
+        measured = Measured.of(info.manipulation)
+        rows |= dose_tables(outcomes(margins), info.doses, first, measured, seed, bootstrap)
     if published is not None:
         rows |= summarise_published(published)
     return {
@@ -109,20 +114,29 @@ def compared(frame: Frame, baseline: str | None = None) -> tuple[str, tuple[str,
 
 
 def summary(
-    frame: Frame, known: Small, baseline: str, variants: tuple[str, ...], margins: Margins | None = None
+    frame: Frame,
+    known: Small,
+    baseline: str,
+    variants: tuple[str, ...],
+    info: RunInfo,
+    margins: Margins | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Return the rows of the first tables, which need no draws: a run's results are these, and so are the analysis's.
 
     ``known`` is ``views.outcome`` of the frame. Tables of margins are there only where there are any.
     """
-    return {
+    found = {
         "error_rates": error_rates(frame, known),
         "framings": framings(frame, known),
         "differences": differences(frame, known, baseline, variants),
         "belief_effects": belief_effects(frame, known),
         "sycophancy": sycophancy(frame),
-        **(susceptibility_tables(margins, baseline, variants) if margins is not None else {}),
     }
+    if margins is not None:
+        found |= susceptibility_tables(margins, baseline, variants)
+        if trends := dose_trends(outcomes(margins), info.doses, baseline):
+            found["dose_trends"] = trends
+    return found
 
 
 def refusal_rules(frame: Frame, baseline: str, variants: tuple[str, ...], draws: Draws) -> list[dict[str, Any]]:

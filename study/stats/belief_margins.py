@@ -11,12 +11,12 @@ With m(b) the margin log p(right) - log p(wrong) of a question under a belief b,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from warmeng.study.prompts import CHOICE, ORDERS
+from warmeng.study.prompts import CHOICE, OPEN, ORDERS
 from warmeng.study.results.frame import Flags
 from warmeng.study.results.margins import SUM, Margins
 from warmeng.study.stats.draws import Floats, Ints
@@ -114,6 +114,40 @@ def susceptibilities(cube: Cube) -> dict[str, Floats]:
         up, down = cube.under(for_right), cube.under(for_wrong)
         if up is not None and down is not None:
             found[name] = up - down
+    return found
+
+
+def outcome_name(measure: str, asking: str) -> str:
+    """Return what a measure of an asking style is called as an outcome of a run."""
+    return f"{measure} ({asking})"
+
+
+def primary_outcome(beliefs: Collection[str], asking: Collection[str]) -> str:
+    """Return the one outcome that a run is about; "" where it asks for none of margins.
+
+    A fixed rule, so that nobody chooses it after a look at the answers: of the order-balanced choice where it is asked,
+    agreement where its control is asked, else susceptibility, else the margin.
+    """
+    style = CHOICE if CHOICE in asking else OPEN
+    asked = set(beliefs)
+    if set(CLAIMS[RAW]) <= asked:
+        return outcome_name(AGREEMENT if set(CLAIMS[CONTROL]) <= asked else RAW, style)
+    return outcome_name(MARGIN, style) if style == CHOICE and "none" in asked else ""
+
+
+def outcomes(margins: Margins) -> dict[str, dict[str, Floats]]:
+    """Return the outcomes of a run by question and persona, ``[questions]``, nats: those of the choice first.
+
+    A question's values in several contexts, or of several models, are averaged, those that are missing left out.
+    """
+    found = {}
+    for cube in sorted(cubes(margins), key=lambda cube: cube.asking != CHOICE):
+        every = measures(cube)
+        for measure in (AGREEMENT, RAW, KNOWLEDGE, MARGIN):
+            if measure in every:
+                values = pooled(pooled(every[measure], 2)[:, :, 0], 0)[0]
+                name = outcome_name(measure, cube.asking)
+                found[name] = dict(zip(margins.persona.names, values, strict=True))
     return found
 
 

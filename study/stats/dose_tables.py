@@ -119,30 +119,45 @@ def dose_tables(
     ``outcomes`` is each outcome's values by persona, ``[questions]`` with the questions in one order. A family whose
     personas lack an outcome is left out of that outcome's rows.
     """
-    found: dict[str, Rows] = {"dose_response": [], "dose_trends": [], "equal_doses": []}
+    found: dict[str, Rows] = {"dose_response": [], "dose_trends": dose_trends(outcomes, doses, baseline)}
+    found["equal_doses"] = []
     every = families(doses, baseline)
     for outcome, values in outcomes.items():
-        known = [(f, c) for f in every if (c := f.columns(values)) is not None and _enough(f, c)]
+        known = _known(every, values)
         for family, columns in known:
             fit = monotone(family.doses, columns, family.base, seed, replicates)
-            slope = trend(family.doses, columns, seed)
             for k, mean in enumerate(fit.means):
                 ends = (number(fit.low[k]), number(fit.high[k]))
                 row = _dose(family, k, mean, measured)
                 row |= {"outcome": outcome, "fit": float(fit.value[k]), "fit_low": ends[0], "fit_high": ends[1]}
                 found["dose_response"].append(row)
-            found["dose_trends"].append(
-                {
-                    "outcome": outcome, "family": family.name, "n": slope.slope.n,
-                    "doses": ", ".join(f"{d:g}" for d in family.doses), "slope": slope.slope.mean,
-                    "low": slope.slope.low, "high": slope.slope.high, "p": slope.p, "p_flips": slope.p_flips,
-                    "curve": "rising" if fit.rising else "falling",
-                }
-            )  # fmt: skip
         for first, second in combinations([family for family, _ in known], 2):
             for row in _equal(first, second, values, measured, seed, replicates):
                 found["equal_doses"].append({"outcome": outcome, **row})
     return found
+
+
+def dose_trends(outcomes: Mapping[str, Mapping[str, Floats]], doses: Doses, baseline: str) -> Rows:
+    """Return the rows of ``dose_trends``; they need no draws but those of sign flips, which are always the same."""
+    rows = []
+    for outcome, values in outcomes.items():
+        for family, columns in _known(families(doses, baseline), values):
+            found = trend(family.doses, columns)
+            slope = found.slope
+            rows.append(
+                {
+                    "outcome": outcome, "family": family.name, "n": slope.n,
+                    "doses": ", ".join(f"{d:g}" for d in family.doses), "slope": slope.mean,
+                    "low": slope.low, "high": slope.high, "p": found.p, "p_flips": found.p_flips,
+                    "curve": "falling" if slope.mean is not None and slope.mean < 0 else "rising",
+                }
+            )  # fmt: skip
+    return rows
+
+
+def _known(every: Sequence[Family], values: Mapping[str, Floats]) -> list[tuple[Family, Floats]]:
+    """Return the families that have an outcome at all their doses, with its columns."""
+    return [(f, c) for f in every if (c := f.columns(values)) is not None and _enough(f, c)]
 
 
 def _enough(family: Family, columns: Floats) -> bool:

@@ -9,6 +9,7 @@ from scipy import optimize, stats
 from simulated import frame_of
 from statsmodels.stats.proportion import proportion_confint
 
+from warmeng.study.results.read import RunInfo
 from warmeng.study.results.views import outcome
 from warmeng.study.stats.analyze import compared, summary
 from warmeng.study.stats.changes import mean_changes
@@ -150,7 +151,7 @@ def rec(persona, belief, item, grade, which="", task="t", framing="plain"):
 def tables(records):
     """The first tables of these answers, by name."""
     frame = frame_of(records)
-    return summary(frame, outcome(frame), *compared(frame))
+    return summary(frame, outcome(frame), *compared(frame), RunInfo(len(frame), {}))
 
 
 def pick(rows, **where):

@@ -11,7 +11,7 @@ from fakes import END, FakeEngine
 
 from warmeng.engine.engine import Engine
 from warmeng.engine.request import ScoreRequest, ScoreResult
-from warmeng.study.personas import Persona
+from warmeng.study.personas import Change, Persona
 from warmeng.study.warmth.divergence import about_kl, divergences, log_ratios
 from warmeng.study.warmth.responses import Response, prompt_of, respond
 
@@ -24,9 +24,13 @@ def test_log_ratios_are_those_of_transformers(tiny_model, tiny_adapters) -> None
 
     folder = tiny_model("llama")
     engine = Engine.load(str(folder), device="cpu")
-    personas = [Persona("original"), Persona("a", tiny_adapters[0]), Persona("b", tiny_adapters[1], "Be brief.")]
+    personas = [
+        Persona("original"),
+        Persona("a", (Change(tiny_adapters[0]),)),
+        Persona("b", (Change(tiny_adapters[1]),), "Be brief."),
+    ]
     for persona in personas[1:]:
-        engine.add_adapter(persona.name, persona.adapter)
+        engine.add_adapter(persona.name, persona.changes[0].folder)
     responses = respond(engine, personas, PROMPTS, seed=3, temperature=1.0, samples=2)
     found = log_ratios(engine, personas, PROMPTS, responses, samples=2)
     assert found["original"] == [0.0] * 6
@@ -45,7 +49,7 @@ def test_log_ratios_are_those_of_transformers(tiny_model, tiny_adapters) -> None
         for k, r in enumerate(responses[p.name])
     }
     for persona in personas[1:]:
-        tuned = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), persona.adapter).eval()
+        tuned = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), persona.changes[0].folder).eval()
         for k, response in enumerate(responses[persona.name]):
             own = forced(tuned, prompt_of(engine, persona, PROMPTS[k // 2][1]), response.tokens)
             assert found[persona.name][k] == pytest.approx(own - plain[persona.name, k], abs=1e-3)
@@ -83,7 +87,7 @@ class Short(FakeEngine):
 
 def test_what_cannot_be_scored_is_missing_and_never_zero() -> None:
     engine = Short(answer=lambda prompt, request: "Yes")
-    personas = [Persona("original"), Persona("p", None, "Warm.")]
+    personas = [Persona("original"), Persona("p", (), "Warm.")]
     responses = respond(engine, personas, PROMPTS, 0, 0.8)
     found = divergences(engine, personas, PROMPTS, responses, 0.8)
     assert found["p"].by_prompt == (0.5, None, 0.5)
