@@ -125,8 +125,10 @@ def _meant(name: str, term: Term, run: Mapping[str, str], above: tuple[str, ...]
 
 
 def default_personas(model: str) -> tuple[str, ...]:
-    """Return the personas that are compared unless told: the built-in model's adapters are of no use to others."""
-    return tuple(name for name, kind in BUILT_IN.items() if kind != "adapter" or model == BUILT_IN_MODEL)
+    """Return the personas that are compared unless told: the built-in model's adapters in two doses, or prompts."""
+    if model == BUILT_IN_MODEL:
+        return (BASELINE, *EMBEDDED, *(f"{name}_x2={name}*2" for name in EMBEDDED))
+    return (BASELINE, *(f"{name}-prompt" for name in EMBEDDED))
 
 
 def load_personas(specs: Sequence[str]) -> tuple[Persona, ...]:

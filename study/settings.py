@@ -24,6 +24,14 @@ WHOLE = (("limit", 0), ("cells", 0), ("seed", 0), ("samples", 1), ("max_new_toke
          ("stall_seconds", 0))  # fmt: skip
 # These change no record: a run continues with others. Doses and checkpoints are among the personas.
 NOT_INPUTS = ("stall_seconds", "doses", "checkpoints")
+# What is asked where nothing is named: a claim and its control for each answer, in the choice too; and what the paper
+# asked, in its composition.
+DESIGN = {
+    "tasks": (("misconceptions", "conspiracies", "health"), ("facts", "misconceptions", "conspiracies", "health")),
+    "contexts": (("unmodified",), ("unmodified", "emotion:sad")),
+    "beliefs": (("none", "wrong", "right", "mention-wrong", "mention-right"), ("none", "wrong")),
+    "asking": ((OPEN, CHOICE), (OPEN,)),
+}
 # Told only where they are not the default, so that the same study keeps its digest and its folder.
 UNSAID = {"asking": (OPEN,)}
 
@@ -42,17 +50,18 @@ class StudySettings:
     # These stand for several personas, and are written out among them: see ``expand``.
     doses: Sequence[str] = ()
     checkpoints: Sequence[str] = ()
-    tasks: Sequence[str] = ("facts", "misconceptions", "conspiracies", "health")
-    contexts: Sequence[str] = ("unmodified", "emotion:sad")
-    beliefs: Sequence[str] = ("none", "wrong")
+    # What is asked: see ``DESIGN`` where nothing is named.
+    tasks: Sequence[str] = ()
+    contexts: Sequence[str] = ()
+    beliefs: Sequence[str] = ()
     # With "neutral", prompts without a belief are also asked in a neutral frame.
     framings: Sequence[str] = ("plain",)
     # With "choice", each place is also asked as a choice between the two answers, in both orders.
-    asking: Sequence[str] = (OPEN,)
+    asking: Sequence[str] = ()
     # Places of the grid (context, belief, framing) that an item is asked in, 0 for all.
     cells: int = 0
-    # Items of each task, 0 for all; 24 of four tasks take three to seven minutes on two cores.
-    limit: int = 24
+    # Items of each task, 0 for all; 6 of three tasks take under two minutes on two cores.
+    limit: int = 6
     seed: int = 0
     samples: int = 1  # answers to each generated prompt
     # The paper's; personas share the noise, so sampling does not blur their differences.
@@ -70,7 +79,7 @@ class StudySettings:
     # A judge counts only where it is right on the labelled examples.
     judge_gate: bool = True
     # Held-out prompts of the manipulation check before the grid, 0 for none.
-    warmth_prompts: int = 24
+    warmth_prompts: int = 8
     device: str = "auto"
     fast: bool = False
     # Seconds without a step of the engine after which the run ends; 0 waits for ever.
@@ -79,6 +88,9 @@ class StudySettings:
     def __post_init__(self) -> None:
         if self.personas in ((), []):
             object.__setattr__(self, "personas", default_personas(self.model))
+        for name, asked in DESIGN.items():
+            if getattr(self, name) in ((), []):
+                object.__setattr__(self, name, asked[self.composition == "paper"])
         for name in LISTS:
             value = getattr(self, name)
             if not isinstance(value, list | tuple):

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from designs import ANSWERS_ALONE
 from injecting import Plan, install
 
 CONCLUDE_DRAWS = 40  # of the bootstrap, where a run's analysis and report are made
@@ -279,6 +280,7 @@ def use_engines(job: dict[str, Any]) -> None:
         module.load_engine = load
     warmeng.study.run.dry_run.load_tokenizer = lambda settings: (FakeTokenizer(), FakeConfig(), 2**30)
     warmeng.study.settings.default_personas = lambda model: ("original", "warm-prompt", "cold-prompt")
+    warmeng.study.settings.DESIGN = ANSWERS_ALONE
     warmeng.finetune.prepare.run.load_engine = lambda settings: RewritingEngine(delay=delay)  # type: ignore
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from designs import ANSWERS_ALONE
 
 PERSONAS = ("original", "warm-prompt", "cold-prompt")
 
@@ -22,8 +23,12 @@ def old_objects_are_frozen() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def plain_defaults(request, monkeypatch):
-    """The small engine is not the built-in model: the adapters that go with that one are no defaults here."""
+    """The small engine is not the built-in model: the adapters that go with that one are no defaults here.
+
+    Nor are margins, whose tests ask for them: most tests are about answers.
+    """
     if "real_defaults" not in request.keywords:
+        monkeypatch.setattr("warmeng.study.settings.DESIGN", ANSWERS_ALONE)
         monkeypatch.setattr("warmeng.study.settings.default_personas", lambda model: PERSONAS)
 
 

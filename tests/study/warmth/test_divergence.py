@@ -49,7 +49,9 @@ def test_log_ratios_are_those_of_transformers(tiny_model, tiny_adapters) -> None
         for k, r in enumerate(responses[p.name])
     }
     for persona in personas[1:]:
-        tuned = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), persona.changes[0].folder).eval()
+        tuned = PeftModel.from_pretrained(
+            AutoModelForCausalLM.from_pretrained(folder), persona.changes[0].folder
+        ).eval()
         for k, response in enumerate(responses[persona.name]):
             own = forced(tuned, prompt_of(engine, persona, PROMPTS[k // 2][1]), response.tokens)
             assert found[persona.name][k] == pytest.approx(own - plain[persona.name, k], abs=1e-3)
