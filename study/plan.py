@@ -33,8 +33,6 @@ from warmeng.study.tasks.wrong_answers import missing
 if TYPE_CHECKING:
     from warmeng.engine.tokenizer import Tokenizer
 
-# Positions of the engine's prefix cache that are shared whole.
-BLOCK = 16
 # Answers of a run: weeks on a single machine.
 MOST = 10_000_000
 # Least room for an answer that is worked out step by step, whatever the settings give others.
@@ -341,52 +339,3 @@ def end_token(tokenizer: Tokenizer, stop_token_ids: Iterable[int]) -> int:
             "set eos_token_id in the model's config.json"
         )
     return tokenizer.end_of_turn
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a plan asks for. ``new_prompt_tokens`` are those that no earlier prompt shares."""
-
-    cells: int
-    generations: int
-    # Of answers, and those that give margins alone: ``margins`` after a generated answer's prompt, ``choices``.
-    scores: int
-    margins: int
-    choices: int
-    prompt_tokens: int
-    new_prompt_tokens: int
-    new_score_tokens: int  # those of likelihoods, labels left out
-    output_tokens: int  # at most
-    # Tokens of the longest prompt with its answer.
-    longest: int
-
-
-def estimate(*planners: Planner) -> Estimate:
-    """Count the tokens of the plans of a run's models, whole blocks that an earlier prompt computed left out."""
-    seen: set[tuple[int, str | None, int]] = set()
-    cells: set[Cell] = set()
-    generations = scores = margins = choices = prompts = new = new_scores = output = longest = 0
-    for model, planned in ((k, planned) for k, planner in enumerate(planners) for planned in planner):
-        request = planned.request
-        cells.add(planned.cell)
-        shared, chain = 0, 0
-        whole = (len(request.prompt) - 1) // BLOCK
-        for k in range(whole):
-            chain = hash((chain, request.prompt[k * BLOCK : (k + 1) * BLOCK]))
-            shared += (model, request.adapter, chain) in seen
-            seen.add((model, request.adapter, chain))
-        if isinstance(request, GenerateRequest):
-            generations += 1
-            after = request.sampling.max_new_tokens
-            output += after
-            extra = 0
-        else:
-            scores += 1
-            margins += planned.margin and not planned.order
-            choices += bool(planned.order)
-            new_scores += len(request.prompt) - shared * BLOCK
-            after = extra = sum(len(label) for label in request.labels)
-        prompts += len(request.prompt) + extra
-        new += len(request.prompt) - shared * BLOCK + extra
-        longest = max(longest, len(request.prompt) + after)
-    return Estimate(len(cells), generations, scores, margins, choices, prompts, new, new_scores, output, longest)

@@ -15,8 +15,9 @@ from warmeng.common.progress import Silent
 from warmeng.engine.adapters import is_merged, load_adapter
 from warmeng.engine.vectors import load_vector
 from warmeng.study.adapters import apply_adapters
+from warmeng.study.estimate import Estimate, estimate
 from warmeng.study.personas import Persona, by_model, on_base, sources_of
-from warmeng.study.plan import Estimate, Planner, Study, estimate
+from warmeng.study.plan import Planner, Study
 from warmeng.study.results.manifest import read_manifest, refuse_changes
 from warmeng.study.run.gates import checks_warmth, measure_personas
 from warmeng.study.run.judges import BASE, is_judged

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from warmeng.engine.request import GenerateRequest, GenerateResult, Request, Result, ScoreRequest
+from warmeng.study.estimate import Estimate
 from warmeng.study.grading.judge import Judge
 from warmeng.study.grading.rows import row_of
-from warmeng.study.plan import Estimate, Planner, Study
+from warmeng.study.plan import Planner, Study
 from warmeng.study.run.energy import EnergyMeter
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from fakes import END, FakeEngine, FakeTokenizer
 
 from warmeng.common.errors import InputError, UsageError
 from warmeng.engine.request import GenerateRequest, ScoreRequest
-from warmeng.study.plan import BASE, Place, Planner, Study, end_token, estimate
+from warmeng.study.estimate import estimate
+from warmeng.study.plan import BASE, Place, Planner, Study, end_token
 from warmeng.study.settings import StudySettings
 from warmeng.study.tasks.wrong_answers import borrowed
 

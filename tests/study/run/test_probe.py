@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from fakes import FakeEngine
 
-from warmeng.study.plan import Planner, Study, estimate
+from warmeng.study.estimate import estimate
+from warmeng.study.plan import Planner, Study
 from warmeng.study.run.energy import EnergyMeter
 from warmeng.study.run.probe import Probe, _steady, run_probe, sample
 from warmeng.study.settings import StudySettings
