@@ -291,10 +291,11 @@ def test_an_interrupt_that_a_library_turns_into_its_own_error_is_one(tmp_path, n
         import drawing
 
         def command(standalone_mode):
-            done = finish.conclude(Path("folder"), None, None, type("Progress", (), {"message": staticmethod(print)}))
+            progress = type("Progress", (), {"message": staticmethod(print)})
+            done = finish.conclude(Path("folder"), None, None, None, progress)
             print("concluded", done)
 
-        finish.analyze = finish.write_analysis = lambda *given: None
+        finish.analyze = finish.write_analysis = lambda *given, **named: None
         page.write_report = getattr(drawing, sys.argv[1])
         main.warmeng.main = command
         main.main()

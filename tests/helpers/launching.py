@@ -247,7 +247,7 @@ def use_engines(job: dict[str, Any]) -> None:
     import warmeng.study.settings
     from warmeng.study.stats import analyze
 
-    analyze.analyze.__defaults__ = (0, CONCLUDE_DRAWS, None, None, None)  # type: ignore[attr-defined]
+    analyze.analyze.__defaults__ = (0, CONCLUDE_DRAWS, None, None, None, None)  # type: ignore[attr-defined]
     analyze.analyze_sources.__defaults__ = (None, 0, CONCLUDE_DRAWS, None, None, None)  # type: ignore[attr-defined]
     if not job.get("conclude"):
         warmeng.study.run.finish.conclude = lambda *given: True
