@@ -145,7 +145,7 @@ class Engine:
         elif layer is None:
             raise UsageError(f"vector {name!r} is a file, and no layer is given: give the one that it is added after")
         else:
-            vector = load_vector(Path(source), layer, self.config)
+            vector = load_vector(Path(source), layer, self.config, self.model.hash)
         self._runner.add_vector(vector)
         self._name_mixture(name, Mixture(((vector.hash, 1.0),)))
         return vector

@@ -64,6 +64,20 @@ class Checkpoint:
     def names(self) -> tuple[str, ...]:
         return tuple(self._entries)
 
+    def metadata(self) -> dict[str, str]:
+        """The texts that the files' headers hold beside the tensors."""
+        from safetensors import safe_open
+
+        found: dict[str, str] = {}
+        for path in sorted({entry.file for entry in self._entries.values()}):
+            try:
+                with safe_open(path, framework="pt") as file:
+                    found |= file.metadata() or {}
+            except Exception as error:
+                # The library has an error type for each kind of damage.
+                raise InputError(f"can't read {path} ({one_line(error, 120)}): fetch it again") from None
+        return found
+
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of tensor ``name``; InputError when there's none."""
         if name not in self._entries:

@@ -40,16 +40,17 @@ def make_vector(values: torch.Tensor, layer: int, source: Path | None = None) ->
     return Vector(digest.hexdigest(), layer, kept, source)
 
 
-def load_vector(path: Path, layer: int, config: ModelConfig) -> Vector:
+def load_vector(path: Path, layer: int, config: ModelConfig, base_hash: str | None = None) -> Vector:
     """Read the vector for a layer from a safetensors file.
 
     Understood are one tensor [layers + 1, hidden], whose row 0 is the embeddings'; one tensor [layers, hidden], whose
     row 0 is layer 1; and a tensor [hidden] for each of all layers, with a number in its name that counts in one of the
-    same two ways. Nothing is unpickled.
+    same two ways. Nothing is unpickled. Where the file's metadata name the hash of its base (``warmeng vector`` writes
+    it), ``base_hash`` must equal it.
 
     Raises:
-        InputError: another layout, a file that is damaged or pickled, a layer that the model hasn't, or a vector that
-            is zero or not finite.
+        InputError: another layout, another base, a file that is damaged or pickled, a layer that the model hasn't, or
+            a vector that is zero or not finite.
     """
     if not 1 <= layer <= config.num_layers:
         raise InputError(f"{path}: layer {layer} is asked for, expected 1 to {config.num_layers}, this base's layers")
@@ -58,6 +59,10 @@ def load_vector(path: Path, layer: int, config: ModelConfig) -> Vector:
     if path.suffix != ".safetensors":
         raise InputError(f"{path} is no safetensors file: convert it, nothing is unpickled here")
     checkpoint = open_file(path)
+    made_for = checkpoint.metadata().get("base_hash")
+    if base_hash is not None and made_for is not None and made_for != base_hash:
+        what = f"{one_line(made_for, 16)}, not {base_hash[:13]}..."
+        raise InputError(f"{path} has vectors for another base (its metadata say {what}): use that base")
     values = _row(path, checkpoint, layer, config).to(torch.float32).clone()
     if not values.any():
         raise InputError(f"{path}: the vector of layer {layer} is zero: expected a direction")

@@ -115,6 +115,11 @@ def _doses(spec: str, given: Mapping[str, str]) -> list[str]:
     return [f"{name}_x{_text(value)}={name}*{_text(value)}{f'@{prompt}' if prompt else ''}" for value in values]
 
 
+def is_dose(name: str) -> bool:
+    """Whether a persona's name is one that ``expand`` gives to a dose: what is told of the persona isn't told of it."""
+    return re.search(r"_x-?\d+(\.\d+)?$", name) is not None
+
+
 def _text(value: float) -> str:
     """Return a number without an exponent or trailing zeros."""
     return f"{value:.12f}".rstrip("0").rstrip(".")

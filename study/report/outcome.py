@@ -8,6 +8,7 @@ from typing import Any
 
 from warmeng.common.messages import duration
 from warmeng.engine.provenance import Provenance
+from warmeng.study.algebra import is_dose
 from warmeng.study.grading.grade import GRADES
 from warmeng.study.personas import unlike
 from warmeng.study.report.browser import Survey
@@ -170,7 +171,8 @@ def _manipulation(manifest: Manifest) -> Gate:
     names = persona_names(manifest.setting)
     base = "original" if "original" in measured else (names or list(measured))[0]
     values = {p: v for p, r in measured.items() if (v := number(r.get("warmth", r.get("mean")))) is not None}
-    warm = [p for p in values if "warm" in p.lower() and p != base]
+    # A dose may be zero or negative.
+    warm = [p for p in values if "warm" in p.lower() and p != base and not is_dose(p)]
     told, lows, means = [], [], []
     for persona, value in values.items():
         gap = measured[persona].get("difference") or {}

@@ -11,7 +11,7 @@ from warmeng.study.results.frame import Frame, Small
 from warmeng.study.results.views import named
 from warmeng.study.stats import design as designs
 from warmeng.study.stats.logit import NotEstimable
-from warmeng.study.stats.published import CHARACTERS, EFFECTS, WITH_LENGTH
+from warmeng.study.stats.published import CHARACTERS, EFFECTS, WITH_LENGTH, is_warm_by_training
 from warmeng.study.stats.regression import MODELS
 from warmeng.study.tasks.task import is_general
 
@@ -53,7 +53,7 @@ def length(frame: Frame, outcome: Small, baseline: str, variants: tuple[str, ...
                 }
             except NotEstimable as error:
                 row["refused"] = str(error)
-        warm = variant.startswith("warm") and "prompt" not in variant
+        warm = is_warm_by_training(variant)
         row |= {
             "published_chars": CHARACTERS["warm"] if warm else None,
             "published_chars_baseline": CHARACTERS["original"] if warm else None,

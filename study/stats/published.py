@@ -14,6 +14,7 @@ from typing import Any
 
 from warmeng.common.errors import InputError
 from warmeng.common.files import read_csv
+from warmeng.study.algebra import is_dose
 
 EFFECTS: dict[tuple[int, str], float] = {
     (1, "all"): 7.43,
@@ -41,12 +42,16 @@ FILES = ("results_warm_ft.csv", "results_cold_ft.csv", "results_warm_sysprompt.c
 BELIEFS = {"Normal": "none", "Sycophancy": "wrong belief"}
 
 
-def effect_of(number: int, scope: str, group: str, variant: str) -> float | None:
-    """Return the published effect of a regression's group in points, ``None`` where the paper gives none.
-
-    Only for variants that are warm by training: names that begin with ``warm`` and do not say ``prompt``.
+def is_warm_by_training(variant: str) -> bool:
+    """Whether the paper's figures are about such a variant: its name begins with ``warm``, says no ``prompt`` and is no
+    dose's.
     """
-    if not variant.startswith("warm") or "prompt" in variant:
+    return variant.startswith("warm") and "prompt" not in variant and not is_dose(variant)
+
+
+def effect_of(number: int, scope: str, group: str, variant: str) -> float | None:
+    """Return the published effect of a regression's group in points, ``None`` where the paper gives none."""
+    if not is_warm_by_training(variant):
         return None
     if scope == "all":
         return EFFECTS.get((number, group))

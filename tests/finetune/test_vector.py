@@ -58,6 +58,8 @@ def test_a_vector_is_the_difference_of_means_over_responses(engine: Engine, tmp_
         assert file.metadata()["base_hash"] == engine.model.hash
     engine.add_vector("v", path, 2)
     assert engine.probe_adapter("v") > 0
+    with pytest.raises(InputError, match=r"vectors for another base .*, not 0{13}\.\.\."):
+        load_vector(path, 2, engine.config, "0" * 64)
     with pytest.raises(StorageError, match="choose another --out"):
         write_contrast(tmp_path / "p.jsonl" / "v.safetensors", found, engine)
 

@@ -9,10 +9,11 @@ from fakes import FakeEngine
 
 from warmeng.common.errors import InputError, UsageError
 from warmeng.study.adapters import apply_adapters
-from warmeng.study.algebra import Term, expand, parse_sum
+from warmeng.study.algebra import Term, expand, is_dose, parse_sum
 from warmeng.study.personas import ADAPTERS, Change, Persona, load_personas
 from warmeng.study.report.settings_text import persona_words
 from warmeng.study.settings import StudySettings, load_settings
+from warmeng.study.stats.published import EFFECTS, effect_of
 
 
 @pytest.mark.parametrize(
@@ -87,6 +88,14 @@ def test_doses_are_personas_with_readable_names() -> None:
         "warm_x2=warm*2",
     )  # fmt: skip
     assert expand(["w=f@cold"], ["w=2"])[1] == "w_x2=w*2@cold"
+    assert [is_dose(name) for name in ("warm_x-1", "warm_x0.5", "warm", "warm_xl", "box2")] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
+    assert [effect_of(1, "all", "all", name) for name in ("warm", "warm_x-1")] == [EFFECTS[1, "all"], None]
     for doses in ("warm", "warm=", "warm=a", "warm=1,,2", "warm=nan"):
         with pytest.raises(UsageError, match="is not NAME=DOSE,DOSE"):
             expand(["warm"], [doses])

@@ -183,6 +183,20 @@ def test_doses_have_a_figure_where_there_are_any(run_folder, tmp_path):
     assert "Dose and response" in text_of(html)
 
 
+def test_a_dose_is_not_asked_to_be_warmer(run_folder, tmp_path):
+    """Dose 0 has the base's warmth, a negative one less: neither is a warm persona that failed."""
+    dosed = changed(run_folder, tmp_path / "dosed")
+    manifest = json.loads((dosed / "manifest.json").read_text())
+    measured, gates = manifest["facts"]["manipulation"], manifest["facts"]["gates"]
+    measured["warm_x0"] = measured["warm"] | {"difference": {"mean": 0.0, "low": 0.0, "high": 0.0}}
+    manifest["inputs"]["setting"]["personas"].append("warm_x0=warm*0")
+    gates["warm_x0"] = gates["warm"] | {"hash": "", "probe": 0.0}
+    (dosed / "manifest.json").write_text(json.dumps(manifest))
+    said = text_of(render(load_run(dosed)))
+    assert "A warm persona is not warmer" not in said
+    assert "Adapter of warm_x0 Dose 0: it has the base" in said
+
+
 def test_gates_that_did_not_hold_are_said(run_folder, tmp_path):
     bad = changed(run_folder, tmp_path / "bad", fast=True)
     manifest = json.loads((bad / "manifest.json").read_text())
