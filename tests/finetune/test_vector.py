@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors import safe_open
 
-from warmeng.common.errors import InputError, StorageError
+from warmeng.cli.vector import vector
+from warmeng.common.errors import InputError, StorageError, UsageError
 from warmeng.engine.engine import Engine, EngineSettings
 from warmeng.engine.vectors import load_vector
 from warmeng.finetune.conversations import load_dataset
 from warmeng.finetune.vector import make_contrast, write_contrast
+from warmeng.study.personas import load_personas
 
 SETTINGS = EngineSettings(kv_bytes=8 * 2**20, max_num_seqs=64)
 
@@ -52,8 +55,8 @@ def test_a_vector_is_the_difference_of_means_over_responses(engine: Engine, tmp_
     assert found.layers[0].norm == pytest.approx(float(wanted[1].norm()), rel=1e-5)
     path = tmp_path / "new" / "v.safetensors"
     write_contrast(path, found, engine)
-    vector = load_vector(path, 2, engine.config)
-    assert torch.equal(vector.values, found.vectors[2])
+    read = load_vector(path, 2, engine.config)
+    assert torch.equal(read.values, found.vectors[2])
     with safe_open(path, "pt") as file:
         assert file.metadata()["base_hash"] == engine.model.hash
     engine.add_vector("v", path, 2)
@@ -77,3 +80,18 @@ def test_too_few_conversations_are_refused(engine: Engine, tmp_path: Path) -> No
     few = write(tmp_path / "p.jsonl", "a", "b", "c")
     with pytest.raises(InputError, match="has 3 conversations, expected at least 4"):
         make_contrast(engine, few, few)
+
+
+def test_the_command_writes_a_file_that_a_persona_takes(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
+    positive, negative = (write(tmp_path / f"{k}.jsonl", *(f"{k} {i}" for i in range(4))) for k in ("yes", "no"))
+    out = tmp_path / "v.safetensors"
+    options = ["--positive", positive, "--negative", negative, "--model", str(tiny_model("llama"))]
+    done = CliRunner().invoke(vector, [*options, "--out", str(out)], catch_exceptions=False)
+    assert done.exit_code == 0
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == ["1", "2", "3"]
+    assert f"v=vector:{out}:LAYER" in lines[-1]
+    assert load_personas([f"v=vector:{out}:3*2"])[0].changes[0].layer == 3
+    for path, why in ((out, "is there already"), (tmp_path / "v.pt", "no safetensors file")):
+        with pytest.raises(UsageError, match=why):
+            CliRunner().invoke(vector, [*options, "--out", str(path)], catch_exceptions=False)
