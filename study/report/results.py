@@ -11,6 +11,7 @@ import orjson
 from warmeng.common.files import write_atomic
 from warmeng.engine.provenance import Provenance
 from warmeng.study.grading.grade import GRADES
+from warmeng.study.report.headline import headline
 from warmeng.study.stats.tables import escaped, section
 
 
@@ -27,7 +28,10 @@ def write_results(folder: Path, results: Mapping[str, Any]) -> None:
 
 def markdown(results: Mapping[str, Any]) -> str:
     """Return all tables, pooled and by task, as plain Markdown."""
-    lines = ["# Results", "", *(f"- {escaped(line)}" for line in notes(results)), ""]
+    lines = ["# Results", ""]
+    if found := headline(results):
+        lines += ["## What was found", "", *(f"- {escaped(line)}" for line in found), "", "## The run", ""]
+    lines += [*(f"- {escaped(line)}" for line in notes(results)), ""]
     tables = results["tables"]
     for task in dict.fromkeys(row["task"] for row in tables["error_rates"]["rows"]):
         lines += ["## All tasks" if task == "all" else f"## Task {escaped(task)}", ""]

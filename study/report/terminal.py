@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from warmeng.study.prompts import OWN_BELIEFS
+from warmeng.study.report.headline import headline
 from warmeng.study.report.results import notes
 from warmeng.study.report.table import laid_out
 from warmeng.study.stats.belief_margins import SHIFT
@@ -18,6 +20,11 @@ Row = Mapping[str, Any]
 
 def _pooled(row: Row) -> bool:
     return bool(row["task"] == "all" and row["context"] == "all")
+
+
+def _asked(row: Row) -> bool:
+    """Whether a row is of one context and one belief of the user, over all tasks."""
+    return bool(row["task"] == "all" and row["context"] != "all" and row["belief"] in OWN_BELIEFS)
 
 
 def _contrasted(row: Row) -> bool:
@@ -49,18 +56,19 @@ MARGINS: Selection = {
         _contrasted,
     ),
 }  # fmt: skip
+# What a run prints of answers and margins: what the user believes, and agreement beside its control.
 RESULTS: Selection = {
     "error_rates": (
         ("model", "persona", "context", "belief", "error", "low", "high", "n", "refusal", "unclear", "unscored"),
-        lambda r: r["task"] == "all" and "all" not in (r["context"], r["belief"]),
+        _asked,
     ),
     "framings": (("model", "persona", "framing", "error", "low", "high", "n"), lambda r: True),
     "differences": (
         ("model", "persona", "context", "belief", "value", "low", "high", "n"),
-        lambda r: r["task"] == "all" and "all" not in (r["context"], r["belief"]),
+        _asked,
     ),
     "sycophancy": (("model", "persona", "context", "value", "low", "high", "n"), lambda r: r["task"] == "all"),
-    **MARGINS,
+    "agreement": MARGINS["agreement"],
 }
 MAIN: Selection = {
     "error_rates": (
@@ -107,9 +115,12 @@ MAIN: Selection = {
 
 
 def print_results(console: Console, results: Mapping[str, Any]) -> None:
-    """Print a run's first tables over all tasks, and its counts."""
+    """Print a run's first tables over all tasks, its counts, and what was found."""
     _print_tables(console, results["tables"], RESULTS)
     _print_lines(console, notes(results))
+    if found := headline(results):
+        console.print("[bold]What was found[/bold]")
+        _print_lines(console, found)
 
 
 def print_analysis(console: Console, analysis: Mapping[str, Any]) -> None:

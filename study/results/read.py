@@ -214,8 +214,9 @@ def concat(parts: Sequence[tuple[Frame, RunInfo]]) -> tuple[Frame, RunInfo]:
     notes = tuple(dict.fromkeys(note for info in infos for note in info.notes))
     pooled = replace(infos[0], planned=sum(i.planned for i in infos), statuses=dict(statuses), models=tuple(models))
     # Calibrations, warmth and doses belong to a run: a pool of several has none.
-    own = ("judges", "exact_rule", "reasons", "judged", "doses", "manipulation")
-    return frame, replace(pooled, notes=notes, **{name: {} for name in own})
+    return frame, replace(
+        pooled, notes=notes, judges={}, exact_rule={}, reasons={}, judged={}, doses={}, manipulation={}
+    )
 
 
 def joined(factors: Sequence[Factor]) -> Factor:

@@ -34,6 +34,7 @@ TOLD = (
     "own_models",
     "questions",
     "left_out",
+    "primary",
 )  # facts in the results
 
 

@@ -69,7 +69,7 @@ def test_a_run_without_arguments_ends_in_a_table_and_says_where(call, tmp_path):
         "emotion:sad",
         "cold-prompt",
         "results.md",
-        "Planned 1152 =",
+        "Planned 288 =",
     ):
         assert text in done.out
     again = call("run")
@@ -79,10 +79,24 @@ def test_a_run_without_arguments_ends_in_a_table_and_says_where(call, tmp_path):
     assert len(list((tmp_path / "runs").iterdir())) == 1
 
 
+def test_a_run_with_margins_ends_in_what_was_found(call, tmp_path):
+    margins = ("--asking", "open,choice", "--beliefs", "none,wrong,right,mention-wrong,mention-right")
+    done = call("run", *margins, "--tasks", "health", "--limit", "3", "--out", "r")
+    assert done.code == 0, done.err
+    found = done.out[done.out.index("What was found") :]
+    assert "The outcome named before the first answer is agreement (choice)" in found
+    assert "cold-prompt less original: " in found
+    assert found.index("Without a claim") > found.index("warm-prompt less cold-prompt: ")
+    assert "Agreement: what a user's own claim does beyond its mention" in done.out
+    assert (tmp_path / "r" / "results.md").read_text().startswith("# Results\n\n## What was found\n")
+    planned = call("run", *margins, "--dry-run", "--no-probe")
+    assert "agreement (choice); all others are beside it" in planned.out
+
+
 def test_dry_run_runs_nothing(call, tmp_path):
     done = call("run", "--dry-run", "--contexts", "all")
     assert done.code == 0, done.err
-    for text in ("requests", "prompt tokens", "memory", "time", "smallest effect", "points"):
+    for text in ("requests", "prompt tokens", "memory", "time", "smallest effect", "on error rates none"):
         assert text in done.out
     assert list(tmp_path.iterdir()) == []
 

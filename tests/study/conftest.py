@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 from designs import ANSWERS_ALONE
 
+from warmeng.study import settings
+
 PERSONAS = ("original", "warm-prompt", "cold-prompt")
+DESIGN = settings.DESIGN
+# Here, because modules of tests make settings when they are imported. Most tests are about answers.
+settings.DESIGN = ANSWERS_ALONE
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -23,12 +28,10 @@ def old_objects_are_frozen() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def plain_defaults(request, monkeypatch):
-    """The small engine is not the built-in model: the adapters that go with that one are no defaults here.
-
-    Nor are margins, whose tests ask for them: most tests are about answers.
-    """
-    if "real_defaults" not in request.keywords:
-        monkeypatch.setattr("warmeng.study.settings.DESIGN", ANSWERS_ALONE)
+    """The small engine is not the built-in model: the adapters that go with that one are no defaults here."""
+    if "real_defaults" in request.keywords:
+        monkeypatch.setattr("warmeng.study.settings.DESIGN", DESIGN)
+    else:
         monkeypatch.setattr("warmeng.study.settings.default_personas", lambda model: PERSONAS)
 
 

@@ -217,7 +217,7 @@ def test_csv_values_are_never_guessed(tmp_path):
 @pytest.mark.real_defaults
 def test_the_packaged_adapters_are_defaults_of_their_own_model_only():
     ours = StudySettings()
-    assert ours.personas == ("original", "warm", "cold", "warm-prompt", "cold-prompt")
+    assert ours.personas == ("original", "warm", "cold", "warm_x2=warm*2", "cold_x2=cold*2")
     assert StudySettings(model="some/other").personas == ("original", "warm-prompt", "cold-prompt")
     assert load_settings(None, {"model": "some/other"}).personas == ("original", "warm-prompt", "cold-prompt")
     for name in ("warm", "cold"):

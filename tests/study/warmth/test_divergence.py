@@ -30,7 +30,7 @@ def test_log_ratios_are_those_of_transformers(tiny_model, tiny_adapters) -> None
         Persona("b", (Change(tiny_adapters[1]),), "Be brief."),
     ]
     for persona in personas[1:]:
-        engine.add_adapter(persona.name, persona.changes[0].folder)
+        engine.add_adapter(persona.name, persona.changes[0].source)
     responses = respond(engine, personas, PROMPTS, seed=3, temperature=1.0, samples=2)
     found = log_ratios(engine, personas, PROMPTS, responses, samples=2)
     assert found["original"] == [0.0] * 6
@@ -50,7 +50,7 @@ def test_log_ratios_are_those_of_transformers(tiny_model, tiny_adapters) -> None
     }
     for persona in personas[1:]:
         tuned = PeftModel.from_pretrained(
-            AutoModelForCausalLM.from_pretrained(folder), persona.changes[0].folder
+            AutoModelForCausalLM.from_pretrained(folder), persona.changes[0].source
         ).eval()
         for k, response in enumerate(responses[persona.name]):
             own = forced(tuned, prompt_of(engine, persona, PROMPTS[k // 2][1]), response.tokens)
