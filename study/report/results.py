@@ -61,7 +61,7 @@ def notes(results: Mapping[str, Any]) -> list[str]:
         lines.append(f"The chat template adds a system message of its own for {names}: {run['default_system']!r}.")
     for persona, gate in run["gates"].items():
         unlike = Provenance(gate.get("same_template"), gate.get("other_base")).lines()
-        if not gate["hash"]:
+        if gate.get("hash") == "":
             lines.append(f"{persona} is dose 0 of its adapter: it has the base's bits.")
             continue
         moves = f"it moves the probe's logits by {gate['probe']:.3g}"

@@ -107,6 +107,7 @@ def test_a_row_has_its_bits_alone_and_among_all_others(
         assert same == together[request.id] == together[request.id.replace("None", "none")]
 
 
+@pytest.mark.slow
 def test_the_kernels_give_the_tokens_of_the_cpu(
     tiny_model: Callable[[str], Path], tiny_adapters: list[Path], vectors: dict[int, torch.Tensor]
 ) -> None:

@@ -32,6 +32,7 @@ def logged(tmp_path_factory, launcher):
     return get
 
 
+@pytest.mark.slow
 def test_a_power_loss_at_any_moment_is_continued_from(logged, launcher, tally, tmp_path, count):
     root, command, events = logged("--limit", "4")
     whole = lines(root / "runs" / "r")

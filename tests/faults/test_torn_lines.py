@@ -133,6 +133,7 @@ def test_other_damage_stops(run, tally, kind):
     tally.injected += 1
 
 
+@pytest.mark.slow
 def test_a_line_that_is_missing_is_asked_again_and_order_is_free(run, tally):
     """Nothing ties lines to each other: what is there is sound, and what the plan lacks is made again."""
     folder, data = run

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from designs import ANSWERS_ALONE
 from fakes import FakeTokenizer
 from fuzz_models import joined, small_config, split, write_adapter, write_model
 from fuzz_seeds import PARTS, TASKS, TEMPLATES, TOKENS, as_json
@@ -306,6 +307,7 @@ def command(*arguments: str) -> tuple[int, str]:
         mock.patch.object(sys, "argv", ["warmeng", *arguments]),
         mock.patch.object(dryrun, "load_tokenizer", return_value=(tokenizer, config, 2**20)),
         mock.patch("warmeng.study.settings.default_personas", return_value=("original", "warm-prompt")),
+        mock.patch("warmeng.study.settings.DESIGN", ANSWERS_ALONE),
         mock.patch.object(entry, "install_signal_handlers", return_value=[]),  # once a process: each starts a thread
         mock.patch.object(entry, "ignore_interrupts"),
         contextlib.redirect_stderr(told),

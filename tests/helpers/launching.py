@@ -251,6 +251,7 @@ def use_engines(job: dict[str, Any]) -> None:
     analyze.analyze_sources.__defaults__ = (None, 0, CONCLUDE_DRAWS, None, None, None)  # type: ignore[attr-defined]
     if not job.get("conclude"):
         warmeng.study.run.finish.conclude = lambda *given: True
+    warmeng.study.settings.DESIGN = ANSWERS_ALONE
     delay = job.get("delay", 0.0)
     changes = job.get("changes", {})
     if changes.get("no_model"):
@@ -280,7 +281,6 @@ def use_engines(job: dict[str, Any]) -> None:
         module.load_engine = load
     warmeng.study.run.dry_run.load_tokenizer = lambda settings: (FakeTokenizer(), FakeConfig(), 2**30)
     warmeng.study.settings.default_personas = lambda model: ("original", "warm-prompt", "cold-prompt")
-    warmeng.study.settings.DESIGN = ANSWERS_ALONE
     warmeng.finetune.prepare.run.load_engine = lambda settings: RewritingEngine(delay=delay)  # type: ignore
 
 

@@ -123,6 +123,7 @@ def test_personas_in_one_batch(
     assert kernels.probe_adapter("p1") > 0
 
 
+@pytest.mark.slow
 def test_doses_and_sums_in_one_batch(tiny_model: Callable[[str], Path], tiny_adapters: list[Path]) -> None:
     kernels, plain, _ = both(tiny_model("llama"), tiny_adapters[:3], SETTINGS)
     mixtures = {"half": {"p0": 0.5}, "none": {"p0": 0.0}, "against": {"p2": -1.0}, "sum": {"p0": 0.5, "p2": -0.3}}

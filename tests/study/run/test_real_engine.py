@@ -117,6 +117,7 @@ def test_a_checkpoint_that_is_no_small_change_says_how_to_run_it(run, model, ano
     assert f"{another} for warm: loaded after the base is freed" in " ".join(planned.out.split())
 
 
+@pytest.mark.slow
 def test_a_base_that_was_replaced_after_the_run_is_refused(run, model, another, tmp_path):
     """Its files have the same names and sizes."""
     import shutil
