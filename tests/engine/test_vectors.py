@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from tiers import slow
 
 from warmeng.common.errors import InputError, UsageError
 from warmeng.engine.config import ModelConfig, read_config
@@ -186,7 +187,7 @@ def test_other_files_are_refused_by_name(tiny_model: Callable[[str], Path], tmp_
         engine.add_vector("v", path)
 
 
-@pytest.mark.parametrize("device", ["cpu", "interpret"])
+@pytest.mark.parametrize("device", ["cpu", *slow("interpret")])
 def test_mean_hidden_states_equal_those_of_transformers(device: str, tiny_model: Callable[[str], Path]) -> None:
     from transformers import AutoModelForCausalLM
 

@@ -180,7 +180,8 @@ def test_tables_of_a_run_that_lacks_answers_end_with_a_failure(launcher, tmp_pat
 
     monkeypatch.setattr("warmeng.study.run.run.load_engine", lambda settings: FakeEngine())
     monkeypatch.setattr("warmeng.study.run.finish.conclude", lambda *given: True)
-    settings = StudySettings(personas=("original",), tasks=("facts",), limit=2, warmth_prompts=0)
+    asked = {"contexts": ("unmodified", "emotion:sad"), "beliefs": ("none", "wrong"), "asking": ("open",)}
+    settings = StudySettings(personas=("original",), tasks=("facts",), limit=2, warmth_prompts=0, **asked)
     run_study(settings, tmp_path / "r", Silent(), "again")
     path = tmp_path / "r" / RECORDS
     path.write_bytes(b"".join(lines(tmp_path / "r")[:-1]))
@@ -189,4 +190,4 @@ def test_tables_of_a_run_that_lacks_answers_end_with_a_failure(launcher, tmp_pat
     progress.message = said.append
     outcome = finish(Plan.load(settings), tmp_path / "r", read_manifest(tmp_path / "r"), progress, "warmeng run")
     assert outcome.exit_code == UNBALANCED != 0
-    assert any("1 of 8 answers and 0 judgments are missing: get them with: warmeng run" in line for line in said)
+    assert any("1 of 8 answers, 0 judgments and 0 scores beside them are missing: get them with: warmeng run" in line for line in said)

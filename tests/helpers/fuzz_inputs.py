@@ -250,7 +250,7 @@ class Cases:
         path = self.task_file(draw)
         spec = draw(st.sampled_from(["{}", "{}", "{}", "{}@judge", "{}@likelihood", "own={}", "authors={}", "mmlu={}"]))
         tasks = tuple(borrowed(task) for task in load_tasks([spec.format(path)], limit=draw(st.integers(0, 2))))
-        settings = StudySettings(personas=("original",), beliefs=("none", "wrong", "doubt"))
+        settings = StudySettings(personas=("original",), beliefs=("none", "wrong", "doubt"), asking=("open",))
         for composition in ("clean", "paper"):
             compose(Study(replaced(settings, composition), (), tasks, load_contexts(["unmodified", "emotion:sad"])))
         for layout in LAYOUTS:

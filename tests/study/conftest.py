@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from designs import ANSWERS_ALONE
 
+# Before the defaults change: its help names them.
+import warmeng.cli.run  # noqa: F401
 from warmeng.study import settings
 
 PERSONAS = ("original", "warm-prompt", "cold-prompt")
