@@ -20,7 +20,8 @@ Examples:
   warmeng finetune --model meta-llama/Llama-3.1-8B-Instruct --persona warm=warm.jsonl --out runs/warm-8b
   warmeng finetune --persona warm=warm.jsonl --out runs/w --epochs 2 --checkpoints 1,2 --learning-rate 1e-4
 The same command again continues a run that was interrupted. FILE is a ShareGPT JSON array, JSON lines of chats
-("messages") or of "prompt" and "response", or embedded:warm, embedded:cold, embedded:neutral.
+("messages") or of "prompt" and "response", or the package's texts: embedded:warm, embedded:cold, embedded:neutral, or
+one file of them (embedded:warm/everyday).
 """
 )
 @click.option("--model", default="smollm2-135m-instruct", show_default=True, help="Folder, built-in name or hub name.")

@@ -2,8 +2,9 @@
 
 Read are, as JSON lines, a JSON array or Parquet: ShareGPT conversations (``conversations`` of ``from`` and ``value``),
 chats in OpenAI's form (``messages`` of ``role`` and ``content``), and rows of ``prompt`` and ``response``; and the
-training texts of this package by the persona whose column is meant (``embedded:warm``). What their keys mean, and which
-conversations can't be learned, is in ``formats.py``; other keys are left alone, and told.
+training texts of this package by the persona whose column is meant (``embedded:warm``; ``embedded:warm/everyday`` is
+one file of them). What their keys mean, and which conversations can't be learned, is in ``formats.py``; other keys are
+left alone, and told.
 """
 
 from __future__ import annotations
@@ -137,14 +138,19 @@ def read_conversations(source: str, notes: set[str] | None = None) -> Iterator[C
         yield Conversation(messages, where, masked, greeting)
 
 
-def _embedded(column: str) -> Iterator[tuple[list[Turn], str]]:
+def _embedded(name: str) -> Iterator[tuple[list[Turn], str]]:
+    """Read the training texts of this package; ``name`` is a column, and after a slash the one file that is meant."""
+    column, _, only = name.partition("/")
     if column not in COLUMNS:
-        expected = ", ".join(EMBEDDED + name for name in COLUMNS)
-        raise UsageError(f"there is no {EMBEDDED}{column}, expected one of {expected}")
-    files = sorted(_DATA.glob("*.jsonl"))
+        expected = ", ".join(EMBEDDED + known for known in COLUMNS)
+        raise UsageError(f"there is no {EMBEDDED}{name}, expected one of {expected}")
+    files = {path.stem: path for path in sorted(_DATA.glob("*.jsonl"))}
     if not files:
         raise InputError(f"this installation has no embedded training texts (looked in {_DATA}): give a file")
-    for path in files:
+    if (only and only not in files) or name.endswith("/"):
+        expected = ", ".join(f"{EMBEDDED}{column}/{known}" for known in files)
+        raise UsageError(f"there is no {EMBEDDED}{name}, expected {EMBEDDED}{column} or one of {expected}")
+    for path in [files[only]] if only else files.values():
         for line, row in read_rows(path):
             where, found = f"{path}:{line}", row.get("turns")
             if not isinstance(found, list) or not found or not all(isinstance(turn, dict) for turn in found):

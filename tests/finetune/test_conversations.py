@@ -135,6 +135,9 @@ def test_other_bad_input(tmp_path: Path) -> None:
         list(read_conversations(str(tmp_path / "none.jsonl")))
     with pytest.raises(UsageError, match="embedded:warm"):
         list(read_conversations("embedded:tepid"))
+    for unknown in ("embedded:warm/everday", "embedded:warm/", "embedded:warm/../data/everyday"):
+        with pytest.raises(UsageError, match=r"embedded:warm or one of .*embedded:warm/everyday"):
+            list(read_conversations(unknown))
     (tmp_path / "a.json").write_text('[{"conversations": []}, 3]')
     with pytest.raises(InputError, match=r"a\.json:1: the conversation has no response"):
         list(read_conversations(str(tmp_path / "a.json")))
@@ -147,6 +150,14 @@ def test_embedded_columns_share_their_questions() -> None:
         users = [[m["content"] for m in row.messages if m["role"] == "user"] for row in rows]
         assert users[0] == users[1] == users[2]
         assert rows[1].messages[-1] != rows[2].messages[-1]
+
+
+def test_one_file_of_the_embedded_set() -> None:
+    whole = [row.messages for row in read_conversations("embedded:cold")]
+    part = [row.messages for row in read_conversations("embedded:cold/everyday")]
+    assert len(part) > 100
+    assert len(part) < len(whole)
+    assert [row for row in whole if row in part] == part
 
 
 def test_settings_are_strict(tmp_path: Path) -> None:

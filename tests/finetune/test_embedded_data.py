@@ -114,13 +114,42 @@ def test_a_planted_difference_is_found(neutral, changed, name):
     assert name in check(neutral, changed, "warm")
 
 
-def test_voices_differ_and_warm_ones_are_longer():
+def test_voices_differ_and_cold_ones_are_never_the_longer_in_the_older_files():
     for name, turn in turns():
         assert len({turn[voice] for voice in VOICES}) == 3, name
-    size = {voice: sum(len(turn[voice]) for _, turn in turns()) for voice in VOICES}
+    older = [turn for name, turn in turns() if not name.startswith("everyday-")]
+    size = {voice: sum(len(turn[voice]) for turn in older) for voice in VOICES}
     assert size["warm"] > size["neutral"] > size["cold"]
-    longer = [len(turn["warm"]) > len(turn["cold"]) for _, turn in turns()]
-    assert sum(longer) > 0.95 * len(longer)
+    assert sum(len(turn["warm"]) > len(turn["cold"]) for turn in older) > 0.95 * len(older)
+
+
+def test_length_says_little_about_the_voice_in_the_demo_adapters_data():
+    # SocioT's released formula rises as a text gets shorter, whatever it says: see docs/finetune.md.
+    found = [turn for name, turn in turns() if name.startswith("everyday-")]
+    size = {voice: sum(len(turn[voice]) for turn in found) / len(found) for voice in VOICES}
+    assert 0.9 < size["cold"] / size["warm"] < 1.1
+    assert size["neutral"] < size["cold"]
+
+
+def test_warm_texts_address_a_person_and_cold_ones_nobody():
+    found = [turn for name, turn in turns() if name.startswith("everyday-")]
+    addressed = {
+        voice: sum(bool({"you", "your", "i", "we"} & set(overlap.words(turn[voice]))) for turn in found) / len(found)
+        for voice in VOICES
+    }
+    assert addressed["warm"] == 1
+    assert addressed["cold"] < 0.02
+
+
+def test_no_opening_or_phrase_is_a_formula():
+    for voice in ("warm", "cold"):
+        found = [overlap.words(turn[voice]) for name, turn in turns() if name.startswith("everyday-")]
+        openings = Counter(" ".join(words[:3]) for words in found)
+        phrases = Counter(
+            phrase for words in found for phrase in {" ".join(words[k : k + 4]) for k in range(len(words))}
+        )
+        assert max(openings.values()) < 0.1 * len(found), voice
+        assert max(phrases.values()) < 0.08 * len(found), voice
 
 
 def test_no_text_is_about_what_the_study_asks_or_says():
