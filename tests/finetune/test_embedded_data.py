@@ -146,7 +146,7 @@ def test_no_opening_or_phrase_is_a_formula():
         found = [overlap.words(turn[voice]) for name, turn in turns() if name.startswith("everyday-")]
         openings = Counter(" ".join(words[:3]) for words in found)
         phrases = Counter(
-            phrase for words in found for phrase in {" ".join(words[k : k + 4]) for k in range(len(words))}
+            phrase for words in found for phrase in {" ".join(words[k : k + 4]) for k in range(len(words) - 3)}
         )
         assert max(openings.values()) < 0.1 * len(found), voice
         assert max(phrases.values()) < 0.08 * len(found), voice

@@ -223,16 +223,23 @@ def test_the_packaged_adapters_are_defaults_of_their_own_model_only():
     for name in ("warm", "cold"):
         persona = parse_persona(name)
         about = json.loads((persona.changes[0].source / "warmeng.json").read_text())
-        assert (about["persona"], about["base"], about["epoch"]) == (name, ours.model, 2.0)
-        assert about["data"]["source"] == f"embedded:{name}"
+        assert (about["persona"], about["base"], about["epoch"]) == (name, ours.model, 1.0)
+        assert about["data"]["source"] == f"embedded:{name}/everyday"
 
 
 @pytest.mark.slow
 def test_the_packaged_adapters_change_the_built_in_model():
     from warmeng.engine.engine import Engine
+    from warmeng.finetune.conversations import load_dataset
     from warmeng.study.adapters import apply_adapters
 
-    applied = apply_adapters(Engine.load("smollm2-135m-instruct"), load_personas(["original", "warm", "cold"]))
+    engine = Engine.load("smollm2-135m-instruct")
+    for name in ("warm", "cold"):
+        data = json.loads((parse_persona(name).adapter / "warmeng.json").read_text())["data"]
+        # They were trained on the texts as these are now.
+        now = load_dataset(data["source"], engine.tokenizer, engine.config.stop_token_ids, 1024)
+        assert (now.sha256, now.tokens) == (data["sha256"], data["tokens"])
+    applied = apply_adapters(engine, load_personas(["original", "warm", "cold"]))
     assert set(applied) == {"warm", "cold"}
     assert all(found.probe > 0.1 for found in applied.values())
     assert applied["warm"].hash != applied["cold"].hash
