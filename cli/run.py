@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from warmeng.study.settings import StudySettings, load_settings
+from warmeng.study.settings import WARMTH_PROMPTS, StudySettings, load_settings
 
 DEFAULTS = StudySettings()
 
@@ -144,7 +144,8 @@ The same command again continues a run that was interrupted, or prints a finishe
 @click.option(
     "--warmth-prompts",
     type=int,
-    help="Held-out prompts that show whether warm is warmer, before the grid; 0 for none." + _default("warmth_prompts"),
+    help="Held-out prompts that show whether warm is warmer, before the grid; 0 for none."
+    f"  [default: {WARMTH_PROMPTS}; 0 for the package's own adapters, which were measured when they were made]",
 )
 @click.option(
     "--stall-seconds",

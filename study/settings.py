@@ -24,6 +24,8 @@ WHOLE = (("limit", 0), ("cells", 0), ("seed", 0), ("samples", 1), ("max_new_toke
          ("stall_seconds", 0))  # fmt: skip
 # These change no record: a run continues with others. Doses and checkpoints are among the personas.
 NOT_INPUTS = ("stall_seconds", "doses", "checkpoints")
+# Of the manipulation check, where nothing is said.
+UNSET, WARMTH_PROMPTS = -1, 24
 # What is asked where nothing is named: a claim and its control for each answer, in the choice too; and what the paper
 # asked, in its composition.
 DESIGN = {
@@ -78,14 +80,18 @@ class StudySettings:
     judges: Sequence[str] = ()
     # A judge counts only where it is right on the labelled examples.
     judge_gate: bool = True
-    # Held-out prompts of the manipulation check before the grid, 0 for none.
-    warmth_prompts: int = 8
+    # Held-out prompts of the manipulation check before the grid, 0 for none. Where nothing is said, none for the
+    # package's own adapters, whose warmth was measured when they were made (docs/finetune.md), else ``WARMTH_PROMPTS``.
+    warmth_prompts: int = UNSET
     device: str = "auto"
     fast: bool = False
     # Seconds without a step of the engine after which the run ends; 0 waits for ever.
     stall_seconds: int = SECONDS
 
     def __post_init__(self) -> None:
+        if type(self.warmth_prompts) is int and self.warmth_prompts == UNSET:
+            packaged = self.model == BUILT_IN_MODEL and self.personas in ((), [])
+            object.__setattr__(self, "warmth_prompts", 0 if packaged else WARMTH_PROMPTS)
         if self.personas in ((), []):
             object.__setattr__(self, "personas", default_personas(self.model))
         for name, asked in DESIGN.items():

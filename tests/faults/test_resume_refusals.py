@@ -190,4 +190,7 @@ def test_tables_of_a_run_that_lacks_answers_end_with_a_failure(launcher, tmp_pat
     progress.message = said.append
     outcome = finish(Plan.load(settings), tmp_path / "r", read_manifest(tmp_path / "r"), progress, "warmeng run")
     assert outcome.exit_code == UNBALANCED != 0
-    assert any("1 of 8 answers, 0 judgments and 0 scores beside them are missing: get them with: warmeng run" in line for line in said)
+    assert any(
+        "1 of 8 answers, 0 judgments and 0 scores beside them are missing: get them with: warmeng run" in line
+        for line in said
+    )
