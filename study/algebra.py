@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 from warmeng.common.errors import InputError, UsageError, show
 
-_NUMBER = r"[+-]?(?:\d{1,9}(?:\.\d{0,12})?|\.\d{1,12})"
+_NUMBER = r"[+-]?(?:[0-9]{1,9}(?:\.[0-9]{0,12})?|\.[0-9]{1,12})"
 _TERM = re.compile(
     rf"(?P<sign>[+-]?)(?:\[(?P<held>[^\[\]]+)\](?:\*(?P<factor>{_NUMBER}))?(?=[+-]|$)"
     rf"|(?P<name>[^\[].*?)(?:\*(?P<times>{_NUMBER})(?=[+-]|$)|$))"
 )
-EPOCH = re.compile(r"epoch-(\d+(?:\.\d+)?)")
+EPOCH = re.compile(r"epoch-([0-9]+(?:\.[0-9]+)?)")
 # Before a steering vector's file.
 VECTOR = "vector:"
 DOSES_FORM = "NAME=DOSE,DOSE"
@@ -117,7 +117,7 @@ def _doses(spec: str, given: Mapping[str, str]) -> list[str]:
 
 def is_dose(name: str) -> bool:
     """Whether a persona's name is one that ``expand`` gives to a dose: what is told of the persona isn't told of it."""
-    return re.search(r"_x-?\d+(\.\d+)?$", name) is not None
+    return re.search(r"_x-?[0-9]+(\.[0-9]+)?$", name) is not None
 
 
 def _text(value: float) -> str:

@@ -124,10 +124,14 @@ def _meant(name: str, term: Term, run: Mapping[str, str], above: tuple[str, ...]
     raise InputError(f"persona {name}: {one_line(term.name)} is not a folder: expected {expected}{sums}")
 
 
-def default_personas(model: str) -> tuple[str, ...]:
-    """Return the personas that are compared unless told: the built-in model's adapters in two doses, or prompts."""
+def default_personas(model: str, dosed: bool = False) -> tuple[str, ...]:
+    """Return the personas that are compared unless told: the built-in model's adapters, or system prompts.
+
+    The adapters are compared in two doses, but where ``dosed`` says that others are asked for.
+    """
     if model == BUILT_IN_MODEL:
-        return (BASELINE, *EMBEDDED, *(f"{name}_x2={name}*2" for name in EMBEDDED))
+        twice = () if dosed else tuple(f"{name}_x2={name}*2" for name in EMBEDDED)
+        return (BASELINE, *EMBEDDED, *twice)
     return (BASELINE, *(f"{name}-prompt" for name in EMBEDDED))
 
 
@@ -159,10 +163,13 @@ def doses_of(personas: Iterable[Persona]) -> dict[str, tuple[str, float]]:
 
     A family is an adapter or a vector, and has the name of the persona at dose 1, or of its first; or it is a system
     prompt, at dose 1. A sum is none, nor is an adapter beside a system prompt. Of two personas at one dose the first
-    counts. Empty where no family has two doses beside 0: then there is nothing to see over a dose.
+    counts. The persona without any change is dose 0 of every family, and has the family "". Empty where there is none,
+    or where no family has two doses beside 0: then there is nothing to see over a dose.
     """
+    personas = on_base(personas)
+    base = next((persona.name for persona in personas if not persona.changes and not persona.system), None)
     members: dict[tuple[Change | None, str | None], dict[float, str]] = {}
-    for persona in on_base(personas):
+    for persona in personas:
         if len(persona.changes) == 1 and not persona.system:
             [change] = persona.changes
             members.setdefault((change._replace(coefficient=1.0), None), {}).setdefault(
@@ -170,9 +177,9 @@ def doses_of(personas: Iterable[Persona]) -> dict[str, tuple[str, float]]:
             )
         elif persona.system and not persona.changes:
             members.setdefault((None, persona.system), {}).setdefault(1.0, persona.name)
-    if not any(len(set(doses) - {0.0}) > 1 for doses in members.values()):
+    if base is None or not any(len(set(doses) - {0.0}) > 1 for doses in members.values()):
         return {}
-    return {
+    return {base: ("", 0.0)} | {
         name: (doses.get(1.0, next(iter(doses.values()))), dose)
         for doses in members.values()
         for dose, name in doses.items()

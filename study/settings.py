@@ -93,7 +93,7 @@ class StudySettings:
             packaged = self.model == BUILT_IN_MODEL and self.personas in ((), [])
             object.__setattr__(self, "warmth_prompts", 0 if packaged else WARMTH_PROMPTS)
         if self.personas in ((), []):
-            object.__setattr__(self, "personas", default_personas(self.model))
+            object.__setattr__(self, "personas", default_personas(self.model, bool(self.doses)))
         for name, asked in DESIGN.items():
             if getattr(self, name) in ((), []):
                 object.__setattr__(self, name, asked[self.composition == "paper"])

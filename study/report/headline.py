@@ -19,23 +19,27 @@ WAYS = {-1: "lower", 0: "not told apart", 1: "higher"}
 TRENDS = {-1: "it falls with the dose", 0: "no trend is shown", 1: "it rises with the dose"}
 
 
-def headline(results: Mapping[str, Any]) -> list[str]:
-    """Return lines of what ``results.json`` says of the primary outcome; none where the run has no margins."""
-    primary = results["run"].get("primary") or ""
-    measure, _, asking = primary.removesuffix(")").partition(" (")
-    tables = results["tables"]
-    contrasts = _rows(tables, "margin_contrasts", measure, asking)
-    if not contrasts:
+def headline(primary: str, tables: Mapping[str, Any], baseline: str) -> list[str]:
+    """Return lines of what a run's tables say of its primary outcome; none where it named none."""
+    if not primary:
         return []
-    n = max(row["n"] for row in contrasts)
-    lines = [
-        f"The outcome named before the first answer is {primary}: {MEANINGS[measure]}, in nats, over {n} questions "
-        "(95 % intervals)."
-    ]
+    measure, asking = parts_of(primary)
+    contrasts = primary_contrasts(primary, tables)
     levels = "agreement" if measure == AGREEMENT else "margins" if measure == MARGIN else "susceptibility"
-    for row in _rows(tables, levels, measure, asking):
-        if row["persona"] == results["baseline"] and not row.get("against") and row.get("belief", "none") == "none":
-            lines.append(f"{row['persona']}: {_interval(row)}.")
+    level = [
+        row
+        for row in _rows(tables, levels, measure, asking)
+        if row["persona"] == baseline and not row.get("against") and row.get("belief", "none") == "none"
+    ]
+    named = f"The outcome named before the first answer is {primary}"
+    if not level and not contrasts:
+        return [f"{named}: no question has all the margins that it needs."]
+    n = max(row["n"] for row in (*level, *contrasts))
+    lines = [
+        f"{named}: {MEANINGS[measure]}, in nats, over {n} questions. Each 95 % interval stands for itself; none is "
+        "corrected for the others."
+    ]
+    lines += [f"{row['persona']}: {_interval(row)}." for row in level]
     lines += [_contrast(row) for row in contrasts]
     for row in tables.get("dose_trends", {}).get("rows", ()):
         if row["outcome"] == primary:
@@ -46,6 +50,17 @@ def headline(results: Mapping[str, Any]) -> list[str]:
         lines.append(f"Without a claim ({MEANINGS[MARGIN].removesuffix(', without a claim')}):")
         lines += [_contrast(row) for row in known]
     return lines
+
+
+def parts_of(primary: str) -> tuple[str, str]:
+    """Return measure and asking style of an outcome's name."""
+    measure, _, asking = primary.removesuffix(")").partition(" (")
+    return measure, asking
+
+
+def primary_contrasts(primary: str, tables: Mapping[str, Any]) -> Sequence[Row]:
+    """Return the rows of ``margin_contrasts`` of a run's primary outcome, over all tasks and contexts."""
+    return _rows(tables, "margin_contrasts", *parts_of(primary)) if primary else []
 
 
 def _rows(tables: Mapping[str, Any], name: str, measure: str, asking: str) -> Sequence[Row]:

@@ -13,9 +13,11 @@ from warmeng.study.grading.grade import GRADES
 from warmeng.study.personas import unlike
 from warmeng.study.report.browser import Survey
 from warmeng.study.report.figure_data import Effect, Rate, manipulation, number
+from warmeng.study.report.headline import primary_contrasts
 from warmeng.study.report.settings_text import adapted_names, listed, persona_names, several
 from warmeng.study.results.manifest import Manifest, RunFacts
 from warmeng.study.stats.correction import ALL, MIN_EXACT
+from warmeng.study.stats.susceptibility import sign
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +216,8 @@ def between(low: float | None, high: float | None, digits: int = 1, signed: bool
     """Return an interval in words; nothing where it is not known."""
     if low is None or high is None:
         return ""
-    sign = "+" if signed else ""
-    return f"{low:{sign}.{digits}f} to {high:{sign}.{digits}f}".replace("-", "−")
+    plus = "+" if signed else ""
+    return f"{low:{plus}.{digits}f} to {high:{plus}.{digits}f}".replace("-", "−")
 
 
 def headlines(
@@ -253,6 +255,27 @@ def headlines(
         )
         for r in plain.values()
         if r.persona != baseline
+    ]
+
+
+def primary_headlines(primary: str, tables: Mapping[str, Any], baseline: str) -> list[Headline]:
+    """Return the primary outcome's contrast with the baseline for each variant."""
+    return [
+        Headline(
+            row["persona"],
+            f"{row['value']:+.2f}".replace("-", "−"),
+            f"nats of {primary} beside {baseline}" + ("" if sign(row) else ": not told from 0"),
+            ", ".join(
+                part
+                for part in (
+                    f"95 % interval {between(row['low'], row['high'], 2)}" if row["low"] is not None else "",
+                    f"{row['n']:,} questions",
+                )
+                if part
+            ),
+        )
+        for row in primary_contrasts(primary, tables)
+        if row["against"] == baseline
     ]
 
 

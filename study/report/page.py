@@ -19,7 +19,8 @@ from warmeng.study.report.cells import shown
 from warmeng.study.report.dose_chart import dose_figure
 from warmeng.study.report.draw import Figure, figures, number_words
 from warmeng.study.report.figure_data import BELIEFS, CONTEXTS, effects, manipulation, ordered, rates, table, warmth
-from warmeng.study.report.outcome import costs, gates, headlines, lead
+from warmeng.study.report.headline import headline
+from warmeng.study.report.outcome import costs, gates, headlines, lead, primary_headlines
 from warmeng.study.report.settings_text import asked, deviations, persona_names
 from warmeng.study.results.combine import first_trusted
 from warmeng.study.results.items import read_items
@@ -132,7 +133,10 @@ def _render(run: Run, most: int, most_bytes: int) -> str:
     carried = len(data["rows"]["group"])
     found_effects = effects(analysis)
     rule = str(analysis["rule"]) if analysis and analysis.get("rule") else None
-    heads = headlines(found_effects, rates(analysis, "context"), run.baseline, rule)
+    primary, found_tables = run.manifest.facts.primary, (analysis or {}).get("tables") or {}
+    heads = primary_headlines(primary, found_tables, run.baseline) or headlines(
+        found_effects, rates(analysis, "context"), run.baseline, rule
+    )
     measured = bool(manipulation(run.manifest) or warmth(run.manifest, analysis))
     sessions = read_sessions(run.folder)
     script, css = ((ASSETS / name).read_text(encoding="utf-8") for name in ("report.js", "report.css"))
@@ -150,6 +154,7 @@ def _render(run: Run, most: int, most_bytes: int) -> str:
         title=_title(run),
         lead=lead(found, run.baseline, run.personas),
         headlines=heads,
+        found=headline(primary, found_tables, run.baseline) if analysis else [],
         facts=asked(run.manifest, found.items, judges, rule),
         gates=gates(run.manifest, found),
         refusals=ordered(f"{number_words(e)}, {e.variant}: {e.refused}" for e in found_effects if e.refused),
@@ -160,7 +165,7 @@ def _render(run: Run, most: int, most_bytes: int) -> str:
         seed=seed,
         costs=costs(sessions, found),
         deviations=deviations(run.manifest, found.items, judges, measured),
-        tables=[shown(name, rows) for name, rows in ((analysis or {}).get("tables") or {}).items()],
+        tables=[shown(name, rows) for name, rows in found_tables.items()],
         notes=[str(note) for note in (analysis or {}).get("notes") or ()],
         analysed=analysis is not None,
         data=Markup(pack(data)),

@@ -29,7 +29,7 @@ def write_results(folder: Path, results: Mapping[str, Any]) -> None:
 def markdown(results: Mapping[str, Any]) -> str:
     """Return all tables, pooled and by task, as plain Markdown."""
     lines = ["# Results", ""]
-    if found := headline(results):
+    if found := headline(results["run"].get("primary") or "", results["tables"], results["baseline"]):
         lines += ["## What was found", "", *(f"- {escaped(line)}" for line in found), "", "## The run", ""]
     lines += [*(f"- {escaped(line)}" for line in notes(results)), ""]
     tables = results["tables"]

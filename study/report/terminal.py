@@ -118,7 +118,7 @@ def print_results(console: Console, results: Mapping[str, Any]) -> None:
     """Print a run's first tables over all tasks, its counts, and what was found."""
     _print_tables(console, results["tables"], RESULTS)
     _print_lines(console, notes(results))
-    if found := headline(results):
+    if found := headline(results["run"].get("primary") or "", results["tables"], results["baseline"]):
         console.print("[bold]What was found[/bold]")
         _print_lines(console, found)
 

@@ -23,7 +23,7 @@ from warmeng.study.results.read import RunInfo, concat, read_run
 from warmeng.study.results.rules import RULES
 from warmeng.study.results.views import named, outcome
 from warmeng.study.stats import tables
-from warmeng.study.stats.belief_margins import outcomes
+from warmeng.study.stats.belief_margins import changes, task_of
 from warmeng.study.stats.changes import belief_effects, differences
 from warmeng.study.stats.dose_tables import Measured, dose_tables, dose_trends
 from warmeng.study.stats.draws import BOOTSTRAP, Draws
@@ -82,9 +82,9 @@ def analyze(
         "judge_error": judge_error(info.exact_rule, info.judges),
         "corrected": corrected(frame, info.judges, first, variants, seed, bootstrap),
     }
-    if margins is not None and info.doses:
-        measured = Measured.of(info.manipulation)
-        rows |= dose_tables(outcomes(margins), info.doses, first, measured, seed, bootstrap)
+    if margins is not None and (base := dose_base(info)):
+        measured, tasks = Measured.of(info.manipulation), task_of(margins)
+        rows |= dose_tables(changes(margins, base), info.doses, base, measured, seed, bootstrap, tasks)
     if published is not None:
         rows |= summarise_published(published)
     return {
@@ -134,9 +134,16 @@ def summary(
     }
     if margins is not None:
         found |= susceptibility_tables(margins, baseline, variants)
-        if trends := dose_trends(outcomes(margins), info.doses, baseline):
+        if (base := dose_base(info)) and (
+            trends := dose_trends(changes(margins, base), info.doses, base, task_of(margins))
+        ):
             found["dose_trends"] = trends
     return found
+
+
+def dose_base(info: RunInfo) -> str | None:
+    """Return the persona that is dose 0 of every family, whoever else is compared; ``None`` without doses."""
+    return next((name for name, (family, _) in info.doses.items() if not family), None)
 
 
 def refusal_rules(frame: Frame, baseline: str, variants: tuple[str, ...], draws: Draws) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from warmeng.study.prompts import CHOICE, OPEN, ORDERS
 from warmeng.study.results.frame import Flags
 from warmeng.study.results.margins import SUM, Margins
 from warmeng.study.stats.draws import Floats, Ints
+from warmeng.study.tasks.task import is_general
 
 # Susceptibility by whose claim it is: the beliefs whose margins are subtracted.
 CLAIMS = {
@@ -135,17 +136,24 @@ def primary_outcome(beliefs: Collection[str], asking: Collection[str]) -> str:
     return outcome_name(MARGIN, style) if style == CHOICE and "none" in asked else ""
 
 
-def outcomes(margins: Margins) -> dict[str, dict[str, Floats]]:
-    """Return the outcomes of a run by question and persona, ``[questions]``, nats: those of the choice first.
+def changes(margins: Margins, base: str) -> dict[str, dict[str, Floats]]:
+    """Return each outcome's change from the base by question and persona, ``[questions]``, nats: the choice's first.
 
-    A question's values in several contexts, or of several models, are averaged, those that are missing left out.
+    Pairs are made in each context and model, and then averaged, so that what is missing of one persona is missing of
+    the base too. Tasks of general ability are left out.
     """
-    found = {}
+    found: dict[str, dict[str, Floats]] = {}
+    if base not in margins.persona.names:
+        return found
+    first = margins.persona.names.index(base)
+    general = np.array([is_general(name) for name in margins.task.names])[task_of(margins)]
     for cube in sorted(cubes(margins), key=lambda cube: cube.asking != CHOICE):
         every = measures(cube)
         for measure in (AGREEMENT, RAW, KNOWLEDGE, MARGIN):
             if measure in every:
-                values = pooled(pooled(every[measure], 2)[:, :, 0], 0)[0]
+                paired = every[measure] - every[measure][:, [first]]
+                values = pooled(pooled(paired, 2)[:, :, 0], 0)[0]
+                values[:, general] = np.nan
                 name = outcome_name(measure, cube.asking)
                 found[name] = dict(zip(margins.persona.names, values, strict=True))
     return found

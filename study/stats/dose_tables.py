@@ -16,11 +16,12 @@ import numpy as np
 from warmeng.common.errors import InputError
 from warmeng.study.results.frame import Frame
 from warmeng.study.stats.curves import Curve, compare
-from warmeng.study.stats.dose import Ratio, from_base, monotone, per_unit, trend
-from warmeng.study.stats.draws import BOOTSTRAP, Floats, number, ratio, sums
+from warmeng.study.stats.dose import Ratio, from_base, monotone, per_unit, slopes, trend
+from warmeng.study.stats.draws import BOOTSTRAP, Floats, Ints, number, ratio, sums
 from warmeng.study.stats.intervals import Summary, summarise
+from warmeng.study.stats.means import question_means
 
-# Persona -> (family, dose); the baseline is every family's dose 0 and needs no entry.
+# Persona -> (family, dose); the baseline is every family's dose 0 and needs no entry, or has the family "".
 Doses = Mapping[str, tuple[str, float]]
 Rows = list[dict[str, Any]]
 
@@ -34,7 +35,10 @@ class Measured:
 
     @classmethod
     def of(cls, manipulation: Mapping[str, Mapping[str, Any]]) -> Measured:
-        """Read a manifest's manipulation check; a run of an earlier version kept no values by prompt."""
+        """Read a manifest's manipulation check; a run of an earlier version kept no values by prompt.
+
+        A divergence counts only of responses that were sampled at temperature 1: else it is no KL.
+        """
 
         def column(rows: Mapping[str, Any]) -> dict[str, Floats]:
             return {
@@ -43,7 +47,9 @@ class Measured:
                 if row and row.get("by_prompt")
             }
 
-        return cls(column(manipulation), column({name: row.get("kl") for name, row in manipulation.items()}))
+        kl = {name: row.get("kl") for name, row in manipulation.items()}
+        kl = {name: row for name, row in kl.items() if row and row.get("temperature") == 1.0}
+        return cls(column(manipulation), column(kl))
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,8 @@ def families(doses: Doses, baseline: str) -> list[Family]:
     """
     found: dict[str, dict[float, str]] = {}
     for persona, (family, dose) in doses.items():
+        if not family:
+            continue
         at = found.setdefault(family, {0.0: baseline})
         if not np.isfinite(dose):
             raise InputError(f"persona {persona} is dose {dose} of {family}, expected a finite number")
@@ -113,22 +121,26 @@ def dose_tables(
     measured: Measured,
     seed: int = 0,
     replicates: int = BOOTSTRAP,
+    task: Ints | None = None,
 ) -> dict[str, Rows]:
     """Return the rows of ``dose_response``, ``dose_trends`` and ``equal_doses``.
 
     ``outcomes`` is each outcome's values by persona, ``[questions]`` with the questions in one order. A family whose
-    personas lack an outcome is left out of that outcome's rows.
+    personas lack an outcome is left out of that outcome's rows. ``task`` is each question's, the strata of means.
     """
-    found: dict[str, Rows] = {"dose_response": [], "dose_trends": dose_trends(outcomes, doses, baseline)}
+    found: dict[str, Rows] = {"dose_response": [], "dose_trends": dose_trends(outcomes, doses, baseline, task)}
     found["equal_doses"] = []
     every = families(doses, baseline)
     for outcome, values in outcomes.items():
         known = _known(every, values)
         for family, columns in known:
             fit = monotone(family.doses, columns, family.base, seed, replicates)
+            means = question_means(from_base(columns, family.base).T, _strata(columns, task))
             for k, mean in enumerate(fit.means):
                 ends = (number(fit.low[k]), number(fit.high[k]))
                 row = _dose(family, k, mean, measured)
+                if k != family.base:
+                    row |= {"low": number(means.low[k]), "high": number(means.high[k])}
                 row |= {"outcome": outcome, "fit": float(fit.value[k]), "fit_low": ends[0], "fit_high": ends[1]}
                 found["dose_response"].append(row)
         for first, second in combinations([family for family, _ in known], 2):
@@ -137,22 +149,34 @@ def dose_tables(
     return found
 
 
-def dose_trends(outcomes: Mapping[str, Mapping[str, Floats]], doses: Doses, baseline: str) -> Rows:
-    """Return the rows of ``dose_trends``; they need no draws but those of sign flips, which are always the same."""
+def dose_trends(
+    outcomes: Mapping[str, Mapping[str, Floats]], doses: Doses, baseline: str, task: Ints | None = None
+) -> Rows:
+    """Return the rows of ``dose_trends``; they need no draws but those of sign flips, which are always the same.
+
+    Of families with two doses beside 0: with one, the trend is no more than that dose's change.
+    """
     rows = []
     for outcome, values in outcomes.items():
         for family, columns in _known(families(doses, baseline), values):
-            found = trend(family.doses, columns)
-            slope = found.slope
+            if len(family.doses) < 3:
+                continue
+            mean = question_means(slopes(family.doses, columns)[None], _strata(columns, task))
+            slope, p = number(mean.value[0]), number(mean.p[0])
             rows.append(
                 {
-                    "outcome": outcome, "family": family.name, "n": slope.n,
-                    "doses": ", ".join(f"{d:g}" for d in family.doses), "slope": slope.mean,
-                    "low": slope.low, "high": slope.high, "p": found.p, "p_flips": found.p_flips,
-                    "curve": "falling" if slope.mean is not None and slope.mean < 0 else "rising",
+                    "outcome": outcome, "family": family.name, "n": int(mean.n[0]),
+                    "doses": ", ".join(f"{d:g}" for d in family.doses), "slope": slope,
+                    "low": number(mean.low[0]), "high": number(mean.high[0]), "p": p,
+                    "p_flips": None if p is None else trend(family.doses, columns).p_flips,
+                    "curve": "falling" if slope is not None and slope < 0 else "rising",
                 }
             )  # fmt: skip
     return rows
+
+
+def _strata(columns: Floats, task: Ints | None) -> Ints:
+    return np.zeros(len(columns), dtype=np.int64) if task is None else task
 
 
 def _known(every: Sequence[Family], values: Mapping[str, Floats]) -> list[tuple[Family, Floats]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from warmeng.study.algebra import is_dose
 from warmeng.study.prompts import CHOICE
 from warmeng.study.results.frame import Flags
 from warmeng.study.results.margins import NORMS, SUM, Margins
@@ -60,11 +61,14 @@ def primary(margins: Margins, baseline: str, variants: Sequence[str]) -> list[Ro
 def cold_control(variant: str, personas: Sequence[str]) -> str | None:
     """Return the persona that does to coldness what a variant does to warmth, by its name; ``None`` without one.
 
-    ``cold-prompt`` goes with ``warm-prompt``, ``cold2`` with ``warm2``; any other variant has ``cold``.
+    ``cold-prompt`` goes with ``warm-prompt``, ``cold_x2`` with ``warm_x2``. A variant that is not called warm has
+    ``cold``, unless it is a dose: another dose is no control.
     """
-    named = variant.replace("warm", "cold")
-    wanted = named if named != variant and named in personas else "cold"
-    return wanted if wanted in personas and "cold" not in variant else None
+    if "warm" in variant:
+        wanted = variant.replace("warm", "cold")
+    else:
+        wanted = "cold" if "cold" not in variant and not is_dose(variant) else ""
+    return wanted if wanted in personas else None
 
 
 @dataclass(frozen=True)

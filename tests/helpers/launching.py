@@ -280,7 +280,7 @@ def use_engines(job: dict[str, Any]) -> None:
     for module in (warmeng.study.run.run, warmeng.study.run.grade_file, warmeng.study.run.dry_run):
         module.load_engine = load
     warmeng.study.run.dry_run.load_tokenizer = lambda settings: (FakeTokenizer(), FakeConfig(), 2**30)
-    warmeng.study.settings.default_personas = lambda model: ("original", "warm-prompt", "cold-prompt")
+    warmeng.study.settings.default_personas = lambda model, dosed=False: ("original", "warm-prompt", "cold-prompt")
     warmeng.finetune.prepare.run.load_engine = lambda settings: RewritingEngine(delay=delay)  # type: ignore
 
 

@@ -34,7 +34,7 @@ def plain_defaults(request, monkeypatch):
     if "real_defaults" in request.keywords:
         monkeypatch.setattr("warmeng.study.settings.DESIGN", DESIGN)
     else:
-        monkeypatch.setattr("warmeng.study.settings.default_personas", lambda model: PERSONAS)
+        monkeypatch.setattr("warmeng.study.settings.default_personas", lambda model, dosed=False: PERSONAS)
 
 
 @pytest.fixture
