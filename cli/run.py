@@ -53,7 +53,7 @@ The same command again continues a run that was interrupted, or prints a finishe
     "(warm, cold or a text file). "
     "full:MODEL runs a model as its own, where it is no small change of the base. "
     "Built in: original; warm and cold, adapters of the built-in model; warm-prompt and cold-prompt."
-    "  [default: all of them that suit the model]",
+    "  [default: original, warm and cold, and both at twice their strength; of other models original and the prompts]",
 )
 @click.option(
     "--doses",

@@ -10,7 +10,7 @@ from fakes import FakeEngine
 from warmeng.common.errors import InputError, UsageError
 from warmeng.study.adapters import apply_adapters
 from warmeng.study.algebra import Term, expand, is_dose, parse_sum
-from warmeng.study.personas import ADAPTERS, Change, Persona, load_personas
+from warmeng.study.personas import ADAPTERS, BUILT_IN_MODEL, Change, Persona, doses_of, load_personas
 from warmeng.study.report.settings_text import persona_words
 from warmeng.study.settings import StudySettings, load_settings
 from warmeng.study.stats.published import EFFECTS, effect_of
@@ -174,3 +174,32 @@ def test_vectors_are_terms(tmp_path) -> None:
         persona_words("v=vector:runs/f.safetensors:12*2")
         == "v: the base with 2 times the vector f.safetensors after layer 12"
     )
+
+
+def test_doses_are_those_of_one_change_of_the_plain_base():
+    a, b = Change(Path("a")), Change(Path("b"))
+    personas = [
+        Persona("original"),
+        Persona("more", (a._replace(coefficient=2.0),)),
+        Persona("warm", (a,)),
+        Persona("again", (a,)),
+        Persona("both", (a, b)),
+        Persona("prompted", (a,), "Be kind."),
+        Persona("kind", (), "Be kind."),
+    ]
+    expected = {"original": ("", 0.0), "more": ("warm", 2.0), "warm": ("warm", 1.0), "kind": ("kind", 1.0)}
+    assert doses_of(personas) == expected
+    assert doses_of(personas[1:]) == {}, "without the base nothing is dose 0"
+    assert doses_of([personas[0], *personas[2:]]) == {}, "one dose is no dose-response"
+
+
+@pytest.mark.real_defaults
+def test_asking_for_doses_leaves_the_default_ones_out():
+    settings = StudySettings(model=BUILT_IN_MODEL, doses=("warm=0.5,2",))
+    assert [spec.partition("=")[0] for spec in settings.personas] == [
+        "original",
+        "warm",
+        "cold",
+        "warm_x0.5",
+        "warm_x2",
+    ]

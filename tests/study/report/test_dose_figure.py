@@ -18,8 +18,9 @@ from warmeng.study.stats import tables
 from warmeng.study.stats.dose_tables import Measured, dose_tables
 
 DOSES = {"warm*-1": ("warm", -1.0), "warm": ("warm", 1.0), "warm*2": ("warm", 2.0), "cold": ("cold", 1.0),
-         "placebo": ("placebo", 1.0)}  # fmt: skip
-EFFECTS = {"original": 0.0, "warm*-1": 1.3, "warm": -1.1, "warm*2": -1.9, "cold": -1.4, "placebo": 0.02}
+         "cold*2": ("cold", 2.0), "placebo": ("placebo", 1.0), "placebo*2": ("placebo", 2.0)}  # fmt: skip
+EFFECTS = {"original": 0.0, "warm*-1": 1.3, "warm": -1.1, "warm*2": -1.9, "cold": -1.4, "cold*2": -2.2, "placebo": 0.02,
+           "placebo*2": 0.01}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ def test_the_page_draws_bands_curves_and_means_in_place(analysis):
         base = lines[0][1]
         assert lines[1][0] == lines[2][0] == base
         assert [y for _, y in lines[0]] == sorted(y for _, y in lines[0])
-        assert len(re.findall("<title>", drawing)) == 5
+        assert len(re.findall("<title>", drawing)) == len(DOSES)
     assert "placebo" in found.wide
     assert len(found.table.rows) == 8
     assert dose_figure({"tables": {}}, "original") is None

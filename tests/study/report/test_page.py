@@ -173,8 +173,9 @@ def test_doses_have_a_figure_where_there_are_any(run_folder, tmp_path):
     assert 'id="figure-doses"' not in render(load_run(folder))
     analysis = json.loads((folder / "analysis.json").read_text())
     level = np.arange(30.0)
-    rows = dose_tables({"margin": {"original": level, "warm": level - 1 - level / 30}}, {"warm": ("warm", 1.0)},
-                       "original", Measured(), replicates=50)  # fmt: skip
+    values = {"original": level, "half": level - 0.5 - level / 60, "warm": level - 1 - level / 30}
+    doses = {"original": ("", 0.0), "half": ("warm", 0.5), "warm": ("warm", 1.0)}
+    rows = dose_tables({"margin": values}, doses, "original", Measured(), replicates=50)
     analysis["tables"] |= {name: tables.table(name, found) for name, found in rows.items()}
     (folder / "analysis.json").write_text(json.dumps(analysis))
     html = render(load_run(folder))

@@ -83,7 +83,13 @@ def test_a_run_that_kept_no_values_by_prompt_has_no_figures_per_unit():
     found = dose_tables({"o": values()}, {"warm": ("warm", 1.0), "prompt": ("p", 1.0)}, "original", old, replicates=50)
     assert "warmth" not in found["dose_response"][1]
     assert {r["refused"] for r in found["equal_doses"]} == {"warmth was not measured", "KL was not measured"}
-    new = Measured.of({"warm": {"by_prompt": [0.1, None], "kl": {"by_prompt": [0.5, 0.25]}}})
+    assert found["dose_trends"] == [], "with one dose a trend is no more than its change"
+    by_temperature = {
+        name: {"by_prompt": [0.1, None], "kl": {"by_prompt": [0.5, 0.25], "temperature": temperature}}
+        for name, temperature in (("warm", 1.0), ("cold", 0.8))
+    }
+    new = Measured.of(by_temperature)
+    assert "cold" not in new.kl, "at another temperature it is no divergence"
     assert np.array_equal(new.warmth["warm"], [0.1, np.nan], equal_nan=True)
     assert new.kl["warm"].tolist() == [0.5, 0.25]
 

@@ -197,7 +197,14 @@ def test_a_question_with_one_order_alone_is_missing():
 
 @pytest.mark.parametrize(
     ("variant", "control"),
-    [("warm", "cold"), ("warm-prompt", "cold-prompt"), ("warm2", "cold"), ("cold", None), ("half", "cold")],
+    [
+        ("warm", "cold"),
+        ("warm-prompt", "cold-prompt"),
+        ("warm2", None),
+        ("cold", None),
+        ("half", "cold"),
+        ("half_x2", None),
+    ],  # fmt: skip
 )
 def test_the_cold_control_is_found_by_name(variant, control):
     assert cold_control(variant, ("original", "warm", "warm-prompt", "warm2", "half", "cold", "cold-prompt")) == control
