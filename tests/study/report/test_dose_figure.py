@@ -81,7 +81,7 @@ def test_the_page_draws_bands_curves_and_means_in_place(analysis):
         assert [y for _, y in lines[0]] == sorted(y for _, y in lines[0])
         assert len(re.findall("<title>", drawing)) == len(DOSES)
     assert "placebo" in found.wide
-    assert len(found.table.rows) == 8
+    assert len(found.table.rows) == len(DOSES) + 3
     assert dose_figure({"tables": {}}, "original") is None
 
 

@@ -204,7 +204,7 @@ def test_a_question_with_one_order_alone_is_missing():
         ("cold", None),
         ("half", "cold"),
         ("half_x2", None),
-    ],  # fmt: skip
+    ],
 )
 def test_the_cold_control_is_found_by_name(variant, control):
     assert cold_control(variant, ("original", "warm", "warm-prompt", "warm2", "half", "cold", "cold-prompt")) == control
