@@ -73,7 +73,7 @@ def records(count: int, most: int, folder: Path) -> dict[str, Any]:
         while not stop.wait(0.005):
             marks[stage[0]] = max(marks.get(stage[0], 0), rss())
 
-    def conclude(folder: Path, frame: Any, info: Any, progress: Any) -> bool:
+    def conclude(folder: Path, frame: Any, info: Any, margins: Any, progress: Any) -> bool:
         return True
 
     class Stages(Silent):

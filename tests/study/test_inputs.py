@@ -235,7 +235,7 @@ def test_the_packaged_adapters_change_the_built_in_model():
 
     engine = Engine.load("smollm2-135m-instruct")
     for name in ("warm", "cold"):
-        data = json.loads((parse_persona(name).adapter / "warmeng.json").read_text())["data"]
+        data = json.loads((parse_persona(name).changes[0].source / "warmeng.json").read_text())["data"]
         # They were trained on the texts as these are now.
         now = load_dataset(data["source"], engine.tokenizer, engine.config.stop_token_ids, 1024)
         assert (now.sha256, now.tokens) == (data["sha256"], data["tokens"])

@@ -151,7 +151,8 @@ def rejected(count, seed, **how):
     found = defaultdict(list)
     for margins in studies(ALIKE, count, seed, **how):
         for row in Tables.of(margins, "original", VARIANTS).contrasts():
-            if row["model"] != "all" and row["task"] == row["context"] == "all":
+            # d' and c have no p value where a rate is too near to 0 or 1.
+            if row["model"] != "all" and row["task"] == row["context"] == "all" and row["p"] is not None:
                 found[row["asking"], row["measure"]].append(row["p"] < 0.05)
     return {key: float(np.mean(values)) for key, values in found.items()}
 
