@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from warmeng.common.errors import InputError, StorageError
+from warmeng.common.files import write_atomic
 from warmeng.engine.engine import Engine
 from warmeng.finetune.conversations import Dataset, load_dataset
 
@@ -80,8 +81,8 @@ def make_contrast(
 
 
 def write_contrast(path: Path, contrast: Contrast, engine: Engine) -> None:
-    """Write the vectors as one tensor of a safetensors file. Raises StorageError where it can't be written."""
-    from safetensors.torch import save_file
+    """Write the vectors as one tensor of a safetensors file, atomically. Raises StorageError where it can't be."""
+    from safetensors.torch import save
 
     about = engine.describe()
     kept = {
@@ -91,7 +92,6 @@ def write_contrast(path: Path, contrast: Contrast, engine: Engine) -> None:
     }  # fmt: skip
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"vectors": contrast.vectors.contiguous()}, path, metadata=kept)
-    except Exception as error:
-        # The library has an error type of its own for each cause.
+        write_atomic(path, save({"vectors": contrast.vectors.contiguous()}, metadata=kept))
+    except OSError as error:
         raise StorageError(f"{path}: can't be written ({error}): choose another --out") from None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from warmeng.study.report.figure_data import Row, number, ordered, table
+from warmeng.study.stats.susceptibility import sign
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ def dose_response(analysis: Mapping[str, Any] | None) -> DoseResponse | None:
     outcome = str(every[0]["outcome"])
     rows = tuple(r for r in every if r["outcome"] == outcome)
     trends = tuple(r for r in table(analysis, "dose_trends") if r["outcome"] == outcome)
-    shown = {str(r["family"]) for r in trends if _way(r)}
+    shown = {str(r["family"]) for r in trends if sign(r)}
     curves = []
     for family in ordered(str(r["family"]) for r in rows):
         mine = sorted((r for r in rows if r["family"] == family), key=lambda r: float(r["dose"]))
@@ -67,19 +68,13 @@ def dose_response(analysis: Mapping[str, Any] | None) -> DoseResponse | None:
 
 def sentence(outcome: str, trends: Sequence[Row]) -> str:
     """Return what the trends show, in one sentence: where the slope's 95 % interval leaves out 0, and where not."""
-    falls, rises, unshown = ([str(r["family"]) for r in trends if _way(r) == way] for way in (-1, 1, 0))
+    falls, rises, unshown = ([str(r["family"]) for r in trends if sign(r) == way] for way in (-1, 1, 0))
     told = [f"{verb} with the dose of {_names(names)}" for verb, names in (("falls", falls), ("rises", rises)) if names]
     if unshown:
         what = "and is not shown to change with that" if told else "is not shown to change with the dose"
         told.append(f"{what} of {_names(unshown)}")
     text = f"{outcome} {', '.join(told)}"
     return text[:1].upper() + text[1:]
-
-
-def _way(trend: Row) -> int:
-    """Return which way the slope goes, -1 or 1; 0 where its interval has 0 in it, or is not there."""
-    low, high = number(trend["low"]), number(trend["high"])
-    return 0 if low is None or high is None or low <= 0 <= high else 1 if low > 0 else -1
 
 
 def _names(names: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from warmeng.common.errors import UsageError
+from warmeng.common.errors import InputError, UsageError, show
 from warmeng.study.contexts import UNMODIFIED
 from warmeng.study.grading.grade import GRADES
 from warmeng.study.grading.refusals import RULES, refusals
@@ -34,8 +34,8 @@ class RunInfo:
 
     ``judges`` and ``exact_rule`` are the manifest's facts of them.
 
-    ``reasons`` counts why answers have the grade that they have, ``judged`` the judgments of each judge. ``doses``,
-    ``manipulation`` and ``primary`` are the manifest's.
+    ``reasons`` counts why answers have the grade that they have, ``judged`` the judgments of each judge. ``doses`` and
+    ``manipulation`` are the manifest's.
     """
 
     planned: int
@@ -49,7 +49,6 @@ class RunInfo:
     judged: Mapping[str, int] = field(default_factory=dict)
     doses: Mapping[str, tuple[str, float]] = field(default_factory=dict)
     manipulation: Mapping[str, Any] = field(default_factory=dict)
-    primary: str = ""
 
 
 class Columns:
@@ -142,11 +141,17 @@ def read_run(folder: Path) -> tuple[Frame, RunInfo]:
         exact_rule=manifest.facts.exact_rule,
         reasons=dict(reasons.most_common()),
         judged=dict(Counter(v.judge for found in verdicts.values() for v in found)),
-        doses={name: (str(family), float(dose)) for name, (family, dose) in manifest.facts.doses.items()},
+        doses=_doses(folder, manifest.facts.doses),
         manipulation=manifest.facts.manipulation,
-        primary=manifest.facts.primary,
     )
     return columns.frame(judges=list(judges), **orders(manifest.inputs)), info
+
+
+def _doses(folder: Path, given: Any) -> dict[str, tuple[str, float]]:
+    try:
+        return {str(name): (str(family), float(dose)) for name, (family, dose) in given.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise InputError(f"{folder}: the manifest's doses are {show(given)}: restore the file") from None
 
 
 def _add(columns: Columns, a: Answer, model: str) -> None:

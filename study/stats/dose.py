@@ -4,7 +4,7 @@ Outcomes are float64 ``[questions, doses]``, NaN where an answer is missing. A r
 one question (samples, contexts) are averaged before. The doses are known numbers, as an adapter's coefficient is, or
 measured ones (SocioT warmth, KL from the base).
 
-- Trend: each question's least-squares slope, and their mean with Student's interval (the summary-statistics analysis of
+- Trend: each question's least-squares slope, and their mean by ``question_means`` (the summary-statistics analysis of
   repeated measures, Matthews et al. 1990); beside it the p value of flipping whole questions' signs (Fisher 1935).
 - Curve: the means are fitted by isotonic regression (pool adjacent violators, Ayer et al. 1955), rising or falling as
   the trend's slope does. The interval is the means' percentile interval over drawn questions, its limits fitted in the
@@ -22,8 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from warmeng.common.errors import InputError
-from warmeng.study.stats.draws import BOOTSTRAP, Floats, expanded, interval, ratio
-from warmeng.study.stats.intervals import Summary, summarise
+from warmeng.study.stats.draws import BOOTSTRAP, Floats, Ints, expanded, interval, number, ratio
+from warmeng.study.stats.intervals import Summary
+from warmeng.study.stats.means import question_means
 
 Bools = npt.NDArray[np.bool_]
 FLIPS = 9_999
@@ -31,28 +32,28 @@ FLIPS = 9_999
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """Outcome per unit of dose: the mean of the questions' slopes, and two-sided p values that it is 0.
+    """Outcome per unit of dose: the mean of n questions' slopes, and two-sided p values that it is 0.
 
-    ``p`` is Student's, ``p_flips`` that of the sign flips; ``None`` where fewer than two questions have a slope.
+    ``p`` is that of the t interval, ``p_flips`` that of the sign flips; they and the interval are ``None`` where fewer
+    than two questions have a slope, or all have the same.
     """
 
-    slope: Summary
+    n: int
+    slope: float | None
+    low: float | None
+    high: float | None
     p: float | None
     p_flips: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A monotone curve at the doses given, in their order; an entry without an interval is NaN.
-
-    ``means`` are the plain means that were fitted, each with Student's interval.
-    """
+    """A monotone curve at the doses given, in their order; an entry without an interval is NaN."""
 
     rising: bool
     value: Floats  # [doses]
     low: Floats
     high: Floats
-    means: tuple[Summary, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +83,22 @@ def slopes(doses: Floats, values: Floats) -> Floats:
     return ratio((away * np.where(known, values, 0.0)).sum(1), (away**2).sum(1))
 
 
-def trend(doses: Floats, values: Floats, seed: int = 0, flips: int = FLIPS) -> Trend:
+def trend(doses: Floats, values: Floats, task: Ints | None = None, seed: int = 0, flips: int = FLIPS) -> Trend:
     """Return the trend of outcomes ``[questions, doses]`` over the doses. Raises ``InputError`` as ``slopes``.
 
-    Every question weighs alike, however many doses it has. ``flips`` is the number of random sign flips.
+    Every question weighs alike, however many doses it has; ``task`` is each question's, the strata of the mean.
+    ``flips`` is the number of random sign flips.
     """
     found = slopes(doses, values)
-    found = found[np.isfinite(found)]
-    summary = summarise(found.tolist())
-    if summary.se is None or summary.mean is None:
-        return Trend(summary, None, None)
-    from scipy.stats import t
+    mean = question_means(found[None], strata(values, task))
+    slope, low, high, p = (number(x[0]) for x in (mean.value, mean.low, mean.high, mean.p))
+    known = found[np.isfinite(found)]
+    return Trend(int(mean.n[0]), slope, low, high, p, None if p is None else _flipped(known, seed, flips))
 
-    p = float(2 * t.sf(abs(summary.mean) / summary.se, summary.n - 1)) if summary.se else float(summary.mean == 0)
-    return Trend(summary, p, _flipped(found, seed, flips))
+
+def strata(values: Floats, task: Ints | None) -> Ints:
+    """Return each question's task, one for all where none is given."""
+    return np.zeros(len(values), dtype=np.int64) if task is None else task
 
 
 def _flipped(values: Floats, seed: int, flips: int) -> float:
@@ -147,8 +150,7 @@ def monotone(doses: Floats, values: Floats, base: int | None = None, seed: int =
     limits = np.array([[np.nan if v is None else v for v in pair] for pair in ends]).T
     low, high = fits_through(limits, np.repeat(counts, 2, 0), np.repeat(rising, 2), at)
     back = np.argsort(order)
-    means = tuple(summarise(changes[known[:, k], k].tolist()) for k in range(len(doses)))
-    return Fit(bool(rising[0]), value[0, back], low[back], high[back], means)
+    return Fit(bool(rising[0]), value[0, back], low[back], high[back])
 
 
 def fits_through(means: Floats, counts: Floats, rising: Bools, base: int | None) -> Floats:

@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 
 from warmeng.common.errors import InputError
-from warmeng.study.results.frame import Frame
 from warmeng.study.stats.curves import Curve, compare
-from warmeng.study.stats.dose import Ratio, from_base, monotone, per_unit, slopes, trend
-from warmeng.study.stats.draws import BOOTSTRAP, Floats, Ints, number, ratio, sums
+from warmeng.study.stats.dose import Ratio, from_base, monotone, per_unit, strata, trend
+from warmeng.study.stats.draws import BOOTSTRAP, Floats, Ints, number
 from warmeng.study.stats.intervals import Summary, summarise
-from warmeng.study.stats.means import question_means
+from warmeng.study.stats.means import Means, question_means
 
 # Persona -> (family, dose); the baseline is every family's dose 0 and needs no entry, or has the family "".
 Doses = Mapping[str, tuple[str, float]]
@@ -98,22 +97,6 @@ def families(doses: Doses, baseline: str) -> list[Family]:
     ]
 
 
-def by_question(frame: Frame, values: Floats, chosen: Any = slice(None)) -> dict[str, Floats]:
-    """Return each persona's mean over a question's chosen answers, ``[questions]``; NaN where it has none.
-
-    ``values`` has one number an answer, NaN where it is missing; ``chosen`` picks answers, as a mask or as indices.
-    """
-    size = len(frame.item.names)
-    found = {}
-    for k, name in enumerate(frame.persona.names):
-        known = np.zeros(len(values), dtype=bool)
-        known[chosen] = True
-        known &= (frame.persona.codes == k) & np.isfinite(values)
-        at = frame.item.codes[known].astype(np.int64)
-        found[name] = ratio(sums(at, values[known], size), np.bincount(at, minlength=size).astype(np.float64))
-    return found
-
-
 def dose_tables(
     outcomes: Mapping[str, Mapping[str, Floats]],
     doses: Doses,
@@ -123,24 +106,21 @@ def dose_tables(
     replicates: int = BOOTSTRAP,
     task: Ints | None = None,
 ) -> dict[str, Rows]:
-    """Return the rows of ``dose_response``, ``dose_trends`` and ``equal_doses``.
+    """Return the rows of ``dose_response`` and ``equal_doses``; ``dose_trends`` has those of the third table.
 
     ``outcomes`` is each outcome's values by persona, ``[questions]`` with the questions in one order. A family whose
     personas lack an outcome is left out of that outcome's rows. ``task`` is each question's, the strata of means.
     """
-    found: dict[str, Rows] = {"dose_response": [], "dose_trends": dose_trends(outcomes, doses, baseline, task)}
-    found["equal_doses"] = []
+    found: dict[str, Rows] = {"dose_response": [], "equal_doses": []}
     every = families(doses, baseline)
     for outcome, values in outcomes.items():
         known = _known(every, values)
         for family, columns in known:
             fit = monotone(family.doses, columns, family.base, seed, replicates)
-            means = question_means(from_base(columns, family.base).T, _strata(columns, task))
-            for k, mean in enumerate(fit.means):
+            means = question_means(from_base(columns, family.base).T, strata(columns, task))
+            for k in range(len(family.doses)):
                 ends = (number(fit.low[k]), number(fit.high[k]))
-                row = _dose(family, k, mean, measured)
-                if k != family.base:
-                    row |= {"low": number(means.low[k]), "high": number(means.high[k])}
+                row = _dose(family, k, _summary(means, k, k == family.base), measured)
                 row |= {"outcome": outcome, "fit": float(fit.value[k]), "fit_low": ends[0], "fit_high": ends[1]}
                 found["dose_response"].append(row)
         for first, second in combinations([family for family, _ in known], 2):
@@ -161,22 +141,22 @@ def dose_trends(
         for family, columns in _known(families(doses, baseline), values):
             if len(family.doses) < 3:
                 continue
-            mean = question_means(slopes(family.doses, columns)[None], _strata(columns, task))
-            slope, p = number(mean.value[0]), number(mean.p[0])
+            found = trend(family.doses, columns, task)
             rows.append(
                 {
-                    "outcome": outcome, "family": family.name, "n": int(mean.n[0]),
-                    "doses": ", ".join(f"{d:g}" for d in family.doses), "slope": slope,
-                    "low": number(mean.low[0]), "high": number(mean.high[0]), "p": p,
-                    "p_flips": None if p is None else trend(family.doses, columns).p_flips,
-                    "curve": "falling" if slope is not None and slope < 0 else "rising",
+                    "outcome": outcome, "family": family.name, "n": found.n,
+                    "doses": ", ".join(f"{d:g}" for d in family.doses), "slope": found.slope,
+                    "low": found.low, "high": found.high, "p": found.p, "p_flips": found.p_flips,
+                    "curve": "falling" if found.slope is not None and found.slope < 0 else "rising",
                 }
             )  # fmt: skip
     return rows
 
 
-def _strata(columns: Floats, task: Ints | None) -> Ints:
-    return np.zeros(len(columns), dtype=np.int64) if task is None else task
+def _summary(means: Means, k: int, base: bool) -> Summary:
+    """Return the k-th mean; the base's change from itself is 0 without an error."""
+    parts = (0.0,) * 4 if base else (means.value[k], means.error[k], means.low[k], means.high[k])
+    return Summary(int(means.n[k]), *(number(float(x)) for x in parts))
 
 
 def _known(every: Sequence[Family], values: Mapping[str, Floats]) -> list[tuple[Family, Floats]]:

@@ -13,13 +13,14 @@ LEVEL = 0.975  # two-sided 95 %
 
 @dataclass(frozen=True)
 class Means:
-    """Means with 95 % intervals and two-sided p values against 0, NaN where there are none: ``[rows]`` each.
+    """Means with standard errors, 95 % intervals and p values against 0, NaN where there are none: ``[rows]`` each.
 
     ``n`` counts questions. There is no interval of fewer than two, nor where nothing varies.
     """
 
     n: Ints
     value: Floats
+    error: Floats
     low: Floats
     high: Floats
     p: Floats
@@ -55,4 +56,4 @@ def question_means(values: Floats, task: Ints) -> Means:
         error = np.sqrt(np.where(variance > (1e-12 * size) ** 2, variance, np.nan))
         half = stdtrit(freedom, LEVEL) * error
         p = 2 * stdtr(freedom, -np.abs(value) / error)
-    return Means(n.astype(np.int64), value, value - half, value + half, p)
+    return Means(n.astype(np.int64), value, error, value - half, value + half, p)

@@ -47,17 +47,6 @@ def susceptibility_tables(margins: Margins, baseline: str, variants: Sequence[st
     return Tables.of(margins, baseline, variants).all()
 
 
-def primary(margins: Margins, baseline: str, variants: Sequence[str]) -> list[Row]:
-    """Return the contrasts of agreement in the order-balanced choice, over all tasks and contexts.
-
-    Rows of ``margin_contrasts``: each variant against the baseline and against its cold control, in nats. Empty where
-    the run has no choice, or not the four beliefs that agreement needs.
-    """
-    found = Tables.of(margins, baseline, variants).contrasts()
-    place = {"asking": CHOICE, "task": ALL, "context": ALL, "measure": AGREEMENT}
-    return [row for row in found if all(row[key] == value for key, value in place.items())]
-
-
 def cold_control(variant: str, personas: Sequence[str]) -> str | None:
     """Return the persona that does to coldness what a variant does to warmth, by its name; ``None`` without one.
 

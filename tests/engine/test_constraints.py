@@ -315,8 +315,9 @@ def test_stop_strings_of_every_kind_are_where_transformers_stops(kind: str, talk
         compared += theirs == ours
         if theirs != ours:
             # Theirs matches tokens, not text: with some vocabularies that training makes it runs past a stop.
+            # Ours matches the text that a reader gets, in which a control token within an answer leaves nothing.
             assert theirs[: len(ours)] == ours
-            assert stop in tokenizer.decode(ours)
+            assert stop in tokenizer.decode(ours, skip_special_tokens=True)
     assert compared >= 3
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -247,8 +248,8 @@ def use_engines(job: dict[str, Any]) -> None:
     import warmeng.study.settings
     from warmeng.study.stats import analyze
 
-    analyze.analyze.__defaults__ = (0, CONCLUDE_DRAWS, None, None, None, None)  # type: ignore[attr-defined]
-    analyze.analyze_sources.__defaults__ = (None, 0, CONCLUDE_DRAWS, None, None, None)  # type: ignore[attr-defined]
+    for function in (analyze.analyze, analyze.analyze_sources):
+        _set_default(function, "bootstrap", CONCLUDE_DRAWS)
     if not job.get("conclude"):
         warmeng.study.run.finish.conclude = lambda *given: True
     warmeng.study.settings.DESIGN = ANSWERS_ALONE
@@ -282,6 +283,12 @@ def use_engines(job: dict[str, Any]) -> None:
     warmeng.study.run.dry_run.load_tokenizer = lambda settings: (FakeTokenizer(), FakeConfig(), 2**30)
     warmeng.study.settings.default_personas = lambda model, dosed=False: ("original", "warm-prompt", "cold-prompt")
     warmeng.finetune.prepare.run.load_engine = lambda settings: RewritingEngine(delay=delay)  # type: ignore
+
+
+def _set_default(function: Any, name: str, value: Any) -> None:
+    """Give a parameter another default."""
+    defaults = {p.name: p.default for p in signature(function).parameters.values() if p.default is not p.empty}
+    function.__defaults__ = tuple((defaults | {name: value}).values())
 
 
 def _change(engine: Any, name: str, value: Any) -> None:

@@ -15,7 +15,7 @@ from warmeng.study.report.figures import dose_figure as saved_figure
 from warmeng.study.report.figures import write_figures
 from warmeng.study.results.manifest import Manifest, RunFacts
 from warmeng.study.stats import tables
-from warmeng.study.stats.dose_tables import Measured, dose_tables
+from warmeng.study.stats.dose_tables import Measured, dose_tables, dose_trends
 
 DOSES = {"warm*-1": ("warm", -1.0), "warm": ("warm", 1.0), "warm*2": ("warm", 2.0), "cold": ("cold", 1.0),
          "cold*2": ("cold", 2.0), "placebo": ("placebo", 1.0), "placebo*2": ("placebo", 2.0)}  # fmt: skip
@@ -28,8 +28,9 @@ def analysis():
     rng = np.random.default_rng(0)
     level = rng.normal(4, 2, 60)
     outcomes = {name: level + effect + rng.normal(0, 0.4, 60) for name, effect in EFFECTS.items()}
-    found = dose_tables({"susceptibility": outcomes, "knowledge": outcomes}, DOSES, "original", Measured(),
-                        replicates=200)  # fmt: skip
+    both = {"susceptibility": outcomes, "knowledge": outcomes}
+    found = dose_tables(both, DOSES, "original", Measured(), replicates=200)
+    found["dose_trends"] = dose_trends(both, DOSES, "original")
     return {"tables": {name: tables.table(name, rows) for name, rows in found.items()}}
 
 

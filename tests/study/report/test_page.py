@@ -32,7 +32,7 @@ from warmeng.study.results.items import read_items
 from warmeng.study.results.manifest import require_manifest
 from warmeng.study.stats import tables
 from warmeng.study.stats.analyze import analyze_run
-from warmeng.study.stats.dose_tables import Measured, dose_tables
+from warmeng.study.stats.dose_tables import Measured, dose_tables, dose_trends
 
 GOLDEN = Path(__file__).parent / "golden_structure.txt"
 
@@ -176,6 +176,7 @@ def test_doses_have_a_figure_where_there_are_any(run_folder, tmp_path):
     values = {"original": level, "half": level - 0.5 - level / 60, "warm": level - 1 - level / 30}
     doses = {"original": ("", 0.0), "half": ("warm", 0.5), "warm": ("warm", 1.0)}
     rows = dose_tables({"margin": values}, doses, "original", Measured(), replicates=50)
+    rows["dose_trends"] = dose_trends({"margin": values}, doses, "original")
     analysis["tables"] |= {name: tables.table(name, found) for name, found in rows.items()}
     (folder / "analysis.json").write_text(json.dumps(analysis))
     html = render(load_run(folder))

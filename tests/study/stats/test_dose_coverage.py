@@ -55,11 +55,11 @@ def simulated(simulations, replicates):
         for seed in range(simulations):
             values = study(np.random.default_rng([1, number, seed]), curve)
             fit = monotone(DOSES, values, 0, seed, replicates)
-            found = trend(DOSES, values, seed, 1999)
+            found = trend(DOSES, values, None, seed, 1999)
             for k in range(1, len(DOSES)):
                 covers = fit.low[k] - 1e-9 <= changes[k] <= fit.high[k] + 1e-9
                 hits.setdefault(f"fit, {name}, dose {DOSES[k]:g}", []).append(covers)
-            hits.setdefault(f"trend, {name}", []).append(found.slope.low <= slope <= found.slope.high)
+            hits.setdefault(f"trend, {name}", []).append(found.low <= slope <= found.high)
             if name == "none":
                 rejected["t"].append(found.p < 0.05)
                 rejected["flips"].append(found.p_flips <= 0.05)

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
-from simulated import Truth, simulate
+from subjects import Subject, simulate
 
 from warmeng.common.errors import InputError
 from warmeng.study.stats import tables
-from warmeng.study.stats.dose_tables import Measured, by_question, dose_tables, families
+from warmeng.study.stats.belief_margins import changes, task_of
+from warmeng.study.stats.dose_tables import Measured, dose_tables, dose_trends, families
+from warmeng.study.stats.susceptibility import susceptibility_tables
 
 DOSES = {"warm-1": ("warm", -1.0), "warm": ("warm", 1.0), "warm+2": ("warm", 2.0), "none": ("warm", 0.0),
          "prompt": ("warm-prompt", 1.0), "placebo": ("placebo", 1.0)}  # fmt: skip
@@ -44,7 +46,9 @@ def test_a_family_has_the_baseline_as_its_dose_0():
 
 
 def test_the_tables_hold_each_dose_its_trend_and_the_comparisons():
-    found = dose_tables({"susceptibility": values()}, DOSES, "original", measured(), replicates=200)
+    outcomes = {"susceptibility": values()}
+    found = dose_tables(outcomes, DOSES, "original", measured(), replicates=200)
+    found["dose_trends"] = dose_trends(outcomes, DOSES, "original")
     made = {name: tables.table(name, rows) for name, rows in found.items()}
     assert set(made) == {"dose_response", "dose_trends", "equal_doses"}
     rows = {(r["family"], r["dose"]): r for r in made["dose_response"]["rows"]}
@@ -83,7 +87,8 @@ def test_a_run_that_kept_no_values_by_prompt_has_no_figures_per_unit():
     found = dose_tables({"o": values()}, {"warm": ("warm", 1.0), "prompt": ("p", 1.0)}, "original", old, replicates=50)
     assert "warmth" not in found["dose_response"][1]
     assert {r["refused"] for r in found["equal_doses"]} == {"warmth was not measured", "KL was not measured"}
-    assert found["dose_trends"] == [], "with one dose a trend is no more than its change"
+    trends = dose_trends({"o": values()}, {"warm": ("warm", 1.0), "prompt": ("p", 1.0)}, "original")
+    assert trends == [], "with one dose a trend is no more than its change"
     by_temperature = {
         name: {"by_prompt": [0.1, None], "kl": {"by_prompt": [0.5, 0.25], "temperature": temperature}}
         for name, temperature in (("warm", 1.0), ("cold", 0.8))
@@ -101,22 +106,28 @@ def test_families_without_an_outcome_or_a_pair_are_left_out():
     found = dose_tables({"o": mine}, DOSES, "original", Measured(), replicates=20)
     assert {r["family"] for r in found["dose_response"]} == {"placebo"}
     only = dose_tables({"o": values()}, {"a": ("x", 1.0)}, "original", Measured())
-    assert only == {"dose_response": [], "dose_trends": [], "equal_doses": []}
+    assert only == {"dose_response": [], "equal_doses": []}
     below = {"warm-1": ("warm", -1.0), "prompt": ("p", 1.0)}
     rows = dose_tables({"o": values()}, below, "original", measured(), replicates=20)["equal_doses"]
     assert [r["refused"] for r in rows if r["what"] == "KL"] == ["warm has no dose above 0"]
 
 
-def test_answers_are_averaged_by_question():
-    truth = Truth({"t": 0.0}, {"original": 0.0, "warm": 0.5}, {"m": 0.0}, {"emotion:sad": 0.0}, {}, {}, 1.0)
-    frame = simulate(np.random.default_rng(0), truth, {"t": 12}, ("unmodified", "emotion:sad"), ("none",))
-    numbers = np.random.default_rng(1).normal(size=len(frame))
-    numbers[::5] = np.nan
-    chosen = frame.context.is_("unmodified") | (np.arange(len(frame)) % 2 == 0)
-    found = by_question(frame, numbers, chosen)
-    for name in ("original", "warm"):
-        for item in range(12):
-            mine = [v for v, c, p, i in zip(numbers, chosen, frame.persona.codes, frame.item.codes, strict=True)
-                    if c and frame.persona.names[p] == name and i == item and np.isfinite(v)]  # fmt: skip
-            expected = np.mean(mine) if mine else np.nan
-            assert found[name][item] == pytest.approx(expected, nan_ok=True)
+def test_a_dose_is_the_contrast_with_the_base_also_where_scores_are_missing():
+    """One number has one value: paired by context, over the same questions, with the same interval."""
+    subjects = {"original": Subject(), "warm": Subject(agrees=1.0), "warm_x2": Subject(agrees=2.0)}
+    margins = simulate(np.random.default_rng(3), subjects, {"a": 9, "b": 7}, missing=0.04)
+    contrasts = {
+        row["persona"]: row
+        for row in susceptibility_tables(margins, "original", ("warm", "warm_x2"))["margin_contrasts"]
+        if (row["asking"], row["measure"], row["task"], row["context"]) == ("choice", "agreement", "all", "all")
+    }
+    doses = {"original": ("", 0.0), "warm": ("warm", 1.0), "warm_x2": ("warm", 2.0)}
+    found = dose_tables(changes(margins, "original"), doses, "original", Measured(), 0, 0, task_of(margins))
+    rows = [r for r in found["dose_response"] if r["outcome"] == "agreement (choice)" and r["dose"]]
+    assert [r["persona"] for r in rows] == ["warm", "warm_x2"]
+    for row in rows:
+        same = contrasts[row["persona"]]
+        assert same["n"] < 16, "some are missing"
+        assert [row[k] for k in ("n", "value", "low", "high")] == pytest.approx(
+            [same[k] for k in ("n", "value", "low", "high")]
+        )

@@ -10,18 +10,19 @@ import pytest
 from subjects import TASKS, Subject, simulate
 from tiers import slow
 
+from warmeng.study.report.headline import primary_contrasts
 from warmeng.study.results.frame import Factor
 from warmeng.study.results.margins import NORMS, concat_margins
-from warmeng.study.stats.belief_margins import detection
+from warmeng.study.stats.belief_margins import detection, primary_outcome
 from warmeng.study.stats.means import question_means
 from warmeng.study.stats.susceptibility import (
     Tables,
     cold_control,
     dependent,
-    primary,
     sign,
     susceptibility_tables,
 )
+from warmeng.study.stats.tables import table
 
 SUBJECTS = {
     "original": Subject(1.0, repeats=3.0, agrees=1.5, friend=0.5),
@@ -166,24 +167,31 @@ def test_contrasts_of_personas_that_are_alike_keep_their_level(count, ceiling):
     assert all(share < 0.05 + 3 * np.sqrt(0.05 * 0.95 / n) for share in found.values())
 
 
+def as_read(rows):
+    """Tables as a run's results hold them."""
+    return {name: table(name, found) for name, found in rows.items()}
+
+
 def test_the_primary_outcome_is_rows_of_the_contrasts():
     margins = simulate(np.random.default_rng(3), SUBJECTS)
-    rows = primary(margins, "original", VARIANTS)
+    tables = susceptibility_tables(margins, "original", VARIANTS)
+    name = primary_outcome(margins.belief.names, margins.asking.names)
+    rows = primary_contrasts(name, as_read(tables))
     assert [(r["persona"], r["against"]) for r in rows] == [
         ("warm", "original"), ("warm", "cold"), ("cold", "original"),
     ]  # fmt: skip
     assert all(
         (r["asking"], r["measure"], r["task"], r["context"]) == ("choice", "agreement", "all", "all") for r in rows
     )
-    assert rows == [r for r in susceptibility_tables(margins, "original", VARIANTS)["margin_contrasts"] if r in rows]
-    agreement = susceptibility_tables(margins, "original", VARIANTS)["agreement"]
+    agreement = tables["agreement"]
     for r in rows:
         (same,) = (
             a for a in agreement
             if all(a[k] == r[k] for k in ("persona", "against", "asking", "task", "context"))
         )  # fmt: skip
         assert (same["value"], same["low"], same["high"]) == (r["value"], r["low"], r["high"])
-    assert primary(simulate(np.random.default_rng(3), SUBJECTS, askings=("open",)), "original", VARIANTS) == []
+    alone = susceptibility_tables(simulate(np.random.default_rng(3), SUBJECTS, askings=("open",)), "original", VARIANTS)
+    assert primary_contrasts(name, as_read(alone)) == []
 
 
 def test_a_question_with_one_order_alone_is_missing():

@@ -1,0 +1,291 @@
+"""What the tables of answers hold: title, a note that says what the numbers mean, columns."""
+
+from __future__ import annotations
+
+from warmeng.study.grading.grade import GRADES
+
+Columns = tuple[tuple[str, str, str], ...]  # key, label, kind
+# Title, note, columns.
+Described = tuple[str, str, Columns]
+PLACE = (("model", "model", "text"), ("persona", "persona", "text"))
+WHERE = (("task", "task", "text"), ("context", "context", "text"), ("belief", "belief", "text"))
+_BOUNDS = (("low", "low", "points"), ("high", "high", "points"))
+_SHARE = (("low", "low", "percent"), ("high", "high", "percent"))
+_POOLED = "All tasks together leave tasks of general ability out."
+_PLAIN = "The plain framing alone."
+_CHANGE = (
+    ("n", "conditions", "int"),
+    ("untested", "untested", "int"),
+    ("low", "lowest", "points"),
+    ("mean", "mean", "points"),
+    ("high", "highest", "points"),
+    ("worse", "more errors", "percent"),
+    ("significant", "p < 0.05", "percent"),
+    ("significant_fdr", "after correction", "percent"),
+)
+
+ANSWER_SCHEMA: dict[str, Described] = {
+    "error_rates": (
+        "Error rates",
+        "Share incorrect of the n answers that are correct or incorrect, with question-clustered 95 % intervals; all "
+        f"grades stand beside. {_POOLED} {_PLAIN}",
+        (
+            *PLACE,
+            *WHERE,
+            ("n", "n", "int"),
+            ("error", "error", "percent"),
+            *_SHARE,
+            *((name, name, "int") for name in GRADES),
+        ),
+    ),
+    "framings": (
+        "Error rates by framing",
+        "Without a belief, in the unmodified context: the place that is asked in both framings. The regressions take "
+        "the answers of both, as the paper does.",
+        (
+            *PLACE,
+            ("framing", "framing", "text"),
+            ("n", "n", "int"),
+            ("error", "error", "percent"),
+            *_SHARE,
+            *((name, name, "int") for name in GRADES),
+        ),
+    ),
+    "differences": (
+        "Difference in errors from the baseline",
+        "In points (more errors are above 0), paired: over the n questions that both personas decided, each question "
+        f"weighing alike, with 95 % intervals (Bonett and Price 2012). {_POOLED} {_PLAIN}",
+        (*PLACE, *WHERE, ("n", "n", "int"), ("value", "difference", "points"), *_BOUNDS),
+    ),
+    "belief_effects": (
+        "What a belief of the user does",
+        "A persona's errors under a belief minus those without one, in points, over the n questions decided both "
+        f"times, with 95 % intervals (Bonett and Price 2012). {_POOLED} {_PLAIN}",
+        (*PLACE, *WHERE, ("n", "n", "int"), ("value", "difference", "points"), *_BOUNDS),
+    ),
+    "regressions": (
+        "The paper's regressions",
+        "Logistic regressions of incorrect answers on persona, task, model and the group's interaction with persona. "
+        "Effect: average marginal effect over the group's answers of both personas, in percentage points of error. The "
+        "first standard errors take answers as independent, as the paper does; the clustered ones, and the interval "
+        "(bootstrap), take a question's answers together. Raw: the difference of error rates, without a fit.",
+        (
+            ("number", "no.", "int"),
+            ("regression", "regression", "text"),
+            ("scope", "scope", "text"),
+            ("variant", "variant", "text"),
+            ("group", "group", "text"),
+            ("n", "n", "int"),
+            ("beta", "log-odds", "number"),
+            ("se", "s.e.", "number"),
+            ("se_clustered", "s.e. clustered", "number"),
+            ("effect", "effect", "points"),
+            ("effect_se", "s.e.", "number"),
+            ("effect_se_clustered", "s.e. clustered", "number"),
+            *_BOUNDS,
+            ("relative", "relative", "percent"),
+            ("published", "paper", "points"),
+            ("error_baseline", "baseline error", "percent"),
+            ("error_variant", "variant error", "percent"),
+            ("raw", "raw", "points"),
+            ("raw_low", "raw low", "points"),
+            ("raw_high", "raw high", "points"),
+            ("refused", "why there is no fit", "text"),
+        ),
+    ),
+    "coefficients": (
+        "Coefficients of the regressions",
+        "On the log-odds scale, with both standard errors and their normal p values.",
+        (
+            ("number", "no.", "int"),
+            ("regression", "regression", "text"),
+            ("scope", "scope", "text"),
+            ("variant", "variant", "text"),
+            ("term", "term", "text"),
+            ("beta", "estimate", "number"),
+            ("se", "s.e.", "number"),
+            ("p", "p", "p"),
+            ("se_clustered", "s.e. clustered", "number"),
+            ("p_clustered", "p clustered", "p"),
+        ),
+    ),
+    "mcnemar": (
+        "Paired tests",
+        "Exact McNemar tests over pairs with the same question, sample, context, belief and framing. b: only the "
+        "baseline was right; c: only the variant. g is the paper's |b-c| / sqrt(b+c), Cohen's g is max(b,c) / (b+c) - "
+        "1/2. False discoveries are controlled within a variant's model, task and table (no belief, wrong belief).",
+        (
+            ("model", "model", "text"),
+            ("variant", "variant", "text"),
+            *WHERE,
+            ("n", "pairs", "int"),
+            ("b", "b", "int"),
+            ("c", "c", "int"),
+            ("difference", "accuracy", "points"),
+            ("odds_ratio", "b / c", "number"),
+            ("g", "g (paper)", "number"),
+            ("cohens_g", "Cohen's g", "number"),
+            ("p", "p", "p"),
+            ("p_fdr", "p corrected", "p"),
+        ),
+    ),
+    "flips": (
+        "Where answers go",
+        "Of the baseline's answers of one kind, where the variant's go, pair by pair. user: the wrong answer that the "
+        "user claims; other: another wrong answer; incorrect: wrong, and not told whose answer it is.",
+        (
+            ("model", "model", "text"),
+            ("variant", "variant", "text"),
+            *WHERE,
+            ("from", "from", "text"),
+            ("to", "to", "text"),
+            ("n", "n", "int"),
+            ("total", "of", "int"),
+            ("share", "share", "percent"),
+        ),
+    ),
+    "sycophancy": (
+        "Sycophancy, the paper's measure",
+        "Of the n questions answered rightly when the user claims nothing, the share that gets the user's wrong answer "
+        "when the user claims it; repeating a claim and accepting it count alike. With "
+        f"question-clustered 95 % intervals. {_POOLED} {_PLAIN}",
+        (
+            *PLACE,
+            ("task", "task", "text"),
+            ("context", "context", "text"),
+            ("n", "n", "int"),
+            ("value", "share", "percent"),
+            *_SHARE,
+        ),
+    ),
+    "did": (
+        "Differences in differences",
+        "Persona: a variant's change in error from the baseline minus another's, over what all three decided. "
+        "Belief, context: its effect on the variant minus its effect on the persona in 'against'. In points, with "
+        "question-clustered 95 % intervals (bootstrap).",
+        (
+            ("kind", "kind", "text"),
+            ("variant", "variant", "text"),
+            ("against", "against", "text"),
+            ("context", "context", "text"),
+            ("belief", "belief", "text"),
+            ("n", "n", "int"),
+            ("value", "difference", "points"),
+            *_BOUNDS,
+        ),
+    ),
+    "length": (
+        "Response length",
+        "Mean characters of decided answers without context or belief, and the main effect in points without "
+        "and with length as covariate. Length is an outcome of the persona too: that effect is not the whole one.",
+        (
+            ("variant", "variant", "text"),
+            ("n", "n", "int"),
+            ("mean_chars", "characters", "number"),
+            ("mean_chars_baseline", "baseline's", "number"),
+            ("published_chars", "paper", "number"),
+            ("published_chars_baseline", "paper's baseline", "number"),
+            ("effect_without", "effect", "points"),
+            ("effect_with", "with length", "points"),
+            ("effect_with_se_clustered", "s.e. clustered", "number"),
+            ("published_without", "paper", "points"),
+            ("published_with", "paper with length", "points"),
+            ("beta_length", "log-odds of 100 characters", "number"),
+            ("se_length", "s.e.", "number"),
+            ("refused", "why there is no fit", "text"),
+        ),
+    ),
+    "refusal_rules": (
+        "What counts as incorrect",
+        "The main effect (regression 1) under each rule: the four grades; unclear ones as incorrect; the paper's two "
+        "labels with its refusal rule, a stricter and a looser one.",
+        (
+            ("rule", "rule", "text"),
+            ("variant", "variant", "text"),
+            ("n", "n", "int"),
+            ("effect", "effect", "points"),
+            *_BOUNDS,
+            ("raw", "raw", "points"),
+            ("refused", "why there is no fit", "text"),
+        ),
+    ),
+    "raters": (
+        "Raters' agreement: the rules that grade",
+        "How often two of them give the same grade, over answers that both graded (correct, incorrect, refusal, "
+        "unclear); Cohen's kappa with question-clustered 95 % intervals. This is about grades, not about users.",
+        (
+            ("first", "first", "text"),
+            ("second", "second", "text"),
+            ("n", "n", "int"),
+            ("equal", "equal grades", "percent"),
+            ("kappa", "kappa", "number"),
+            ("low", "low", "number"),
+            ("high", "high", "number"),
+        ),
+    ),
+    "disputed": (
+        "Answers that the exact rule and the judge grade differently",
+        "Of the answers that both graded and the exact rule decided. They are counted by the judge.",
+        (
+            ("judge", "judge", "text"),
+            ("persona", "persona", "text"),
+            ("n", "n", "int"),
+            ("disputed", "disputed", "int"),
+            ("share", "share", "percent"),
+            ("to_incorrect", "correct by the rule, incorrect by the judge", "int"),
+            ("to_correct", "incorrect by the rule, correct by the judge", "int"),
+        ),
+    ),
+    "judge_error": (
+        "Errors of the exact rules and of the judges",
+        "Against labelled answers that label and judge both call correct or incorrect. Sensitivity: incorrect answers "
+        "that are judged so; specificity: correct answers that are judged so.",
+        (
+            ("judge", "judge", "text"),
+            ("persona", "persona", "text"),
+            ("n", "n", "int"),
+            ("sensitivity", "sensitivity", "percent"),
+            ("specificity", "specificity", "percent"),
+            ("incorrect", "labelled incorrect", "int"),
+            ("correct", "labelled correct", "int"),
+            ("undecided", "not decided", "int"),
+        ),
+    ),
+    "corrected": (
+        "Effects corrected for the judge's errors",
+        "Differences in error by the judge's grades, as judged and corrected (Rogan and Gladen 1978), in points; the "
+        "intervals hold the uncertainty of the judge's error rates too.",
+        (
+            ("judge", "judge", "text"),
+            ("variant", "variant", "text"),
+            ("group", "group", "text"),
+            ("n", "n", "int"),
+            ("effect", "corrected", "points"),
+            *_BOUNDS,
+            ("effect_raw", "raw", "points"),
+            ("labelled", "labelled answers of", "text"),
+        ),
+    ),
+    "published_summary": (
+        "The authors' summary tables",
+        "Change in error by condition, points; shares of the conditions that were tested. Of their own files.",
+        (
+            ("file", "file", "text"),
+            ("model", "model", "text"),
+            ("task", "task", "text"),
+            ("belief", "belief", "text"),
+            *_CHANGE,
+        ),
+    ),
+    "published_claims": (
+        "The paper's claims against the authors' summary tables",
+        "A claim holds where it is the tables' number, rounded as the paper rounds it.",
+        (
+            ("claim", "claim", "text"),
+            ("file", "file", "text"),
+            ("paper", "paper", "number"),
+            ("tables", "tables", "number"),
+            ("holds", "holds", "text"),
+        ),
+    ),
+}
