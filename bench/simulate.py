@@ -128,7 +128,8 @@ class _SimulatedStep:
     def wait(self) -> StepOutput:
         """Let the host's time pass until the device is done."""
         self.device.now = max(self.device.now, self.done)
-        return StepOutput([0] * len(self.sampled), [0.0] * len(self.sampled), [])
+        count = len(self.sampled)
+        return StepOutput([0] * count, [0.0] * count, [], [[]] * count)
 
 
 class _ClockRunner:

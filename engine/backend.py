@@ -22,12 +22,13 @@ class StepOutput:
     """What one step gives: a token for each sampled sequence, and the log-probability of each target.
 
     A token's log-probability is of the full vocabulary, at temperature 1, before constraints; it counts only where the
-    request asks for it.
+    request asks for it. Projections are those of the hidden state that a token was drawn from: see ``project_onto``.
     """
 
     tokens: list[int]
     logprobs: list[float]
     targets: list[tuple[LogprobTarget, float]]
+    projections: list[list[float]]
 
 
 class StepHandle(Protocol):
@@ -74,6 +75,9 @@ class Runner(Protocol):
 
     def add_vector(self, vector: Vector) -> None:
         """Keep a steering vector on the device, unless one of its content is there."""
+
+    def project_onto(self, vectors: list[Vector]) -> None:
+        """Give steps' projections onto the vectors' directions, after their layers and what is added there; [] none."""
 
     def add_mixture(self, mixture: Mixture) -> None:
         """Let sequences carry a mixture of adapters and vectors that are there."""

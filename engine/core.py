@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from warmeng.engine.scheduler import Scheduler, Work
 from warmeng.engine.sequence import PENDING, Sequence
 from warmeng.engine.settings import EngineLimits
 from warmeng.engine.tokenizer import Tokenizer
+from warmeng.engine.vectors import Vector
 
 # Tries of a step of one token, the smallest there is: other processes may give memory back meanwhile.
 _MAX_OOM_TRIES = 3
@@ -79,6 +81,8 @@ class EngineCore:
         self._in_flight: InFlightStep | None = None
         # Steps of one token that ran out of memory, one after the other.
         self._oom_count = 0
+        # Names of the runner's projections.
+        self._projected: tuple[str, ...] = ()
 
     @property
     def busy(self) -> bool:
@@ -108,6 +112,11 @@ class EngineCore:
         previous, self._in_flight = self._in_flight, launched
         if previous is not None:
             self._collect(previous)
+
+    def project_onto(self, vectors: Mapping[str, Vector]) -> None:
+        """Give generations their mean projections, by name; nothing may be busy."""
+        self._projected = tuple(vectors)
+        self._runner.project_onto(list(vectors.values()))
 
     def cancel(self) -> None:
         """Drop everything that is queued, running or not read yet."""
@@ -223,9 +232,12 @@ class EngineCore:
         output = step.handle.wait()
         for target, value in output.targets:
             target.store(value)
-        sampled = zip(step.handle.sampled, step.positions, output.tokens, output.logprobs, strict=True)
-        for sequence, position, token, logprob in sampled:
+        drawn = zip(output.tokens, output.logprobs, output.projections, strict=True)
+        sampled = zip(step.handle.sampled, step.positions, drawn, strict=True)
+        for sequence, position, (token, logprob, projections) in sampled:
             if not sequence.finished:
+                if projections:
+                    sequence.projections.append(projections)
                 self._append_token(sequence, position, token, logprob)
         for sequence in step.scored:
             if not sequence.finished:
@@ -242,7 +254,7 @@ class EngineCore:
         ends = token in params.stop_token_ids or (not params.ignore_eos and token in self._stop_token_ids)
         if ends:
             del sequence.tokens[position:]
-            self._finish(sequence, generation(sequence, request, self._tokenizer, "stop"))
+            self._finish(sequence, generation(sequence, request, self._tokenizer, "stop", self._projected))
             return
         assert sequence.tokens[position] <= PENDING
         sequence.tokens[position] = token
@@ -251,9 +263,9 @@ class EngineCore:
         stopped = hits_stop_string(sequence, position + 1, params.stop, self._tokenizer)
         if stopped or (sequence.matcher and sequence.matcher.complete):
             del sequence.tokens[position + 1 :]
-            self._finish(sequence, generation(sequence, request, self._tokenizer, "stop"))
+            self._finish(sequence, generation(sequence, request, self._tokenizer, "stop", self._projected))
         elif position + 1 >= sequence.max_len:
-            self._finish(sequence, generation(sequence, request, self._tokenizer, "length"))
+            self._finish(sequence, generation(sequence, request, self._tokenizer, "length", self._projected))
 
     def _finish(self, sequence: Sequence, result: Result) -> None:
         sequence.finished = True

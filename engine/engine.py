@@ -78,6 +78,8 @@ class Engine:
         self.stats = self._core.stats
         # Of requests whose results are not read yet.
         self._ids: set[str] = set()
+        # Content hashes of the vectors that have one.
+        self._bounds: set[str] = set()
 
     @classmethod
     def load(
@@ -132,12 +134,16 @@ class Engine:
         self._name_mixture(name, Mixture(((adapter.hash, 1.0),)))
         return adapter
 
-    def add_vector(self, name: str, source: str | Path | Vector, layer: int | None = None) -> Vector:
+    def add_vector(
+        self, name: str, source: str | Path | Vector, layer: int | None = None, bound: float | None = None
+    ) -> Vector:
         """Load a steering vector under a name: a safetensors file with the layer that it is for, or one in memory.
 
         Requests give the name as their ``adapter``, and mixtures may have it as a term. It is added to the residual
-        stream after its layer (1 is the first), at every position of prompt and answer. Raises InputError where the
-        file is not understood or doesn't fit the base, UsageError for a name that is taken.
+        stream after its layer (1 is the first), at every position of prompt and answer. With a ``bound`` it is not
+        added: the residual stream's projection onto its direction is kept from exceeding the bound, and mixtures have
+        it as a whole or not at all. Raises InputError where the file is not understood or doesn't fit the base,
+        UsageError for a name that is taken.
         """
         self._refuse_taken(name)
         if isinstance(source, Vector):
@@ -145,8 +151,10 @@ class Engine:
         elif layer is None:
             raise UsageError(f"vector {name!r} is a file, and no layer is given: give the one that it is added after")
         else:
-            vector = load_vector(Path(source), layer, self.config, self.model.hash)
+            vector = load_vector(Path(source), layer, self.config, self.model.hash, bound)
         self._runner.add_vector(vector)
+        if vector.bound is not None:
+            self._bounds.add(vector.hash)
         self._name_mixture(name, Mixture(((vector.hash, 1.0),)))
         return vector
 
@@ -163,8 +171,21 @@ class Engine:
         """
         self._refuse_taken(name)
         mixture = Mixture.sum_of((self._mixture(term), coefficient) for term, coefficient in terms.items())
+        if times := [value for key, value in mixture.terms if key in self._bounds and value != 1.0]:
+            raise UsageError(f"{name!r} has a vector with a bound {times[0]:g} times, expected once or not at all")
         self._name_mixture(name, mixture)
         return mixture
+
+    def project_onto(self, vectors: Mapping[str, Vector]) -> None:
+        """Give every generation its mean projections onto these vectors' directions, by name; none with an empty one.
+
+        Projected is the residual stream after the vector's layer, with what is added and bounded there, at the
+        positions that tokens were drawn from: the prompt's last, and every token of the answer but the last, or that
+        one too where the end token was drawn after it. Nothing else in a result changes. Raises RuntimeError while
+        requests are open.
+        """
+        self._require_idle()
+        self._core.project_onto(vectors)
 
     def _refuse_taken(self, name: str) -> None:
         if name in self.model.mixtures:
@@ -288,8 +309,7 @@ class Engine:
         }
 
     def _answer(self, requests: list[Request] | list[GenerateRequest] | list[ScoreRequest]) -> list[Result]:
-        if self._core.busy or self._core.unread:
-            raise RuntimeError("results of earlier requests are still to be read: exhaust results() first")
+        self._require_idle()
         ids = [request.id for request in requests]
         if len(set(ids)) < len(ids):
             raise RequestError("two requests have the same id: give every request an id of its own")
@@ -299,6 +319,10 @@ class Engine:
             self._queue(request, matcher)
         by_id = {result.id: result for result in self.results()}
         return [by_id[request.id] for request in requests]
+
+    def _require_idle(self) -> None:
+        if self._core.busy or self._core.unread:
+            raise RuntimeError("results of earlier requests are still to be read: exhaust results() first")
 
     @property
     def busy(self) -> bool:

@@ -36,10 +36,10 @@ class Ops(Protocol[B, P]):
     def silu_mul(self, gate_up: P) -> Tensor:
         """Return silu(gate) * up, [rows, intermediate]."""
 
-    def steer(self, product: P, layer: int, batch: B) -> P:
+    def steer(self, product: P, residual: Tensor, layer: int, batch: B) -> P:
         """Return a layer's last product with the steering vectors after it added to the rows that carry them.
 
-        ``layer`` counts from 1.
+        Rows that carry bounds get what brings ``residual`` plus the product back to them. ``layer`` counts from 1.
         """
 
     def add(self, product: P, residual: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ def forward(weights: Weights, ops: Ops[B, P], batch: B, watch: Callable[[int, Te
         x = ops.attend(ops.project(x, index, "qkv", batch), index, batch)
         x = ops.add_norm(ops.project(x, index, "o", batch), residual, layer.mlp_norm)
         x = ops.silu_mul(ops.project(x, index, "gate_up", batch))
-        product = ops.steer(ops.project(x, index, "down", batch), index + 1, batch)
+        product = ops.steer(ops.project(x, index, "down", batch), residual, index + 1, batch)
     assert product is not None, "a decoder has at least one layer"
     hidden = ops.add(product, residual)
     if watch is not None:

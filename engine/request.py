@@ -5,6 +5,7 @@ A caller gives every request a unique ``id``; results come back in the order in 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -119,6 +120,8 @@ class GenerateResult:
     # Of prompt tokens 1.. given those before; empty unless asked for.
     prompt_logprobs: tuple[float, ...] = ()
     detail: str = ""  # why, where status is not ok
+    # Means over the draws of tokens, the end token's included, by name: see ``Engine.project_onto``.
+    projections: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

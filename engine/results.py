@@ -11,9 +11,13 @@ from warmeng.engine.tokenizer import Tokenizer
 
 
 def generation(
-    sequence: Sequence, request: GenerateRequest, tokenizer: Tokenizer, reason: Literal["stop", "length"]
+    sequence: Sequence,
+    request: GenerateRequest,
+    tokenizer: Tokenizer,
+    reason: Literal["stop", "length"],
+    projected: tuple[str, ...] = (),
 ) -> GenerateResult:
-    """Return what was generated, its text cut before the first stop string."""
+    """Return what was generated, its text cut before the first stop string; ``projected``: names of projections."""
     text = tokenizer.decode_bytes(sequence.generated)
     cuts = [at for stop in request.sampling.stop if (at := text.find(encoded(stop))) >= 0]
     return GenerateResult(
@@ -26,6 +30,10 @@ def generation(
         prompt_tokens=sequence.prompt_len,
         cached_tokens=sequence.num_cached_tokens,
         prompt_logprobs=tuple(sequence.prompt_logprobs),
+        projections={
+            name: math.fsum(values) / len(values)
+            for name, values in zip(projected, zip(*sequence.projections, strict=True), strict=True)
+        },
     )
 
 

@@ -56,6 +56,8 @@ class Sequence:
     admitted_once: bool = False
     # Of generated tokens.
     logprobs: list[float] = field(default_factory=list)
+    # Of the hidden states that tokens were drawn from, where they are asked for.
+    projections: list[list[float]] = field(default_factory=list)
     prompt_logprobs: list[float] = field(default_factory=list)
     # By (label, index of the label's token).
     label_logprobs: dict[tuple[int, int], float] = field(default_factory=dict)

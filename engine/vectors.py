@@ -1,4 +1,4 @@
-"""Steering vectors: directions that are added to the residual stream after a layer.
+"""Steering vectors: directions that are added to the residual stream after a layer, or bound it along themselves.
 
 Layers are counted from 1, so that layer L is the L-th entry of the hidden states that ``transformers`` returns, whose
 entry 0 are the embeddings: the convention of published persona vectors (Chen et al. 2025, arXiv:2507.21509).
@@ -7,13 +7,14 @@ entry 0 are the embeddings: the convention of published persona vectors (Chen et
 from __future__ import annotations
 
 import hashlib
+import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from warmeng.common.errors import InputError, name_some, one_line
+from warmeng.common.errors import InputError, UsageError, name_some, one_line
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.tensors import Checkpoint, open_file
 
@@ -24,24 +25,40 @@ _KEY = re.compile(r"(?:[A-Za-z_.\-]*[_.\-])?(?P<number>\d{1,4})(?:[_.\-][A-Za-z_
 class Vector:
     """A direction: after layer ``layer`` a row gains ``coefficient * values``, at every position.
 
-    values: float32 [hidden]. ``hash`` identifies both.
+    With a ``bound`` nothing is added: a row whose projection onto ``unit`` is above it is brought back to it along
+    ``unit``, at every position, after the layer's vectors are added.
+
+    values: float32 [hidden]. ``hash`` identifies values, layer and bound.
     """
 
     hash: str  # SHA-256, hex
     layer: int
     values: torch.Tensor
+    unit: torch.Tensor  # the values divided by their length; zero where they are
     source: Path | None = None
+    # In the units of the residual stream.
+    bound: float | None = None
+
+    def to(self, device: torch.device) -> Vector:
+        """Return the vector on a device."""
+        return replace(self, values=self.values.to(device), unit=self.unit.to(device))
 
 
-def make_vector(values: torch.Tensor, layer: int, source: Path | None = None) -> Vector:
-    """Return a vector of these values, [hidden]."""
+def make_vector(values: torch.Tensor, layer: int, source: Path | None = None, bound: float | None = None) -> Vector:
+    """Return a vector of these values, [hidden]. Raises ``UsageError`` for a bound that is not finite."""
+    if bound is not None and not math.isfinite(bound):
+        raise UsageError(f"the bound of a projection is {bound}, expected a finite number")
     kept = values.to(torch.float32).contiguous()
-    digest = hashlib.sha256(f"vector after layer {layer}\n".encode() + kept.numpy().tobytes())
-    return Vector(digest.hexdigest(), layer, kept, source)
+    bounded = "" if bound is None else f", bound {bound!r}"
+    digest = hashlib.sha256(f"vector after layer {layer}{bounded}\n".encode() + kept.numpy().tobytes())
+    unit = torch.nn.functional.normalize(kept.double(), dim=0, eps=1e-300).float()
+    return Vector(digest.hexdigest(), layer, kept, unit, source, bound)
 
 
-def load_vector(path: Path, layer: int, config: ModelConfig, base_hash: str | None = None) -> Vector:
-    """Read the vector for a layer from a safetensors file.
+def load_vector(
+    path: Path, layer: int, config: ModelConfig, base_hash: str | None = None, bound: float | None = None
+) -> Vector:
+    """Read the vector for a layer from a safetensors file; ``bound``: see ``Vector``.
 
     Understood are one tensor [layers + 1, hidden], whose row 0 is the embeddings'; one tensor [layers, hidden], whose
     row 0 is layer 1; and a tensor [hidden] for each of all layers, with a number in its name that counts in one of the
@@ -66,7 +83,7 @@ def load_vector(path: Path, layer: int, config: ModelConfig, base_hash: str | No
     values = _row(path, checkpoint, layer, config).to(torch.float32).clone()
     if not values.any():
         raise InputError(f"{path}: the vector of layer {layer} is zero: expected a direction")
-    return make_vector(values, layer, path)
+    return make_vector(values, layer, path, bound)
 
 
 def _row(path: Path, checkpoint: Checkpoint, layer: int, config: ModelConfig) -> torch.Tensor:

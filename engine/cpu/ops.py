@@ -14,6 +14,7 @@ from warmeng.engine.cpu.lora import AdapterWeights
 from warmeng.engine.model import Fused
 from warmeng.engine.vectors import Vector
 from warmeng.kernels.activation import silu_mul
+from warmeng.kernels.along import along
 from warmeng.kernels.attention import attention
 from warmeng.kernels.linear import Projection, RowTiles, add_lora, matmul
 from warmeng.kernels.norm import add_rms_norm, rms_norm
@@ -80,13 +81,18 @@ class CpuOps:
         """Return silu(gate) * up."""
         return silu_mul(gate_up)
 
-    def steer(self, product: Tensor, layer: int, batch: Batch) -> Tensor:
-        """Add the vectors after a layer to its last product, in place."""
-        for key, rows in batch.terms:
-            vector = self.vectors.get(key)
-            if vector is not None and vector.layer == layer:
+    def steer(self, product: Tensor, residual: Tensor, layer: int, batch: Batch) -> Tensor:
+        """Add the vectors after a layer to its last product, then what bounds need, in place."""
+        terms = [(self.vectors[key], rows) for key, rows in batch.terms if key in self.vectors]
+        here = [(vector, rows) for vector, rows in terms if vector.layer == layer]
+        for vector, rows in here:
+            if vector.bound is None:
                 # Two operations: fused into one, the last bit would depend on where a row lies.
                 product.add_(rows * vector.values)
+        for vector, rows in here:
+            if vector.bound is not None:
+                excess = (along(residual + product, vector.unit) - vector.bound).clamp_(min=0.0)
+                product.sub_(rows * excess[:, None] * vector.unit)
         return product
 
     def add(self, product: Tensor, residual: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from warmeng.engine.request import GenerateRequest, SamplingParams
 from warmeng.engine.scheduler import Work
 from warmeng.engine.sequence import Sequence
 from warmeng.engine.vectors import Vector
+from warmeng.kernels.along import along
 from warmeng.kernels.attention import min_queries
 from warmeng.kernels.linear import Arrangement
 from warmeng.kernels.sampling import Noise, argmax, gumbel_argmax, keep_top, log_normaliser
@@ -83,15 +84,25 @@ class CpuRunner:
         self.ops = CpuOps(config, weights, arrangement.tiles, cache)
         # By key.
         self.mixtures: dict[str, Mixture] = {}
+        self._projected: list[Vector] = []
 
     @torch.inference_mode()
     def start(self, work: list[Work], compiler: ConstraintCompiler | None) -> CpuStepHandle:
         """Run one step."""
         layout = build_layout(work, self.block_size)
-        hidden = forward(self.ops.weights, self.ops, self._batch(layout))
         plan = layout.logits_plan
+        rows = torch.tensor(plan.sample_rows, dtype=torch.int64)
+        projections = torch.empty(len(rows), len(self._projected))
+
+        def watch(layer: int, hidden: Tensor) -> None:
+            for column, vector in enumerate(self._projected):
+                if vector.layer == layer:
+                    projections[:, column] = along(hidden.index_select(0, rows), vector.unit)
+
+        hidden = forward(self.ops.weights, self.ops, self._batch(layout), watch if self._projected else None)
         tokens, logprobs = self._sample(hidden, plan, compiler)
-        return CpuStepHandle(plan.sampled, StepOutput(tokens, logprobs, self._read_targets(hidden, plan.targets)))
+        targets = self._read_targets(hidden, plan.targets)
+        return CpuStepHandle(plan.sampled, StepOutput(tokens, logprobs, targets, projections.tolist()))
 
     @torch.inference_mode()
     def last_logits(self, work: Work) -> Tensor:
@@ -117,6 +128,10 @@ class CpuRunner:
     def add_vector(self, vector: Vector) -> None:
         """Keep a steering vector."""
         self.ops.vectors[vector.hash] = vector
+
+    def project_onto(self, vectors: list[Vector]) -> None:
+        """Give steps' projections onto the vectors' directions; [] none."""
+        self._projected = vectors
 
     def add_mixture(self, mixture: Mixture) -> None:
         """Let sequences carry a mixture of adapters and vectors that are there."""

@@ -24,12 +24,12 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 320, 384, 448, 512, 640, 768
 
 @dataclass(frozen=True)
 class Captured:
-    """A graph, the buffer of its inputs, the inputs as views of it, and the output [rows, hidden]."""
+    """A graph, the buffer of its inputs, the inputs as views of it, and the outputs of all its rows."""
 
     graph: torch.cuda.CUDAGraph
     buffer: Tensor
     inputs: StepInputs[Tensor]
-    hidden: Tensor
+    outputs: tuple[Tensor, Tensor]
 
 
 class DecodeGraphs:
@@ -57,14 +57,14 @@ class DecodeGraphs:
     def run(
         self,
         host: HostBatch,
-        forward: Callable[[StepInputs[Tensor], int], Tensor],
+        forward: Callable[[StepInputs[Tensor], int], tuple[Tensor, Tensor]],
         ready: Callable[[StepInputs[Tensor]], None],
         blank: Callable[[int], HostBatch],
-    ) -> Tensor:
-        """Fill the inputs and replay; returns the hidden states, which the next replay overwrites.
+    ) -> tuple[Tensor, Tensor]:
+        """Fill the inputs and replay; returns what ``forward`` returns, which the next replay overwrites.
 
-        ``forward(inputs, num_chunks)`` computes them and is what is captured. ``ready`` completes the inputs before
-        each replay. ``blank(rows)`` gives a step of that size that is otherwise like this one.
+        ``forward(inputs, num_chunks)`` gives hidden states and projections and is what is captured. ``ready`` completes
+        the inputs before each replay. ``blank(rows)`` gives a step of that size that is otherwise like this one.
         """
         captured = self._graphs.get(_key(host))
         if captured is None:
@@ -76,9 +76,11 @@ class DecodeGraphs:
         captured.buffer.copy_(_pinned(pack(host.inputs)), non_blocking=True)
         ready(captured.inputs)
         captured.graph.replay()
-        return captured.hidden
+        return captured.outputs
 
-    def _capture(self, host: HostBatch, forward: Callable[[StepInputs[Tensor], int], Tensor]) -> Captured:
+    def _capture(
+        self, host: HostBatch, forward: Callable[[StepInputs[Tensor], int], tuple[Tensor, Tensor]]
+    ) -> Captured:
         buffer = torch.from_numpy(pack(host.inputs)).to(self.device)
         inputs = unpack(buffer, host.inputs)
         # Slots of the null block: what is computed to warm up must not reach the cache.
@@ -91,7 +93,7 @@ class DecodeGraphs:
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-                hidden = forward(inputs, host.num_chunks)
+                outputs = forward(inputs, host.num_chunks)
         except RuntimeError as error:
             # PyTorch 2.11's allocator is broken after this. So the message has none of the words by which the engine
             # knows lack of memory, which it would answer with smaller steps.
@@ -100,7 +102,7 @@ class DecodeGraphs:
                 f"({type(error).__name__}), and the allocator can't be trusted after that: start again, with smaller "
                 "kv_bytes or max_num_seqs if memory was short"
             ) from error
-        return Captured(graph, buffer, inputs, hidden)
+        return Captured(graph, buffer, inputs, outputs)
 
 
 def _key(host: HostBatch) -> tuple[int, int, int, bool]:

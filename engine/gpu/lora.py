@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -44,8 +43,8 @@ class AdapterBank:
         self.weights = torch.empty(0, 0, dtype=torch.float32, device=device)
         self.spans: list[tuple[int, int]] = []
         self.vectors: dict[str, Vector] = {}
-        # By layer, ascending by content hash: values fp32 [hidden], the coefficient of each mixture [mixtures].
-        self._steering: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        # By layer, ascending by content hash: the vector, the coefficient of each mixture [mixtures].
+        self._steering: dict[int, list[tuple[Vector, Tensor]]] = {}
         self._terms: list[Mixture] = []
         self.layers: list[dict[Fused, LoraWeights]] = []
         self.add_mixture(BASE)
@@ -88,9 +87,9 @@ class AdapterBank:
 
     def add_vector(self, vector: Vector) -> None:
         """Keep a steering vector; mixtures that have it come after it."""
-        self.vectors[vector.hash] = replace(vector, values=vector.values.to(self.device))
+        self.vectors[vector.hash] = vector.to(self.device)
 
-    def steering(self, layer: int) -> list[tuple[Tensor, Tensor]]:
+    def steering(self, layer: int) -> list[tuple[Vector, Tensor]]:
         """Return the vectors after a layer, with the coefficient of each mixture."""
         return self._steering.get(layer, [])
 
@@ -117,7 +116,7 @@ class AdapterBank:
         self._steering = {}
         for name, vector in sorted(self.vectors.items()):
             each = torch.tensor([dict(m.terms).get(name, 0.0) for m in self._terms], dtype=torch.float32)
-            self._steering.setdefault(vector.layer, []).append((vector.values, each.to(self.device)))
+            self._steering.setdefault(vector.layer, []).append((vector, each.to(self.device)))
 
     def _stacked(
         self,

@@ -11,6 +11,7 @@ from warmeng.engine.gpu.batch import Batch
 from warmeng.engine.gpu.lora import AdapterBank
 from warmeng.engine.model import Fused, rotation
 from warmeng.kernels.gpu.activation import silu_mul
+from warmeng.kernels.gpu.along import along
 from warmeng.kernels.gpu.attention import Tiling, attention
 from warmeng.kernels.gpu.lora import Product
 from warmeng.kernels.gpu.matmul import Tile, lora_shrink, project
@@ -93,11 +94,25 @@ class GpuOps:
         """Return silu(gate) * up."""
         return silu_mul(gate_up)
 
-    def steer(self, product: Product, layer: int, batch: Batch) -> Product:
-        """Add the vectors after a layer to ``y`` of its last product, in place."""
-        if batch.adapters is not None:
-            for values, coefficients in self.bank.steering(layer):
-                product.y.add_(coefficients.index_select(0, batch.adapters.mixtures)[:, None] * values)
+    def steer(self, product: Product, residual: Tensor, layer: int, batch: Batch) -> Product:
+        """Add the vectors after a layer to ``y`` of its last product, then what bounds need, in place.
+
+        A bound asks for the complete sum, so where the layer has one the LoRA expand is added first.
+        """
+        if batch.adapters is None:
+            return product
+        here = [
+            (vector, coefficients.index_select(0, batch.adapters.mixtures)[:, None])
+            for vector, coefficients in self.bank.steering(layer)
+        ]
+        for vector, rows in here:
+            if vector.bound is None:
+                product.y.add_(rows * vector.values)
+        for vector, rows in here:
+            if vector.bound is not None:
+                product = _complete(product)
+                excess = (along(residual + product.y, vector.unit) - vector.bound).clamp_(min=0.0)
+                product.y.sub_(rows * excess[:, None] * vector.unit)
         return product
 
     def add(self, product: Product, residual: Tensor) -> Tensor:
@@ -115,3 +130,12 @@ class GpuOps:
         if self.fast and normed.is_cuda:
             return torch.mm(normed, head.w.t(), out_dtype=torch.float32)
         return project(normed, head.w, out_dtype=torch.float32, tiles=self.tiles).y
+
+
+def _complete(product: Product) -> Product:
+    """Return a product that has its LoRA expand in ``y``, rounded as the kernels that would add it round it."""
+    if product.lora_a_out is None:
+        return product
+    whole = torch.zeros_like(product.y)
+    add_with_lora(product, whole)
+    return Product(whole)

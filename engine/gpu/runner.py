@@ -43,6 +43,7 @@ from warmeng.engine.scheduler import Work
 from warmeng.engine.sequence import Sequence
 from warmeng.engine.settings import EngineLimits, EngineSettings
 from warmeng.engine.vectors import Vector
+from warmeng.kernels.gpu.along import along
 from warmeng.kernels.gpu.attention import Tiling, tiling_for
 from warmeng.kernels.gpu.invariance import batch_invariant_tiles, batch_invariant_tiling, check_norm, fitting_tiles
 from warmeng.kernels.gpu.matmul import TILES, Tile, tiles_for
@@ -56,10 +57,12 @@ _LOGIT_ROWS = 1024
 class GpuStepHandle:
     """A step on its way through the device."""
 
-    # int32, on the host once ``done``: tokens, then their log-probabilities, then those of targets, floats as bits.
+    # int32, on the host once ``done``: tokens, then their log-probabilities, those of targets, and tokens' projections,
+    # floats as bits.
     output: Tensor
     done: torch.cuda.Event | None
     logits_plan: LogitsPlan
+    num_projected: int
 
     @property
     def sampled(self) -> list[Sequence]:
@@ -71,10 +74,12 @@ class GpuStepHandle:
         if self.done is not None:
             self.done.synchronize()
         output = self.output.numpy()
-        count = len(self.sampled)
-        tokens, logprobs = output[:count].tolist(), output[count:].view(np.float32).tolist()
-        targets = zip(self.logits_plan.targets, logprobs[count:], strict=True)
-        return StepOutput(tokens, logprobs[:count], list(targets))
+        count, num_targets = len(self.sampled), len(self.logits_plan.targets)
+        tokens, floats = output[:count].tolist(), output[count:].view(np.float32)
+        logprobs, values, projections = np.split(floats, [count, count + num_targets])
+        targets = list(zip(self.logits_plan.targets, values.tolist(), strict=True))
+        by_token = projections.reshape(count, self.num_projected).tolist()
+        return StepOutput(tokens, logprobs.tolist(), targets, by_token)
 
 
 class GpuRunner:
@@ -99,6 +104,7 @@ class GpuRunner:
         self.bank = AdapterBank(config, self.dtype, self.device)
         self.ops = GpuOps(config, weights, self.bank, [], tiles, attention_tiles, limits.max_seq_len, self.fast)
         self._graphs: DecodeGraphs | None = None
+        self._projected: list[Vector] = []
         # Tokens that the last step sampled.
         self._previous = torch.zeros(1, dtype=torch.int32, device=self.device)
         self.memory: Budget = plan_cache(self.ops, limits, self.block_size, self._rehearse)
@@ -117,15 +123,15 @@ class GpuRunner:
         if matchers:
             assert compiler is not None
             masks = compiler.masks(matchers)
-        hidden, inputs = self._hidden(layout, logits_inputs(plan, masks))
-        return self._send(self._read_out(hidden, inputs), plan)
+        hidden, projections, inputs = self._hidden(layout, logits_inputs(plan, masks))
+        return self._send(self._read_out(hidden, projections, inputs), plan)
 
     @torch.inference_mode()
     def last_logits(self, work: Work) -> Tensor:
         """Return the logits after one sequence's last scheduled token, [vocab], on the host: for probes."""
         layout = build_layout([work], self.block_size)
         last_row = LogitsPlan(sample_rows=[len(layout.token_ids) - 1])
-        hidden, _ = self._hidden(layout, logits_inputs(last_row))
+        hidden, _, _ = self._hidden(layout, logits_inputs(last_row))
         return self.ops.logits(hidden)[0].cpu()
 
     @torch.inference_mode()
@@ -150,6 +156,11 @@ class GpuRunner:
         if vector.hash not in self.bank.vectors:
             self.bank.add_vector(vector)
             self._forget_graphs()
+
+    def project_onto(self, vectors: list[Vector]) -> None:
+        """Give steps' projections onto the vectors' directions; [] none."""
+        self._projected = [vector.to(self.device) for vector in vectors]
+        self._forget_graphs()
 
     def add_mixture(self, mixture: Mixture) -> None:
         """Let sequences carry a mixture of adapters and vectors that are there."""
@@ -193,11 +204,13 @@ class GpuRunner:
     def _rehearse(self, layout: Layout, logit_rows: int) -> None:
         """Run the largest step with a cache of one block, to see what memory it takes."""
         self.ops.cache = self._empty_cache(1)
-        hidden, _ = self._hidden(layout, logits_inputs(LogitsPlan(sample_rows=[0] * logit_rows)))
+        hidden, _, _ = self._hidden(layout, logits_inputs(LogitsPlan(sample_rows=[0] * logit_rows)))
         log_normaliser(self.ops.logits(hidden[:_LOGIT_ROWS]), self.vocab_size)
 
-    def _hidden(self, layout: Layout, read: LogitsInputs[Ints]) -> tuple[Tensor, LogitsInputs[Tensor]]:
-        """Run the forward pass; returns the hidden states of ``read.logit_rows``, and ``read`` on the device."""
+    def _hidden(self, layout: Layout, read: LogitsInputs[Ints]) -> tuple[Tensor, Tensor, LogitsInputs[Tensor]]:
+        """Run the forward pass; returns the hidden states and projections of ``read.logit_rows``, and ``read`` on the
+        device.
+        """
         count = len(layout.token_ids)
         rows = None if self._graphs is None else self._graphs.rows_for(count)
         # A decoding step has one token of each sequence, and the logits of all are read in the order of the rows.
@@ -208,13 +221,15 @@ class GpuRunner:
             host = self._host_batch(layout, rows=rows, table_width=-(-longest // width) * width)
             read_tensors = unpack(self._upload(pack(read)), read)
             ready = partial(self._fill_pending, host.has_pending)
-            hidden = self._graphs.run(host, self._forward, ready, partial(self._blank, host))
-            return hidden[:count], read_tensors
+            hidden, projections = self._graphs.run(host, self._forward, ready, partial(self._blank, host))
+            return hidden[:count], projections[:count], read_tensors
         host = self._host_batch(layout)
         flat = self._upload(pack(host.inputs, read))
         inputs, read_tensors = unpack(flat, host.inputs), unpack(flat[packed_size(host.inputs) :], read)
         self._fill_pending(host.has_pending, inputs)
-        return self._forward(inputs, host.num_chunks).index_select(0, read_tensors.logit_rows), read_tensors
+        hidden, projections = self._forward(inputs, host.num_chunks)
+        rows = read_tensors.logit_rows
+        return hidden.index_select(0, rows), projections.index_select(0, rows), read_tensors
 
     def _host_batch(self, layout: Layout, rows: int | None = None, table_width: int | None = None) -> HostBatch:
         return host_batch(
@@ -229,8 +244,18 @@ class GpuRunner:
         blank = Layout(one * 0, one, one, np.zeros((1, 2), dtype=np.int32), table, [key], LogitsPlan())
         return replace(self._host_batch(blank, rows=rows, table_width=width), num_chunks=like.num_chunks)
 
-    def _forward(self, inputs: StepInputs[Tensor], num_chunks: int) -> Tensor:
-        return forward(self.weights, self.ops, device_batch(inputs, num_chunks, self.bank))
+    def _forward(self, inputs: StepInputs[Tensor], num_chunks: int) -> tuple[Tensor, Tensor]:
+        """Return the hidden states, [rows, hidden], and the projections that are asked for, fp32 [rows, vectors]."""
+        rows = inputs.token_ids.numel()
+        projections = torch.empty(rows, len(self._projected), dtype=torch.float32, device=self.device)
+
+        def watch(layer: int, hidden: Tensor) -> None:
+            for column, vector in enumerate(self._projected):
+                if vector.layer == layer:
+                    projections[:, column] = along(hidden, vector.unit)
+
+        batch = device_batch(inputs, num_chunks, self.bank)
+        return forward(self.weights, self.ops, batch, watch if self._projected else None), projections
 
     def _fill_pending(self, has_pending: bool, inputs: StepInputs[Tensor]) -> None:
         """Put the previous step's samples where the host did not know the token."""
@@ -238,7 +263,7 @@ class GpuRunner:
             sampled = self._previous.index_select(0, inputs.pending.clamp(min=0))
             inputs.token_ids.copy_(torch.where(inputs.pending < 0, inputs.token_ids, sampled))
 
-    def _read_out(self, hidden: Tensor, inputs: LogitsInputs[Tensor]) -> Tensor:
+    def _read_out(self, hidden: Tensor, projections: Tensor, inputs: LogitsInputs[Tensor]) -> Tensor:
         """Sample tokens and read targets; returns the output as ``GpuStepHandle`` has it, on the device.
 
         The logits are made for some rows at a time.
@@ -261,8 +286,8 @@ class GpuRunner:
             del logits
         if tokens:
             self._previous = torch.cat(tokens)
-        parts = [*tokens, *(part.view(torch.int32) for part in logprobs), values.view(torch.int32)]
-        return torch.cat(parts)
+        floats = [*logprobs, values, projections[:num_sampled].reshape(-1)]
+        return torch.cat([*tokens, *(part.view(torch.int32) for part in floats)])
 
     def _read_targets(self, logits: Tensor, rows: Tensor, inputs: LogitsInputs[Tensor], values: Tensor) -> Tensor:
         """Return ``values`` with the log-probabilities of those targets whose ``rows`` are among these logits."""
@@ -279,12 +304,12 @@ class GpuRunner:
     def _send(self, output: Tensor, plan: LogitsPlan) -> GpuStepHandle:
         """Start the copy of the output to the host."""
         if not self._cuda:
-            return GpuStepHandle(output, None, plan)
+            return GpuStepHandle(output, None, plan, len(self._projected))
         host = torch.empty(output.shape, dtype=torch.int32, pin_memory=True)
         host.copy_(output, non_blocking=True)
         done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         done.record()
-        return GpuStepHandle(host, done, plan)
+        return GpuStepHandle(host, done, plan, len(self._projected))
 
 
 def _select_tiles(

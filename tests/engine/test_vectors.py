@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,17 @@ from warmeng.engine.vectors import load_vector, make_vector
 
 SETTINGS = EngineSettings(kv_bytes=8 * 2**20, max_num_seqs=64)
 TEXTS = ("Hello there", "A longer prompt, which fills more than one block of the cache with its tokens. " * 2, "x")
-# Of the mixtures: vectors by layer and the adapter "a", with coefficients.
-MIXTURES = {"first": {1: 0.5}, "last": {3: -2.0}, "both": {1: 1.0, 2: 0.3}, "more": {"a": 0.5, 2: 1.5}}
+# Along the vectors by layer.
+BOUNDS = {2: 0.05, 3: -0.4}
+# Of the mixtures: vectors by layer, their bounds ("2^") and the adapter "a", with coefficients.
+MIXTURES = {
+    "first": {1: 0.5},
+    "last": {3: -2.0},
+    "both": {1: 1.0, 2: 0.3},
+    "more": {"a": 0.5, 2: 1.5},
+    "bounded": {"2^": 1.0},
+    "all": {"a": 0.5, 2: 1.5, 3: 0.1, "2^": 1.0, "3^": 1.0},
+}
 
 
 @pytest.fixture
@@ -36,6 +46,8 @@ def steered(
     engine = Engine.load(str(base), device=device, settings=SETTINGS)
     for layer, values in vectors.items():
         engine.add_vector(str(layer), make_vector(values, layer))
+    for layer, bound in BOUNDS.items():
+        engine.add_vector(f"{layer}^", make_vector(vectors[layer], layer, bound=bound))
     engine.add_adapter("a", adapter)
     for name, terms in MIXTURES.items():
         engine.add_mixture(name, {str(key): value for key, value in terms.items()})
@@ -52,40 +64,89 @@ def requests(engine: Engine, names: list[str | None], texts: tuple[str, ...] = T
     ]
 
 
+class Hooked:
+    """``transformers`` in float64, with the mixtures' adapter by PEFT and their vectors and bounds by hooks."""
+
+    def __init__(self, base: Path, adapter: Path, vectors: dict[int, torch.Tensor]) -> None:
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM
+
+        plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float64)
+        self.model = PeftModel.from_pretrained(plain, adapter).double().eval()
+        adapted = [m for m in self.model.modules() if hasattr(m, "lora_A") and hasattr(m, "scaling")]
+        self.adapted = [(m, m.scaling["default"]) for m in adapted]
+        self.units = {layer: values.double() / values.double().norm() for layer, values in vectors.items()}
+        self.now: dict[int | str, float] = {}
+        # Of each row that has a bound, whether it was above it.
+        self.above: list[bool] = []
+        # What comes after each layer, [tokens].
+        self.projections: dict[int, torch.Tensor] = {}
+        for index, layer in enumerate(self.model.base_model.model.model.layers):
+
+            def change(module: object, inputs: object, out: object, number: int = index + 1) -> object:
+                hidden = out[0] if isinstance(out, tuple) else out
+                hidden = hidden + self.now.get(number, 0.0) * vectors[number].double()
+                if f"{number}^" in self.now:
+                    excess = (hidden @ self.units[number] - BOUNDS[number]).clamp(min=0.0)
+                    self.above.extend((excess > 0).flatten().tolist())
+                    hidden = hidden - excess[..., None] * self.units[number]
+                self.projections[number] = (hidden @ self.units[number]).flatten()
+                return (hidden, *out[1:]) if isinstance(out, tuple) else hidden
+
+            layer.register_forward_hook(change)
+
+    def logits(self, ids: tuple[int, ...], name: str | None) -> torch.Tensor:
+        self.now = {"a": {"a": 1.0}}.get(name or "", MIXTURES.get(name or "", {}))
+        for module, whole in self.adapted:
+            module.scaling["default"] = whole * self.now.get("a", 0.0)
+        with torch.no_grad():
+            return self.model(torch.tensor([ids])).logits[0]
+
+
 def test_rows_equal_hooks_of_transformers(
     tiny_model: Callable[[str], Path], tiny_adapters: list[Path], vectors: dict[int, torch.Tensor]
 ) -> None:
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
     base = tiny_model("llama")
     engine, names = steered(base, tiny_adapters[0], vectors)
-    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float64)
-    model = PeftModel.from_pretrained(plain, tiny_adapters[0]).double().eval()
-    adapted = [m for m in model.modules() if hasattr(m, "lora_A") and hasattr(m, "scaling")]
-    scale = [m.scaling["default"] for m in adapted]
-    now: dict[int | str, float] = {}
-    for index, layer in enumerate(model.base_model.model.model.layers):
-
-        def add(module: object, inputs: object, out: object, number: int = index + 1) -> object:
-            step = now.get(number, 0.0) * vectors[number].double()
-            return (out[0] + step, *out[1:]) if isinstance(out, tuple) else out + step
-
-        layer.register_forward_hook(add)
+    model = Hooked(base, tiny_adapters[0], vectors)
     vocab, changed = engine.tokenizer.vocab_size, set()
     for request, result in zip(requests(engine, names), engine.generate(requests(engine, names)), strict=True):
-        now.clear()
-        now.update({"a": {"a": 1.0}}.get(request.adapter or "", MIXTURES.get(request.adapter or "", {})))
-        for module, whole in zip(adapted, scale, strict=True):
-            module.scaling["default"] = whole * now.get("a", 0.0)
         ids = request.prompt + result.token_ids
-        with torch.no_grad():
-            table = model(torch.tensor([ids])).logits[0, :, :vocab].log_softmax(-1)
+        table = model.logits(ids, request.adapter)[:, :vocab].log_softmax(-1)
         expected = table[torch.arange(len(ids) - 1), torch.tensor(ids[1:])]
         found = torch.tensor(result.prompt_logprobs + result.logprobs, dtype=torch.float64)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
         changed.add(tuple(found.tolist()))
     assert len(changed) == len(TEXTS) * (len(names) - 1)
+    assert 0 < sum(model.above) < len(model.above)
+
+
+@pytest.mark.parametrize("device", ["cpu", "interpret"])
+def test_mean_projections_equal_hooks_of_transformers(
+    device: str, tiny_model: Callable[[str], Path], tiny_adapters: list[Path], vectors: dict[int, torch.Tensor]
+) -> None:
+    if device == "interpret":
+        pytest.importorskip("triton")
+    base = tiny_model("llama")
+    engine, names = steered(base, tiny_adapters[0], vectors, device)
+    model = Hooked(base, tiny_adapters[0], vectors)
+    asked = requests(engine, names, TEXTS if device == "cpu" else TEXTS[:1])
+    without = engine.generate(asked)
+    assert not any(result.projections for result in without)
+    engine.project_onto({f"after {layer}": make_vector(values, layer) for layer, values in vectors.items()})
+    # The first one ends at what was its fourth token.
+    ends = replace(asked[0], id="ends", sampling=replace(asked[0].sampling, stop_token_ids=without[0].token_ids[3:4]))
+    *found, ended = engine.generate([*asked, ends])
+    assert [replace(result, projections={}) for result in found] == without
+    assert ended.token_ids == without[0].token_ids[: without[0].token_ids.index(without[0].token_ids[3])]
+    for request, result in zip([*asked, ends], [*found, ended], strict=True):
+        # A draw after each of the answer's tokens but the last, or after that one too.
+        ids = (request.prompt + result.token_ids)[: len(request.prompt) + len(result.logprobs) - 1]
+        model.logits(ids, request.adapter)
+        expected = {f"after {n}": float(p[len(request.prompt) - 1 :].mean()) for n, p in model.projections.items()}
+        assert result.projections == pytest.approx(expected, abs=1e-4, rel=0), request.id
+    engine.project_onto({})
+    assert engine.generate(asked[:1]) == without[:1]
 
 
 def test_a_row_has_its_bits_alone_and_among_all_others(
@@ -96,8 +157,9 @@ def test_a_row_has_its_bits_alone_and_among_all_others(
     def bits(names: list[str | None]) -> dict[str, tuple[object, ...]]:
         engine.reset_prefix_cache()
         found = engine.generate(requests(engine, names))
-        return {r.id: (r.token_ids, r.logprobs, r.prompt_logprobs) for r in found}
+        return {r.id: (r.token_ids, r.logprobs, r.prompt_logprobs, r.projections) for r in found}
 
+    engine.project_onto({str(layer): make_vector(values, layer) for layer, values in vectors.items()})
     together = bits(names)
     for name in names:
         alone = bits([name])
@@ -105,7 +167,8 @@ def test_a_row_has_its_bits_alone_and_among_all_others(
     unsteered = Engine.load(str(tiny_model("llama")), settings=SETTINGS)
     for request, result in zip(requests(engine, [None]), unsteered.generate(requests(engine, [None])), strict=True):
         same = (result.token_ids, result.logprobs, result.prompt_logprobs)
-        assert same == together[request.id] == together[request.id.replace("None", "none")]
+        assert same == together[request.id][:3]
+        assert together[request.id] == together[request.id.replace("None", "none")]
 
 
 @pytest.mark.slow
@@ -185,6 +248,20 @@ def test_other_files_are_refused_by_name(tiny_model: Callable[[str], Path], tmp_
     engine = Engine.load(str(tiny_model("llama")), settings=SETTINGS)
     with pytest.raises(UsageError, match="no layer is given"):
         engine.add_vector("v", path)
+
+
+def test_a_bound_is_whole_and_finite(tiny_model: Callable[[str], Path]) -> None:
+    engine = Engine.load(str(tiny_model("llama")), settings=SETTINGS)
+    values = torch.ones(engine.config.hidden_size)
+    engine.add_vector("most", make_vector(values, 2, bound=1.5))
+    engine.add_mixture("none", {"most": 0.0})
+    for coefficient in (0.5, -1.0, 2.0):
+        with pytest.raises(UsageError, match=f"bound {coefficient:g} times, expected once or not at all"):
+            engine.add_mixture("v", {"most": coefficient})
+    for bound in (float("nan"), float("inf")):
+        with pytest.raises(UsageError, match="expected a finite number"):
+            make_vector(values, 2, bound=bound)
+    assert len({make_vector(values, 2, bound=bound).hash for bound in (None, 1.5, -1.5)}) == 3
 
 
 @pytest.mark.parametrize("device", ["cpu", *slow("interpret")])
