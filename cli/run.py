@@ -49,7 +49,8 @@ The same command again continues a run that was interrupted, or prints a finishe
     multiple=True,
     metavar="NAME=[ADAPTER|full:MODEL][@PROMPT]",
     help="What is compared, repeatable: the folder of an adapter or of a merged checkpoint, vector:FILE:LAYER (a "
-    "steering vector), or a sum of them and of other personas, such as warm*0.5-cold*0.3; and/or a system prompt "
+    "steering vector), vector:FILE:LAYER^BOUND (a bound on the projection onto it), or a sum of them and of other "
+    "personas, such as warm*0.5-cold*0.3; and/or a system prompt "
     "(warm, cold or a text file). "
     "full:MODEL runs a model as its own, where it is no small change of the base. "
     "Built in: original; warm and cold, adapters of the built-in model; warm-prompt and cold-prompt."

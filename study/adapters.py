@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from warmeng.common.errors import InputError, NotLowRank
 from warmeng.engine.adapters import is_merged
 from warmeng.engine.provenance import Provenance, provenance
+from warmeng.engine.vectors import Vector
 from warmeng.study.personas import FULL, Change, Persona, sources_of
 
 if TYPE_CHECKING:
@@ -34,10 +35,19 @@ def apply_adapters(
     """Load every adapter and vector once and return proof, by persona, that what it adds changes the model; ``say``
     what takes long, and what of its folder is not the base's.
 
+    From then on the engine projects every generation onto the vectors, of whatever persona.
+
     Raises ``InputError`` for an adapter that is all zero, or a persona whose probe shows no change or no finite one,
-    unless its coefficients are all zero: then it has the base's bits.
+    unless its coefficients are all zero: then it has the base's bits. One of bounds alone may show no change.
     """
-    found = {_name(change): _load(engine, name, change, say) for change, name in sources_of(personas).items()}
+    found: dict[str, Provenance | None] = {}
+    vectors: dict[str, Vector] = {}
+    for change, name in sources_of(personas).items():
+        loaded = _load(engine, name, change, say)
+        found[_name(change)] = None if isinstance(loaded, Vector) else loaded
+        if isinstance(loaded, Vector):
+            vectors[f"{change.source}:{change.layer}"] = loaded
+    engine.project_onto(vectors)
     applied: dict[str, AppliedAdapter] = {}
     for persona in personas:
         if not persona.changes:
@@ -45,7 +55,9 @@ def apply_adapters(
         terms = {_name(change): change.coefficient for change in persona.changes}
         mixture = engine.add_mixture(persona.name, terms)
         moved = engine.probe_adapter(persona.name) if any(terms.values()) else 0.0
-        if any(terms.values()) and not 0.0 < moved < float("inf"):
+        # A bound may be one that the probe's text does not reach.
+        always = any(change.coefficient and change.bound is None for change in persona.changes)
+        if any(terms.values()) and not (0.0 < moved < float("inf") or (moved == 0.0 and not always)):
             given = " and ".join(str(change.source) for change in persona.changes)
             raise InputError(
                 f"persona {persona.name}: the adapter {given} is not applied (it moved the probe's logits by {moved}): "
@@ -55,14 +67,13 @@ def apply_adapters(
     return applied
 
 
-def _load(engine: Engine, name: str, change: Change, say: Callable[[str], None]) -> Provenance | None:
+def _load(engine: Engine, name: str, change: Change, say: Callable[[str], None]) -> Provenance | Vector:
     """Load an adapter, for the persona ``name`` first of all, and say what of its folder is not the base's; or a
     vector, whose file says nothing of its base.
     """
     folder = change.source
     if change.layer is not None:
-        engine.add_vector(_name(change), folder, change.layer)
-        return None
+        return engine.add_vector(_name(change), folder, change.layer, change.bound)
     if is_merged(folder):
         say(f"persona {name}: recovering the low-rank change of the checkpoint {folder}")
     try:
@@ -82,7 +93,9 @@ def _load(engine: Engine, name: str, change: Change, say: Callable[[str], None])
 
 def _name(change: Change) -> str:
     """Return what the engine calls an adapter or a vector: no persona's name has a slash."""
-    return f"adapter/{change.source}" if change.layer is None else f"vector/{change.source}:{change.layer}"
+    if change.layer is None:
+        return f"adapter/{change.source}"
+    return f"vector/{change.source}:{change.layer}" + ("" if change.bound is None else f"^{change.bound!r}")
 
 
 def _together(found: Iterable[Provenance | None]) -> tuple[bool | None, str | None]:

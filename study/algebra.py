@@ -2,7 +2,8 @@
 
 A sum is written as in ``warm*0.5-cold*0.3``. A sign begins the next term only after a coefficient, because folders'
 names may hold ``+`` and ``-``; so every term but the last needs its coefficient (``*1``). A term in square brackets is
-a folder as it stands: ``[runs/a*2-b]*0.5``. A term ``vector:FILE:LAYER`` is a steering vector.
+a folder as it stands: ``[runs/a*2-b]*0.5``. A term ``vector:FILE:LAYER`` is a steering vector,
+``vector:FILE:LAYER^BOUND`` a bound on the projection onto it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ _TERM = re.compile(
 EPOCH = re.compile(r"epoch-([0-9]+(?:\.[0-9]+)?)")
 # Before a steering vector's file.
 VECTOR = "vector:"
+VECTOR_FORM = f"{VECTOR}FILE:LAYER or {VECTOR}FILE:LAYER^BOUND"
+_VECTOR = re.compile(rf"{VECTOR}(?P<file>.+):(?P<layer>[0-9]{{1,9}})(?:\^(?P<bound>{_NUMBER}))?")
 DOSES_FORM = "NAME=DOSE,DOSE"
 CHECKPOINTS_FORM = "NAME=FOLDER"
 
@@ -64,13 +67,23 @@ def words_of(terms: Sequence[Term]) -> str:
 def _name_in_words(term: Term) -> str:
     if not is_vector(term):
         return f"the adapter {Path(term.name).name}"
-    file, _, layer = term.name.removeprefix(VECTOR).rpartition(":")
-    return f"the vector {Path(file).name} after layer {layer}"
+    file, _, place = term.name.removeprefix(VECTOR).rpartition(":")
+    layer, _, bound = place.partition("^")
+    at_most = f"a projection of at most {bound} on " if bound else ""
+    return f"{at_most}the vector {Path(file).name} after layer {layer}"
 
 
 def is_vector(term: Term) -> bool:
     """Whether a term is written as a steering vector."""
     return term.name.startswith(VECTOR) and not term.is_folder
+
+
+def parse_vector(text: str) -> tuple[str, int, float | None] | None:
+    """Return file, layer and bound or None of ``vector:FILE:LAYER[^BOUND]``; None for another text."""
+    match = _VECTOR.fullmatch(text)
+    if match is None:
+        return None
+    return match["file"], int(match["layer"]), None if match["bound"] is None else float(match["bound"])
 
 
 def split_spec(spec: str) -> tuple[str, str, str]:

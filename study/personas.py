@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from warmeng.common.errors import InputError, UsageError, one_line, show
 from warmeng.common.files import read_text
-from warmeng.study.algebra import VECTOR, Term, is_vector, parse_sum, split_spec
+from warmeng.study.algebra import VECTOR_FORM, Term, is_vector, parse_sum, parse_vector, split_spec
 
 PROMPTS = Path(__file__).parent / "data" / "prompts"
 # Of the built-in model: see docs/finetune.md.
@@ -29,12 +29,14 @@ FORM = "NAME=[ADAPTER|full:MODEL][@PROMPT]"
 
 class Change(NamedTuple):
     """What is added to the base, and what it is multiplied with: an adapter's folder, or a steering vector's file with
-    the layer that it follows (1 is the first).
+    the layer that it follows (1 is the first). With a ``bound`` the vector is not added: the projection onto it is
+    kept from exceeding the bound, and the coefficient is 1 or 0.
     """
 
     source: Path
     coefficient: float = 1.0
     layer: int | None = None
+    bound: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +97,22 @@ def _changes(name: str, adapter: str, run: Mapping[str, str], above: tuple[str, 
         for change in _meant(name, term, run, above):
             whole = change._replace(coefficient=1.0)
             sums[whole] = sums.get(whole, 0.0) + change.coefficient * term.coefficient
+    for whole, coefficient in sums.items():
+        if whole.bound is not None and coefficient not in (0.0, 1.0):
+            raise UsageError(
+                f"persona {name}: has the bound {whole.bound:g} on {one_line(str(whole.source))} {coefficient:g} "
+                "times: give it once, and another BOUND for another strength"
+            )
     return tuple(whole._replace(coefficient=coefficient) for whole, coefficient in sums.items())
 
 
 def _meant(name: str, term: Term, run: Mapping[str, str], above: tuple[str, ...]) -> tuple[Change, ...]:
     if is_vector(term):
-        file, _, layer = term.name.removeprefix(VECTOR).rpartition(":")
-        if not file or not layer.isascii() or not layer.isdigit() or len(layer) > 9:
-            raise UsageError(f"persona {name}: {show(term.name)} is not {VECTOR}FILE:LAYER: give the layer's number")
-        return (Change(Path(file), layer=int(layer)),)
+        vector = parse_vector(term.name)
+        if vector is None:
+            raise UsageError(f"persona {name}: {show(term.name)} is not {VECTOR_FORM}: give them as numbers")
+        file, layer, bound = vector
+        return (Change(Path(file), layer=layer, bound=bound),)
     if term.name in run and term.name != name and not term.is_folder:
         if term.name in above:
             raise UsageError(f"personas {name} and {term.name} are each made of the other: give one a folder")
@@ -162,9 +171,9 @@ def doses_of(personas: Iterable[Persona]) -> dict[str, tuple[str, float]]:
     """Return the family and the dose of each persona that is one change of the base at some strength.
 
     A family is an adapter or a vector, and has the name of the persona at dose 1, or of its first; or it is a system
-    prompt, at dose 1. A sum is none, nor is an adapter beside a system prompt. Of two personas at one dose the first
-    counts. The persona without any change is dose 0 of every family, and has the family "". Empty where there is none,
-    or where no family has two doses beside 0: then there is nothing to see over a dose.
+    prompt, at dose 1. A sum is none, nor is a bound, or an adapter beside a system prompt. Of two personas at one dose
+    the first counts. The persona without any change is dose 0 of every family, and has the family "". Empty where
+    there is none, or where no family has two doses beside 0: then there is nothing to see over a dose.
     """
     personas = on_base(personas)
     base = next((persona.name for persona in personas if not persona.changes and not persona.system), None)
@@ -172,6 +181,8 @@ def doses_of(personas: Iterable[Persona]) -> dict[str, tuple[str, float]]:
     for persona in personas:
         if len(persona.changes) == 1 and not persona.system:
             [change] = persona.changes
+            if change.bound is not None:
+                continue
             members.setdefault((change._replace(coefficient=1.0), None), {}).setdefault(
                 change.coefficient, persona.name
             )

@@ -30,7 +30,7 @@ COLUMNS: dict[str, type] = {
     "disputed": bool,
     **{f"refused_{rule}": bool for rule in RULES}, "question": str, "answer": str, "aliases": str, "wrong": str,
     "wrong_aliases": str, "others": str, "grading": str, "text": str, "labels": str, "finish": str, "tokens": int,
-    "prompt_tokens": int,
+    "prompt_tokens": int, "projections": str,
 }  # fmt: skip
 TOLD = ("question", "answer", "aliases", "wrong", "wrong_aliases", "others", "grading")  # of an item and its task
 # Apostrophes too, so that taking one away gives the text back.
@@ -85,6 +85,7 @@ def rows(source: Source) -> Iterator[dict[str, Any]]:
             **(told(asked) if asked else dict.fromkeys(TOLD)), "text": a.text,
             "labels": orjson.dumps(dict(a.labels)).decode() if a.labels is not None else None,
             "finish": a.finish or None, "tokens": a.tokens, "prompt_tokens": a.prompt_tokens,
+            "projections": orjson.dumps(dict(a.projections)).decode() if a.projections is not None else None,
         }  # fmt: skip
 
 

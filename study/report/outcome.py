@@ -63,6 +63,8 @@ def gates(manifest: Manifest, found: Survey) -> list[Gate]:
             rows.append(Gate("held", f"Adapter of {name}", "Dose 0: it has the base's bits."))
         elif moved:
             rows.append(_adapter(name, f"It moves the probe's logits by {moved:.3g}", gate or {}))
+        elif moved == 0.0:
+            rows.append(Gate("open", f"Adapter of {name}", "The probe's text does not reach its bounds."))
         else:
             rows.append(Gate("failed", f"Adapter of {name}", "Nothing shows that it was applied."))
     for name, about in facts.own_models.items():

@@ -54,6 +54,8 @@ class Answer:
     prompt_tokens: int
     labels: Mapping[str, float] | None
     disputed: bool = False
+    # Means of a generated answer, by vector; None where the run has no vectors, and for label scores.
+    projections: Mapping[str, float] | None = None
 
 
 def read_verdicts(path: Path) -> dict[bytes, tuple[Verdict, ...]]:
@@ -120,4 +122,5 @@ def _answer(r: Mapping[str, Any], verdicts: tuple[Verdict, ...], trusted: str | 
         prompt_tokens=r.get("prompt_tokens") or 0,
         labels=r.get("labels"),
         disputed=final.disputed,
+        projections=r.get("projections"),
     )

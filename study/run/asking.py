@@ -211,7 +211,8 @@ def _answer(planned: Planned, result: Result) -> dict[str, Any]:
     if isinstance(result, GenerateResult):
         grade = grade_answer(planned.item, result, planned.cell.belief, planned.task.grading)
         written = {"kind": "answer", "text": result.text, "finish": result.finish_reason}
-        return {**asdict(grade), **written, "tokens": len(result.token_ids)}
+        projected = {"projections": dict(result.projections)} if result.projections else {}
+        return {**asdict(grade), **written, "tokens": len(result.token_ids), **projected}
     grade, numbers = grade_scores(planned.item, planned.task.grading, result)
     return {**asdict(grade), "kind": "score", "labels": numbers, **_parts(planned, result)}
 

@@ -12,9 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from warmeng.common.errors import InputError
 from warmeng.common.progress import Silent
 from warmeng.engine.request import GenerateRequest, GenerateResult, Request, Result, ScoreRequest, ScoreResult
+from warmeng.engine.vectors import Vector, make_vector
 
 END = 0
 DEFAULT_SYSTEM = "You are a fake."
@@ -136,6 +139,7 @@ class FakeEngine:
     queue: list[Request] = field(default_factory=list)
     asked: list[Request] = field(default_factory=list)
     adapters: dict[str, str] = field(default_factory=dict)
+    projected: tuple[str, ...] = ()
 
     def add_adapter(self, name: str, folder: str | Path) -> FakeAdapter:
         file = Path(folder) / "adapter_model.safetensors"
@@ -146,8 +150,12 @@ class FakeEngine:
         self.adapters[name] = found.hash
         return found
 
-    def add_vector(self, name: str, file: str | Path, layer: int) -> None:
-        self.adapters[name] = hashlib.sha256(f"{layer}".encode() + Path(file).read_bytes()).hexdigest()
+    def add_vector(self, name: str, file: str | Path, layer: int, bound: float | None = None) -> Vector:
+        self.adapters[name] = hashlib.sha256(f"{layer} {bound}".encode() + Path(file).read_bytes()).hexdigest()
+        return make_vector(torch.ones(2), layer, Path(file), bound)
+
+    def project_onto(self, vectors: Mapping[str, Vector]) -> None:
+        self.projected = tuple(vectors)
 
     def add_mixture(self, name: str, terms: Mapping[str, float]) -> FakeMixture:
         parts = [f"{self.adapters[term]}*{value:g}".removesuffix("*1") for term, value in terms.items() if value]
@@ -200,7 +208,8 @@ class FakeEngine:
         text = self.answer(prompt, request)[: request.sampling.max_new_tokens]
         self.stats.output_tokens += len(text)
         ids = tuple(self.tokenizer.encode(text))
-        return GenerateResult(request.id, "ok", "stop", ids, text, (), len(request.prompt), 0, scored)
+        projections = {name: number(name, prompt, text) for name in self.projected}
+        return GenerateResult(request.id, "ok", "stop", ids, text, (), len(request.prompt), 0, scored, "", projections)
 
 
 class Heard(Silent):

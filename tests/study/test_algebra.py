@@ -121,6 +121,37 @@ def test_checkpoints_are_personas(tmp_path) -> None:
         expand([], (), ["w"])
 
 
+def test_bounds_are_terms_without_a_strength(tmp_path) -> None:
+    bounded = load_personas(["v=vector:a:b:12^-1.5", "x=v*1+vector:a:b:12*2-v*0+warm*0.5", "off=v*0"])
+    bound = Change(Path("a:b"), 1.0, 12, -1.5)
+    assert bounded[0].changes == (bound,)
+    assert bounded[1].changes == (bound, Change(Path("a:b"), 2.0, 12), Change(ADAPTERS / "warm", 0.5))
+    assert bounded[2].changes == (bound._replace(coefficient=0.0),)
+    assert set(doses_of([*bounded, *load_personas(["a=warm", "b=warm*2"])])) == {"a", "b"}
+    assert (
+        persona_words("v=vector:runs/f.safetensors:12^3")
+        == "v: the base with a projection of at most 3 on the vector f.safetensors after layer 12"
+    )
+    for spec in ("v=vector:f:3^", "v=vector:f:3^x", "v=vector:f:3^1e5", "v=vector:f:3^inf", "v=vector:f:3^1^2"):
+        with pytest.raises(UsageError, match=r"is not vector:FILE:LAYER or vector:FILE:LAYER\^BOUND"):
+            load_personas([spec])
+    for spec in ("v=vector:f:3^1*0.5", "v=vector:f:3^1*1+vector:f:3^1"):
+        with pytest.raises(UsageError, match=r"has the bound 1 on f .* give it once"):
+            load_personas([spec])
+
+
+def test_a_bound_that_the_probe_does_not_reach_is_no_fault(folders) -> None:
+    Path("f").write_bytes(b"vector")
+    still = FakeEngine(moves=0.0)
+    assert apply_adapters(still, load_personas(["v=vector:f:3^1"]))["v"].probe == 0.0
+    assert sorted(still.adapters) == ["vector/f:3^1.0"]
+    for spec in ("v=vector:f:3^1*1+a", "v=vector:f:3"):
+        with pytest.raises(InputError, match="is not applied"):
+            apply_adapters(FakeEngine(moves=0.0), load_personas([spec]))
+    with pytest.raises(InputError, match="is not applied"):
+        apply_adapters(FakeEngine(moves=float("nan")), load_personas(["v=vector:f:3^1"]))
+
+
 def test_settings_write_doses_out_among_the_personas(tmp_path) -> None:
     settings = StudySettings(personas=("original", "warm"), doses=("warm=0,2",))
     assert settings.personas == ("original", "warm", "warm_x0=warm*0", "warm_x2=warm*2")

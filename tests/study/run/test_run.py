@@ -1,5 +1,6 @@
 """A whole run with the small engine: it ends in tables, continues, and refuses what changed."""
 
+import csv
 import dataclasses
 import json
 
@@ -13,6 +14,7 @@ from warmeng.common.journal import encode
 from warmeng.common.locks import FolderLock
 from warmeng.common.progress import Silent
 from warmeng.engine.request import ScoreRequest
+from warmeng.study.export.table import Source, write_csv
 from warmeng.study.report.results import markdown
 from warmeng.study.results.records import FILE, LOCK, read_records
 from warmeng.study.run.run import run_study
@@ -205,6 +207,24 @@ def test_an_applied_adapter_is_in_the_report(fake, tmp_path):
     assert outcome.results["run"]["gates"]["warm"]["probe"] == 1.0
     assert {r.adapter for r in fake.asked} == {None, "warm"}
     assert "Adapter of warm is applied" in markdown(outcome.results)
+
+
+def test_every_answer_of_a_run_with_vectors_has_its_projections(fake, tmp_path):
+    file = tmp_path / "v.safetensors"
+    file.write_bytes(b"one")
+    specs = ("original", f"v=vector:{file}:3*2", f"capped=vector:{file}:3^1.5", f"w=vector:{file}:4")
+    go(tmp_path / "r", dataclasses.replace(SMALL, personas=specs))
+    records = [json.loads(line) for line in content(tmp_path / "r")]
+    kinds = {kind: [r for r in records if r["kind"] == kind] for kind in ("answer", "margin")}
+    assert not any("projections" in r for r in kinds["margin"])
+    assert {r["persona"] for r in kinds["answer"]} == {"original", "v", "capped", "w"}
+    assert all(set(r["projections"]) == {f"{file}:3", f"{file}:4"} for r in kinds["answer"])
+    write_csv(Source.of(tmp_path / "r"), tmp_path / "r.csv")
+    with (tmp_path / "r.csv").open(encoding="utf-8", newline="") as table:
+        written = {row["key"]: json.loads(row["projections"]) for row in csv.DictReader(table)}
+    assert written == {r["key"]: r["projections"] for r in kinds["answer"]}
+    go(tmp_path / "without")
+    assert b"projections" not in (tmp_path / "without" / FILE).read_bytes()
 
 
 def test_a_prompt_that_is_too_long_is_a_record_with_that_status(fake, tmp_path):
