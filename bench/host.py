@@ -91,14 +91,15 @@ class _Inputs:
 
     def run(
         self, host: HostBatch, forward: object, ready: Callable[[StepInputs[Tensor]], None], blank: object
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         """Do what the host does for a replay."""
         flat = pack(host.inputs)
         buffer = self._buffers.setdefault(len(flat), torch.empty(len(flat), dtype=torch.int32))
         buffer.copy_(torch.from_numpy(flat))
         inputs = unpack(buffer, host.inputs)
         ready(inputs)
-        return torch.zeros(inputs.token_ids.numel(), self._hidden_size)
+        rows = inputs.token_ids.numel()
+        return torch.zeros(rows, self._hidden_size), torch.zeros(rows, 0)
 
 
 class _Idle(GpuRunner):
@@ -116,10 +117,11 @@ class _Idle(GpuRunner):
         self.size = len(work), sum(item.num_scheduled_tokens for item in work)
         return super().start(work, compiler)
 
-    def _forward(self, inputs: StepInputs[Tensor], num_chunks: int) -> Tensor:
-        return torch.zeros(inputs.token_ids.numel(), self.config.hidden_size)
+    def _forward(self, inputs: StepInputs[Tensor], num_chunks: int) -> tuple[Tensor, Tensor]:
+        rows = inputs.token_ids.numel()
+        return torch.zeros(rows, self.config.hidden_size), torch.zeros(rows, 0)
 
-    def _read_out(self, hidden: Tensor, inputs: LogitsInputs[Tensor]) -> Tensor:
+    def _read_out(self, hidden: Tensor, projections: Tensor, inputs: LogitsInputs[Tensor]) -> Tensor:
         samples, targets = len(inputs.sampling_ints), len(inputs.target_rows)
         self._previous = torch.ones(max(samples, 1), dtype=torch.int32)
         values = torch.zeros(samples + targets, dtype=torch.int32)

@@ -228,8 +228,8 @@ class GpuRunner:
         inputs, read_tensors = unpack(flat, host.inputs), unpack(flat[packed_size(host.inputs) :], read)
         self._fill_pending(host.has_pending, inputs)
         hidden, projections = self._forward(inputs, host.num_chunks)
-        rows = read_tensors.logit_rows
-        return hidden.index_select(0, rows), projections.index_select(0, rows), read_tensors
+        kept = read_tensors.logit_rows
+        return hidden.index_select(0, kept), projections.index_select(0, kept), read_tensors
 
     def _host_batch(self, layout: Layout, rows: int | None = None, table_width: int | None = None) -> HostBatch:
         return host_batch(
