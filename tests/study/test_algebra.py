@@ -127,7 +127,8 @@ def test_bounds_are_terms_without_a_strength(tmp_path) -> None:
     assert bounded[0].changes == (bound,)
     assert bounded[1].changes == (bound, Change(Path("a:b"), 2.0, 12), Change(ADAPTERS / "warm", 0.5))
     assert bounded[2].changes == (bound._replace(coefficient=0.0),)
-    assert set(doses_of([*bounded, *load_personas(["a=warm", "b=warm*2"])])) == {"a", "b"}
+    plain = load_personas(["original", "a=warm", "b=warm*2"])
+    assert set(doses_of([*bounded, *plain])) == {"original", "a", "b"}
     assert (
         persona_words("v=vector:runs/f.safetensors:12^3")
         == "v: the base with a projection of at most 3 on the vector f.safetensors after layer 12"

@@ -29,7 +29,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
-from warmeng.kernels.gpu import activation, attention, matmul, norm, rope, sampling
+from warmeng.kernels.gpu import activation, along, attention, matmul, norm, rope, sampling
 from warmeng.kernels.gpu.lora import RANK_TILE, ROW_TILE, AdapterRows, LoraWeights, Product
 
 assert os.environ.get("TRITON_INTERPRET", "0") == "0", "kernels are interpreted in this process, not compiled"
@@ -181,6 +181,7 @@ def launch(model: Model, arch: int, count: int = ROWS, tiles: tuple[matmul.Tile,
     for tile in tiles:
         matmul.project(hidden, _bf16(model.vocab, model.hidden), out_dtype=torch.float32, tiles=(tile,))
     norm.add_rms_norm(None, residual, weight, 1e-5)
+    along.along(residual, _floats(model.hidden))
     for product in products(q, (model.hidden,)) + products(model.inter, (model.hidden,)):
         norm.add_rms_norm(product, residual, weight, 1e-5)
     for product in products(model.hidden, (model.inter, model.inter)):

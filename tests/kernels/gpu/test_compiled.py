@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 SHARED_MEMORY = {80: 166_912, 90: 232_448, 100: 232_448}
 KERNELS = {
     "_tile_product", "_rms_norm", "_add_with_lora", "_silu_mul", "_rotate_and_write", "_paged_attention",
-    "_combine_chunks", "_sample", "_log_normaliser",
+    "_combine_chunks", "_sample", "_log_normaliser", "_along",
 }  # fmt: skip
 Kernels = list[dict[str, Any]]
 
