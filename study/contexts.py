@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from warmeng.common.errors import InputError, UsageError, show
@@ -24,7 +25,26 @@ def load_contexts(names: Sequence[str], path: Path = FILE) -> Contexts:
     A name is a context's, a group's (``emotion``: all that begin with ``emotion:``), or ``all``. Raises
     ``UsageError`` for an unknown name, ``InputError`` for a file that is not sound.
     """
-    table: dict[str, tuple[str, ...]] = {UNMODIFIED: ()}
+    table = {UNMODIFIED: (), **(_embedded() if path == FILE else _read(path))}
+    chosen: dict[str, tuple[str, ...]] = {}
+    for name in names:
+        found = [c for c in table if name in ("all", c) or c.startswith(f"{name}:")]
+        if not found:
+            raise UsageError(
+                f"no context is named {show(name)}: use {', '.join(table)}, a group such as emotion, or all"
+            )
+        chosen.update({c: table[c] for c in found})
+    return chosen
+
+
+@cache
+def _embedded() -> Contexts:
+    """Return the package's own contexts: its file doesn't change, and takes longer to read than a small plan."""
+    return _read(FILE)
+
+
+def _read(path: Path) -> Contexts:
+    table: dict[str, tuple[str, ...]] = {}
     for context, statements in read_yaml(path).items():
         if not NAME.fullmatch(context) or context in ("all", UNMODIFIED):
             raise InputError(
@@ -35,15 +55,7 @@ def load_contexts(names: Sequence[str], path: Path = FILE) -> Contexts:
         if not sound or not statements or len(set(statements)) != len(statements):
             raise InputError(f"{path}: {context}: expected a list of different statements, none blank")
         table[context] = tuple(statements)
-    chosen: dict[str, tuple[str, ...]] = {}
-    for name in names:
-        found = [c for c in table if name in ("all", c) or c.startswith(f"{name}:")]
-        if not found:
-            raise UsageError(
-                f"no context is named {show(name)}: use {', '.join(table)}, a group such as emotion, or all"
-            )
-        chosen.update({c: table[c] for c in found})
-    return chosen
+    return table
 
 
 def statement_for(item_id: str, context: str, statements: Sequence[str]) -> str | None:

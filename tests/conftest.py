@@ -6,6 +6,7 @@ few times. ``--tier=ci`` has every test, with more of each; ``--tier=full`` has 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -51,6 +52,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         slow = [item for item in items if "slow" in item.keywords]
         items[:] = [item for item in items if "slow" not in item.keywords]
         config.hook.pytest_deselected(items=slow)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def older_objects_are_frozen() -> None:
+    """A run collects what its engine leaves: looking at what all tests before it left would take most of its time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -66,6 +66,8 @@ class Models:
 
     def free(self) -> None:
         """Drop what is loaded."""
+        if self._engine is None:
+            return
         self._freed = self.used()
         self._engine = self._settings = None
         gc.collect()

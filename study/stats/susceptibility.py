@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -38,6 +38,9 @@ LEVELS = (KNOWLEDGE, *CLAIMS)
 # What the sensitivity table has: not d' and c, which are about probabilities.
 CHECKED = (MARGIN, KNOWLEDGE, RAW, CONTROL, AGREEMENT)
 Row = dict[str, Any]
+Key = TypeVar("Key", bound=Hashable)
+# Names of tasks, ``all`` first, and their questions.
+Scopes = tuple[tuple[str, Flags], ...]
 
 
 def susceptibility_tables(margins: Margins, baseline: str, variants: Sequence[str]) -> dict[str, list[Row]]:
@@ -69,7 +72,7 @@ class Tables:
     personas: tuple[str, ...]
     contexts: tuple[str, ...]
     task: Ints  # of each question
-    scopes: tuple[tuple[str, Flags], ...]  # names of tasks, ``all`` first, and their questions
+    scopes: Scopes
     pairs: tuple[tuple[str, str], ...]  # variant, against whom
     found: Mapping[str, Mapping[str, Floats]]  # asking -> measure -> [models, personas, contexts, questions]
 
@@ -106,30 +109,43 @@ class Tables:
         """Return the table ``margins``: the margin under each belief, and its shift from none."""
         rows = []
         for cube in cubes(self.margins):
-            shifts = self.found[cube.asking]
-            for p, persona in enumerate(self.personas):
-                for b, belief in enumerate(cube.beliefs):
-                    head = {"persona": persona, "asking": cube.asking, "belief": belief}
-                    mine = dict(self._places([cube.values[:, p, :, b]], _means))
-                    shift = shifts.get(f"{SHIFT}{belief}")
-                    moved = dict(self._places([shift[:, p]], _means)) if shift is not None else {}
-                    for place, found in mine.items():
-                        row = head | _place(place) | _numbers(found)
-                        if place in moved:
-                            row |= _numbers(moved[place], "shift_n", "shift", "shift_low", "shift_high")
-                        rows.append(row)
+            shifts = {belief: self.found[cube.asking].get(f"{SHIFT}{belief}") for belief in cube.beliefs}
+            values = {
+                (persona, belief): cube.values[:, p, :, b]
+                for p, persona in enumerate(self.personas)
+                for b, belief in enumerate(cube.beliefs)
+            }
+            moved = self._means(
+                {
+                    (persona, belief): shift[:, p]
+                    for p, persona in enumerate(self.personas)
+                    for belief, shift in shifts.items()
+                    if shift is not None
+                }
+            )
+            for (persona, belief), found in self._means(values).items():
+                head = {"persona": persona, "asking": cube.asking, "belief": belief}
+                shift = moved.get((persona, belief), {})
+                for place, m in found.items():
+                    row = head | _place(place) | _numbers(m)
+                    if place in shift:
+                        row |= _numbers(shift[place], "shift_n", "shift", "shift_low", "shift_high")
+                    rows.append(row)
         return rows
 
     def levels(self) -> list[Row]:
         """Return the table ``susceptibility``: each persona's knowledge, susceptibility, d' and criterion c."""
         rows = []
         for asking, found in self.found.items():
-            for p, persona in enumerate(self.personas):
+            values = {
+                (persona, measure): found[measure][:, p]
+                for p, persona in enumerate(self.personas)
+                for measure in LEVELS
+                if measure in found
+            }
+            for (persona, measure), means in self._means(values).items():
                 head = {"persona": persona, "asking": asking}
-                for measure in LEVELS:
-                    if measure in found:
-                        for place, m in self._places([found[measure][:, p]], _means):
-                            rows.append(head | _place(place) | {"measure": measure} | _numbers(m))
+                rows += [head | _place(place) | {"measure": measure} | _numbers(m) for place, m in means.items()]
         for p, persona in enumerate(self.personas):
             for measure, place, m in self._detection(p):
                 rows.append({"persona": persona, "asking": CHOICE} | _place(place) | {"measure": measure} | _numbers(m))
@@ -145,27 +161,34 @@ class Tables:
             if AGREEMENT not in found:
                 continue
             there = np.isfinite(found[AGREEMENT])
-            parts = [np.where(there, found[name], np.nan) for name in (RAW, CONTROL, AGREEMENT)]
-            one = [(persona, "", [x[:, p] for x in parts]) for p, persona in enumerate(self.personas)]
-            two = [(v, w, [self._change(x, v, w) for x in parts]) for v, w in self.pairs]
-            for persona, against, arrays in (*one, *two):
+            raw, control, difference = (
+                self._means(self._with_contrasts(np.where(there, found[name], np.nan)))
+                for name in (RAW, CONTROL, AGREEMENT)
+            )
+            for (persona, against), means in difference.items():
                 head = {"persona": persona, "against": against, "asking": asking}
-                columns = [dict(self._places([x], _means)) for x in arrays]
-                for place, difference in columns[2].items():
-                    row = head | _place(place) | _numbers(difference)
-                    for name, column in zip(("raw", "control"), columns, strict=False):
-                        row |= _numbers(column[place], "n", name, f"{name}_low", f"{name}_high")
+                for place, m in means.items():
+                    row = head | _place(place) | _numbers(m)
+                    for name, column in (("raw", raw), ("control", control)):
+                        row |= _numbers(column[persona, against][place], "n", name, f"{name}_low", f"{name}_high")
                     rows.append(row)
         return rows
 
     def contrasts(self) -> list[Row]:
         """Return the table ``margin_contrasts``: each measure of a variant minus that of whom it is compared with."""
         rows = []
+        changes = {
+            (variant, against, asking, measure): self._change(values, variant, against)
+            for variant, against in self.pairs
+            for asking, found in self.found.items()
+            for measure, values in found.items()
+        }
+        means = self._means(changes)
         for variant, against in self.pairs:
-            for asking, found in self.found.items():
-                head = {"persona": variant, "against": against, "asking": asking}
-                for measure, values in found.items():
-                    for place, m in self._places([self._change(values, variant, against)], _means):
+            for (who, whom, asking, measure), found in means.items():
+                if (who, whom) == (variant, against):
+                    head = {"persona": variant, "against": against, "asking": asking}
+                    for place, m in found.items():
                         rows.append(head | _place(place) | {"measure": measure} | _numbers(m) | {"p": number(m.p)})
             for measure, place, m in self._detection(self.personas.index(variant), self.personas.index(against)):
                 head = {"persona": variant, "against": against, "asking": CHOICE}
@@ -178,35 +201,52 @@ class Tables:
         for norm in NORMS:
             for cube in cubes(self.margins, norm):
                 found = self.found[cube.asking] if norm == SUM else measures(cube)
-                for measure in CHECKED:
-                    if measure not in found:
-                        continue
-                    values = found[measure]
-                    one = [(persona, "", values[:, p]) for p, persona in enumerate(self.personas)]
-                    two = [(v, w, self._change(values, v, w)) for v, w in self.pairs]
-                    for persona, against, array in (*one, *two):
-                        head = {"persona": persona, "against": against, "asking": cube.asking, "measure": measure}
-                        for place, m in self._places([array], _means):
-                            if place.task == place.context == ALL:
-                                rows.append({"model": place.model} | head | {"norm": norm} | _numbers(m))
+                values = {
+                    (measure, *who): array
+                    for measure in CHECKED
+                    if measure in found
+                    for who, array in self._with_contrasts(found[measure]).items()
+                }
+                for (measure, persona, against), means in self._means(values, self.scopes[:1]).items():
+                    head = {"persona": persona, "against": against, "asking": cube.asking, "measure": measure}
+                    for place, m in means.items():
+                        if place.context == ALL:
+                            rows.append({"model": place.model} | head | {"norm": norm} | _numbers(m))
         return rows
+
+    def _with_contrasts(self, values: Floats) -> dict[tuple[str, str], Floats]:
+        """Return a measure's values of each persona (against nobody), then their changes of each pair."""
+        alone = {(persona, ""): values[:, p] for p, persona in enumerate(self.personas)}
+        return alone | {(v, w): self._change(values, v, w) for v, w in self.pairs}
 
     def _change(self, values: Floats, variant: str, against: str) -> Floats:
         first, second = (self.personas.index(name) for name in (variant, against))
         return np.asarray(values[:, first] - values[:, second])
 
-    def _places(self, arrays: Sequence[Floats], summarise: Summary) -> Iterator[tuple[Place, One]]:
-        """Yield what arrays of ``[models, contexts, questions]`` give in each place that has any, ``all`` included."""
-        wide = [pooled(x, 1) for x in arrays]
-        wide = [pooled(x, 0) for x in wide] if len(self.models) > 1 else wide
+    def _means(self, arrays: Mapping[Key, Floats], scopes: Scopes | None = None) -> dict[Key, dict[Place, One]]:
+        """Return the means of arrays of ``[models, contexts, questions]`` by place, in one computation a scope."""
+        found: dict[Key, dict[Place, One]] = {key: {} for key in arrays}
+        if arrays:
+            keys = list(arrays)
+            for k, place, m in self._places([np.stack(list(arrays.values()))], _mean, scopes or self.scopes):
+                found[keys[k]][place] = m
+        return found
+
+    def _places(self, arrays: Sequence[Floats], summarise: Summary, scopes: Scopes) -> Iterator[tuple[int, Place, One]]:
+        """Yield what arrays of ``[k, models, contexts, questions]`` give for each k, in each place that has any.
+
+        The places ``all`` are among them.
+        """
+        wide = [pooled(x, 2) for x in arrays]
+        wide = [pooled(x, 1) for x in wide] if len(self.models) > 1 else wide
         models = (ALL, *self.models) if len(self.models) > 1 else self.models
-        shape = wide[0].shape[:2]
-        flat = [x.reshape(-1, x.shape[2]) for x in wide]
-        for task, questions in self.scopes:
+        shape = wide[0].shape[:3]
+        flat = [x.reshape(-1, x.shape[3]) for x in wide]
+        for task, questions in scopes:
             found = summarise([x[:, questions] for x in flat], self.task[questions])
-            for k in np.flatnonzero(found.n):
-                model, context = (int(i) for i in np.unravel_index(k, shape))
-                yield Place(models[model], task, (ALL, *self.contexts)[context]), One.of(found, int(k))
+            for row in np.flatnonzero(found.n):
+                k, model, context = (int(i) for i in np.unravel_index(row, shape))
+                yield k, Place(models[model], task, (ALL, *self.contexts)[context]), One.of(found, int(row))
 
     def _detection(self, persona: int, against: int | None = None) -> Iterator[tuple[str, Place, One]]:
         """Yield d' and c of a persona by place, or those minus another's over the questions that both have."""
@@ -218,7 +258,7 @@ class Tables:
         both = np.all([np.isfinite(right[:, k]) & np.isfinite(wrong[:, k]) for k in who], axis=0)
         arrays = []
         for k in who:
-            arrays += [np.where(both, right[:, k], np.nan), np.where(both, 1 - wrong[:, k], np.nan)]
+            arrays += [np.where(both, right[:, k], np.nan)[None], np.where(both, 1 - wrong[:, k], np.nan)[None]]
 
         def difference(name: str) -> Summary:
             def summarise(flat: Sequence[Floats], task: Ints) -> Means:
@@ -234,7 +274,7 @@ class Tables:
             return summarise
 
         for name in (D_PRIME, CRITERION):
-            for place, m in self._places(arrays, difference(name)):
+            for _, place, m in self._places(arrays, difference(name), self.scopes):
                 yield name, place, m
 
 
@@ -266,7 +306,7 @@ class One:
 Summary = Callable[[Sequence[Floats], Ints], Means]
 
 
-def _means(flat: Sequence[Floats], task: Ints) -> Means:
+def _mean(flat: Sequence[Floats], task: Ints) -> Means:
     return question_means(flat[0], task)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import random
 
 import pytest
@@ -44,11 +43,8 @@ def run(tmp_path, monkeypatch):
     """A finished run of eight records: its folder, and the bytes of its records."""
     monkeypatch.setattr("warmeng.study.run.run.load_engine", lambda settings: FakeEngine())
     monkeypatch.setattr("warmeng.study.run.finish.conclude", lambda *given: True)
-    gc.collect()
-    gc.freeze()  # a run collects what its engine leaves: not what all tests before it did
     go(tmp_path / "r")
-    yield tmp_path / "r", (tmp_path / "r" / RECORDS).read_bytes()
-    gc.unfreeze()
+    return tmp_path / "r", (tmp_path / "r" / RECORDS).read_bytes()
 
 
 def test_a_line_torn_at_any_byte_is_cut_with_its_size_and_asked_again(run, tally, count):
@@ -56,7 +52,7 @@ def test_a_line_torn_at_any_byte_is_cut_with_its_size_and_asked_again(run, tally
     start = data.rstrip(b"\n").rindex(b"\n") + 1
     for end in range(start + 1, len(data)):
         (folder / RECORDS).write_bytes(data[:end])
-        if end % count(9, 1, quick=80):  # the writer alone
+        if end % count(17, 1, quick=80):  # the writer alone
             writer = Journal(folder / RECORDS, "warmeng run")
             writer.close()
             assert (writer.cut, len(writer.done)) == (end - start, data.count(b"\n") - 1)
@@ -74,7 +70,7 @@ def test_a_file_cut_at_any_byte_is_continued(run, tally, count):
     """As a file system leaves one that lost its end: whole lines stay, whatever is after them is made again."""
     folder, data = run
     whole = data.splitlines(keepends=True)
-    for end in range(0, len(data), count(41, 3, quick=211)):
+    for end in range(0, len(data), count(97, 3, quick=211)):
         (folder / RECORDS).write_bytes(data[:end])
         torn = end - (data[:end].rfind(b"\n") + 1)
         said = go(folder)

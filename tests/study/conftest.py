@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,15 +15,6 @@ PERSONAS = ("original", "warm-prompt", "cold-prompt")
 DESIGN = settings.DESIGN
 # Here, because modules of tests make settings when they are imported. Most tests are about answers.
 settings.DESIGN = ANSWERS_ALONE
-
-
-@pytest.fixture(scope="module", autouse=True)
-def old_objects_are_frozen() -> Iterator[None]:
-    """A run collects what its engine leaves: looking at what all tests before it made would take most of its time."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
