@@ -1,7 +1,8 @@
 """Which tests run, and how many at a time; tiny random checkpoints of each family, made with ``transformers``.
 
-There are three tiers. Plain ``pytest`` is quick: it leaves out what is marked ``slow``, and repeats a fault or a draw a
-few times. ``--tier=ci`` has every test, with more of each; ``--tier=full`` has the counts that the documents report.
+There are three tiers. Plain ``pytest`` is quick: it leaves out what is marked ``slow`` or ``full``, and repeats a fault
+or a draw a few times. ``--tier=ci`` has what is slow too, and more of each. ``--tier=full`` has everything: the
+counts that the documents report, and more of a kind that CI has some of.
 """
 
 from __future__ import annotations
@@ -47,11 +48,17 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave slow tests out of the quick tier, unless they are named one by one."""
-    if config.option.tier == "quick" and not named_one_by_one(config):
-        slow = [item for item in items if "slow" in item.keywords]
-        items[:] = [item for item in items if "slow" not in item.keywords]
-        config.hook.pytest_deselected(items=slow)
+    """Leave out what the tier does not have, unless tests are named one by one."""
+    out = {"quick": ("slow", "full"), "ci": ("full",), "full": ()}[config.option.tier]
+    if out and not named_one_by_one(config):
+        left = [item for item in items if item.get_closest_marker(out[0]) or item.get_closest_marker(out[-1])]
+        items[:] = [item for item in items if item not in set(left)]
+        config.hook.pytest_deselected(items=left)
+
+
+def pytest_unconfigure() -> None:
+    """Let everything be collected at the end: libraries tell of what is left."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="module", autouse=True)

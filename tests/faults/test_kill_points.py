@@ -66,7 +66,7 @@ def check(launcher, command, folder, reference, plan, tally, acks, **more):
 def test_killed_at_every_change_of_a_run(whole, launcher, tally, tmp_path, count):
     reference, command, found = whole
     assert {kind for _, kind, *_ in found} >= {"mkdir", "truncate", "pwrite", "write", "fsync", "replace", "unlink"}
-    for k, moment in points(found, count(17, 1, quick=60)):
+    for k, moment in points(found, count(29, 1, quick=150)):
         folder = fresh(tmp_path / "r")
         plan = Plan(str(folder), at=k, kill=moment)
         check(launcher, command, folder, reference, plan, tally, tmp_path / "acks")
@@ -97,7 +97,7 @@ def test_killed_at_every_change_while_continuing_and_while_a_torn_tail_is_cut(
     reference, command, _ = whole
     start, found = torn
     assert "truncate" in {kind for _, kind, path, *_ in found if path.endswith(RECORDS)}
-    for k, moment in points(found, count(17, 1, quick=60)):
+    for k, moment in points(found, count(29, 1)):
         folder = fresh(tmp_path / "r")
         shutil.copytree(start, folder)
         plan = Plan(str(folder), at=k, kill=moment)
@@ -109,7 +109,7 @@ def test_killed_again_and_again_one_record_further_each_time(whole, launcher, ta
     reference, command, _ = whole
     folder, acks, starts = tmp_path / "r", tmp_path / "acks", 0
     seen: set[str] = set()
-    step = count(8, 2, quick=20)
+    step = count(16, 2)
     while True:
         starts += 1
         plan = Plan(str(folder), kinds=("write",), names=(RECORDS,), at=step, kill="middle", acks=str(acks))

@@ -41,7 +41,7 @@ def test_memory_does_not_grow_with_the_records(count):
         assert growth < bound * more + NOISE
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_soak(tier, count):
     """Generations with and without adapters and constraints, likelihoods and preemption, over and over.
 

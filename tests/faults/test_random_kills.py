@@ -58,9 +58,9 @@ def test_killed_at_random_times(launcher, tally, tmp_path, count, more):
     command = study(write_quiz(tmp_path / "quiz.jsonl"), *more)
     longest = min(uninterrupted(launcher, command, tmp_path / name, delay=0.002) for name in ("first", "whole"))
     kill_at_random(
-        launcher, command, lines(tmp_path / "whole"), tmp_path, count(20, 160), longest, tally, 0, delay=0.002
+        launcher, command, lines(tmp_path / "whole"), tmp_path, count(12, 160), longest, tally, 0, delay=0.002
     )
-    assert tally.injected == count(20, 160)
+    assert tally.injected == count(12, 160)
 
 
 @pytest.fixture(scope="module")

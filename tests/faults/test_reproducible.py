@@ -17,6 +17,7 @@ import pytest
 import torch
 from res_studies import STEPS, Forgetful, Shuffled, write_tasks
 from studies import widened
+from tiers import full
 
 from warmeng.common.progress import Silent
 from warmeng.engine.engine import Engine, EngineSettings
@@ -113,7 +114,7 @@ def same(found, expected):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [1, 2, 7, 64])
+@pytest.mark.parametrize("size", [7, *full(1, 2, 64)])
 def test_in_batches_of(settings, run, whole, size):
     code, found, _ = run(settings, replace(ROOMY, max_num_seqs=size))
     assert code == 0
@@ -154,7 +155,7 @@ def test_one_persona_or_five(settings, run, whole, count):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("threads", [2, *full(3)])
 def test_on_more_threads(settings, run, whole, count, threads):
     """Threads share a tensor's elements among them: where, changes with the rows of a batch."""
     for size in count((7,), (7, 31)):

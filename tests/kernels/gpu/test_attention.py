@@ -127,7 +127,7 @@ def test_every_cache_block(block: int, dtype: torch.dtype, near, rng) -> None:
     check(make(MIXED, (4, 2, 32), UNCUT, dtype, rng, block=block), near)
 
 
-@pytest.mark.parametrize("block", [16, *slow(32, 64)])
+@pytest.mark.parametrize("block", slow(16, 32, 64))
 def test_the_memory_accelerator_brings_the_same_numbers(block: int, dtype: torch.dtype, near, rng) -> None:
     """Tiles that lie in one block come by it, others as ever; what nobody wrote in a block is seen by nobody."""
     pieces = [*MIXED, Piece(1, 100, (20, 70)), Piece(40, 90, (3, 64))]
@@ -205,7 +205,7 @@ def test_any_size_of_scores(dtype: torch.dtype, near, rng) -> None:
     check(case, near)
 
 
-@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("fast", [False, *slow(True)])
 def test_decoded_tokens_equal_prefilled_ones(fast: bool, dtype: torch.dtype, near, rng) -> None:
     """The same tokens one by one, in pieces of any size, and whole. Where tiles are the same, so are the bits."""
     tiles = tiling_for(64, fast, 90, chunk=64)

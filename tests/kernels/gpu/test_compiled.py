@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiers import full
 
 pytestmark = pytest.mark.slow
 # Bytes of shared memory that one block may use.
@@ -38,14 +39,19 @@ def compiled(arch: int, folder: Path, full: bool) -> Kernels:
 
 
 @pytest.fixture(scope="module")
-def all_kernels(tmp_path_factory: pytest.TempPathFactory, tier: str) -> dict[int, Future[Kernels]]:
-    """Start compiling for each generation, two at a time."""
+def all_kernels(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tier: str
+) -> dict[int, Future[Kernels]]:
+    """Start compiling for each generation that is tested, two at a time."""
     folder = tmp_path_factory.mktemp("triton")
     pool = ThreadPoolExecutor(2)
-    return {arch: pool.submit(compiled, arch, folder, tier == "full") for arch in (90, 80, 100)}
+    tests = (getattr(item, "callspec", None) for item in request.session.items if item.path == request.path)
+    wanted = dict.fromkeys(test.params["arch"] for test in tests if test)
+    return {arch: pool.submit(compiled, arch, folder, tier == "full") for arch in wanted}
 
 
-@pytest.fixture(params=[80, 90, 100])
+# CI has the generation that the engine was measured on.
+@pytest.fixture(params=[90, *full(80, 100)])
 def arch(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 

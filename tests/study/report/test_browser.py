@@ -181,7 +181,7 @@ def test_policy_stops_what_the_page_does_not_bring(page, run_folder):
     assert any("Content Security Policy" in text for text in page.complaints())
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_20000_answers_open_in_two_seconds(page, tmp_path):
     folder = make_run(tmp_path / "run", replace(Plan(), items=61, length=150))
     analyze_run(folder, bootstrap=0)

@@ -113,7 +113,7 @@ def test_intervals_cover_the_truth_and_narrower_ones_would_not():
     assert len([k for k in found if k[0] == "bootstrap"]) == 6
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_over_500_simulations_coverage_is_92_to_98_percent():
     found, _ = coverage(500, 1000)
     for key, share in found.items():
