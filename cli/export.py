@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-FORMATS = ("authors", "csv", "parquet", "lm-eval")
+FORMATS = ("authors", "csv", "margins", "parquet", "lm-eval")
 
 
 @click.command(
@@ -14,6 +14,7 @@ FORMATS = ("authors", "csv", "parquet", "lm-eval")
 Examples:
   warmeng export runs/3f9c2a10 --format csv
   warmeng export runs/3f9c2a10 --format authors --out llama_70b     for scripts that read the authors' files
+  warmeng export runs/3f9c2a10 --format margins                     log-probabilities of right and wrong answers
   warmeng export runs/3f9c2a10 --format lm-eval
   warmeng export runs/3f9c2a10 --format parquet --out answers.parquet
 """
@@ -23,13 +24,14 @@ Examples:
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="A file (csv, parquet) or a folder (authors, lm-eval).  [default: RUN/exports/...]",
+    help="A file (csv, margins, parquet) or a folder (authors, lm-eval).  [default: RUN/exports/...]",
 )
 def export(run: Path, form: str, out: Path | None) -> int:
     """Write the answers of RUN in another format.
 
     authors: the columns of the paper's files, PERSONA/TASK_PERSONA_outputs.csv. csv and parquet: every answer with its
-    grades, one a row. lm-eval: results.json and samples_TASK.jsonl for each persona, as lm-evaluation-harness writes.
+    grades, one a row. margins: CSV, a row for each score of a right and a wrong answer, in nats. lm-eval: results.json
+    and samples_TASK.jsonl for each persona, as lm-evaluation-harness writes.
     Where the run lacks answers, how many is said on standard error, and the others are written.
     """
     from warmeng.study.export.export import export_run, shortfall

@@ -104,6 +104,13 @@ The same command again continues a run that was interrupted, or prints a finishe
     "(Is it A or B?), in both orders; their probabilities are compared." + _default("asking"),
 )
 @click.option(
+    "--outcome",
+    metavar="NAME",
+    help="What the run is about, recorded before the first answer: agreement, susceptibility, knowledge or margin, "
+    "with (open) or (choice) after it where both are asked, or error rates. Everything else is shown beside it.  "
+    "[default: of the choice where it is asked, agreement where its control is asked, else susceptibility]",
+)
+@click.option(
     "--cells", type=int, help="Places of the grid that a question is asked in, 0 for all." + _default("cells")
 )
 @click.option("--statements", metavar="FILE", help="YAML from contexts to lists of statements, for the embedded ones.")
@@ -162,7 +169,7 @@ def run(study: Path | None, out: Path | None, dry_run: bool, no_probe: bool, **o
     """Measure personas: what each does to accuracy, and how far a user's claim moves it.
 
     STUDY is a YAML file of settings by the names of the options below (personas for --persona); options override it.
-    Without arguments, the embedded study runs on the built-in model, in three to seven minutes on two cores.
+    Without arguments, the embedded study runs on the built-in model, in two to three minutes on two cores.
     """
     from rich.console import Console
 

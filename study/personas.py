@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from warmeng.common.errors import InputError, UsageError, one_line, show
 from warmeng.common.files import read_text
+from warmeng.engine.mixture import MAX_COEFFICIENT
 from warmeng.study.algebra import VECTOR_FORM, Term, is_vector, parse_sum, parse_vector, split_spec
 
 PROMPTS = Path(__file__).parent / "data" / "prompts"
@@ -98,6 +99,11 @@ def _changes(name: str, adapter: str, run: Mapping[str, str], above: tuple[str, 
             whole = change._replace(coefficient=1.0)
             sums[whole] = sums.get(whole, 0.0) + change.coefficient * term.coefficient
     for whole, coefficient in sums.items():
+        if not abs(coefficient) <= MAX_COEFFICIENT:
+            raise UsageError(
+                f"persona {name}: has {one_line(str(whole.source))} {coefficient:g} times, expected at most "
+                f"{MAX_COEFFICIENT:g} in size"
+            )
         if whole.bound is not None and coefficient not in (0.0, 1.0):
             raise UsageError(
                 f"persona {name}: has the bound {whole.bound:g} on {one_line(str(whole.source))} {coefficient:g} "
@@ -183,9 +189,8 @@ def doses_of(personas: Iterable[Persona]) -> dict[str, tuple[str, float]]:
             [change] = persona.changes
             if change.bound is not None:
                 continue
-            members.setdefault((change._replace(coefficient=1.0), None), {}).setdefault(
-                change.coefficient, persona.name
-            )
+            whole = change._replace(coefficient=1.0, source=change.source.resolve())
+            members.setdefault((whole, None), {}).setdefault(change.coefficient, persona.name)
         elif persona.system and not persona.changes:
             members.setdefault((None, persona.system), {}).setdefault(1.0, persona.name)
     if base is None or not any(len(set(doses) - {0.0}) > 1 for doses in members.values()):

@@ -15,10 +15,12 @@ from warmeng.engine.request import GenerateRequest, Request, SamplingParams, Sco
 from warmeng.study.contexts import FILE, UNMODIFIED, Contexts, load_contexts
 from warmeng.study.grading.exact import ANSWER_PREFIX, label_texts, rules
 from warmeng.study.grading.labels import Own, margin_places
+from warmeng.study.outcomes import primary_outcome
 from warmeng.study.personas import Persona, load_personas
 from warmeng.study.prompts import (
     CHOICE,
     COMPOSITIONS,
+    OPEN,
     ORDERS,
     choice,
     fits,
@@ -33,6 +35,8 @@ from warmeng.study.tasks.wrong_answers import missing
 if TYPE_CHECKING:
     from warmeng.engine.tokenizer import Tokenizer
 
+# Gradings of tasks whose right and wrong answers have probabilities that tell something.
+COMPARED = ("alias", "judge", "likelihood", "options")
 # Answers of a run: weeks on a single machine.
 MOST = 10_000_000
 # Least room for an answer that is worked out step by step, whatever the settings give others.
@@ -104,6 +108,8 @@ class Study:
                 f"the settings ask for {asked:,} answers and scores, expected at most {MOST:,}: lower samples, limit "
                 "or cells"
             )
+        # Refuses an outcome that the run can't have.
+        _ = study.primary
         for task in tasks:
             if not any(study.places_of(task, item) for item in task.items):
                 raise UsageError(
@@ -175,6 +181,21 @@ class Study:
         return (*([""] if task.generated else []), *(ORDERS if chosen else ()))
 
     @property
+    def primary(self) -> str:
+        """The outcome of margins that the run is about; "" where it is about right and wrong answers."""
+        s = self.settings
+        # Wrong answers that are missing are written before anything is asked.
+        compared = [
+            item
+            for task in self.tasks
+            if task.layout not in GENERAL and task.grading in COMPARED
+            for item in task.items
+            if item.wrong.strip() or self.lacks_wrong(task)
+        ]
+        styles = {OPEN: bool(compared), CHOICE: not all(item.prompts for item in compared)}
+        return primary_outcome(s.beliefs, [style for style in s.asking if styles[style]], s.outcome)
+
+    @property
     def scores_beside(self) -> int:
         """All requests beside those for answers: scores that give margins alone."""
         total = 0
@@ -219,7 +240,7 @@ def has_margin(task: Task, item: Item) -> bool:
 
     Not a number that is worked out first, nor a request that is to be refused.
     """
-    return bool(item.wrong.strip()) and task.grading in ("alias", "judge", "likelihood", "options")
+    return bool(item.wrong.strip()) and task.grading in COMPARED
 
 
 def chosen(places: Sequence[Place], most: int, which: str) -> tuple[Place, ...]:

@@ -15,6 +15,7 @@ from warmeng.common.errors import InputError, UsageError, show
 from warmeng.common.files import read_yaml
 from warmeng.common.watchdog import SECONDS
 from warmeng.study.algebra import expand
+from warmeng.study.outcomes import check_outcome
 from warmeng.study.personas import BUILT_IN_MODEL, default_personas
 from warmeng.study.prompts import ASKINGS, BELIEFS, CHOICE, COMPOSITIONS, CONTROLS, FRAMINGS, OPEN
 
@@ -35,7 +36,7 @@ DESIGN = {
     "asking": ((OPEN, CHOICE), (OPEN,)),
 }
 # Told only where they are not the default, so that the same study keeps its digest and its folder.
-UNSAID = {"asking": (OPEN,)}
+UNSAID: Mapping[str, Any] = {"asking": (OPEN,), "outcome": None}
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class StudySettings:
     framings: Sequence[str] = ("plain",)
     # With "choice", each place is also asked as a choice between the two answers, in both orders.
     asking: Sequence[str] = ()
+    # What the run is about, named before the first answer; ``None`` leaves it to ``outcomes.primary_outcome``.
+    outcome: str | None = None
     # Places of the grid (context, belief, framing) that an item is asked in, 0 for all.
     cells: int = 0
     # Items of each task, 0 for all; 6 of three tasks take under two minutes on two cores.
@@ -120,9 +123,9 @@ class StudySettings:
         for name in ("fast", "judge_gate"):
             if type(getattr(self, name)) is not bool:
                 raise UsageError(f"{name} is {show(getattr(self, name))}, expected true or false")
-        for name in ("model", "device", "composition", "revision", "statements"):
+        for name in ("model", "device", "composition", "revision", "statements", "outcome"):
             value = getattr(self, name)
-            if not _is_text(value) and not (name in ("revision", "statements") and value is None):
+            if not _is_text(value) and not (name in ("revision", "statements", "outcome") and value is None):
                 raise UsageError(f"{name} is {show(value)}, expected text")
         known_names = (
             ("belief", self.beliefs, BELIEFS),
@@ -133,6 +136,8 @@ class StudySettings:
             for name in names:
                 if name not in known:
                     raise UsageError(f"no {kind} is named {show(name)}: use {', '.join(known)}")
+        if self.outcome is not None:
+            check_outcome(self.outcome)
         if self.composition not in COMPOSITIONS:
             raise UsageError(f"no composition is named {show(self.composition)}: use {', '.join(COMPOSITIONS)}")
         if OPEN not in self.asking:

@@ -8,19 +8,21 @@ from warmeng.common.errors import UsageError, one_line
 from warmeng.common.files import make_folder
 from warmeng.study.export.authors_csv import write_authors
 from warmeng.study.export.lm_eval import write_lm_eval
+from warmeng.study.export.margins import write_margins
 from warmeng.study.export.table import Source, write_csv, write_parquet
 from warmeng.study.results.manifest import require_manifest
 from warmeng.study.results.records import FILE, read_records
 
-FORMATS = ("authors", "csv", "parquet", "lm-eval")
+FORMATS = ("authors", "csv", "margins", "parquet", "lm-eval")
 # Formats that are one file; the others are a folder.
-FILES = ("csv", "parquet")
+FILES = {"csv": "answers.csv", "margins": "margins.csv", "parquet": "answers.parquet"}
 
 
 def export_run(folder: Path, form: str, out: Path | None = None) -> list[str]:
     """Export a run and return what was written, in lines of text.
 
-    ``out`` is a file for ``csv`` and ``parquet``, a folder for the others; by default all lie in the run's ``exports``.
+    ``out`` is a file for ``csv``, ``margins`` and ``parquet``, a folder for the others; by default all lie in the
+    run's ``exports``.
     Raises ``InputError`` for a folder that is no run, ``UsageError`` for an unknown format or an ``out`` of the wrong
     kind, ``OSError`` of the disk.
     """
@@ -32,9 +34,9 @@ def export_run(folder: Path, form: str, out: Path | None = None) -> list[str]:
         raise UsageError(f"--out {one_line(out)} is a file, and --format {form} writes a folder: give a folder's name")
     source = Source.of(folder)
     if form in FILES:
-        path = out or folder / "exports" / f"answers.{form}"
+        path = out or folder / "exports" / FILES[form]
         make_folder(path.parent)
-        (write_csv if form == "csv" else write_parquet)(source, path)
+        {"csv": write_csv, "margins": write_margins, "parquet": write_parquet}[form](source, path)
         return [f"{path}"]
     target = out or folder / "exports" / form / source.model
     if form == "lm-eval":

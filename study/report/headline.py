@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from warmeng.study.stats.belief_margins import AGREEMENT, MARGIN, RAW
+from warmeng.study.outcomes import AGREEMENT, KNOWLEDGE, MARGIN, RAW, outcome_parts
 from warmeng.study.stats.susceptibility import sign
 from warmeng.study.stats.tables import shown
 
@@ -13,6 +13,7 @@ Row = Mapping[str, Any]
 MEANINGS = {
     AGREEMENT: "what the user's own claim does to the answer beyond its mere mention",
     RAW: "how far the user's claim moves the answer, repetition included",
+    KNOWLEDGE: "how much likelier the right answer is than the wrong one, whichever the user claims",
     MARGIN: "how much likelier the right answer is than the wrong one, without a claim",
 }
 WAYS = {-1: "lower", 0: "not told apart", 1: "higher"}
@@ -23,7 +24,7 @@ def headline(primary: str, tables: Mapping[str, Any], baseline: str) -> list[str
     """Return lines of what a run's tables say of its primary outcome; none where it named none."""
     if not primary:
         return []
-    measure, asking = parts_of(primary)
+    measure, asking = outcome_parts(primary)
     contrasts = primary_contrasts(primary, tables)
     levels = "agreement" if measure == AGREEMENT else "margins" if measure == MARGIN else "susceptibility"
     level = [
@@ -45,22 +46,16 @@ def headline(primary: str, tables: Mapping[str, Any], baseline: str) -> list[str
         if row["outcome"] == primary:
             doses = f"Over the doses {row['doses']} of {row['family']}"
             lines.append(f"{doses}: {_interval(row, 'slope')} a unit, {TRENDS[sign(row)]}.")
-    known = _rows(tables, "margin_contrasts", MARGIN, asking) if measure != MARGIN else []
+    known = _rows(tables, "margin_contrasts", MARGIN, asking) if measure not in (MARGIN, KNOWLEDGE) else []
     if known:
         lines.append(f"Without a claim ({MEANINGS[MARGIN].removesuffix(', without a claim')}):")
         lines += [_contrast(row) for row in known]
     return lines
 
 
-def parts_of(primary: str) -> tuple[str, str]:
-    """Return measure and asking style of an outcome's name."""
-    measure, _, asking = primary.removesuffix(")").partition(" (")
-    return measure, asking
-
-
 def primary_contrasts(primary: str, tables: Mapping[str, Any]) -> Sequence[Row]:
     """Return the rows of ``margin_contrasts`` of a run's primary outcome, over all tasks and contexts."""
-    return _rows(tables, "margin_contrasts", *parts_of(primary)) if primary else []
+    return _rows(tables, "margin_contrasts", *outcome_parts(primary)) if primary else []
 
 
 def _rows(tables: Mapping[str, Any], name: str, measure: str, asking: str) -> Sequence[Row]:

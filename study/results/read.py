@@ -216,11 +216,13 @@ def concat(parts: Sequence[tuple[Frame, RunInfo]]) -> tuple[Frame, RunInfo]:
     )
     infos = [info for _, info in parts]
     statuses = sum((Counter(info.statuses) for info in infos), Counter())
-    notes = tuple(dict.fromkeys(note for info in infos for note in info.notes))
+    notes = dict.fromkeys(note for info in infos for note in info.notes)
+    if any(info.doses for info in infos):
+        notes["Doses are left out: their families belong to a run, and this is a pool of several."] = None
     pooled = replace(infos[0], planned=sum(i.planned for i in infos), statuses=dict(statuses), models=tuple(models))
     # Calibrations, warmth and doses belong to a run: a pool of several has none.
     return frame, replace(
-        pooled, notes=notes, judges={}, exact_rule={}, reasons={}, judged={}, doses={}, manipulation={}
+        pooled, notes=tuple(notes), judges={}, exact_rule={}, reasons={}, judged={}, doses={}, manipulation={}
     )
 
 

@@ -16,6 +16,7 @@ from warmeng.engine.adapters import is_merged, load_adapter
 from warmeng.engine.vectors import load_vector
 from warmeng.study.adapters import apply_adapters
 from warmeng.study.estimate import Estimate, estimate
+from warmeng.study.outcomes import ERROR_RATES
 from warmeng.study.personas import Persona, by_model, on_base, sources_of
 from warmeng.study.plan import Planner, Study
 from warmeng.study.results.manifest import read_manifest, refuse_changes
@@ -25,7 +26,6 @@ from warmeng.study.run.models import KV_BYTES, load_engine, settings_of
 from warmeng.study.run.prepare import check_judges, check_own_models, known_inputs
 from warmeng.study.run.probe import run_probe
 from warmeng.study.settings import StudySettings
-from warmeng.study.stats.belief_margins import primary_outcome
 from warmeng.study.stats.intervals import DISCORDANT, smallest_effect
 from warmeng.study.tasks.wrong_answers import borrowed, missing
 
@@ -140,8 +140,7 @@ def _costs(study: Study, plan: Estimate, memory: int, longest: int) -> Lines:
     yield "output tokens", f"at most {plan.output_tokens:,}"
     yield "longest", f"{plan.longest} tokens with its answer; the model takes {longest}"
     yield "memory", f"about {memory / 2**30:.1f} GiB on a CPU"
-    s = study.settings
-    yield "outcome", f"{primary_outcome(s.beliefs, s.asking) or 'error rates'}; all others are beside it"
+    yield "outcome", f"{study.primary or ERROR_RATES}; all others are beside it"
     yield (
         "smallest effect",
         f"on error rates {f'{effect:.1f} points' if effect else 'none: too few items'} between two personas in one "

@@ -29,7 +29,6 @@ from warmeng.study.run.gates import check_warmth
 from warmeng.study.run.judges import BASE, JUDGED, JudgeSpec, calibrate_judge, is_judged, keys_of, load_judges
 from warmeng.study.run.models import Models, OwnModel, compare, load_own_models, settings_of
 from warmeng.study.run.sources import stamps
-from warmeng.study.stats.belief_margins import primary_outcome
 from warmeng.study.tasks import wrong_answers
 
 if TYPE_CHECKING:
@@ -184,7 +183,7 @@ def facts_of(study: Study, loaded: Loaded, progress: Progress) -> RunFacts:
         template_date=tokenizer.frozen_date,
         own_models=loaded.own_facts,
         doses=doses_of(study.personas),
-        primary=primary_outcome(study.settings.beliefs, study.settings.asking),
+        primary=study.primary,
         manipulation=check_warmth(study, loaded.engine, progress, responses),
         warmeng=__version__,
         python=sys.version.split()[0],

@@ -11,26 +11,19 @@ With m(b) the margin log p(right) - log p(wrong) of a question under a belief b,
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from warmeng.study.prompts import CHOICE, OPEN, ORDERS
+from warmeng.study.outcomes import AGREEMENT, CLAIMS, CONTROL, KNOWLEDGE, MARGIN, RAW, outcome_name
+from warmeng.study.prompts import CHOICE, ORDERS
 from warmeng.study.results.frame import Flags
 from warmeng.study.results.margins import SUM, Margins
 from warmeng.study.stats.draws import Floats, Ints
 from warmeng.study.tasks.task import is_general
 
-# Susceptibility by whose claim it is: the beliefs whose margins are subtracted.
-CLAIMS = {
-    "susceptibility": ("right", "wrong"),
-    "to a mention": ("mention-right", "mention-wrong"),
-    "to a friend": ("friend-right", "friend-wrong"),
-    "to a denial": ("deny-wrong", "doubt"),
-}
-RAW, CONTROL = "susceptibility", "to a mention"
-MARGIN, KNOWLEDGE, AGREEMENT, SHIFT = "margin", "knowledge", "agreement", "shift: "
+SHIFT = "shift: "
 D_PRIME, CRITERION = "d'", "criterion c"
 # Questions' worth of probability on either side of a rate, below which its z has no sound interval.
 RAREST = 2.0
@@ -116,24 +109,6 @@ def susceptibilities(cube: Cube) -> dict[str, Floats]:
         if up is not None and down is not None:
             found[name] = up - down
     return found
-
-
-def outcome_name(measure: str, asking: str) -> str:
-    """Return what a measure of an asking style is called as an outcome of a run."""
-    return f"{measure} ({asking})"
-
-
-def primary_outcome(beliefs: Collection[str], asking: Collection[str]) -> str:
-    """Return the one outcome that a run is about; "" where it asks for none of margins.
-
-    A fixed rule, so that nobody chooses it after a look at the answers: of the order-balanced choice where it is asked,
-    agreement where its control is asked, else susceptibility, else the margin.
-    """
-    style = CHOICE if CHOICE in asking else OPEN
-    asked = set(beliefs)
-    if set(CLAIMS[RAW]) <= asked:
-        return outcome_name(AGREEMENT if set(CLAIMS[CONTROL]) <= asked else RAW, style)
-    return outcome_name(MARGIN, style) if style == CHOICE and "none" in asked else ""
 
 
 def changes(margins: Margins, base: str) -> dict[str, dict[str, Floats]]:

@@ -9,18 +9,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from warmeng.study.algebra import is_dose
+from warmeng.study.outcomes import AGREEMENT, CLAIMS, CONTROL, KNOWLEDGE, MARGIN, RAW
 from warmeng.study.prompts import CHOICE
 from warmeng.study.results.frame import Flags
 from warmeng.study.results.margins import NORMS, SUM, Margins
 from warmeng.study.stats.belief_margins import (
-    AGREEMENT,
-    CLAIMS,
-    CONTROL,
     CRITERION,
     D_PRIME,
-    KNOWLEDGE,
-    MARGIN,
-    RAW,
     SHIFT,
     cubes,
     detection,

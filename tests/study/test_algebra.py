@@ -141,6 +141,20 @@ def test_bounds_are_terms_without_a_strength(tmp_path) -> None:
             load_personas([spec])
 
 
+def test_coefficients_have_a_limit_before_anything_is_loaded():
+    load_personas(["v=warm*1000"])
+    for spec in ("v=warm*1000.5", "v=warm*600+warm*600", "v=cold*-2000"):
+        with pytest.raises(UsageError, match=r"persona v: has .* times, expected at most 1000 in size"):
+            load_personas([spec])
+
+
+def test_an_adapter_by_two_paths_is_one_family(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    personas = load_personas(["original", f"one={tmp_path / 'a'}", "two=./a*2"])
+    assert doses_of(personas) == {"original": ("", 0.0), "one": ("one", 1.0), "two": ("one", 2.0)}
+
+
 def test_a_bound_that_the_probe_does_not_reach_is_no_fault(folders) -> None:
     Path("f").write_bytes(b"vector")
     still = FakeEngine(moves=0.0)

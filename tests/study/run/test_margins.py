@@ -1,5 +1,6 @@
 """Margins in a run: which are asked and kept, and that they are what ``transformers`` computes by teacher forcing."""
 
+import csv
 import dataclasses
 import json
 from collections import Counter
@@ -11,10 +12,11 @@ from tiers import slow
 from warmeng.common.errors import UsageError
 from warmeng.common.progress import Silent
 from warmeng.engine.request import ScoreRequest
+from warmeng.study.export.export import export_run
 from warmeng.study.grading.labels import Own, margin_parts
 from warmeng.study.plan import Planner, Study
 from warmeng.study.prompts import BELIEFS, CONTROLS, ORDERS, choice, clean
-from warmeng.study.results.margins import NORMS, concat_margins, norms, read_margins
+from warmeng.study.results.margins import NORMS, column_of, concat_margins, norms, read_margins
 from warmeng.study.results.records import FILE, read_records
 from warmeng.study.run.run import run_study
 from warmeng.study.settings import StudySettings
@@ -187,6 +189,25 @@ def test_a_record_of_a_margin_has_its_place_and_no_grade(base, tmp_path):
     assert (len(twice), twice.beside, twice.by(NORMS[1])[48]) == (96, 80, found.per_byte[0])
 
 
+def test_margins_are_exported_a_row_a_score(base, tmp_path):
+    run_study(BOTH, tmp_path / "r", Silent(), "again")
+    [path] = export_run(tmp_path / "r", "margins")
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    found = read_margins(tmp_path / "r")
+    assert len(rows) == len(found) == 48
+    for norm in NORMS:
+        assert [float(row[f"margin_{column_of(norm)}"]) for row in rows] == list(found.by(norm))
+    assert Counter((row["asking"], row["order"]) for row in rows) == {
+        ("open", ""): 16, ("choice", "right-first"): 16, ("choice", "wrong-first"): 16,
+    }  # fmt: skip
+    kept = {r["key"]: r for r in read_records(tmp_path / "r" / FILE) if "margin" in r}
+    for row in rows:
+        told = kept[row["key"]]
+        assert (row["persona"], row["belief"], row["item"]) == (told["persona"], told["belief"], told["item"])
+        assert float(row["wrong_own"]) == told["margin"]["wrong"]["own"]
+
+
 def test_a_margin_that_is_missing_is_told_and_got_by_the_same_command(base, tmp_path):
     run_study(BOTH, tmp_path / "r", Silent(), "again")
     path = tmp_path / "r" / FILE
@@ -205,6 +226,9 @@ def test_records_of_an_earlier_version_have_no_margins(base, tmp_path):
     old = [{k: v for k, v in r.items() if k not in ("margin", "crc32")} for r in read_records(path)]
     path.write_bytes(b"".join(encode(r) for r in old if r["kind"] != "margin"))
     assert len(read_margins(tmp_path / "r")) == 0
+    with pytest.raises(UsageError, match="has no margins"):
+        export_run(tmp_path / "r", "margins", tmp_path / "none.csv")
+    assert not (tmp_path / "none.csv").exists()
 
 
 def test_prompts_that_a_source_fixes_are_scored_and_never_put_as_a_choice(tmp_path):

@@ -10,10 +10,11 @@ import pytest
 from subjects import TASKS, Subject, simulate
 from tiers import full, slow
 
+from warmeng.study.outcomes import primary_outcome
 from warmeng.study.report.headline import primary_contrasts
 from warmeng.study.results.frame import Factor
 from warmeng.study.results.margins import NORMS, concat_margins
-from warmeng.study.stats.belief_margins import detection, primary_outcome
+from warmeng.study.stats.belief_margins import detection
 from warmeng.study.stats.means import question_means
 from warmeng.study.stats.susceptibility import (
     Tables,
