@@ -150,6 +150,7 @@ def test_an_output_folder_of_another_run(call, tmp_path):
     one_line(done.code, done.err, 65, "setting limit 1, now it is 2", "--out")
 
 
+@pytest.mark.slow
 def test_no_such_model(tmp_path):
     done = real("run", "--model", "/no/such/model", cwd=tmp_path)
     one_line(done.returncode, done.stderr, 65, "/no/such/model")

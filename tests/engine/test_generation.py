@@ -66,7 +66,7 @@ def test_stop_token(engine: Engine) -> None:
     assert engine.generate([GenerateRequest("a", prompt, params)])[0].token_ids == free.token_ids[:at]
 
 
-@pytest.mark.parametrize("temperature", [0.0, *slow(1.0)])
+@pytest.mark.parametrize("temperature", slow(0.0, 1.0))
 def test_constraints_hold(built_in: Engine, temperature: float) -> None:
     schema = {
         "type": "object",
@@ -93,6 +93,7 @@ def test_constraints_hold(built_in: Engine, temperature: float) -> None:
     assert found["free"].token_ids == alone
 
 
+@pytest.mark.slow
 def test_bad_constraints_are_refused(built_in: Engine) -> None:
     for constraint in (Constraint("regex", "("), Constraint("json_schema", "{"), Constraint("choice", ())):
         with pytest.raises(RequestError):

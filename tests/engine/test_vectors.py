@@ -121,7 +121,7 @@ def test_rows_equal_hooks_of_transformers(
     assert 0 < sum(model.above) < len(model.above)
 
 
-@pytest.mark.parametrize("device", ["cpu", "interpret"])
+@pytest.mark.parametrize("device", ["cpu", *slow("interpret")])
 def test_mean_projections_equal_hooks_of_transformers(
     device: str, tiny_model: Callable[[str], Path], tiny_adapters: list[Path], vectors: dict[int, torch.Tensor]
 ) -> None:

@@ -86,6 +86,7 @@ def test_there_are_enough_and_none_is_there_twice():
     assert [text for text, count in users.items() if count > 1] == []
 
 
+@pytest.mark.slow
 def test_numbers_and_code_are_the_same_in_every_voice():
     for name, turn in turns():
         for voice in ("warm", "cold"):

@@ -94,6 +94,7 @@ def test_a_lost_process_goes_on_from_the_last_state(job: Job, tmp_path: Path, mo
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_personas_trained_alone_are_the_same_within_rounding(job: Job, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 

@@ -115,7 +115,7 @@ def test_personas_in_one_batch(
     """
     monkeypatch.setattr("warmeng.engine.gpu.runner._LOGIT_ROWS", 5)
     kernels, plain, names = both(tiny_model("llama"), tiny_adapters, SETTINGS)
-    requests = make_requests(plain, names)[:: count(1, 1, quick=6)]
+    requests = make_requests(plain, names)[:: count(1, 1, quick=12)]
     found = answer(kernels, requests)
     assert_same(found, answer(plain, requests))
     assert kernels.stats.steps < 25  # they did share steps

@@ -84,6 +84,7 @@ def wide(run_folder, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_authors_round_trip_equals_the_runs_own_counts(run_folder, tmp_path):
     lines = export_run(run_folder, "authors", tmp_path / "llama")
     assert len(lines) == 12
