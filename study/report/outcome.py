@@ -9,6 +9,7 @@ from typing import Any
 from warmeng.common.messages import duration
 from warmeng.engine.provenance import Provenance
 from warmeng.study.algebra import is_dose
+from warmeng.study.contexts import UNMODIFIED
 from warmeng.study.grading.grade import GRADES
 from warmeng.study.personas import unlike
 from warmeng.study.report.browser import Survey
@@ -223,11 +224,16 @@ def between(low: float | None, high: float | None, digits: int = 1, signed: bool
 
 
 def headlines(
-    effects: Sequence[Effect], rates: Sequence[Rate], baseline: str, rule: str | None = None
+    effects: Sequence[Effect],
+    rates: Sequence[Rate],
+    baseline: str,
+    rule: str | None = None,
+    tables: Mapping[str, Any] | None = None,
 ) -> list[Headline]:
     """Return one number for each variant: the first regression's effect, or the difference of error rates.
 
-    The analysis's ``rule`` of what is incorrect is told where it is not ``grades``.
+    The analysis's ``rule`` of what is incorrect is told where it is not ``grades``; so is an effect that the undecided
+    answers could turn, by the table ``missing``.
     """
     by = f"; counted by the rule {rule}" if rule and rule != "grades" else ""
     main = [e for e in effects if e.number == 1 and e.value is not None]
@@ -239,6 +245,7 @@ def headlines(
                 f"points of error beside {baseline}, plain questions",
                 f"95 % interval {between(e.low, e.high)}, {e.n:,} answers"
                 + (f"; the paper: {points(e.published, 2)}" if e.published is not None else "")
+                + (_could_turn(e.variant, tables or {}) if _shown(e.low, e.high) else "")
                 + by,
             )
             for e in main
@@ -258,6 +265,20 @@ def headlines(
         for r in plain.values()
         if r.persona != baseline
     ]
+
+
+def _shown(low: float | None, high: float | None) -> bool:
+    return low is not None and high is not None and not low <= 0 <= high
+
+
+def _could_turn(variant: str, tables: Mapping[str, Any]) -> str:
+    """Say that a variant's difference on plain questions may be none, whatever the decided answers show."""
+    for row in tables.get("missing", {}).get("rows", ()):
+        place = (row["persona"], row["task"], row["context"], row["belief"])
+        if place == (variant, "all", UNMODIFIED, "none") and row["lowest"] <= 0 <= row["highest"]:
+            bounds = between(row["lowest"], row["highest"])
+            return f"; undecided answers could turn it: between {bounds} whatever they are"
+    return ""
 
 
 def primary_headlines(primary: str, tables: Mapping[str, Any], baseline: str) -> list[Headline]:

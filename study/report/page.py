@@ -135,7 +135,7 @@ def _render(run: Run, most: int, most_bytes: int) -> str:
     rule = str(analysis["rule"]) if analysis and analysis.get("rule") else None
     primary, found_tables = run.manifest.facts.primary, (analysis or {}).get("tables") or {}
     heads = primary_headlines(primary, found_tables, run.baseline) or headlines(
-        found_effects, rates(analysis, "context"), run.baseline, rule
+        found_effects, rates(analysis, "context"), run.baseline, rule, found_tables
     )
     measured = bool(manipulation(run.manifest) or warmth(run.manifest, analysis))
     sessions = read_sessions(run.folder)

@@ -30,6 +30,7 @@ from warmeng.study.stats.draws import BOOTSTRAP, Draws
 from warmeng.study.stats.flips import differences_in_differences, flips
 from warmeng.study.stats.judges import corrected, disputed, judge_error, raters
 from warmeng.study.stats.length import length
+from warmeng.study.stats.missing import missing_bounds
 from warmeng.study.stats.paired import mcnemar
 from warmeng.study.stats.published import summarise_published
 from warmeng.study.stats.regression import MODELS, regression, regressions
@@ -129,6 +130,7 @@ def summary(
         "error_rates": error_rates(frame, known),
         "framings": framings(frame, known),
         "differences": differences(frame, known, baseline, variants),
+        "missing": missing_bounds(frame, known, baseline, variants),
         "belief_effects": belief_effects(frame, known),
         "sycophancy": sycophancy(frame),
     }

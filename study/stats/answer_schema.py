@@ -57,6 +57,28 @@ ANSWER_SCHEMA: dict[str, Described] = {
         f"weighing alike, with 95 % intervals (Bonett and Price 2012). {_POOLED} {_PLAIN}",
         (*PLACE, *WHERE, ("n", "n", "int"), ("value", "difference", "points"), *_BOUNDS),
     ),
+    "missing": (
+        "What undecided answers could change",
+        "Over the n questions that both personas were asked: the share of answers that nobody decided, the variant's "
+        "less the baseline's in points with its 95 % interval, and how low and how high the difference in errors can "
+        "be, whatever the undecided ones are, with a 95 % interval for the difference (Manski 1989; Imbens and Manski "
+        "2004). Turns: the share of the variant's undecided answers that would have to be incorrect for no difference, "
+        "if the baseline's are as its decided ones.",
+        (
+            *PLACE,
+            *WHERE,
+            ("n", "n", "int"),
+            ("missing_baseline", "undecided, baseline", "percent"),
+            ("missing", "undecided", "percent"),
+            ("more", "more undecided", "points"),
+            ("more_low", "low", "points"),
+            ("more_high", "high", "points"),
+            ("lowest", "lowest", "points"),
+            ("highest", "highest", "points"),
+            *_BOUNDS,
+            ("turns", "turns", "percent"),
+        ),
+    ),
     "belief_effects": (
         "What a belief of the user does",
         "A persona's errors under a belief minus those without one, in points, over the n questions decided both "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -70,11 +71,21 @@ def _change_rows(frame: Frame, outcome: Small, left: Ints, right: Ints, pool_bel
     return in_order(rows, columns, ("task", "model", "context", "belief", "persona"))
 
 
-def mean_changes(group: Ints, change: Floats, cluster: Ints, groups: int) -> Shares:
-    """Return the mean paired change by group with its 95 % interval, ``[groups]``; ``n`` counts clusters.
+@dataclass(frozen=True)
+class Smoothed:
+    """Mean changes by group with what their intervals are made of, ``[groups]`` each; ``n`` counts clusters."""
 
-    Clusters (questions) weigh alike, by their mean change. The interval is Bonett and Price's (2012) for paired
-    proportions, with one pair added to either side, written over the clusters' means.
+    n: Ints
+    value: Floats
+    centre: Floats
+    error: Floats
+
+
+def smoothed(group: Ints, change: Floats, cluster: Ints, groups: int) -> Smoothed:
+    """Return the mean paired change by group, and Bonett and Price's (2012) centre and standard error of it.
+
+    Clusters (questions) weigh alike, by their mean change. Theirs is for paired proportions, with one pair added to
+    either side; here it is written over the clusters' means.
     """
     width = int(cluster.max(initial=0)) + 1
     pair, at = np.unique(group * width + cluster, return_inverse=True)
@@ -86,5 +97,14 @@ def mean_changes(group: Ints, change: Floats, cluster: Ints, groups: int) -> Sha
     with np.errstate(divide="ignore", invalid="ignore"):
         value = total / n
     centre = total / (n + 2)
-    half = Z * np.sqrt(((squares + 2) / (n + 2) - centre**2) / (n + 2))
-    return Shares(n, value, np.maximum(-1.0, centre - half), np.minimum(1.0, centre + half))
+    return Smoothed(n, value, centre, np.sqrt(((squares + 2) / (n + 2) - centre**2) / (n + 2)))
+
+
+def mean_changes(group: Ints, change: Floats, cluster: Ints, groups: int) -> Shares:
+    """Return the mean paired change by group with its 95 % interval, ``[groups]``; ``n`` counts clusters.
+
+    The interval is centre +- 1.96 standard errors: see ``smoothed``.
+    """
+    found = smoothed(group, change, cluster, groups)
+    half = Z * found.error
+    return Shares(found.n, found.value, np.maximum(-1.0, found.centre - half), np.minimum(1.0, found.centre + half))
