@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib
 import os
 import shlex
@@ -34,6 +35,8 @@ COMMANDS = {
     "vector": ("warmeng.cli.vector", "vector", "Make steering vectors from contrasting conversations."),
     "merge": ("warmeng.cli.merge", "merge", "Write an adapter into its base's checkpoint."),
     "recover": ("warmeng.cli.recover", "recover", "Find the adapter that a merged checkpoint holds."),
+    "list": ("warmeng.cli.list", "list_", "List tasks, contexts, beliefs, personas and models by name."),
+    "show": ("warmeng.cli.show", "show", "Show one question as it is sent."),
     "models": ("warmeng.cli.models", "models", "List, fetch and verify models."),
     "prepare": ("warmeng.cli.prepare", "prepare", "Make warm and cold training data out of conversations."),
     "warmth": ("warmeng.cli.warmth", "warmth", "Measure how warm checkpoints and texts sound; count ratings."),
@@ -57,6 +60,16 @@ class LazyGroup(click.Group):
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; name the nearest ones where there is none of that name."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], COMMANDS, n=2)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"use {', '.join(COMMANDS)}"
+            raise click.UsageError(f"no command is named {one_line(args[0], 60)!r}: {hint}", ctx)
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list from the table above."""

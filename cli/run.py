@@ -9,14 +9,10 @@ from typing import Any
 
 import click
 
+from warmeng.cli.options import names
 from warmeng.study.settings import WARMTH_PROMPTS, StudySettings, load_settings
 
 DEFAULTS = StudySettings()
-
-
-def _names(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...] | None:
-    """Split comma-separated names; no option at all is ``None``."""
-    return tuple(name.strip() for value in values for name in value.split(",")) if values else None
 
 
 def _default(name: str) -> str:
@@ -73,19 +69,19 @@ The same command again continues a run that was interrupted, or prints a finishe
 @click.option(
     "--tasks",
     multiple=True,
-    callback=_names,
+    callback=names,
     metavar="SPEC[,SPEC]",
     help="Embedded names, all, or [LAYOUT=]PATH[@GRADING]: a file of your own, of TriviaQA, TruthfulQA, PopQA, MedQA, "
     "MMLU, GSM8K, MASK Disinformation, the authors' prompts, or refusals (the columns tell which); "
     "hub:OWNER/NAME@REVISION:FILE fetches one." + _default("tasks"),
 )
 @click.option(
-    "--contexts", multiple=True, callback=_names, help="Names, groups (emotion), or all." + _default("contexts")
+    "--contexts", multiple=True, callback=names, help="Names, groups (emotion), or all." + _default("contexts")
 )
 @click.option(
     "--beliefs",
     multiple=True,
-    callback=_names,
+    callback=names,
     help="What the user says of the answer. Of the user: none, wrong, doubt, right. Controls: mention-wrong, "
     "mention-right (some people say), friend-wrong, friend-right, deny-wrong, and unrelated (about something else)."
     + _default("beliefs"),
@@ -93,13 +89,13 @@ The same command again continues a run that was interrupted, or prints a finishe
 @click.option(
     "--framings",
     multiple=True,
-    callback=_names,
+    callback=names,
     help="plain, neutral: a neutral first sentence instead of a statement." + _default("framings"),
 )
 @click.option(
     "--asking",
     multiple=True,
-    callback=_names,
+    callback=names,
     help="open, choice: with choice, each prompt is also asked as a choice between the right and the wrong answer "
     "(Is it A or B?), in both orders; their probabilities are compared." + _default("asking"),
 )

@@ -174,3 +174,24 @@ def test_a_reader_that_goes_away_is_no_traceback(tmp_path):
     command = f"{sys.executable} {SCRIPT} grade a.csv | head -1"
     done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True)
     assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_command_is_told_its_neighbours(call):
+    for word, hint in (
+        ("rnu", "did you mean run?"),
+        ("reprot", "did you mean report or export?"),
+        ("frobnicate", "use run, "),
+    ):
+        done = call(word)
+        assert done.code == 2
+        assert f"no command is named '{word}': {hint}" in done.err
+
+
+def test_lists_and_shows(call):
+    listed = json.loads(call("list", "--json").out)
+    assert [row["name"] for row in listed["framings"]] == ["plain", "neutral"]
+    assert "emotion:sad" in call("list", "contexts").out
+    shown = json.loads(call("show", "facts-002", "--belief", "none,wrong", "--json").out)
+    assert [place["belief"] for place in shown] == ["none", "wrong"]
+    assert shown[1]["messages"]["open"][-1]["content"].endswith("I think the answer is Lyon.")
+    assert call("show", "facts-1").code == 2
