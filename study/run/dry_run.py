@@ -26,7 +26,8 @@ from warmeng.study.run.models import KV_BYTES, load_engine, settings_of
 from warmeng.study.run.prepare import check_judges, check_own_models, known_inputs
 from warmeng.study.run.probe import run_probe
 from warmeng.study.settings import StudySettings
-from warmeng.study.stats.intervals import DISCORDANT, smallest_effect
+from warmeng.study.stats.intervals import DISCORDANT, pairs_needed, smallest_effect
+from warmeng.study.stats.published import EFFECTS
 from warmeng.study.tasks.wrong_answers import borrowed, missing
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from warmeng.engine.tokenizer import Tokenizer
 
 WARMTH = 3  # held-out prompts of the probe
+# Points of error that warmth costs in the paper, over everything.
+PAPER = EFFECTS[1, "all"]
 # Bytes of libraries, a step's workspace, analysis and report: what the default study took.
 RUNTIME = 1.4 * 2**30
 
@@ -145,7 +148,8 @@ def _costs(study: Study, plan: Estimate, memory: int, longest: int) -> Lines:
         "smallest effect",
         f"on error rates {f'{effect:.1f} points' if effect else 'none: too few items'} between two personas in one "
         "context and belief "
-        f"({items} items, two-sided 5 %, power 80 %, if {DISCORDANT:.0%} of the answers change)",
+        f"({items} items, two-sided 5 %, power 80 %, if {DISCORDANT:.0%} of the answers change); the paper's "
+        f"{PAPER} points would need {pairs_needed(PAPER):,} items",
     )
 
 

@@ -37,17 +37,22 @@ def smallest_effect(n: int, discordant: float = DISCORDANT) -> float | None:
     Connor's (1987) formula for McNemar's test, solved for the difference, given the share of discordant pairs;
     ``None`` where even the largest possible one, all of those going one way, would not show.
     """
-
-    def needed(delta: float) -> float:
-        return ((Z * math.sqrt(discordant) + POWER_Z * math.sqrt(discordant - delta**2)) / delta) ** 2
-
-    if n < 1 or needed(discordant) > n:
+    if n < 1 or _pairs(discordant, discordant) > n:
         return None
     low, high = 0.0, discordant
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (low, middle) if needed(middle) <= n else (middle, high)
+        low, high = (low, middle) if _pairs(middle, discordant) <= n else (middle, high)
     return 100 * high
+
+
+def pairs_needed(points: float, discordant: float = DISCORDANT) -> int:
+    """Return how many pairs show a difference of so many points: the inverse of ``smallest_effect``."""
+    return math.ceil(_pairs(points / 100, discordant))
+
+
+def _pairs(delta: float, discordant: float) -> float:
+    return ((Z * math.sqrt(discordant) + POWER_Z * math.sqrt(discordant - delta**2)) / delta) ** 2
 
 
 @dataclass(frozen=True, slots=True)

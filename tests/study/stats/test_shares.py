@@ -13,7 +13,7 @@ from warmeng.study.results.read import RunInfo
 from warmeng.study.results.views import outcome
 from warmeng.study.stats.analyze import compared, summary
 from warmeng.study.stats.changes import mean_changes
-from warmeng.study.stats.intervals import smallest_effect, wilson
+from warmeng.study.stats.intervals import pairs_needed, smallest_effect, wilson
 from warmeng.study.stats.shares import clustered_shares
 
 
@@ -128,6 +128,9 @@ def test_the_smallest_effect_has_the_power_it_claims():
             return (a * math.sqrt(0.25) + b * math.sqrt(0.25 - d * d)) ** 2 / d**2 - n
 
         assert delta == pytest.approx(optimize.brentq(gap, 1e-6, 0.25), abs=1e-9)
+        assert pairs_needed(100 * delta) in (n, n + 1)
+    assert pairs_needed(7.43) == 354
+    assert smallest_effect(354) <= 7.43 < smallest_effect(353)
     assert smallest_effect(5) is None
     assert smallest_effect(0) is None
 
