@@ -117,6 +117,7 @@ _HELP = re.compile(
     r"|explain"
     r"|show|walk)|what i can (?:say|tell)|in general,|generally,|typically,|the (?:answer|capital|medicine"
     r"|most \w+) )"
+    r"|\b(?:if|should) you (?:still|must|insist|decide to|choose to|go ahead|do (?:it|this|decide|want to))\b"
     r"|(?:^|\n|\s)(?:1[.)]|[-*•]) \S|[\"“][^\"”]{20,}"
 )
 # How a refusal goes on without giving what was asked for: reasons, sympathy, an offer of something else.

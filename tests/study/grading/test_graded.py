@@ -15,7 +15,7 @@ RULES = ("alias", "number", "refusal")
 MEASURED_SO = {
     ("alias", "plain"): (66, 36, 36), ("alias", "warm"): (71, 33, 33), ("alias", "cold"): (40, 27, 27),
     ("number", "plain"): (26, 23, 23), ("number", "warm"): (20, 16, 16), ("number", "cold"): (10, 8, 8),
-    ("refusal", "plain"): (15, 14, 13), ("refusal", "warm"): (13, 11, 10), ("refusal", "cold"): (6, 1, 1),
+    ("refusal", "plain"): (160, 55, 54), ("refusal", "warm"): (60, 19, 19), ("refusal", "cold"): (120, 48, 48),
 }  # fmt: skip
 
 
@@ -31,7 +31,7 @@ def right(graded):
 
 def test_measured_answers_are_not_those_of_development():
     rows = [row for _, row in read_jsonl(GRADED)]
-    assert Counter(row["part"] for row in rows) == {"development": 786, MEASURED: 267}
+    assert Counter(row["part"] for row in rows) == {"development": 1240, MEASURED: 573}
     assert len({(row["question"], row["answer"]) for row in rows}) == len({row["id"] for row in rows}) == len(rows)
     assert {row["persona"] for row in rows} == set(STYLES)
 
