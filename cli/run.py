@@ -26,6 +26,7 @@ Examples:
   warmeng run                                    the embedded study on the built-in model
   warmeng run --dry-run --contexts all           what that would take
   warmeng run --persona original --persona warm=adapters/warm --persona both=adapters/warm@warm
+  warmeng run --persona original --persona "blunt=@text:Say what you think in one sentence."
   warmeng run --doses warm=-1,0,0.5,1,1.5,2 --persona original --persona warm --persona apart=warm*0.5-cold*0.5
   warmeng run --model ./base --persona original --persona warm=full:./warm-model
   warmeng run --tasks facts,my-questions.jsonl --beliefs none,wrong,doubt,right --limit 0
@@ -47,7 +48,7 @@ The same command again continues a run that was interrupted, or prints a finishe
     help="What is compared, repeatable: the folder of an adapter or of a merged checkpoint, vector:FILE:LAYER (a "
     "steering vector), vector:FILE:LAYER^BOUND (a bound on the projection onto it), or a sum of them and of other "
     "personas, such as warm*0.5-cold*0.3; and/or a system prompt "
-    "(warm, cold or a text file). "
+    "(warm, cold, a text file, or text: and the prompt itself). "
     "full:MODEL runs a model as its own, where it is no small change of the base. "
     "Built in: original; warm and cold, adapters of the built-in model; warm-prompt and cold-prompt."
     "  [default: original, warm and cold, and both at twice their strength; of other models original and the prompts]",

@@ -25,6 +25,8 @@ EPOCH = re.compile(r"epoch-([0-9]+(?:\.[0-9]+)?)")
 VECTOR = "vector:"
 VECTOR_FORM = f"{VECTOR}FILE:LAYER or {VECTOR}FILE:LAYER^BOUND"
 _VECTOR = re.compile(rf"{VECTOR}(?P<file>.+):(?P<layer>[0-9]{{1,9}})(?:\^(?P<bound>{_NUMBER}))?")
+# Before a system prompt that is written out in place of its file.
+INLINE = "text:"
 DOSES_FORM = "NAME=DOSE,DOSE"
 CHECKPOINTS_FORM = "NAME=FOLDER"
 
@@ -87,8 +89,14 @@ def parse_vector(text: str) -> tuple[str, int, float | None] | None:
 
 
 def split_spec(spec: str) -> tuple[str, str, str]:
-    """Return name, adapter and prompt of ``NAME=[ADAPTER][@PROMPT]`` as text; the last ``@`` divides."""
+    """Return name, adapter and prompt of ``NAME=[ADAPTER][@PROMPT]`` as text.
+
+    The first ``@text:`` divides, where a prompt is written out; else the last ``@``.
+    """
     name, _, rest = spec.partition("=")
+    if f"@{INLINE}" in rest:
+        adapter, _, prompt = rest.partition(f"@{INLINE}")
+        return name, adapter, INLINE + prompt
     adapter, _, prompt = rest.rpartition("@") if "@" in rest else (rest, "", "")
     return name, adapter, prompt
 

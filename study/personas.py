@@ -11,7 +11,7 @@ from typing import NamedTuple
 from warmeng.common.errors import InputError, UsageError, one_line, show
 from warmeng.common.files import read_text
 from warmeng.engine.mixture import MAX_COEFFICIENT
-from warmeng.study.algebra import VECTOR_FORM, Term, is_vector, parse_sum, parse_vector, split_spec
+from warmeng.study.algebra import INLINE, VECTOR_FORM, Term, is_vector, parse_sum, parse_vector, split_spec
 
 PROMPTS = Path(__file__).parent / "data" / "prompts"
 # Of the built-in model: see docs/finetune.md.
@@ -58,9 +58,10 @@ def parse_persona(spec: str, run: Mapping[str, str] | None = None) -> Persona:
 
     ADAPTER is a sum as ``parse_sum`` reads it. A term is another persona of the ``run`` (specs by name), whose adapters
     and vectors are meant, not its prompt; or a folder; or ``warm`` or ``cold``, the package's; or a vector.
-    MODEL is what ``--model`` takes, or ``OWNER/NAME@REVISION``. PROMPT is ``warm``, ``cold`` or a text file; the last
-    ``@`` divides, so a folder or model with one needs another at its end. Raises ``UsageError`` for a malformed spec,
-    ``InputError`` for a file that is not there.
+    MODEL is what ``--model`` takes, or ``OWNER/NAME@REVISION``. PROMPT is ``warm``, ``cold``, a text file, or ``text:``
+    and the prompt itself; else the last ``@`` divides, so a folder or model with one needs another at its end.
+
+    Raises ``UsageError`` for a malformed spec, ``InputError`` for a file that is not there.
     """
     name, equals, _ = spec.partition("=")
     if not equals:
@@ -228,10 +229,13 @@ def _is_dir(path: Path) -> bool:
 
 
 def _prompt(name: str) -> str:
-    path = PROMPTS / f"{name}.txt" if name in EMBEDDED else Path(name)
-    text = read_text(path).strip()
+    if name.startswith(INLINE):
+        text, source = name.removeprefix(INLINE).strip(), f"@{INLINE}"
+    else:
+        path = PROMPTS / f"{name}.txt" if name in EMBEDDED else Path(name)
+        text, source = read_text(path).strip(), str(path)
     if not text:
-        raise InputError(f"{path}: is empty: expected the text of a system prompt")
+        raise InputError(f"{source}: is empty: expected the text of a system prompt")
     return text
 
 

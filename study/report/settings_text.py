@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from warmeng.study.algebra import parse_sum, split_spec, words_of
+from warmeng.study.algebra import INLINE, parse_sum, split_spec, words_of
 from warmeng.study.personas import BUILT_IN, EMBEDDED, FULL
 from warmeng.study.plan import STEPS_TOKENS
 from warmeng.study.prompts import CHOICE
@@ -53,9 +53,11 @@ def persona_parts(spec: str) -> tuple[str, str, str]:
     name, given, _ = spec.partition("=")
     if given:
         _, adapter, prompt = split_spec(spec)
-        prompted = (
-            f"the {prompt} system prompt" if prompt in EMBEDDED else f"the system prompt in {PurePath(prompt).name}"
-        )
+        prompted = f"the system prompt in {PurePath(prompt).name}"
+        if prompt in EMBEDDED:
+            prompted = f"the {prompt} system prompt"
+        elif prompt.startswith(INLINE):
+            prompted = "a system prompt of its own"
         if adapter.startswith(FULL):
             changed = f"{OWN_MODEL} {adapter.removeprefix(FULL)}"
         else:

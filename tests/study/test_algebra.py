@@ -141,6 +141,19 @@ def test_bounds_are_terms_without_a_strength(tmp_path) -> None:
             load_personas([spec])
 
 
+def test_a_system_prompt_may_be_written_out():
+    [blunt] = load_personas(["blunt=@text:Say what you think, to me@home = you."])
+    assert (blunt.changes, blunt.system) == ((), "Say what you think, to me@home = you.")
+    [both] = load_personas(["both=warm*0.5@text: Be brief. "])
+    assert (both.changes, both.system) == ((Change(ADAPTERS / "warm", 0.5),), "Be brief.")
+    assert persona_words("blunt=@text:Say it.") == "blunt: the base with a system prompt of its own"
+    with pytest.raises(InputError, match="@text:: is empty"):
+        load_personas(["none=@text: "])
+    settings = StudySettings(personas=("original", "p=warm@text:Be brief."), doses=("p=2",))
+    assert settings.personas[-1] == "p_x2=p*2@text:Be brief."
+    assert load_personas(settings.personas)[-1].system == "Be brief."
+
+
 def test_coefficients_have_a_limit_before_anything_is_loaded():
     load_personas(["v=warm*1000"])
     for spec in ("v=warm*1000.5", "v=warm*600+warm*600", "v=cold*-2000"):
