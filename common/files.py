@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import errno
 import gzip
+import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
+import stat
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,8 +34,11 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 STORAGE = FULL | {errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENXIO, errno.ENODEV, errno.ESTALE}
 _MEND = "correct it, or fetch it again"
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # an escape that may be a lone one
-# What a write in progress is named: .NAME.PID.tmp.
-_BESIDE = re.compile(r"\..+\.(\d+)\.(?:tmp|old)")
+# What a write in progress is named: .NAME.PID.RANDOM.tmp; earlier versions had no random part.
+_BESIDE = re.compile(r"\..+?\.(\d+)(?:\.[0-9a-f]{8})?\.(?:tmp|old)")
+# What a name from somebody else's file must not bring into a file's name.
+_FOREIGN = re.compile(r"[^\w.+=@ -]+")
+MOST_NAME = 100  # bytes of such a name
 
 
 def read_bytes(path: Path) -> bytes:
@@ -261,21 +267,71 @@ def write_atomic(path: Path, data: bytes) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a path beside ``path`` for a new file, which takes its place, durably, when the block ends well.
 
-    Raises ``OSError``, with the file's name also where the system does not give it.
+    The file beside is new, and nobody can know its name before it is there: no link that somebody laid is followed.
+    Raises ``InputError`` where ``path`` is anything but a regular file or absent (a folder, a link, a device), and
+    ``OSError``, with the file's name also where the system does not give it.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    require_replaceable(path)
+    beside = beside_of(path)
     try:
+        os.close(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
         yield beside
         with beside.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)
         sync_folder(path.parent)
     except OSError as error:
-        if error.filename is None:
+        if error.filename in (None, str(beside)):
             error.filename = str(path)
         raise
     finally:
         beside.unlink(missing_ok=True)
+
+
+def beside_of(path: Path, ending: str = "tmp") -> Path:
+    """Return a name for what is written before it takes the place of ``path``; ``sweep`` knows it by this form."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.{ending}")
+
+
+def require_replaceable(path: Path) -> None:
+    """Raise ``InputError`` where a file of this name would replace anything but a regular file."""
+    try:
+        mode = path.lstat().st_mode
+    except (OSError, ValueError):
+        return  # whoever writes hears what the system says
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFLNK: "a link", stat.S_IFIFO: "a pipe"}
+        kind = kinds.get(stat.S_IFMT(mode), "a device or socket")
+        raise InputError(f"{one_line(path)}: is {kind}, expected a regular file or nothing there: choose another name")
+
+
+def open_own(path: Path, flags: int) -> int:
+    """Open a file of ours in a folder, made if need be, and return its handle: a regular file, never a link's target.
+
+    Raises ``InputError`` for anything else of that name, which is neither read nor changed, and ``OSError``.
+    """
+    try:
+        # Not blocking: somebody's pipe would wait for its other end.
+        handle = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+    except OSError:
+        require_replaceable(path)
+        raise
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise InputError(f"{one_line(path)}: is no regular file: remove it")
+    return handle
+
+
+def file_name(text: str) -> str:
+    """Return a name as a part of a file's name: data never leads into another folder, nor onto another name's file.
+
+    Names that a run gives stay as they are. Any other gets a hash of the whole behind what is left of it.
+    """
+    kept = _FOREIGN.sub("-", text).lstrip(". ")
+    if kept == text and 0 < len(text.encode()) <= MOST_NAME:
+        return text
+    shortened = kept.encode()[: MOST_NAME - 20].decode("utf-8", "ignore")
+    return f"{shortened or 'name'}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
 def sweep(folder: Path) -> None:
@@ -306,6 +362,20 @@ def make_folder(folder: Path) -> list[Path]:
     for place in made:
         sync_folder(place.parent)
     return made
+
+
+def make_inner(folder: Path, *names: str) -> Path:
+    """Make a folder below ``folder``, durably, and return it. Raises ``OSError``.
+
+    Raises ``InputError`` where one of the ``names`` is a link: what is written there would be written elsewhere.
+    """
+    place = folder
+    for name in names:
+        place = place / name
+        if place.is_symlink():
+            raise InputError(f"{one_line(place)}: is a link, expected a folder or nothing there: remove it")
+    make_folder(place)
+    return place
 
 
 def sync_folder(folder: Path) -> None:

@@ -21,7 +21,7 @@ from typing import Any, Self
 import orjson
 
 from warmeng.common.errors import InputError, StorageError, one_line
-from warmeng.common.files import FULL, sync_folder
+from warmeng.common.files import FULL, open_own, require_replaceable, sync_folder
 
 SYNC_LINES = 100
 SYNC_SECONDS = 1.0
@@ -72,9 +72,10 @@ class Journal:
         """Check the file, cut a torn last line, open it for appending.
 
         ``done`` has the keys that are there, ``cut`` the number of bytes cut. ``resume`` is the command that continues
-        and ``what`` the lines are, for messages. Raises ``InputError`` for damage (nothing is changed then) and
-        ``StorageError`` where the file can't be opened or cut.
+        and ``what`` the lines are, for messages. Raises ``InputError`` for damage, a link or anything but a regular
+        file (nothing is changed then) and ``StorageError`` where the file can't be opened or cut.
         """
+        require_replaceable(path)
         self.path, self.resume, self.what = path, resume, what
         self.done = Keys()
         whole = 0
@@ -88,7 +89,7 @@ class Journal:
         # An fsync failed: what the disk holds since the last one is not known.
         self._lost = False
         try:
-            self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            self._handle = open_own(path, os.O_WRONLY | os.O_APPEND)
             self.cut = os.fstat(self._handle).st_size - whole
             if self.cut:
                 os.ftruncate(self._handle, whole)

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from warmeng.common.errors import FolderLocked, StorageError, one_line
-from warmeng.common.files import make_folder
+from warmeng.common.files import make_folder, open_own
 
 
 class FolderLock:
@@ -18,7 +18,8 @@ class FolderLock:
     def __init__(self, folder: Path, name: str) -> None:
         """Make the folder if need be and lock it by the file ``name``.
 
-        Raises ``FolderLocked``, which names the process that has it, and ``StorageError``.
+        Raises ``FolderLocked``, which names the process that has it, ``InputError`` where the file is a link or no
+        regular file, and ``StorageError``.
         """
         self._folder, self._path = folder, folder / name
         self._made: list[Path] = []
@@ -36,7 +37,7 @@ class FolderLock:
     def _hold(self) -> int:
         while True:
             self._made = make_folder(self._folder) or self._made
-            handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            handle = open_own(self._path, os.O_RDWR)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.path.samestat(os.fstat(handle), os.stat(self._path)):

@@ -61,6 +61,16 @@ class ManifestKind:
             )
         return None
 
+    def around(self, path: Path) -> Path | None:
+        """Return the nearest folder, a path itself or one above it, that has a manifest of this kind."""
+        for folder in (whole := path.resolve(), *whole.parents):
+            try:
+                if self._is_ours(orjson.loads((folder / FILE).read_bytes())):
+                    return folder
+            except (OSError, ValueError):
+                continue
+        return None
+
     def _is_ours(self, content: object) -> bool:
         if not isinstance(content, dict) or content.get(self.mark[0]) != self.mark[1]:
             return False

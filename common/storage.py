@@ -46,10 +46,8 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     """
     with storage(folder):
         files.make_folder(folder.parent)
-        beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-        old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+        beside, old = files.beside_of(folder), files.beside_of(folder, "old")
         try:
-            shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir()
             fill(beside)
             for path in beside.iterdir():

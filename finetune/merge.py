@@ -15,10 +15,10 @@ from torch import Tensor
 from warmeng.common.errors import InputError, UsageError
 from warmeng.common.storage import write_folder
 from warmeng.engine.adapters import Adapter, load_adapter
-from warmeng.engine.config import read_config
+from warmeng.engine.config import inside, read_config
 from warmeng.engine.provenance import provenance, template_hash
-from warmeng.engine.registry import resolve_model
-from warmeng.engine.tensors import content_hash, open_checkpoint
+from warmeng.engine.registry import base_hash, resolve_model
+from warmeng.engine.tensors import open_checkpoint
 
 SHARD_BYTES = 4 * 10**9
 _MODULE = re.compile(r"model\.layers\.(\d+)\.(?:self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj\.weight")
@@ -50,15 +50,16 @@ def merge(
     """Write base plus adapter into the new folder ``out``, with the base's configuration, tokenizer and template.
 
     Each changed weight is computed in float32 and rounded once to the dtype that the base stores it in; other tensors
-    keep their bits. Raises InputError where base or adapter can't be used or don't belong together, UsageError where
-    ``out`` is there already, StorageError where it can't be written.
+    keep their bits. Raises InputError where base or adapter can't be used or don't belong together, or where a file of
+    the base is a link that leads out of its folder, UsageError where ``out`` is there already, StorageError where it
+    can't be written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is there already: choose a new folder")
     source = resolve_model(model, revision, log)
     config = read_config(source.folder)
-    base_hash = content_hash(source.folder)
-    change = load_adapter(adapter, config, base_hash)
+    base = base_hash(source)
+    change = load_adapter(adapter, config, base)
     for line in provenance(adapter, source.name, template_hash(source.folder)).lines():
         log(f"{adapter}: {line}")
     checkpoint = open_checkpoint(source.folder)
@@ -69,8 +70,8 @@ def merge(
         for pattern in _KEPT:
             for path in sorted(source.folder.glob(pattern)):
                 if path.is_file() and path.name not in _OURS:
-                    shutil.copyfile(path, place / path.name)
-        about = {"kind": "merged", "base": source.name, "base_hash": base_hash, "adapter_hash": change.hash}
+                    shutil.copyfile(inside(source.folder, path.name), place / path.name)
+        about = {"kind": "merged", "base": source.name, "base_hash": base, "adapter_hash": change.hash}
         (place / "warmeng.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         writer = _Shards(place, shard_bytes)
         for name in checkpoint.names:

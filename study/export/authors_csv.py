@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from warmeng.common.errors import InputError
-from warmeng.common.files import make_folder, replacing
+from warmeng.common.files import file_name, make_inner, replacing
 from warmeng.study.contexts import UNMODIFIED
 from warmeng.study.export.table import Source, as_cell, told
 from warmeng.study.grading.refusals import refuses
@@ -59,7 +59,6 @@ OURS = (
     "finish",
     # After theirs: what our exact rules need beside them.
 )
-SAFE = re.compile(r"[^\w.+-]+")
 
 
 @dataclass(frozen=True)
@@ -95,9 +94,8 @@ def write_authors(source: Source, folder: Path) -> Written:
                 continue
             kind = _kind(asked)
             if (a.persona, a.task) not in writers:
-                persona = SAFE.sub("-", a.persona)
-                path = folder / persona / f"{names[a.task]}_{persona}_outputs.csv"
-                make_folder(path.parent)
+                persona = file_name(a.persona)
+                path = make_inner(folder, persona) / f"{file_name(names[a.task])}_{persona}_outputs.csv"
                 beside = stack.enter_context(replacing(path))
                 file = stack.enter_context(beside.open("w", encoding="utf-8", newline=""))
                 last = BASELINE_LAST if a.persona == baseline else VARIANT_LAST

@@ -21,7 +21,7 @@ from typing import IO, Any
 import orjson
 
 from warmeng.common.errors import InputError
-from warmeng.common.files import is_file, make_folder, read_text, replacing, write_atomic
+from warmeng.common.files import file_name, is_file, make_inner, read_text, replacing, write_atomic
 from warmeng.study.algebra import split_spec
 from warmeng.study.export.table import Source
 from warmeng.study.grading.labels import ANSWER_PREFIX, choices, label_texts
@@ -88,8 +88,7 @@ def write_lm_eval(source: Source, folder: Path) -> list[Path]:
     with ExitStack() as stack:
         for a in source.answers():
             if (a.persona, a.task) not in files:
-                path = folder / a.persona.replace("/", "-") / f"samples_{a.task}.jsonl"
-                make_folder(path.parent)
+                path = make_inner(folder, file_name(a.persona)) / f"samples_{file_name(a.task)}.jsonl"
                 beside = stack.enter_context(replacing(path))
                 files[a.persona, a.task] = stack.enter_context(beside.open("wb"))
                 paths.append(path)
@@ -104,7 +103,7 @@ def write_lm_eval(source: Source, folder: Path) -> list[Path]:
                 tally.add(metric, a.item, shown[metric])
             files[a.persona, a.task].write(orjson.dumps(shown, option=orjson.OPT_APPEND_NEWLINE))
     for persona, tasks in counts.items():
-        path = folder / persona.replace("/", "-") / "results.json"
+        path = folder / file_name(persona) / "results.json"
         found = results(source, persona, tasks, {t: len(i) for t, i in items.items()}, generated)
         system = systems.get(persona)
         found |= {"system_instruction": system, "system_instruction_sha": _hash(system.encode()) if system else None}

@@ -57,7 +57,7 @@ class Source:
     @property
     def model(self) -> str:
         """The model's name, without the folder or owner before it."""
-        return Path(str(self.manifest.setting.get("model") or "model")).name
+        return Path(str(self.manifest.setting.get("model") or "model")).name or "model"
 
     @property
     def composition(self) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from warmeng.common.files import make_folder, replacing
+from warmeng.common.files import make_inner, replacing
 from warmeng.study.report.dose_data import DoseCurve, dose_response
 from warmeng.study.report.figure_data import (
     AGREEMENT_PARTS,
@@ -81,7 +81,7 @@ def write_figures(
     written: list[Path] = []
     with rc_context(SETTINGS):
         for name, figure in _all(manifest, analysis, baseline, styles):
-            make_folder(target)
+            make_inner(folder, FOLDER)
             for kind in ("png", "svg"):
                 path = target / f"{name}.{kind}"
                 told: dict[str, Any] = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}

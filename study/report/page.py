@@ -24,7 +24,7 @@ from warmeng.study.report.outcome import costs, gates, headlines, lead, primary_
 from warmeng.study.report.settings_text import asked, deviations, persona_names
 from warmeng.study.results.combine import first_trusted
 from warmeng.study.results.items import read_items
-from warmeng.study.results.manifest import Manifest, require_manifest
+from warmeng.study.results.manifest import Manifest, refuse_other_runs, require_manifest
 from warmeng.study.results.sessions import read_sessions
 from warmeng.study.stats.tables import FORMAT
 
@@ -82,12 +82,14 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
     """Write ``report.html`` and ``figures/`` of a run into its folder, or into ``out``; return the page's path.
 
     The analysis is the one in ``out``, else the run's; a run that was not analysed yet is analysed first. The same
-    folder gives the same bytes. Raises ``InputError`` for a folder that is no run, ``OSError`` of the disk.
+    folder gives the same bytes. Raises ``InputError`` for a folder that is no run, ``UsageError`` where ``out`` is
+    another run's, ``OSError`` of the disk.
     """
     from warmeng.study.report.figures import write_figures
 
     require_manifest(folder)
     target = out or folder
+    refuse_other_runs(target, folder)
     make_folder(target)
     analysed = target if (target / ANALYSIS).exists() else folder
     if not (analysed / ANALYSIS).exists():

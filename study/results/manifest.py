@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from warmeng.common.errors import InputError
+from warmeng.common.errors import InputError, UsageError, one_line
 from warmeng.common.manifest import OTHER, ManifestKind
 from warmeng.study.results.records import FILE as RECORDS
 
@@ -121,6 +121,16 @@ def require_manifest(folder: Path) -> Manifest:
     if not (folder / RECORDS).exists():
         raise InputError(f"{folder}: has no {RECORDS} yet: continue the run first")
     return manifest
+
+
+def refuse_other_runs(out: Path, *runs: Path) -> None:
+    """Raise ``UsageError`` where ``out`` is, or lies in, the folder of a run that is not one of ``runs``.
+
+    What is made of one run would stand there for another one's.
+    """
+    found = RUN.around(out)
+    if found is not None and found not in {run.resolve() for run in runs}:
+        raise UsageError(f"--out {one_line(out)} is in the folder of another run: give a folder of its own")
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

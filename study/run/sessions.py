@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
 import orjson
 
+from warmeng.common.errors import InputError
+from warmeng.common.files import open_own
 from warmeng.study.results.sessions import FILE
 from warmeng.study.run.energy import EnergyMeter
 from warmeng.study.run.models import COUNTED, Models
@@ -33,10 +36,10 @@ class Session:
         if (joules := self.meter.joules()) is not None:
             used["joules"] = round(joules, 1)
         try:
-            with (folder / FILE).open("ab+") as file:
-                file.seek(max(0, file.tell() - 1))
+            with os.fdopen(open_own(folder / FILE, os.O_RDWR | os.O_APPEND), "ab+") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
                 torn = b"\n" if file.read(1) not in (b"", b"\n") else b""  # a line that a killed process did not end
                 file.write(torn + orjson.dumps(line | used) + b"\n")
-        except OSError:
+        except (OSError, InputError):
             # The records are safe: times are not worth failing for.
             return

@@ -11,13 +11,14 @@ import numpy as np
 import orjson
 
 from warmeng.common.errors import InputError, UsageError
-from warmeng.common.files import make_folder, write_atomic
+from warmeng.common.files import make_inner, write_atomic
 from warmeng.common.manifest import FILE as MANIFEST
 from warmeng.study.grading.grade import GRADES
 from warmeng.study.personas import baseline_of
 from warmeng.study.results.authors import files_of, read_authors_run
 from warmeng.study.results.combine import first_trusted
 from warmeng.study.results.frame import Frame, Small
+from warmeng.study.results.manifest import refuse_other_runs
 from warmeng.study.results.margins import Margins, concat_margins, read_margins
 from warmeng.study.results.read import RunInfo, concat, read_run
 from warmeng.study.results.rules import RULES
@@ -238,10 +239,12 @@ def analyze_sources(
 ) -> tuple[Path, dict[str, Any]]:
     """Analyse run folders, or folders in the authors' columns, together; return where the files are, and everything.
 
-    A single run's files go into its folder unless told; otherwise ``out`` is needed. Raises ``UsageError`` without it,
-    and as ``read_run``, ``read_authors``, ``concat`` and ``analyze``.
+    A single run's files go into its folder unless told; otherwise ``out`` is needed. Raises ``UsageError`` without it
+    or where it is another run's folder, and as ``read_run``, ``read_authors``, ``concat`` and ``analyze``.
     """
     single = len(sources) == 1 and _is_run(sources[0])
+    if out is not None:
+        refuse_other_runs(out, *(sources if single else ()))
     for source in sources:
         if not _is_run(source):
             files_of(source)
@@ -264,8 +267,8 @@ def _is_run(source: Path) -> bool:
 
 def write_analysis(folder: Path, analysis: Mapping[str, Any]) -> None:
     """Write ``analysis.json``, ``tables.md`` and ``tables/NAME.csv``, each atomically. Raises ``OSError``."""
-    make_folder(folder / FOLDER)
+    place = make_inner(folder, FOLDER)
     for name, found in analysis["tables"].items():
-        write_atomic(folder / FOLDER / f"{name}.csv", tables.to_csv(found))
+        write_atomic(place / f"{name}.csv", tables.to_csv(found))
     write_atomic(folder / MARKDOWN, tables.to_markdown(analysis["tables"].values(), "Statistics", analysis["notes"]))
     write_atomic(folder / FILE, orjson.dumps(analysis, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
