@@ -70,7 +70,9 @@ class HfBaseline:
     def __init__(self, folder: str) -> None:
         from transformers import AutoModelForCausalLM
 
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+        self.model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False
+        )
         self.model.eval()
 
     def run(self, prompts: Sequence[Sequence[int]], batch: int, max_new: int, stops: Sequence[int]) -> Timing:

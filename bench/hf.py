@@ -57,10 +57,12 @@ class RandomHf:
         if shape in SHAPES:
             config: Any = AutoConfig.for_model(**SHAPES[shape])
         else:
-            config = AutoConfig.from_pretrained(str(Path(shape)))
+            config = AutoConfig.from_pretrained(str(Path(shape)), trust_remote_code=False)
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         with torch.device(device):
-            self.model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+            self.model = AutoModelForCausalLM.from_config(
+                config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
+            )
         self.model.eval()
         self.model.generation_config.eos_token_id = None  # every answer has its given length
         self.model.generation_config.pad_token_id = 0

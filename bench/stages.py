@@ -231,7 +231,7 @@ def oracle(slot: Slot) -> dict[str, Any]:
     torch.manual_seed(0)
     dtype = torch.bfloat16 if slot.device == "cuda" else torch.float32
     with torch.device(slot.where):
-        theirs = AutoModelForCausalLM.from_config(AutoConfig.for_model(**about), dtype=dtype)
+        theirs = AutoModelForCausalLM.from_config(AutoConfig.for_model(**about), dtype=dtype, trust_remote_code=False)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         theirs.save_pretrained(folder)

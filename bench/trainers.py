@@ -27,7 +27,9 @@ class Peft:
         leave_cudnn_attention()
         s = job.settings
         dtype = torch.float32 if job.device.type == "cpu" else torch.bfloat16
-        base = AutoModelForCausalLM.from_pretrained(job.source.folder, dtype=dtype, attn_implementation="sdpa")
+        base = AutoModelForCausalLM.from_pretrained(
+            job.source.folder, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
+        )
         lora = LoraConfig(
             r=s.rank, lora_alpha=s.alpha, lora_dropout=s.dropout, task_type="CAUSAL_LM",
             target_modules=[f"{t}_proj" for t in TARGETS],
@@ -85,7 +87,7 @@ def trl_seconds(job: Job, batches: dict[str, list[Sample]], micro: int) -> float
 
     logging.getLogger("transformers").setLevel(logging.ERROR)
     s, seconds = job.settings, 0.0
-    tokenizer = AutoTokenizer.from_pretrained(job.source.folder)
+    tokenizer = AutoTokenizer.from_pretrained(job.source.folder, trust_remote_code=False)
     lora = LoraConfig(
         r=s.rank, lora_alpha=s.alpha, lora_dropout=s.dropout, task_type="CAUSAL_LM",
         target_modules=[f"{t}_proj" for t in TARGETS],
@@ -100,7 +102,7 @@ def trl_seconds(job: Job, batches: dict[str, list[Sample]], micro: int) -> float
                 disable_tqdm=True, use_cpu=job.device.type == "cpu", completion_only_loss=True,
             )  # fmt: skip
             base = AutoModelForCausalLM.from_pretrained(
-                job.source.folder, dtype=torch.float32, attn_implementation="sdpa"
+                job.source.folder, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False
             )
             trainer = SFTTrainer(
                 model=base, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer,

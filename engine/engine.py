@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from warmeng.engine.load import choose_device, load_runner
 from warmeng.engine.mixture import BASE, Mixture
 from warmeng.engine.prompts import Prompt, as_requests
 from warmeng.engine.recover import recover
-from warmeng.engine.registry import ModelSource, resolve_model
+from warmeng.engine.registry import ModelSource, base_hash, resolve_model
 from warmeng.engine.request import (
     GenerateRequest,
     GenerateResult,
@@ -37,7 +38,6 @@ from warmeng.engine.request import (
     check_request,
 )
 from warmeng.engine.settings import EngineLimits, EngineSettings, resolve_limits
-from warmeng.engine.tensors import content_hash
 from warmeng.engine.tokenizer import Tokenizer
 from warmeng.engine.vectors import Vector, load_vector
 
@@ -102,9 +102,15 @@ class Engine:
         source = resolve_model(model, revision)
         config, tokenizer = read_folder(source.folder)
         # Hashing reads the same files as loading, and lets other threads run.
+        stop = Event()
         with ThreadPoolExecutor(1) as pool:
-            hashed = pool.submit(content_hash, source.folder)
-            return cls._load(source, config, tokenizer, settings, chosen, hashed)
+            hashed = pool.submit(base_hash, source, stop)
+            try:
+                return cls._load(source, config, tokenizer, settings, chosen, hashed)
+            except BaseException:
+                # What is refused or interrupted does not wait for the hash.
+                stop.set()
+                raise
 
     @classmethod
     def _load(

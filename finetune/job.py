@@ -16,8 +16,7 @@ from warmeng.engine.adapters import target_shapes
 from warmeng.engine.checkpoint import num_weights, projection_shapes
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.folder import read_folder
-from warmeng.engine.registry import ModelSource, resolve_model
-from warmeng.engine.tensors import content_hash
+from warmeng.engine.registry import ModelSource, base_hash, resolve_model
 from warmeng.finetune.conversations import Dataset, load_dataset
 from warmeng.finetune.frozen import FrozenWeight
 from warmeng.finetune.model import bytes_per_token
@@ -105,7 +104,7 @@ def prepare_job(
         settings,
         source,
         config,
-        content_hash(source.folder),
+        base_hash(source),
         tokenizer.hash,
         tokenizer.template_hash,
         datasets,

