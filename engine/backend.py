@@ -16,11 +16,15 @@ from warmeng.engine.scheduler import Work
 from warmeng.engine.sequence import Sequence
 from warmeng.engine.vectors import Vector
 
+# In the place of a token where the logits are no finite numbers.
+NOT_FINITE = -1
+
 
 @dataclass(frozen=True)
 class StepOutput:
     """What one step gives: a token for each sampled sequence, and the log-probability of each target.
 
+    A token is ``NOT_FINITE`` where the largest logit is NaN or infinite: it would be chosen by no probability.
     A token's log-probability is of the full vocabulary, at temperature 1, before constraints; it counts only where the
     request asks for it. Projections are those of the hidden state that a token was drawn from: see ``project_onto``.
     """

@@ -45,6 +45,11 @@ _SAMPLING = _words("""
     num_return_sequences repetition_penalty length_penalty diversity_penalty no_repeat_ngram_size
     encoder_no_repeat_ngram_size early_stopping
 """)
+# Of numbers of a configuration; single precision holds all of them.
+MIN_NUMBER, MAX_NUMBER = 1e-30, 1e30
+# Of the rotary base and of its factors: known models have 1e4 to 1e7, and 1 to 64. Below 1, positions would turn
+# faster than they are counted; far beyond, all of them look alike.
+MAX_THETA, MAX_FACTOR = 1e12, 1e6
 _ROPE_KEYS = {
     "default": frozenset[str](),
     "linear": frozenset({"factor"}),
@@ -254,7 +259,8 @@ class _Reader:
         rope = new if new is not None else old if old is not None else {}
         if not isinstance(rope, dict):
             raise self.fail(f"rope parameters are {show(rope, 60)}, expected an object")
-        thetas = {self.number(where, "rope_theta", 1e4) for where in (rope, self.data) if where.get("rope_theta")}
+        places = [where for where in (rope, self.data) if where.get("rope_theta") is not None]
+        thetas = {self.number(where, "rope_theta", low=1.0, high=MAX_THETA) for where in places}
         if len(thetas) > 1:
             raise self.fail("rope_theta differs between the top level and the rope parameters: keep one of them")
         theta = thetas.pop() if thetas else 1e4
@@ -267,13 +273,13 @@ class _Reader:
             raise self.fail(f"rope parameter {name_some(odd)} isn't supported with rope type {kind!r}")
         if kind == "default":
             return theta, None
-        factor = self.number(rope, "factor")
+        factor = self.number(rope, "factor", low=1.0, high=MAX_FACTOR)
         if kind == "linear":
             return theta, RopeScaling("linear", factor)
-        low, high = self.number(rope, "low_freq_factor"), self.number(rope, "high_freq_factor")
+        low, high = (self.number(rope, f"{side}_freq_factor", high=MAX_FACTOR) for side in ("low", "high"))
         if high <= low:
             raise self.fail(f"high_freq_factor {high} isn't above low_freq_factor {low}")
-        original = int(self.number(rope, "original_max_position_embeddings"))
+        original = int(self.number(rope, "original_max_position_embeddings", low=1.0, high=2.0**31))
         return theta, RopeScaling("llama3", factor, low, high, original)
 
     def integer(self, key: str, default: int | None = None, high: int = 2**31) -> int:
@@ -285,11 +291,18 @@ class _Reader:
             raise self.fail(f"{key} is {show(value, 60)}, expected a whole number from 1 to {high}")
         return value
 
-    def number(self, data: Mapping[str, Any], key: str, default: float | None = None) -> float:
+    def number(
+        self,
+        data: Mapping[str, Any],
+        key: str,
+        default: float | None = None,
+        low: float = MIN_NUMBER,
+        high: float = MAX_NUMBER,
+    ) -> float:
         value = data.get(key)
         value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
-            raise self.fail(f"{key} is {show(value, 60)}, expected a number above 0, and below 1e30")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise self.fail(f"{key} is {show(value, 60)}, expected a number from {low:g} to {high:g}")
         return float(value)
 
     def flag(self, key: str) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from warmeng.engine.backend import Runner, StepHandle, is_out_of_memory
+from warmeng.engine.backend import NOT_FINITE, Runner, StepHandle, is_out_of_memory
 from warmeng.engine.cache import BlockPool
 from warmeng.engine.constraints import ConstraintCompiler, Matcher
 from warmeng.engine.request import GenerateRequest, GenerateResult, Request, RequestError, Result, ScoreRequest
@@ -249,6 +249,11 @@ class EngineCore:
         request = sequence.request
         assert isinstance(request, GenerateRequest)
         params = request.sampling
+        if token == NOT_FINITE:
+            del sequence.tokens[position:]
+            detail = f"the logits of answer token {position - sequence.prompt_len + 1} are not finite numbers"
+            self._finish(sequence, refusal(request, "not_finite", f"{detail}: use another model or adapter"))
+            return
         if params.logprobs:
             sequence.logprobs.append(logprob)
         ends = token in params.stop_token_ids or (not params.ignore_eos and token in self._stop_token_ids)

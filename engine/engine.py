@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,13 +15,14 @@ from typing import Any
 
 import torch
 
-from warmeng.common.errors import UsageError
+from warmeng.common.errors import InputError, UsageError
 from warmeng.engine.adapters import Adapter, is_merged, load_adapter
 from warmeng.engine.backend import Runner
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.constraints import ConstraintCompiler, Matcher
 from warmeng.engine.core import EngineCore, EngineStats
 from warmeng.engine.folder import read_folder
+from warmeng.engine.identity import instructions
 from warmeng.engine.load import choose_device, load_runner
 from warmeng.engine.mixture import BASE, Mixture
 from warmeng.engine.prompts import Prompt, as_requests
@@ -45,6 +47,8 @@ __all__ = ["NUMERICS_VERSION", "Engine", "EngineSettings", "EngineStats", "Model
 
 # Raised whenever the engine's arithmetic changes, so that a run is not continued with other numbers.
 NUMERICS_VERSION = 4
+# Of single precision: a changed order of sums moves logits by a few.
+_ROUNDING = 16
 _PROBE_TEXT = "The quick answer to a simple question is"
 
 
@@ -80,6 +84,7 @@ class Engine:
         self._ids: set[str] = set()
         # Content hashes of the vectors that have one.
         self._bounds: set[str] = set()
+        self._processor: dict[str, Any] | None = None
 
     @classmethod
     def load(
@@ -209,12 +214,39 @@ class Engine:
     def probe_adapter(self, name: str) -> float:
         """Return the largest absolute change of the next-token logits after a fixed text, by an adapter or a mixture.
 
-        0 means that it is not applied.
+        0 means that it is not applied: a change within ``_ROUNDING`` units in the last place of the largest logit, as
+        rounding makes, counts as none.
         """
         tokens = tuple(self.tokenizer.encode(_PROBE_TEXT)) or (0,)
-        with_adapter = self._core.probe_logits(tokens, self._mixture(name).key)
-        change = (with_adapter - self._core.probe_logits(tokens, "")).abs()
-        return float(change[: self._runner.vocab_size].max())
+        kept = slice(self._runner.vocab_size)
+        base = self._core.probe_logits(tokens, "")[kept]
+        moved = float((self._core.probe_logits(tokens, self._mixture(name).key)[kept] - base).abs().max())
+        return 0.0 if moved <= _ROUNDING * torch.finfo(torch.float32).eps * float(base.abs().max()) else moved
+
+    def processor(self) -> dict[str, Any]:
+        """Return what this machine computes with, for a manifest: its instructions, and a hash of logits' bits.
+
+        The logits are those of the base after two fixed sequences, of 1 and of up to 64 tokens. Machines of equal
+        instructions can still differ in bits, by their libraries' settings. Raises InputError where the logits are not
+        finite numbers: the model can't answer.
+        """
+        if self._processor is None:
+            most = min(64, self.config.max_seq_len, self._core.pool.available * self.settings.block_size)
+            digest = hashlib.sha256()
+            for count in (1, max(1, most)):
+                tokens = tuple((17 * k + 3) % self._runner.vocab_size for k in range(count))
+                logits = self._core.probe_logits(tokens, "")[: self._runner.vocab_size].float().contiguous()
+                if not bool(torch.isfinite(logits).all()):
+                    raise InputError(
+                        f"{self.model.source.name}: its logits after a fixed text are not finite numbers: the weights "
+                        "or the configuration are damaged, or overflow; use another model"
+                    )
+                digest.update(logits.numpy().tobytes())
+            self._processor = {
+                "instructions": instructions(str(self._runner.describe().get("device"))),
+                "bits": digest.hexdigest(),
+            }
+        return self._processor
 
     def mean_hidden(
         self, texts: Iterable[tuple[Sequence[int], Sequence[bool]]], adapter: str | None = None

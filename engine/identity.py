@@ -17,5 +17,25 @@ def identity_of(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def whole_identity(engine: Engine) -> dict[str, Any]:
-    """Return what determines a loaded model's answers to messages: its chat template too."""
-    return identity_of(engine.describe()) | {"template": engine.tokenizer.template_hash}
+    """Return what determines a loaded model's answers to messages: template, tokenizer and what computes them too."""
+    return identity_of(engine.describe()) | {"template": engine.tokenizer.template_hash} | surroundings(engine)
+
+
+def surroundings(engine: Engine) -> dict[str, Any]:
+    """Return what must be the same where work goes on, and stands in no record's key: tokenizer and processor.
+
+    Raises InputError as ``Engine.processor``.
+    """
+    versions = engine.describe().get("versions") or {}
+    tokenizer = {"sha256": engine.tokenizer.hash, "library": versions.get("tokenizers")}
+    return {"tokenizer": tokenizer, "processor": engine.processor()}
+
+
+def instructions(device: str) -> str:
+    """Return the kind of instructions that products are computed with on cpu or cuda: AVX512 for example, or sm_90."""
+    import torch
+
+    if device == "cuda":
+        major, minor = torch.cuda.get_device_capability()
+        return f"sm_{major}{minor}"
+    return str(torch.backends.cpu.get_cpu_capability())

@@ -94,6 +94,7 @@ class ScoreRequest:
 
 
 Request = GenerateRequest | ScoreRequest
+Status = Literal["ok", "too_long", "out_of_memory", "not_finite"]
 
 
 @dataclass(frozen=True)
@@ -101,13 +102,14 @@ class GenerateResult:
     """A finished generation.
 
     ``status``: ``"ok"``; ``"too_long"`` when prompt and answer can never fit; ``"out_of_memory"`` when not even one
-    token's step found memory. Nothing was generated where it is not ok.
+    token's step found memory; ``"not_finite"`` when the logits of a token were no finite numbers. There is no text
+    where it is not ok.
     ``finish_reason``: ``"stop"`` (end token, stop token, stop string, or a constraint that is complete) or
     ``"length"``; ``"none"`` where status is not ok.
     """
 
     id: str
-    status: Literal["ok", "too_long", "out_of_memory"]
+    status: Status
     finish_reason: Literal["stop", "length", "none"]
     token_ids: tuple[int, ...]  # without the end token that stopped it
     # What token_ids add to the prompt's text, without special tokens, cut before the stop string.
@@ -132,7 +134,7 @@ class ScoreResult:
     """
 
     id: str
-    status: Literal["ok", "too_long", "out_of_memory"]
+    status: Status
     # One for each label, in the order given; empty where status is not ok.
     logprobs: tuple[float, ...]
     token_logprobs: tuple[tuple[float, ...], ...]  # of each label's tokens

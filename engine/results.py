@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from warmeng.engine.request import GenerateRequest, GenerateResult, Request, Result, ScoreRequest, ScoreResult
+from warmeng.engine.request import GenerateRequest, GenerateResult, Request, Result, ScoreRequest, ScoreResult, Status
 from warmeng.engine.sequence import Sequence
 from warmeng.engine.tokenizer import Tokenizer
 
@@ -73,8 +73,8 @@ def score_result(sequence: Sequence, request: ScoreRequest) -> ScoreResult:
     )
 
 
-def refusal(request: Request, status: Literal["too_long", "out_of_memory"], reason: str) -> Result:
-    """Return the result of a request of which nothing was computed, and why."""
+def refusal(request: Request, status: Status, reason: str) -> Result:
+    """Return the result of a request that has no answer, and why."""
     count = len(request.prompt)
     if isinstance(request, ScoreRequest):
         return ScoreResult(request.id, status, (), (), 0.0, count, 0, reason)

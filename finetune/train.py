@@ -22,6 +22,7 @@ from warmeng.common.manifest import ManifestKind
 from warmeng.common.progress import Pace, Progress
 from warmeng.common.storage import LOCK, storage, write_folder
 from warmeng.engine.adapter_folder import adapter_config, write_adapter
+from warmeng.engine.identity import instructions
 from warmeng.finetune.curve import draw
 from warmeng.finetune.job import Job
 from warmeng.finetune.lora import AdapterParameters
@@ -94,11 +95,15 @@ def _done(job: Job, folder: Path) -> dict[str, list[Path]]:
 def _manifest(job: Job, folder: Path, command: str) -> dict[str, Any]:
     """Write the manifest, or check that the one that is there is of the same run."""
     if (old := TRAINING.read(folder)) is not None:
-        TRAINING.refuse_changes(folder, old, {"numerics": NUMERICS_VERSION} | job.identity())
+        now = {"numerics": NUMERICS_VERSION} | job.identity()
+        # Another machine's last bits are others; what is finished may lie anywhere.
+        machine = {} if old["finished"] else {"instructions": instructions(job.device.type)}
+        TRAINING.refuse_changes(folder, old, now | machine)
         return old
     manifest = {
         "numerics": NUMERICS_VERSION,
         **job.identity(),
+        "instructions": instructions(job.device.type),
         "base": job.source.name,
         "revision": job.source.revision,
         "personas": {name: dataset.record() for name, dataset in job.datasets.items()},

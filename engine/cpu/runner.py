@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from warmeng.engine.adapters import Adapter
-from warmeng.engine.backend import StepOutput
+from warmeng.engine.backend import NOT_FINITE, StepOutput
 from warmeng.engine.checkpoint import Weights
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.constraints import ConstraintCompiler, unpack
@@ -193,7 +193,7 @@ class CpuRunner:
         return tokens, logprobs
 
     def _choose_tokens(self, logits: Tensor, sequences: list[Sequence], compiler: ConstraintCompiler | None) -> Tensor:
-        """Return the next token of each row. logits [rows, vocab] are left as they are."""
+        """Return the next token of each row, or ``NOT_FINITE``. logits [rows, vocab] are left as they are."""
         constrained = [i for i, s in enumerate(sequences) if s.matcher is not None]
         if constrained:
             assert compiler is not None
@@ -204,18 +204,27 @@ class CpuRunner:
         records, places = sampling_records(sequences)
         drawn = np.flatnonzero(records["temperature"] > 0)
         if not len(drawn):
-            return argmax(logits)
+            return _largest(logits)
         tokens = torch.empty(len(sequences), dtype=torch.int64)
         greedy = np.flatnonzero(records["temperature"] == 0)
         if len(greedy):
-            tokens[greedy] = argmax(logits[greedy])
-        some = records[drawn]
-        scaled = logits[drawn] / torch.from_numpy(some["temperature"].copy())[:, None]
+            tokens[greedy] = _largest(logits[greedy])
+        some, rows = records[drawn], logits[drawn]
+        finite = rows.amax(-1).isfinite()
+        if not bool(finite.all()):
+            rows = rows.masked_fill(~finite[:, None], 0.0)
+        scaled = rows / torch.from_numpy(some["temperature"].copy())[:, None]
         top_k = torch.from_numpy(some["top_k"].astype(np.int64))
         scaled = keep_top(scaled, top_k, torch.from_numpy(some["top_p"].copy()))
         noise = Noise(some["seed"], some["item"], some["sample"], places[drawn])
-        tokens[drawn] = gumbel_argmax(scaled, noise)
+        tokens[drawn] = gumbel_argmax(scaled, noise).where(finite, NOT_FINITE)
         return tokens
+
+
+def _largest(logits: Tensor) -> Tensor:
+    """The largest token of each row; ``NOT_FINITE`` where that is NaN, which is larger than any number, or infinite."""
+    tokens = argmax(logits)
+    return tokens.where(logits.gather(1, tokens[:, None])[:, 0].isfinite(), NOT_FINITE)
 
 
 def _lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -236,7 +245,7 @@ def _chosen_logprobs(logits: Tensor, tokens: Tensor, sequences: list[Sequence]) 
     if asked:
         rows = torch.tensor(asked)
         some = logits if len(asked) == len(sequences) else logits[rows]
-        found = some.gather(1, tokens[rows][:, None])[:, 0] - log_normaliser(some)
+        found = some.gather(1, tokens[rows].clamp(min=0)[:, None])[:, 0] - log_normaliser(some)
         for i, value in zip(asked, found.tolist(), strict=True):
             values[i] = value
     return values

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from warmeng.engine.adapters import Adapter
-from warmeng.engine.backend import StepOutput
+from warmeng.engine.backend import NOT_FINITE, StepOutput
 from warmeng.engine.cache import NULL_BLOCK
 from warmeng.engine.checkpoint import Weights, projection_shapes
 from warmeng.engine.config import ModelConfig
@@ -75,11 +75,12 @@ class GpuStepHandle:
             self.done.synchronize()
         output = self.output.numpy()
         count, num_targets = len(self.sampled), len(self.logits_plan.targets)
-        tokens, floats = output[:count].tolist(), output[count:].view(np.float32)
-        logprobs, values, projections = np.split(floats, [count, count + num_targets])
+        logprobs, values, projections = np.split(output[count:].view(np.float32), [count, count + num_targets])
+        # The sum over a row's logits is finite where all of them are; the device goes on with a token that exists.
+        tokens = np.where(np.isfinite(logprobs), output[:count], NOT_FINITE)
         targets = list(zip(self.logits_plan.targets, values.tolist(), strict=True))
         by_token = projections.reshape(count, self.num_projected).tolist()
-        return StepOutput(tokens, logprobs.tolist(), targets, by_token)
+        return StepOutput(tokens.tolist(), logprobs.tolist(), targets, by_token)
 
 
 class GpuRunner:

@@ -67,19 +67,26 @@ def prepare(
     ``command`` is what continues it. Raises InputError and UsageError for what it is given, FolderLocked where another
     process has the folder, StorageError where the disk does not take what is written: what was finished stays.
     """
-    before = PREPARATION.read(folder)
     inputs = _inputs(settings, paths)
-    if before is not None:
-        PREPARATION.refuse_changes(folder, before["inputs"], inputs)
+    # Twice: another process may write until the lock is held.
+    _read_unchanged(folder, inputs)
     read = _read(settings, paths)
     with FolderLock(folder, LOCK):
-        before = PREPARATION.read(folder)
+        before = _read_unchanged(folder, inputs)
         if before is not None and (folder / SUMMARY).exists():
             refuse_replaced(folder, before["model"], find_folder(settings.model, settings.revision))
             progress.message(f"{folder}: this preparation is finished; its summary again:")
             summary = read_json(folder / SUMMARY)
             return _finish(folder, summary)
         return _prepare(settings, read, inputs, before, folder, progress, command)
+
+
+def _read_unchanged(folder: Path, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return a folder's manifest; raises InputError naming what is other than ``inputs`` say."""
+    found = PREPARATION.read(folder)
+    if found is not None:
+        PREPARATION.refuse_changes(folder, found["inputs"], inputs)
+    return found
 
 
 def _prepare(

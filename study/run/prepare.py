@@ -15,7 +15,7 @@ from warmeng import __version__
 from warmeng.common.errors import InputError, StorageError, UsageError, one_line
 from warmeng.common.files import FULL
 from warmeng.common.progress import Progress
-from warmeng.engine.identity import identity_of
+from warmeng.engine.identity import identity_of, surroundings
 from warmeng.study.adapters import AppliedAdapter, apply_adapters
 from warmeng.study.grading.grade import RULES
 from warmeng.study.grading.judge import RUBRIC_VERSION
@@ -121,6 +121,7 @@ def inputs_of(study: Study, loaded: Loaded) -> dict[str, Any]:
     template = loaded.engine.tokenizer.template_hash
     model = identity_of(loaded.engine.describe())
     inputs = known_inputs(study) | {"model": model, "adapter": loaded.hashes, "template": template}
+    inputs |= surroundings(loaded.engine)
     if loaded.own:
         inputs[OWN_MODELS] = {persona.name: dict(model.identity) for model in loaded.own for persona in model.personas}
     if loaded.judges:

@@ -60,11 +60,9 @@ def run_study(
     check_judges(study, progress)
     check_own_models(study)
     # Twice: what changed is refused before the lock is asked for; another process may write until it is held.
-    before = read_manifest(folder)
-    if before is not None:
-        refuse_changes(folder, before.inputs, known_inputs(study))
+    _read_unchanged(study, folder)
     with FolderLock(folder, LOCK):
-        before = read_manifest(folder)
+        before = _read_unchanged(study, folder)
         path = folder / FILE
         if before is not None and path.exists():
             keys = [record["key"] for record in read_records(path)]
@@ -77,6 +75,14 @@ def run_study(
             if len(keys) >= before.records:
                 raise unknown_records(path, len(keys), before.records)
         return _run(study, folder, before, progress, command)
+
+
+def _read_unchanged(study: Study, folder: Path) -> Manifest | None:
+    """Return a folder's manifest; raises ``InputError`` naming what is other than the study's as far as it is known."""
+    found = read_manifest(folder)
+    if found is not None:
+        refuse_changes(folder, found.inputs, known_inputs(study))
+    return found
 
 
 def _run(study: Study, folder: Path, before: Manifest | None, progress: Progress, command: str) -> Outcome:

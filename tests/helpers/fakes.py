@@ -191,6 +191,9 @@ class FakeEngine:
             "versions": {"torch": "0"},
         }
 
+    def processor(self) -> dict[str, Any]:
+        return {"instructions": "any", "bits": "b" * 64}
+
     def _result(self, request: Request) -> Result:
         prompt = self.tokenizer.decode(request.prompt)
         self.stats.prompt_tokens += len(request.prompt)

@@ -295,6 +295,11 @@ def _change(engine: Any, name: str, value: Any) -> None:
     """Make a small engine another one, in what ``describe`` or its tokenizer says, or in what it answers."""
     if name == "template":
         engine.tokenizer.template_hash = value
+    elif name == "tokenizer":
+        engine.tokenizer.hash = value
+    elif name in ("instructions", "bits"):
+        found = engine.processor()
+        engine.processor = lambda: {**found, name: value}
     elif name == "loses":  # answers that never come
         results = engine.results
 

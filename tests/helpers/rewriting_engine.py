@@ -28,6 +28,7 @@ class Characters:
 
     supports_system = True
     template_hash = "t" * 64
+    hash = "h" * 64
 
     def encode(self, text: str) -> list[int]:
         return [ord(c) for c in text]
@@ -61,6 +62,9 @@ class RewritingEngine:
             if self.delay:
                 time.sleep(self.delay)
             yield self._answer(self.queue.pop(0))
+
+    def processor(self) -> dict[str, Any]:
+        return {}
 
     def describe(self) -> dict[str, Any]:
         return {
