@@ -11,6 +11,7 @@ has its length before it, four bytes, big-endian. Without values a template is o
 from __future__ import annotations
 
 import json
+import re
 import resource
 import signal
 import sys
@@ -23,6 +24,8 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+# How Python writes objects that have no text of their own.
+_ADDRESS = re.compile(r" at 0x[0-9a-f]{6,16}")
 # Bytes of address space, of which Python and Jinja take about 30 MiB.
 MAX_MEMORY = 512 * 2**20
 
@@ -47,6 +50,8 @@ def compiled(source: str, now: str) -> Template:
     sandbox = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
     )
+    # What answers otherwise each time: one conversation has one text.
+    del sandbox.filters["random"], sandbox.globals["lipsum"]
     sandbox.filters["tojson"] = _tojson
     sandbox.globals["raise_exception"] = _raise
     sandbox.globals["strftime_now"] = datetime.fromisoformat(now).strftime
@@ -62,7 +67,11 @@ def render(source: str, now: str, values: dict[str, Any], most: int) -> str:
         if size > most:
             raise _TooLargeError
         parts.append(part)
-    return "".join(parts)
+    whole = "".join(parts)
+    for found in _ADDRESS.finditer(whole):
+        if found[0] not in json.dumps(values, ensure_ascii=False):
+            raise TypeError("it writes an address of memory, which is another one each time")
+    return whole
 
 
 def answer(request: list[Any]) -> tuple[str, str]:

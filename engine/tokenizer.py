@@ -62,6 +62,7 @@ class Tokenizer:
         self.bos_id = self._named(files, "bos_token")
         self.eos_id = self._named(files, "eos_token")
         self._bytes = TokenBytes(self._backend)
+        self._check_data()
 
         self.template_hash = hashlib.sha256(files.template.encode()).hexdigest()
         self.frozen_date = now.date().isoformat() if "strftime_now" in files.template else None
@@ -268,6 +269,17 @@ class Tokenizer:
             f"{self.origin}: the chat template writes {show(after_answer[0], 40)} after an answer, expected a token of "
             "the tokenizer's own, such as its eos_token, that ends it: use another template"
         )
+
+    def _check_data(self) -> None:
+        """InputError where a special token's string in data becomes that token: vocabularies of words have them too."""
+        for text, index in self.special_tokens.items():
+            for backend in {self._backend, self._inner}:
+                for data in (text, f"a {text} b", f"a{text}b"):
+                    if index in backend.encode(data, add_special_tokens=False).ids:
+                        raise InputError(
+                            f"{self.origin}: the text {show(text, 40)} in data becomes that control token, because the "
+                            "vocabulary has it as a word: use another checkpoint"
+                        )
 
     def _check_control_tokens(self, conversation: Sequence[Mapping[str, str]]) -> None:
         ids = self.chat(conversation)

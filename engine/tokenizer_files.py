@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +15,11 @@ from warmeng.common.files import read_json
 from warmeng.engine.config import inside
 
 MAX_TOKENIZER_BYTES = 64 * 2**20
+# Of the parts of a tokenizer: known ones have some 1,000 added tokens of up to 60 characters, and chains of 5 steps.
+MAX_ADDED, MAX_ADDED_CHARACTERS, MAX_PARTS = 20_000, 1000, 64
+# Settings of models that draw a text's tokens by chance, as in training.
+_DRAWN = ("dropout", "alpha", "nbest_size")
+_SEQUENCES = ("normalizers", "pretokenizers", "processors", "decoders")
 _NAMED = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 _FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
@@ -28,13 +35,13 @@ class TokenizerFiles:
 
     Attributes:
         source: the tokenizer as JSON, all added tokens included: of ``tokenizer.json``, or converted by transformers.
-        backend: the ``tokenizers.Tokenizer`` of ``source``.
+        backend: the tokenizer of ``source``.
         tokens: names such as ``eos_token`` and their text.
         template: the chat template's text.
     """
 
     source: str
-    backend: Any
+    backend: Backend
     tokens: Mapping[str, str]
     template: str
 
@@ -59,10 +66,50 @@ def read_tokenizer(folder: Path) -> TokenizerFiles:
     return TokenizerFiles(source, backend, tokens, template)
 
 
-def parse_tokenizer(source: str, origin: str) -> Any:
-    """Return the ``tokenizers.Tokenizer`` of a JSON text, which encodes special tokens' strings as text."""
+class Backend:
+    """A ``tokenizers.Tokenizer`` whose failures are an InputError of one line: its own code panics on some texts.
+
+    What a lone surrogate raises passes: the text is at fault, not the tokenizer.
+    """
+
+    def __init__(self, backend: Any, origin: str) -> None:
+        self._backend, self._origin = backend, origin
+
+    def encode(self, text: str, **more: Any) -> Any:
+        """Encode as the library does."""
+        with self._whole("encode a text"):
+            return self._backend.encode(text, **more)
+
+    def decode(self, ids: list[int], **more: Any) -> str:
+        """Decode as the library does."""
+        with self._whole("decode tokens"):
+            text: str = self._backend.decode(ids, **more)
+            return text
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    @contextmanager
+    def _whole(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (UnicodeError, TypeError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            # Bare Exceptions, and a BaseException where its code panics.
+            why = one_line(error, 120)
+            raise InputError(f"{self._origin}: the tokenizer can't {what} ({why}): use another checkpoint") from None
+
+
+def parse_tokenizer(source: str, origin: str) -> Backend:
+    """Return the tokenizer of a JSON text, which encodes special tokens' strings as text.
+
+    Raises:
+        InputError: a malformed tokenizer, one that draws its tokens by chance, or one beyond the bounds of its parts.
+    """
     import tokenizers
 
+    _check_parts(source, origin)
     try:
         backend = tokenizers.Tokenizer.from_str(source)
     except BaseException as error:
@@ -73,7 +120,40 @@ def parse_tokenizer(source: str, origin: str) -> Any:
     backend.no_truncation()
     backend.no_padding()
     backend.encode_special_tokens = True
-    return backend
+    return Backend(backend, origin)
+
+
+def _check_parts(source: str, origin: str) -> None:
+    """InputError for what the library would take, and answer by chance or not for minutes."""
+
+    def fail(what: str) -> InputError:
+        return InputError(f"{origin}: the tokenizer {what}: use another checkpoint")
+
+    try:
+        tokenizer = json.loads(source)
+        model, added = tokenizer.get("model") or {}, tokenizer.get("added_tokens") or ()
+        drawn = [name for name in _DRAWN if model.get(name)]
+        contents = [str(token.get("content")) for token in added]
+        chains = [tokenizer.get(name) for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder")]
+        parts = max(map(_count_parts, chains))
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise InputError(f"{origin}: the tokenizer is malformed ({one_line(error, 120)}): fetch it again") from None
+    if drawn:
+        raise fail(f"draws its tokens by chance ({', '.join(drawn)} is set), so that no prompt is the same twice")
+    if len(contents) > MAX_ADDED:
+        raise fail(f"has {len(contents)} added tokens, expected at most {MAX_ADDED}")
+    if (longest := max(map(len, contents), default=0)) > MAX_ADDED_CHARACTERS:
+        raise fail(f"has an added token of {longest} characters, expected at most {MAX_ADDED_CHARACTERS}")
+    if parts > MAX_PARTS:
+        raise fail(f"has a sequence of {parts} parts, expected at most {MAX_PARTS}")
+
+
+def _count_parts(value: object) -> int:
+    """The steps of a normaliser, pre-tokenizer, post-processor or decoder, those in sequences counted."""
+    if isinstance(value, dict):
+        inner = (_count_parts(v) for k, v in value.items() if k in _SEQUENCES)
+        return sum(inner) or 1
+    return sum(map(_count_parts, value)) if isinstance(value, list) else 0
 
 
 def _content(value: object) -> str | None:
@@ -98,7 +178,7 @@ def _template_text(folder: Path, settings: Mapping[str, Any]) -> str:
     return template
 
 
-def _fast_tokenizer(folder: Path, settings: Mapping[str, Any], tokens: Mapping[str, str]) -> tuple[str, Any]:
+def _fast_tokenizer(folder: Path, settings: Mapping[str, Any], tokens: Mapping[str, str]) -> tuple[str, Backend]:
     """The fast tokenizer's JSON and the tokenizer; ``transformers`` loads it only where tokenizer.json isn't all."""
     path = folder / "tokenizer.json"
     if path.is_file():
