@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from warmeng.common.terminal import echo
 from warmeng.study.results.rules import RULES
 
 REPLICATES = 2000
@@ -51,15 +52,18 @@ def analyze(
     """Compute a run's statistics: regressions, paired tests, flips, sycophancy, lengths, rules and judges.
 
     SOURCES are run folders, or folders of CSV files in the authors' columns (TASK_PERSONA_outputs.csv); several are
-    pooled, one for each model. Writes analysis.json, tables.md and tables/*.csv.
+    pooled, one for each model. Writes analysis.json, tables.md and tables/*.csv. Where a run lacks answers, that is
+    said on standard error, and the exit code is 70.
     """
-    from rich.console import Console
-
+    from warmeng.common.terminal import console
     from warmeng.study.report.terminal import print_analysis
-    from warmeng.study.stats.analyze import analyze_sources
+    from warmeng.study.results.shortfall import INCOMPLETE, shortfall
+    from warmeng.study.stats.analyze import analyze_sources, is_run
 
     folder, analysis = analyze_sources(sources, out, seed, bootstrap, rule, baseline, published)
-    console = Console()
-    print_analysis(console if console.is_terminal else Console(width=max(console.width, 120)), analysis)
-    click.echo(f"All tables are in {folder / 'tables.md'}, with full precision in {folder / 'tables'}.")
-    return 0
+    print_analysis(console(120), analysis)
+    echo(f"All tables are in {folder / 'tables.md'}, with full precision in {folder / 'tables'}.")
+    missing = [line for source in sources if is_run(source) and (line := shortfall(source))]
+    for line in missing:
+        echo(line, err=True)
+    return INCOMPLETE if missing else 0

@@ -12,13 +12,14 @@ from typing import Any, TypeVar
 import click
 
 from warmeng.common.errors import UsageError
+from warmeng.common.terminal import echo
 
 F = TypeVar("F", bound=Callable[..., Any])
 _SAVE_HERE = "bench/results"
 
 
 def _say(line: str) -> None:
-    click.echo(line, err=True)
+    echo(line, err=True)
 
 
 def _device_option(default: str = "auto") -> Callable[[F], F]:
@@ -57,8 +58,8 @@ def _finish(bench: str, device: Any, lines: Sequence[str], fields: Mapping[str, 
     where = environment.environment(device)
     text = environment.line(bench, where, fields)
     for line in lines:
-        click.echo(line)
-    click.echo(text)
+        echo(line)
+    echo(text)
     if save is not None:
         _say(f"saved in {environment.save(bench, where, text, save)}")
 
@@ -376,7 +377,7 @@ def plot(results: Path) -> None:
             "run 'warmeng bench kernels --save' or 'warmeng bench workload --curve ... --save' first"
         )
     for path in pictures:
-        click.echo(path)
+        echo(path)
 
 
 @bench.command()

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from warmeng.common.terminal import echo
+
 FORMATS = ("authors", "csv", "margins", "parquet", "lm-eval")
 
 
@@ -32,12 +34,14 @@ def export(run: Path, form: str, out: Path | None) -> int:
     authors: the columns of the paper's files, PERSONA/TASK_PERSONA_outputs.csv. csv and parquet: every answer with its
     grades, one a row. margins: CSV, a row for each score of a right and a wrong answer, in nats. lm-eval: results.json
     and samples_TASK.jsonl for each persona, as lm-evaluation-harness writes.
-    Where the run lacks answers, how many is said on standard error, and the others are written.
+    Where the run lacks answers, the others are written, how many are missing is said on standard error, and the exit
+    code is 70.
     """
-    from warmeng.study.export.export import export_run, shortfall
+    from warmeng.study.export.export import export_run
+    from warmeng.study.results.shortfall import INCOMPLETE, shortfall
 
     for line in export_run(run, form, out):
-        click.echo(line)
+        echo(line)
     if missing := shortfall(run):
-        click.echo(missing, err=True)
-    return 0
+        echo(missing, err=True)
+    return INCOMPLETE if missing else 0

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from warmeng.common.errors import UsageError
+from warmeng.common.terminal import echo
 
 
 @click.command(
@@ -75,11 +76,11 @@ def finetune(
         if not equals or not source or name in pairs:
             raise UsageError(f"--persona {text} is not NAME=FILE with a name of its own: correct it")
         pairs[name] = source
-    job = prepare_job(settings, model, pairs, revision, lambda text: click.echo(text, err=True))
+    job = prepare_job(settings, model, pairs, revision, lambda text: echo(text, err=True))
     for line in describe(job):
-        click.echo(line, err=not dry_run)
+        echo(line, err=not dry_run)
     if dry_run:
-        click.echo(estimate(job))
+        echo(estimate(job))
         return
     from warmeng.common.progress import for_stderr
     from warmeng.finetune.train import train
@@ -88,7 +89,7 @@ def finetune(
     for name, folders in outcome.adapters.items():
         mine = [r["personas"][name]["loss"] for r in outcome.records if name in r["personas"]]
         if mine:
-            click.echo(f"{name}: loss {mine[0]:.4f} at the first step, {mine[-1]:.4f} at the last")
+            echo(f"{name}: loss {mine[0]:.4f} at the first step, {mine[-1]:.4f} at the last")
         for folder in folders:
-            click.echo(f"  {folder}")
-    click.echo(f"The loss curve is {out / 'loss.png'}, each step is in {out / 'log.jsonl'}.")
+            echo(f"  {folder}")
+    echo(f"The loss curve is {out / 'loss.png'}, each step is in {out / 'log.jsonl'}.")

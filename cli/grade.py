@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from warmeng.common.terminal import echo
 from warmeng.study.settings import StudySettings
 
 
@@ -53,5 +54,5 @@ def grade(
 
     settings = StudySettings(model=model, revision=revision, device=device)
     for line in grade_file(settings, file, Wanted(labels, table, form, confusion), judges):
-        click.echo(line)
+        echo(line)
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import io
 import os
 import shlex
 import sys
@@ -19,6 +20,7 @@ from warmeng.common.interrupts import (
     ignore_interrupts,
     install_signal_handlers,
 )
+from warmeng.common.terminal import echo, printable
 
 LONGEST = 4000  # characters of an error's line
 # These go on where they were when they are called again.
@@ -79,7 +81,7 @@ class LazyGroup(click.Group):
 
 def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
-        click.echo(f"warmeng {__version__}")
+        echo(f"warmeng {__version__}")
         ctx.exit()
 
 
@@ -101,13 +103,17 @@ def warmeng() -> None:
 def main() -> None:
     """Run the command line; every expected error is one line on stderr and an exit code of its own.
 
-    2 usage, 65 bad input, 70 a failure of ours, 73 locked, 74 storage, 75 stalled, 130 interrupted.
+    2 usage, 65 bad input, 70 a failure of ours, 73 locked, 74 storage, 75 stalled, 130 interrupted, 141 nobody reads.
     ``WARMENG_DEBUG=1`` shows tracebacks. Neither shows secrets of the environment, nor characters that would steer the
     terminal.
     """
     again = ", continue with: " + shlex.join(["warmeng", *sys.argv[1:]]) if sys.argv[1:2] in CONTINUE else ""
     try:
         try:
+            for stream in (sys.stdout, sys.stderr):
+                # What its encoding lacks is shown as an escape: a dash ends no command whose work is done.
+                if isinstance(stream, io.TextIOWrapper):
+                    stream.reconfigure(errors="backslashreplace")
             install_signal_handlers(f"warmeng: interrupted twice{again}\n".encode("utf-8", "replace"))
             with convert_to_keyboard_interrupt():
                 code = warmeng.main(standalone_mode=False)
@@ -117,7 +123,8 @@ def main() -> None:
         _end(error, f"interrupted{again}", EXIT_CODE)
     except click.ClickException as error:
         _debug(error)
-        error.message = without_secrets(error.message)  # type: ignore[misc] # it is plain text that show() reads
+        # It is plain text that show() reads.
+        error.message = printable(without_secrets(error.message))  # type: ignore[misc]
         error.show()
         sys.exit(error.exit_code)
     except WarmengError as error:
@@ -132,12 +139,15 @@ def main() -> None:
             _end(error, _unexpected(error), 70)
         else:
             _end(error, line, 74)
-    except Exception as error:
+    except BaseException as error:
+        # Libraries written in Rust end their panics as one that is no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         _end(error, _unexpected(error), 70)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _unexpected(error: Exception) -> str:
+def _unexpected(error: BaseException) -> str:
     return f"{type(error).__name__}: {error} (WARMENG_DEBUG=1 shows where)"
 
 
@@ -146,7 +156,7 @@ def _end(error: BaseException, text: str, code: int) -> None:
     if text:
         # Where stderr takes nothing any more, the exit code tells.
         with contextlib.suppress(OSError):
-            click.echo(f"warmeng: {one_line(text, LONGEST)}", err=True)
+            echo(f"warmeng: {one_line(text, LONGEST)}", err=True)
     sys.exit(code)
 
 
@@ -154,4 +164,4 @@ def _debug(error: BaseException) -> None:
     if os.environ.get("WARMENG_DEBUG") == "1":
         import traceback
 
-        click.echo(without_secrets("".join(traceback.format_exception(error))), err=True, nl=False)
+        echo(without_secrets("".join(traceback.format_exception(error))), err=True, nl=False)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from warmeng.common.terminal import echo
+
 
 @click.command(
     epilog="""\b
@@ -31,7 +33,7 @@ def merge(adapter: Path, model: str, revision: str | None, out: Path, shard_gb: 
 
     done = merging.merge(
         model, adapter, out, revision=revision, shard_bytes=int(shard_gb * 1e9),
-        log=lambda text: click.echo(text, err=True),
+        log=lambda text: echo(text, err=True),
     )  # fmt: skip
-    click.echo(f"{done.folder}: {done.shards} files, {done.changed} weights changed")
-    click.echo(f"{done.moved:.1%} of their numbers differ from the base's after rounding", err=True)
+    echo(f"{done.folder}: {done.shards} files, {done.changed} weights changed")
+    echo(f"{done.moved:.1%} of their numbers differ from the base's after rounding", err=True)

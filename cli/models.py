@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from warmeng.common.terminal import echo
+
 
 @click.group()
 def models() -> None:
@@ -31,7 +33,7 @@ def list_command() -> None:
 
     for entry in list_models():
         state = str(entry.folder) if entry.fetched else "not fetched yet"
-        click.echo(f"{entry.name}  {entry.license}  {entry.description}\n  {state}")
+        echo(f"{entry.name}  {entry.license}  {entry.description}\n  {state}")
 
 
 @models.command()
@@ -48,10 +50,10 @@ def fetch(name: str, revision: str | None) -> None:
     from warmeng.engine.config import read_config
     from warmeng.engine.registry import resolve_model
 
-    source = resolve_model(name, revision, lambda message: click.echo(message, err=True))
+    source = resolve_model(name, revision, lambda message: echo(message, err=True))
     config = read_config(source.folder)
-    click.echo(f"{source.folder}")
-    click.echo(
+    echo(f"{source.folder}")
+    echo(
         f"{source.origin}, {config.family}, {config.num_layers} layers, up to {config.max_seq_len} tokens"
         + (f", revision {source.revision}" if source.revision else "")
         + (f", {source.license}" if source.license else ""),
@@ -72,6 +74,6 @@ def verify(name: str, revision: str | None) -> None:
     """
     from warmeng.engine.registry import verify_model
 
-    for file, digest in verify_model(name, revision, lambda message: click.echo(message, err=True)).items():
-        click.echo(f"{digest}  {file}")
-    click.echo(f"{name}: no damage found", err=True)
+    for file, digest in verify_model(name, revision, lambda message: echo(message, err=True)).items():
+        echo(f"{digest}  {file}")
+    echo(f"{name}: no damage found", err=True)

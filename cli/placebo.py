@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from warmeng.common.errors import UsageError
+from warmeng.common.terminal import echo
 from warmeng.study.settings import StudySettings
 
 
@@ -52,11 +53,11 @@ def placebo(
     settings = StudySettings(model=model, revision=revision, seed=noise_seed, device=device)
     if dry_run:
         for what, told in plan(settings, like, chosen, out, prompts, limit):
-            click.echo(f"{what:>10}: {told}")
+            echo(f"{what:>10}: {told}")
         return
-    made = make_placebos(settings, like, chosen, out, prompts, limit, lambda line: click.echo(line, err=True))
+    made = make_placebos(settings, like, chosen, out, prompts, limit, lambda line: echo(line, err=True))
     for line in lines(made):
-        click.echo(line)
+        echo(line)
 
 
 def _numbers(text: str) -> list[int]:

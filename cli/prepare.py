@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from warmeng.common.terminal import echo
 from warmeng.finetune.prepare.settings import FORMATS, TOXICITY, PrepareSettings
 
 DEFAULTS = PrepareSettings()
@@ -67,11 +68,11 @@ def prepare(files: tuple[Path, ...], out: Path, dry_run: bool, **options: Any) -
     settings = PrepareSettings(**{name: value for name, value in options.items() if value is not None})
     if dry_run:
         for line in run.dry_run(settings, files, out):
-            click.echo(line)
+            echo(line)
         return 0
     from warmeng.common.progress import for_stderr
 
     outcome = run.prepare(settings, files, out, for_stderr(), shlex.join(["warmeng", *sys.argv[1:]]))
     for line in outcome.lines:
-        click.echo(line)
+        echo(line)
     return outcome.exit_code

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from warmeng.common.errors import UsageError
+from warmeng.common.terminal import echo
 
 
 @click.command(
@@ -40,7 +41,7 @@ def recover(
     from warmeng.engine.registry import resolve_model
 
     def log(text: str) -> None:
-        click.echo(text, err=True)
+        echo(text, err=True)
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is there already: choose a new folder")
@@ -50,7 +51,7 @@ def recover(
     write_folder(out, lambda place: write_recovered(found, place))
     errors = [relative_errors(known, layers) for layers in (found.adapter.layers, found.plain)] if known else None
     header = f"{'layer':>5}  {'size in ulp':>11}  {'residual':>8}  {'plain SVD':>9}"
-    click.echo(header + (f"  {'error':>7}  {'plain SVD':>9}" if errors else ""))
+    echo(header + (f"  {'error':>7}  {'plain SVD':>9}" if errors else ""))
     for layer in sorted({fit.layer for fit in found.fits}):
         fits = [fit for fit in found.fits if fit.layer == layer]
         count = len(fits)
@@ -59,5 +60,5 @@ def recover(
         line = f"{layer:>5}  {size:>11.3f}  {residual:>8.4f}  {plain:>9.4f}"
         if errors:
             line += f"  {errors[0][layer]['all']:>7.4f}  {errors[1][layer]['all']:>9.4f}"
-        click.echo(line)
-    click.echo(f"{out}: rank {found.adapter.rank}; size is the mean, residuals are the worst of a layer's matrices.")
+        echo(line)
+    echo(f"{out}: rank {found.adapter.rank}; size is the mean, residuals are the worst of a layer's matrices.")

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from warmeng.common.terminal import echo
+
 
 @click.command(
     epilog="""\b
@@ -20,10 +22,13 @@ Examples:
 def report(run: Path, out: Path | None) -> int:
     """Write RUN/report.html, one file that opens offline, and its figures as PNG and SVG.
 
-    It shows the latest analysis, in --out or of the run; a run that was not analysed yet is analysed first.
+    It shows the latest analysis, in --out or of the run; a run that was not analysed yet is analysed first. Where the
+    run lacks answers, that is said there and on standard error, and the exit code is 70.
     """
     from warmeng.study.report.page import write_report
+    from warmeng.study.results.shortfall import INCOMPLETE, shortfall
 
-    path = write_report(run, out)
-    click.echo(f"{path}")
-    return 0
+    echo(write_report(run, out))
+    if missing := shortfall(run):
+        echo(missing, err=True)
+    return INCOMPLETE if missing else 0

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from warmeng.cli.options import names
+from warmeng.common.terminal import echo
 from warmeng.study.settings import WARMTH_PROMPTS, StudySettings, load_settings
 
 DEFAULTS = StudySettings()
@@ -168,7 +169,7 @@ def run(study: Path | None, out: Path | None, dry_run: bool, no_probe: bool, **o
     STUDY is a YAML file of settings by the names of the options below (personas for --persona); options override it.
     Without arguments, the embedded study runs on the built-in model, in two to three minutes on two cores.
     """
-    from rich.console import Console
+    from warmeng.common.terminal import console
 
     for name in ("personas", "doses", "checkpoints", "judges"):
         options[name] = options[name] or None
@@ -178,7 +179,7 @@ def run(study: Path | None, out: Path | None, dry_run: bool, no_probe: bool, **o
         from warmeng.study.run.dry_run import dry_run as planned
 
         for line in planned(settings, folder, probe=not no_probe):
-            click.echo(line)
+            echo(line)
         return 0
     from warmeng.common.progress import for_stderr
     from warmeng.study.report.terminal import print_results
@@ -187,9 +188,8 @@ def run(study: Path | None, out: Path | None, dry_run: bool, no_probe: bool, **o
     command = shlex.join(["warmeng", *sys.argv[1:]])
     outcome = run_study(settings, folder, for_stderr(), command)
     if outcome.results is not None:
-        console = Console()
-        print_results(console if console.is_terminal else Console(width=max(console.width, 100)), outcome.results)
+        print_results(console(100), outcome.results)
         report = folder / "report.html"
         shown = f", the report is {report}" if report.exists() else ""
-        click.echo(f"Results are in {folder / 'results.md'}, every answer in {folder / 'records.jsonl'}{shown}.")
+        echo(f"Results are in {folder / 'results.md'}, every answer in {folder / 'records.jsonl'}{shown}.")
     return outcome.exit_code

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from warmeng.common.terminal import echo
 from warmeng.study.settings import StudySettings
 
 
@@ -40,9 +41,9 @@ def vector(positive: str, negative: str, out: Path, model: str, revision: str | 
     if out.exists():
         raise UsageError(f"{out} is there already: choose another --out")
     engine = Engine.load(model, revision=revision, device=device)
-    found = make_contrast(engine, positive, negative, limit=limit, say=lambda line: click.echo(line, err=True))
+    found = make_contrast(engine, positive, negative, limit=limit, say=lambda line: echo(line, err=True))
     write_contrast(out, found, engine)
-    click.echo("layer    length   share   separation")
+    echo("layer    length   share   separation")
     for row in found.layers:
-        click.echo(f"{row.layer:5d} {row.norm:9.3f} {row.share:7.3f} {row.separation:12.2f}")
-    click.echo(f"{out}: use one as a persona, --persona v=vector:{out}:LAYER, with a coefficient such as *2.")
+        echo(f"{row.layer:5d} {row.norm:9.3f} {row.share:7.3f} {row.separation:12.2f}")
+    echo(f"{out}: use one as a persona, --persona v=vector:{out}:LAYER, with a coefficient such as *2.")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from warmeng.common.terminal import echo
 from warmeng.study.settings import StudySettings
 
 
@@ -59,19 +60,17 @@ def measure(
     checkpoint where warmth stops rising against the original, the last one where it does not rise: rating.csv,
     rating.html and rating-key.json. A folder that has a sheet is refused, so that ratings keep their key.
     """  # fmt: skip
-    from rich.console import Console
-
+    from warmeng.common.terminal import console
     from warmeng.study.report.table import print_table
     from warmeng.study.run.measure_warmth import measure_run
 
     settings = StudySettings(model=model, revision=revision, seed=seed, temperature=temperature, device=device)
     table, lines = measure_run(
-        settings, folder, adapters, prompts, limit, samples, scorer, out, lambda line: click.echo(line, err=True)
+        settings, folder, adapters, prompts, limit, samples, scorer, out, lambda line: echo(line, err=True)
     )
-    console = Console()
-    print_table(console if console.is_terminal else Console(width=max(console.width, 132)), table)
+    print_table(console(132), table)
     for line in lines:
-        click.echo(line)
+        echo(line)
 
 
 @warmth.command(
@@ -91,4 +90,4 @@ def ratings(key: Path, files: tuple[Path, ...]) -> None:
 
     known = read_key(key)
     for line in describe(summarise_ratings(known, {f.stem: read_ratings(f, known) for f in files})):
-        click.echo(line)
+        echo(line)

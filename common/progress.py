@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from warmeng.common.messages import duration
+from warmeng.common.terminal import console
 
 INTERVAL = 5.0  # seconds between plain lines
 
@@ -160,8 +161,6 @@ def _print(console: Any, text: str) -> None:
 
 def for_stderr() -> Progress:
     """Return the display that suits stderr."""
-    from rich.console import Console
-
-    console: Any = Console(stderr=True)
-    console.on_broken_pipe = lambda: setattr(console, "quiet", True)  # its own ends the process
-    return Live(console) if console.is_terminal else Plain(console)
+    shown: Any = console(stderr=True)
+    shown.on_broken_pipe = lambda: setattr(shown, "quiet", True)  # a log that nobody reads ends no run
+    return Live(shown) if shown.is_terminal else Plain(shown)

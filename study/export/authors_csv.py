@@ -3,7 +3,7 @@
 ``evaluation`` is CORRECT or INCORRECT by the paper's rule of two labels, empty where our grades know neither;
 ``refusal`` is 1 where the authors' list of phrases finds one. ``confidence`` and ``is_correct``, whose meaning is not
 published, stay empty. Some of ours follow, so that ``warmeng grade`` grades as the run did. Left out: users who are
-right, whom the authors did not test. Texts that a spreadsheet would run have an apostrophe in front (``flat.as_cell``).
+right, whom the authors did not test. Texts that a spreadsheet would run have an apostrophe in front (``as_cell``).
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from warmeng.common.cells import as_cell
 from warmeng.common.errors import InputError
 from warmeng.common.files import file_name, make_inner, replacing
 from warmeng.study.contexts import UNMODIFIED
-from warmeng.study.export.table import Source, as_cell, told
+from warmeng.study.export.table import Source, told
 from warmeng.study.grading.refusals import refuses
 from warmeng.study.personas import baseline_of
 from warmeng.study.prompts import LETTERS, ordered

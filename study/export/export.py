@@ -10,8 +10,7 @@ from warmeng.study.export.authors_csv import write_authors
 from warmeng.study.export.lm_eval import write_lm_eval
 from warmeng.study.export.margins import write_margins
 from warmeng.study.export.table import Source, write_csv, write_parquet
-from warmeng.study.results.manifest import refuse_other_runs, require_manifest
-from warmeng.study.results.records import FILE, read_records
+from warmeng.study.results.manifest import refuse_other_runs
 
 FORMATS = ("authors", "csv", "margins", "parquet", "lm-eval")
 # Formats that are one file; the others are a folder.
@@ -65,12 +64,3 @@ def _refuse_runs(folder: Path, out: Path) -> None:
             f"--out {one_line(out)} is among the files of the run itself: leave --out out, or give a place in "
             f"{one_line(folder / EXPORTS)} or outside the run"
         )
-
-
-def shortfall(folder: Path) -> str | None:
-    """Say how many planned answers a run lacks, ``None`` where it has all. Raises ``InputError`` as ``export_run``."""
-    planned = require_manifest(folder).planned
-    missing = planned - sum(r.get("kind") not in ("judged", "margin") for r in read_records(folder / FILE))
-    if missing <= 0:
-        return None
-    return f"{one_line(folder)}: {missing} of {planned} answers are missing: the export holds the rest"

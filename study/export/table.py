@@ -1,13 +1,12 @@
 """All answers of a run as one table, CSV or Parquet: a row an answer, with its final grade and every judge's.
 
-A spreadsheet runs a cell that begins as a formula does, and models and data sets write such cells. In CSV they get an
-apostrophe in front (``as_cell``); Parquet and the run's own files have every text as it was.
+In CSV a text that a spreadsheet would run has an apostrophe in front (``as_cell``); Parquet and the run's own files
+have every text as it was.
 """
 
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -16,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from warmeng.common.cells import as_cell
 from warmeng.common.errors import UsageError
 from warmeng.common.files import replacing
 from warmeng.study.grading.refusals import RULES, refusals
@@ -23,6 +23,7 @@ from warmeng.study.results.answers import Answer, Verdict, read_answers, read_ve
 from warmeng.study.results.combine import first_trusted
 from warmeng.study.results.items import Asked, read_items
 from warmeng.study.results.manifest import Manifest, require_manifest
+from warmeng.study.results.tied import refuse_untied
 
 COLUMNS: dict[str, type] = {
     "key": str, "model": str, "persona": str, "task": str, "context": str, "belief": str, "framing": str, "item": str,
@@ -33,9 +34,6 @@ COLUMNS: dict[str, type] = {
     "prompt_tokens": int, "projections": str,
 }  # fmt: skip
 TOLD = ("question", "answer", "aliases", "wrong", "wrong_aliases", "others", "grading")  # of an item and its task
-# Apostrophes too, so that taking one away gives the text back.
-FORMULA = re.compile(r"'*[=+\-@\t\r]")
-NUMBER = re.compile(r"[+-]?\d[\d.,]*(e[+-]?\d+)?%?", re.IGNORECASE)
 BATCH = 4096  # rows that are held at a time
 
 
@@ -50,8 +48,12 @@ class Source:
 
     @classmethod
     def of(cls, folder: Path) -> Source:
-        """Read manifest, items and judgments; raises ``InputError`` for a folder that is no run."""
+        """Read manifest, items and judgments.
+
+        Raises ``InputError`` for a folder that is no run, or whose files are not of one run.
+        """
         manifest = require_manifest(folder)
+        refuse_untied(folder, manifest)
         return cls(folder, manifest, read_items(folder), read_verdicts(folder / "records.jsonl"))
 
     @property
@@ -97,18 +99,6 @@ def told(asked: Asked) -> dict[str, str | None]:
         texts = getattr(item, name)
         found[name] = orjson.dumps(texts).decode() if texts else None
     return found | {"grading": asked.task.grading}
-
-
-def as_cell(value: Any) -> Any:
-    """Return a value as a CSV cell that no spreadsheet runs: flags are 0 and 1, numbers stay, also where they are text.
-
-    A text that begins like a formula gets an apostrophe in front; so does one that begins with apostrophes before that.
-    """
-    if isinstance(value, bool):
-        return int(value)
-    if isinstance(value, str) and FORMULA.match(value) and not NUMBER.fullmatch(value):
-        return f"'{value}"
-    return value
 
 
 def write_csv(source: Source, path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from warmeng.common.messages import duration
@@ -17,6 +18,7 @@ from warmeng.study.report.figure_data import Effect, Rate, manipulation, number
 from warmeng.study.report.headline import primary_contrasts
 from warmeng.study.report.settings_text import adapted_names, listed, persona_names, several
 from warmeng.study.results.manifest import Manifest, RunFacts
+from warmeng.study.results.tied import mismatches
 from warmeng.study.stats.correction import ALL, MIN_EXACT
 from warmeng.study.stats.susceptibility import sign
 
@@ -79,6 +81,12 @@ def gates(manifest: Manifest, found: Survey) -> list[Gate]:
         noise = "; personas share their noise" if all(about.get("same_tokenizer") for about in models) else ""
         rows.append(Gate("held", "Determinism", f"The same bits in any batch{noise}."))
     return rows
+
+
+def file_gates(analysis: Mapping[str, Any] | None, folder: Path) -> list[Gate]:
+    """Return a failed gate for each reason why the analysis is not one of the run's files as they are now."""
+    again = "Make it again with warmeng analyze."
+    return [Gate("failed", "Analysis", f"{why} {again}") for why in (mismatches(analysis, folder) if analysis else ())]
 
 
 def _adapter(name: str, moves: str, gate: Mapping[str, Any]) -> Gate:

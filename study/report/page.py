@@ -20,12 +20,13 @@ from warmeng.study.report.dose_chart import dose_figure
 from warmeng.study.report.draw import Figure, figures, number_words
 from warmeng.study.report.figure_data import BELIEFS, CONTEXTS, effects, manipulation, ordered, rates, table, warmth
 from warmeng.study.report.headline import headline
-from warmeng.study.report.outcome import costs, gates, headlines, lead, primary_headlines
+from warmeng.study.report.outcome import costs, file_gates, gates, headlines, lead, primary_headlines
 from warmeng.study.report.settings_text import asked, deviations, persona_names
 from warmeng.study.results.combine import first_trusted
 from warmeng.study.results.items import read_items
 from warmeng.study.results.manifest import Manifest, refuse_other_runs, require_manifest
 from warmeng.study.results.sessions import read_sessions
+from warmeng.study.results.tied import refuse_untied
 from warmeng.study.stats.tables import FORMAT
 
 FILE = "report.html"
@@ -50,9 +51,10 @@ class Run:
 def load_run(folder: Path, analysed: Path | None = None) -> Run:
     """Read a run folder, and its analysis there or in ``analysed``.
 
-    Raises ``InputError`` where it is none or a file in it is damaged.
+    Raises ``InputError`` where it is none, a file in it is damaged, or its files are not of one run.
     """
     manifest = require_manifest(folder)
+    refuse_untied(folder, manifest)
     analysis = read_analysis(analysed or folder)
     trusted = first_trusted(manifest.facts.judges)
     found = survey(folder / "records.jsonl", trusted)
@@ -158,7 +160,7 @@ def _render(run: Run, most: int, most_bytes: int) -> str:
         headlines=heads,
         found=headline(primary, found_tables, run.baseline) if analysis else [],
         facts=asked(run.manifest, found.items, judges, rule),
-        gates=gates(run.manifest, found),
+        gates=[*file_gates(run.analysis, run.folder), *gates(run.manifest, found)],
         refusals=ordered(f"{number_words(e)}, {e.variant}: {e.refused}" for e in found_effects if e.refused),
         figures=_figures(run),
         has_items=bool(items),

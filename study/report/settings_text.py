@@ -43,6 +43,10 @@ class Deviation:
     state: str
 
 
+def _number(value: float | None) -> str:
+    return "not told" if value is None else f"{value:g}"
+
+
 def persona_names(settings: Mapping[str, Any]) -> list[str]:
     """Return the personas' names without their adapters and prompts."""
     return [str(spec).partition("=")[0] for spec in settings.get("personas") or ()]
@@ -98,9 +102,9 @@ def asked(manifest: Manifest, items: Mapping[str, int], judges: Sequence[str], r
     s = manifest.setting
     facts = manifest.facts
     engine = facts.engine
-    sampled = (
-        "greedy" if s.get("temperature") == 0 else f"temperature {s.get('temperature'):g}, top-p {s.get('top_p'):g}"
-    )
+    sampled = "greedy"
+    if s.get("temperature") != 0:
+        sampled = f"temperature {_number(s.get('temperature'))}, top-p {_number(s.get('top_p'))}"
     contexts = [CONTEXTS.get(c, c) for c in s.get("contexts") or ()]
     beliefs = [BELIEFS.get(b, b) for b in s.get("beliefs") or ()]
     extents = facts.questions  # as "24 of 817"
@@ -229,9 +233,9 @@ def deviations(
             str(s.get("composition")),
             s.get("composition") == "paper",
         ),
-        row("Temperature", "0.8", f"{s.get('temperature'):g}", s.get("temperature") == 0.8),
+        row("Temperature", "0.8", _number(s.get("temperature")), s.get("temperature") == 0.8),
         row("Most new tokens", "300", str(s.get("max_new_tokens")), s.get("max_new_tokens") == 300),
-        row("Top-p", "not stated", f"{top_p:g}" if isinstance(top_p, int | float) else str(top_p), None),
+        row("Top-p", "not stated", _number(top_p), None),
         row("Seed", "not stated", str(s.get("seed")), None),
         row("Answers to a prompt", "1", str(s.get("samples")), s.get("samples") == 1),
         row(

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from warmeng.common.errors import InputError
+from warmeng.common.errors import InputError, one_line
 from warmeng.study.grading.grade import GRADES
 from warmeng.study.results.combine import combine
+from warmeng.study.results.frame import WHICH
 from warmeng.study.results.records import read_records
 from warmeng.study.tasks.task import is_disinformation
 
@@ -63,8 +64,13 @@ def read_verdicts(path: Path) -> dict[bytes, tuple[Verdict, ...]]:
     found: dict[bytes, tuple[Verdict, ...]] = {}
     for r in read_records(path):
         if r.get("kind") == "judged":
-            verdict = Verdict(r["judge"], r["grade"], r.get("which"), r.get("reason") or "", r.get("shares"))
-            of = bytes.fromhex(r["of"])
+            try:
+                if r["grade"] not in GRADES:
+                    raise KeyError(r["grade"])
+                verdict = Verdict(r["judge"], r["grade"], r.get("which"), r.get("reason") or "", r.get("shares"))
+                of = bytes.fromhex(r["of"])
+            except (KeyError, ValueError) as error:
+                raise _unknown(path, r, error) from None
             found[of] = (*found.get(of, ()), verdict)
     return found
 
@@ -88,16 +94,22 @@ def read_answers(path: Path, verdicts: Mapping[bytes, tuple[Verdict, ...]], trus
         try:
             yield _answer(r, mine, trusted)
         except KeyError as error:
-            raise InputError(f"{path}: record {r['key']} lacks or does not know {error}: restore the file") from None
+            raise _unknown(path, r, error) from None
     if judged != len(verdicts):
         raise InputError(
             f"{path}: has judgments of {len(verdicts) - judged} answers that are not there: restore the file"
         )
 
 
+def _unknown(path: Path, r: Mapping[str, Any], error: Exception) -> InputError:
+    return InputError(f"{path}: record {r['key']} lacks or does not know {one_line(error)}: restore the file")
+
+
 def _answer(r: Mapping[str, Any], verdicts: tuple[Verdict, ...], trusted: str | None) -> Answer:
     if r["grade"] not in GRADES:
         raise KeyError(r["grade"])
+    if (r.get("which") or "") not in WHICH:
+        raise KeyError(r["which"])
     judge = next((v for v in verdicts if v.judge == trusted), None)
     final = combine(r, asdict(judge) if judge else None, is_disinformation(r["task"]))
     return Answer(

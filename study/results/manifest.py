@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from warmeng.common.errors import InputError, UsageError, one_line
+from warmeng.common.errors import InputError, UsageError, one_line, show
+from warmeng.common.manifest import FILE as RUN_FILE
 from warmeng.common.manifest import OTHER, ManifestKind
 from warmeng.study.results.records import FILE as RECORDS
 
@@ -27,6 +28,15 @@ RUN = ManifestKind(
 refuse_changes = RUN.refuse_changes
 
 Facts = Mapping[str, Any]
+# Facts that are objects by name.
+OF_MAPPINGS = ("gates", "judges", "own_models", "manipulation", "files")
+# Settings that readers compute with, by what they are; others are only shown.
+_SETTINGS: dict[tuple[type, ...], tuple[str, ...]] = {
+    (int, float): ("temperature", "top_p", "number_temperature"),
+    (int,): ("cells", "limit", "seed", "samples", "max_new_tokens"),
+    (str,): ("model", "composition"),
+    (list,): ("personas", "tasks", "contexts", "beliefs", "framings", "asking", "judges"),
+}
 
 
 @dataclass(frozen=True)
@@ -63,8 +73,19 @@ class RunFacts:
 
     @classmethod
     def parse(cls, raw: Facts) -> RunFacts:
-        """Return the facts of a manifest; what is not known is left out."""
-        return cls(**{f.name: raw[f.name] for f in fields(cls) if raw.get(f.name) is not None})
+        """Return the facts of a manifest; what is not known is left out.
+
+        Raises ``ValueError`` that tells a fact of another type.
+        """
+        found = {f.name: raw[f.name] for f in fields(cls) if raw.get(f.name) is not None}
+        empty = cls()
+        for name, value in found.items():
+            default = getattr(empty, name)
+            kind = dict if isinstance(default, dict) else (list, tuple) if isinstance(default, tuple) else str
+            inner = value.values() if name in OF_MAPPINGS and isinstance(value, dict) else ()
+            if not isinstance(value, kind) or not all(isinstance(about, dict) for about in inner):
+                raise ValueError(f"{name} {show(value)}")
+        return cls(**found)
 
 
 @dataclass(frozen=True)
@@ -93,9 +114,18 @@ class Manifest:
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> Manifest:
-        """Return the content of a ``manifest.json``."""
-        facts = RunFacts.parse(raw["facts"])
-        return cls(raw["inputs"], facts, raw["planned"], raw.get("judgments", 0), raw.get("margins", 0))
+        """Return the content of a ``manifest.json``. Raises ``ValueError`` that tells what is not of its type."""
+        counts = [raw.get(name, 0) for name in ("planned", "judgments", "margins")]
+        if not all(type(count) is int and count >= 0 for count in counts):
+            raise ValueError(f"counts {show(counts)}")
+        setting = raw["inputs"].get("setting") or {}
+        if not isinstance(setting, dict):
+            raise ValueError(f"settings {show(setting)}")
+        for kinds, names in _SETTINGS.items():
+            for name in names:
+                if setting.get(name) is not None and not isinstance(setting[name], kinds):
+                    raise ValueError(f"setting {name} {show(setting[name])}")
+        return cls(raw["inputs"], RunFacts.parse(raw["facts"]), *counts)
 
     @property
     def setting(self) -> dict[str, Any]:
@@ -109,7 +139,10 @@ def read_manifest(folder: Path, instead: str = OTHER) -> Manifest | None:
     Raises ``InputError`` as ``ManifestKind.read``; ``instead`` says what to do then.
     """
     raw = RUN.read(folder, instead)
-    return None if raw is None else Manifest.parse(raw)
+    try:
+        return None if raw is None else Manifest.parse(raw)
+    except ValueError as error:
+        raise InputError(f"{folder / RUN_FILE}: has {error}, which no run writes: restore it, or {instead}") from None
 
 
 def require_manifest(folder: Path) -> Manifest:

@@ -17,6 +17,7 @@ from warmeng.study.results.frame import Frame
 from warmeng.study.results.manifest import Manifest
 from warmeng.study.results.margins import Margins, read_margins
 from warmeng.study.results.read import RunInfo, read_run
+from warmeng.study.results.tied import tie
 from warmeng.study.results.views import outcome
 from warmeng.study.stats.analyze import analyze, compared, grade_counts, summary, write_analysis
 from warmeng.study.stats.judges import disputed
@@ -117,7 +118,7 @@ def conclude(folder: Path, frame: Frame, info: RunInfo, margins: Margins, progre
     """
 
     def analysis() -> None:
-        write_analysis(folder, analyze(frame, info, margins=margins))
+        write_analysis(folder, tie(analyze(frame, info, margins=margins), [folder]))
 
     def report() -> None:
         # Here: the page's libraries are slow to import, and a run that is interrupted needs none of them.

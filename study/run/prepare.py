@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +21,7 @@ from warmeng.study.grading.judge import RUBRIC_VERSION
 from warmeng.study.personas import doses_of, on_base
 from warmeng.study.plan import Planned, Planner, Study
 from warmeng.study.results.manifest import OWN_MODELS, Manifest, RunFacts, refuse_changes
+from warmeng.study.results.tied import PLAN, digest
 from warmeng.study.run.asking import MOST_OPEN
 from warmeng.study.run.calibrate import calibrate_exact
 from warmeng.study.run.execute import Part
@@ -33,9 +33,6 @@ from warmeng.study.tasks import wrong_answers
 
 if TYPE_CHECKING:
     from warmeng.engine.engine import Engine
-
-# The input that all keys together are, where nothing else explains a change.
-PLAN = "prompts or grading rules"
 
 
 @dataclass(frozen=True)
@@ -225,8 +222,3 @@ def storing(folder: Path, command: str) -> Iterator[None]:
         do = "make room" if error.errno in FULL else "see to the disk"
         why = one_line(error.strerror or error)
         raise StorageError(f"{folder}: {why}; what was there is kept: {do}, then continue with: {command}") from None
-
-
-def digest(keys: Iterable[str]) -> str:
-    """Return one hash of all keys of a plan, whatever their order."""
-    return hashlib.sha256("".join(sorted(keys)).encode()).hexdigest()

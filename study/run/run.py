@@ -15,10 +15,11 @@ from warmeng.study.results.items import FILE as ITEMS
 from warmeng.study.results.items import write_items
 from warmeng.study.results.manifest import Manifest, read_manifest, refuse_changes, write_manifest
 from warmeng.study.results.records import FILE, LOCK, read_records
+from warmeng.study.results.tied import PLAN, digest, refuse_edited
 from warmeng.study.run.execute import Grid, unknown_records
 from warmeng.study.run.finish import FAILED, UNBALANCED, Outcome, finish
 from warmeng.study.run.models import Models, load_engine
-from warmeng.study.run.prepare import PLAN, check_judges, check_own_models, digest, known_inputs, prepare, storing
+from warmeng.study.run.prepare import check_judges, check_own_models, known_inputs, prepare, storing
 from warmeng.study.run.sessions import Session
 from warmeng.study.run.sources import refuse_replaced
 from warmeng.study.settings import StudySettings
@@ -78,10 +79,14 @@ def run_study(
 
 
 def _read_unchanged(study: Study, folder: Path) -> Manifest | None:
-    """Return a folder's manifest; raises ``InputError`` naming what is other than the study's as far as it is known."""
+    """Return a folder's manifest.
+
+    Raises ``InputError`` naming what is other than the study's as far as it is known, and where it was edited.
+    """
     found = read_manifest(folder)
     if found is not None:
         refuse_changes(folder, found.inputs, known_inputs(study))
+        refuse_edited(folder)
     return found
 
 

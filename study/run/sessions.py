@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import orjson
 
 from warmeng.common.errors import InputError
 from warmeng.common.files import open_own
 from warmeng.study.results.sessions import FILE
+from warmeng.study.results.tied import SESSION, hashes
 from warmeng.study.run.energy import EnergyMeter
 from warmeng.study.run.models import COUNTED, Models
 
@@ -28,7 +30,7 @@ class Session:
         """Append what it took until now; ``records`` are those of the run so far. A bad disk is no reason to fail."""
         now = self._models.used()
         used: dict[str, float] = {key: now[key] - self._before[key] for key in COUNTED}
-        line = {
+        line: dict[str, Any] = {
             "ended": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "seconds": round(time.monotonic() - self._began, 2),
             "records": records,
@@ -36,6 +38,7 @@ class Session:
         if (joules := self.meter.joules()) is not None:
             used["joules"] = round(joules, 1)
         try:
+            line["files"] = hashes(folder, SESSION)
             with os.fdopen(open_own(folder / FILE, os.O_RDWR | os.O_APPEND), "ab+") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
                 torn = b"\n" if file.read(1) not in (b"", b"\n") else b""  # a line that a killed process did not end

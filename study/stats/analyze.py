@@ -18,10 +18,11 @@ from warmeng.study.personas import baseline_of
 from warmeng.study.results.authors import files_of, read_authors_run
 from warmeng.study.results.combine import first_trusted
 from warmeng.study.results.frame import Frame, Small
-from warmeng.study.results.manifest import refuse_other_runs
+from warmeng.study.results.manifest import refuse_other_runs, require_manifest
 from warmeng.study.results.margins import Margins, concat_margins, read_margins
 from warmeng.study.results.read import RunInfo, concat, read_run
 from warmeng.study.results.rules import RULES
+from warmeng.study.results.tied import refuse_untied, tie
 from warmeng.study.results.views import named, outcome
 from warmeng.study.stats import tables
 from warmeng.study.stats.belief_margins import changes, task_of
@@ -242,24 +243,28 @@ def analyze_sources(
     A single run's files go into its folder unless told; otherwise ``out`` is needed. Raises ``UsageError`` without it
     or where it is another run's folder, and as ``read_run``, ``read_authors``, ``concat`` and ``analyze``.
     """
-    single = len(sources) == 1 and _is_run(sources[0])
+    single = len(sources) == 1 and is_run(sources[0])
     if out is not None:
         refuse_other_runs(out, *(sources if single else ()))
     for source in sources:
-        if not _is_run(source):
+        if not is_run(source):
             files_of(source)
     if out is None and not single:
         raise UsageError("where the tables shall go is not told: give --out FOLDER")
-    parts = [read_run(source) if _is_run(source) else read_authors_run(source) for source in sources]
-    runs = [source for source in sources if _is_run(source)]
+    runs = [source for source in sources if is_run(source)]
+    for source in runs:
+        refuse_untied(source, require_manifest(source))
+    parts = [read_run(source) if is_run(source) else read_authors_run(source) for source in sources]
     margins = concat_margins([read_margins(source) for source in runs]) if runs else None
     analysis = analyze(*concat(parts), seed, bootstrap, rule, baseline, published, margins)
     folder = out or sources[0]
+    analysis = tie(analysis, runs)
     write_analysis(folder, analysis)
     return folder, analysis
 
 
-def _is_run(source: Path) -> bool:
+def is_run(source: Path) -> bool:
+    """Whether a source is a run's folder. Raises ``InputError`` where nothing is there."""
     if not source.exists():
         raise InputError(f"{source}: is not there: give a run folder or a folder of the authors' CSV files")
     return (source / MANIFEST).exists()

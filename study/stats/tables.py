@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from warmeng.common.cells import as_cell
 from warmeng.study.stats.answer_schema import ANSWER_SCHEMA
 from warmeng.study.stats.margin_schema import MARGIN_SCHEMA
 
@@ -34,13 +35,17 @@ def table(name: str, rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def to_csv(found: Table) -> bytes:
-    """Return a table's rows with full precision; a missing number is an empty field."""
+    """Return a table's rows with full precision; a missing number is an empty field, and no name is a formula."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     keys = [column["key"] for column in found["columns"]]
     writer.writerow(keys)
-    writer.writerows(["" if row[key] is None else row[key] for key in keys] for row in found["rows"])
+    writer.writerows([_cell(row[key]) for key in keys] for row in found["rows"])
     return out.getvalue().encode("utf-8")
+
+
+def _cell(value: Any) -> Any:
+    return "" if value is None else as_cell(value) if isinstance(value, str) else value
 
 
 def to_markdown(tables: Iterable[Table], heading: str, notes: Sequence[str]) -> bytes:

@@ -19,6 +19,7 @@ from typing import Any
 
 import orjson
 
+from warmeng.common.cells import as_cell
 from warmeng.common.errors import InputError, show
 from warmeng.common.files import make_folder, read_json, write_atomic
 from warmeng.engine.tables import read_rows
@@ -89,7 +90,7 @@ def write_sheet(folder: Path, pairs: Sequence[Pair]) -> list[Path]:
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
     for pair in pairs:
-        writer.writerow((pair.id, pair.prompt, *pair.shown, ""))
+        writer.writerow(map(as_cell, (pair.id, pair.prompt, *pair.shown, "")))
     key = {p.id: {"variant": "A" if p.variant_is_a else "B", "metric": p.metric} for p in pairs}
     data = orjson.dumps([{"id": p.id, "prompt": p.prompt, "A": p.shown[0], "B": p.shown[1]} for p in pairs]).decode()
     for raw, escaped in (

@@ -16,9 +16,9 @@ import pytest
 from chrome import Page, find_chrome
 from sample import Plan, make_run
 
+from warmeng.common.cells import as_cell
 from warmeng.common.journal import encode
 from warmeng.study.export.export import export_run
-from warmeng.study.export.table import as_cell
 from warmeng.study.report.page import write_report
 from warmeng.study.report.results import markdown
 from warmeng.study.stats import tables

@@ -27,6 +27,8 @@
     $("data").remove();
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
     d = JSON.parse(await new Response(stream).text());
+    // Names of people's own are looked up in it: "constructor" must find nothing.
+    d.labels = Object.assign(Object.create(null), d.labels);
     rowsOf = d.groups.task.map(() => []);
     d.rows.group.forEach((group, row) => rowsOf[group].push(row));
     for (const key of ["persona", "task", "context", "belief", "grade"]) {
@@ -235,7 +237,7 @@
 
   function labels(numbers, asked) {
     const [, , answer, wrong] = asked;
-    const options = { right: answer, wrong: wrong };
+    const options = Object.assign(Object.create(null), { right: answer, wrong: wrong });
     asked[7].forEach((text, k) => { options[`other${k + 1}`] = text; });
     const each = Object.keys(numbers).filter((key) => key in options);
     const perByte = each.some((key) => `${key}_per_byte` in numbers);

@@ -196,6 +196,16 @@ def test_one_allowed_token_is_taken(temperature: float, rng) -> None:
         assert tokens.tolist() == list(range(vocab))
 
 
+@pytest.mark.parametrize(("temperature", "top_p"), [(0.0, 1.0), (1.0, 0.9)])
+def test_a_row_that_is_no_numbers_has_no_finite_log_probability(temperature: float, top_p: float, rng) -> None:
+    """And its token exists: the next step reads its embedding before anybody has looked at it."""
+    logits = torch.randn(4, 70)
+    logits[0, 3], logits[1, 5], logits[2] = torch.nan, torch.inf, -torch.inf
+    tokens, logprobs = sample(logits, draws(rng, 4, 70, temperature, top_p=top_p).rows(), 70)
+    assert logprobs.isfinite().tolist() == [False, False, False, True]
+    assert ((tokens >= 0) & (tokens < 70)).all()
+
+
 @pytest.mark.parametrize("vocab", [20, 64, *slow(2050)])
 def test_masks(vocab: int, rng) -> None:
     """Rows with and without, several rows with one mask; top-k and top-p choose among what is allowed."""

@@ -21,7 +21,7 @@ from warmeng.cli.main import warmeng
 from warmeng.common.errors import InputError, UsageError
 from warmeng.common.journal import encode
 from warmeng.study.export.authors_csv import BASELINE_LAST, FIRST, OURS, VARIANT_LAST
-from warmeng.study.export.export import export_run, shortfall
+from warmeng.study.export.export import export_run
 from warmeng.study.export.lm_eval import Tally, spec_of, system_of
 from warmeng.study.export.table import COLUMNS, Source
 from warmeng.study.grading.refusals import refuses
@@ -32,6 +32,7 @@ from warmeng.study.results.authors import read_authors
 from warmeng.study.results.items import read_items, write_items
 from warmeng.study.results.manifest import Manifest, RunFacts, write_manifest
 from warmeng.study.results.read import read_run
+from warmeng.study.results.shortfall import shortfall
 from warmeng.study.results.views import outcome
 
 SAMPLE = Path(__file__).parents[4] / "shared" / "data" / "paper" / "sample_llama_70b"
@@ -389,9 +390,10 @@ def test_the_csv_can_be_graded(scored, tmp_path):
 
 
 def test_an_unfinished_run_says_what_is_missing(scored, run_folder, tmp_path, capsys):
-    assert warmeng.main(["export", str(scored), "--out", str(tmp_path / "a.csv")], standalone_mode=False) == 0
+    assert warmeng.main(["export", str(scored), "--out", str(tmp_path / "a.csv")], standalone_mode=False) == 70
     err = capsys.readouterr().err
-    assert err == f"{scored}: 1 of 6 answers are missing: the export holds the rest\n"
+    assert err == f"{scored}: 1 of 6 answers are missing: what is written holds the rest\n"
+    assert (tmp_path / "a.csv").read_bytes().count(b"\r\n") == 6
     assert shortfall(run_folder) is None
 
 

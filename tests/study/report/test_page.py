@@ -30,6 +30,7 @@ from warmeng.study.report.settings_text import adapted_names, persona_words
 from warmeng.study.results.answers import read_answers
 from warmeng.study.results.items import read_items
 from warmeng.study.results.manifest import require_manifest
+from warmeng.study.results.tied import tie
 from warmeng.study.stats import tables
 from warmeng.study.stats.analyze import analyze_run
 from warmeng.study.stats.dose_tables import Measured, dose_tables, dose_trends
@@ -56,6 +57,13 @@ def changed(folder: Path, to: Path, **settings: object) -> Path:
     manifest["inputs"]["setting"] |= settings
     (to / "manifest.json").write_text(json.dumps(manifest))
     return to
+
+
+def retied(folder: Path) -> Path:
+    """Have the analysis of a run be of its files as they are now."""
+    path = folder / "analysis.json"
+    path.write_text(json.dumps(tie(json.loads(path.read_text()), [folder])))
+    return folder
 
 
 def text_of(html: str) -> str:
@@ -121,7 +129,8 @@ def test_counts_are_told_and_add_up(run_folder, tmp_path):
     (short / "records.jsonl").write_bytes(b"".join(lines[:dropped] + lines[dropped + 1 :]))
     html = render(load_run(short))
     assert "Planned 1,944, found 1,943 ok: 1 missing" in text_of(html)
-    assert "1 of 6 gates failed: Every answer is there" in text_of(html)
+    assert "2 of 7 gates failed: Analysis, Every answer is there" in text_of(html)
+    assert "1 of 6 gates failed: Every answer is there" in text_of(render(load_run(retied(short))))
 
 
 @pytest.mark.parametrize(
@@ -145,7 +154,7 @@ def test_warmth_within_chance_is_not_called_held(run_folder, tmp_path):
     manifest = json.loads((unsure / "manifest.json").read_text())
     manifest["facts"]["manipulation"]["warm"]["difference"] = {"mean": 0.016, "low": -0.002, "high": 0.034}
     (unsure / "manifest.json").write_text(json.dumps(manifest))
-    said = text_of(render(load_run(unsure)))
+    said = text_of(render(load_run(retied(unsure))))
     assert "not shown to hold: Manipulation check" in said
     assert "+0.0160 beside original, −0.0020 to +0.0340" in said
     assert "not shown to hold" not in text_of(render(load_run(run_folder)))
@@ -207,7 +216,7 @@ def test_gates_that_did_not_hold_are_said(run_folder, tmp_path):
     manifest["facts"]["manipulation"]["warm"]["difference"] = {"mean": -0.011, "low": -0.013, "high": -0.009}
     manifest["judgments"] = 5000
     (bad / "manifest.json").write_text(json.dumps(manifest))
-    html = render(load_run(bad))
+    html = render(load_run(retied(bad)))
     failed = re.search(r"(\d) of (\d) gates failed: ([^.]*)\.", text_of(html))
     assert failed[1] == "4"
     assert failed[2] == "7"

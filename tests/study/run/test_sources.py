@@ -134,6 +134,7 @@ def test_what_cannot_be_compared_is_said(study, tmp_path):
     manifest = json.loads(path.read_text())
     del manifest["facts"]["files"]  # as runs of an earlier version
     path.write_text(json.dumps(manifest))
+    (tmp_path / "r" / "sessions.jsonl").unlink()
     names = go(tmp_path / "r", study)[1][1]
     assert names.endswith(f"model, adapter x, model of y, judge {tmp_path / 'judge'}")
 
