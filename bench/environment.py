@@ -19,9 +19,9 @@ import orjson
 import torch
 
 from warmeng.common.errors import UsageError, one_line, without_secrets
+from warmeng.common.version import commit as commit_of_clone
 
 RESULTS = Path(__file__).parent / "results"
-_HERE = Path(__file__).parent
 OUT_OF_MEMORY = "out of memory"
 _PACKAGES = ("torch", "triton", "transformers", "peft", "trl", "warmeng")
 
@@ -89,10 +89,7 @@ def versions(names: Iterable[str]) -> dict[str, str | None]:
 
 def commit() -> str | None:
     """Return ``WARMENG_COMMIT`` where it is set, as for a copy of a tree; else this repository's commit, or None."""
-    found = _first_line("git", "-C", str(_HERE), "rev-parse", "HEAD")
-    if found is None or "WARMENG_COMMIT" in os.environ:
-        return os.environ.get("WARMENG_COMMIT") or None
-    return found + ("-changed" if _first_line("git", "-C", str(_HERE), "status", "--porcelain") else "")
+    return os.environ.get("WARMENG_COMMIT") or commit_of_clone()
 
 
 def slug(device: str) -> str:

@@ -22,8 +22,7 @@ from warmeng.engine.config import ModelConfig
 from warmeng.engine.constraints import ConstraintCompiler, Matcher
 from warmeng.engine.core import EngineCore, EngineStats
 from warmeng.engine.folder import read_folder
-from warmeng.engine.identity import instructions
-from warmeng.engine.load import choose_device, load_runner
+from warmeng.engine.load import choose_device, instructions, load_runner
 from warmeng.engine.mixture import BASE, Mixture
 from warmeng.engine.prompts import Prompt, as_requests
 from warmeng.engine.recover import recover

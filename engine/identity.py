@@ -29,13 +29,3 @@ def surroundings(engine: Engine) -> dict[str, Any]:
     versions = engine.describe().get("versions") or {}
     tokenizer = {"sha256": engine.tokenizer.hash, "library": versions.get("tokenizers")}
     return {"tokenizer": tokenizer, "processor": engine.processor()}
-
-
-def instructions(device: str) -> str:
-    """Return the kind of instructions that products are computed with on cpu or cuda: AVX512 for example, or sm_90."""
-    import torch
-
-    if device == "cuda":
-        major, minor = torch.cuda.get_device_capability()
-        return f"sm_{major}{minor}"
-    return str(torch.backends.cpu.get_cpu_capability())

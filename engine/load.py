@@ -42,6 +42,14 @@ def choose_device(device: str) -> str:
     return device
 
 
+def instructions(device: str) -> str:
+    """Return the kind of instructions that products are computed with on cpu or cuda: AVX512 for example, or sm_90."""
+    if device == "cuda":
+        major, minor = torch.cuda.get_device_capability()
+        return f"sm_{major}{minor}"
+    return str(torch.backends.cpu.get_cpu_capability())
+
+
 def load_runner(
     source: ModelSource | int | Weights,
     config: ModelConfig,

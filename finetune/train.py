@@ -22,7 +22,7 @@ from warmeng.common.manifest import ManifestKind
 from warmeng.common.progress import Pace, Progress
 from warmeng.common.storage import LOCK, storage, write_folder
 from warmeng.engine.adapter_folder import adapter_config, write_adapter
-from warmeng.engine.identity import instructions
+from warmeng.engine.load import instructions
 from warmeng.finetune.curve import draw
 from warmeng.finetune.job import Job
 from warmeng.finetune.lora import AdapterParameters

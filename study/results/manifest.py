@@ -68,6 +68,9 @@ class RunFacts:
     # Stamps of the models' and adapters' files.
     files: Mapping[str, Facts] = field(default_factory=dict)
     warmeng: str = "?"
+    # A hash of warmeng's own sources, and the commit of a clone.
+    sources: str = ""
+    commit: str | None = None
     python: str = "?"
     started: str = ""
 

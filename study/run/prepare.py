@@ -14,6 +14,7 @@ from warmeng import __version__
 from warmeng.common.errors import InputError, StorageError, UsageError, one_line
 from warmeng.common.files import FULL
 from warmeng.common.progress import Progress
+from warmeng.common.version import commit, sources_sha256
 from warmeng.engine.identity import identity_of, surroundings
 from warmeng.study.adapters import AppliedAdapter, apply_adapters
 from warmeng.study.grading.grade import RULES
@@ -78,6 +79,8 @@ def prepare(
     inputs = inputs_of(study, loaded)
     if before is not None:
         refuse_changes(folder, before.inputs, inputs)
+        if before.facts.sources != sources_sha256():
+            progress.message(f"{folder}: was begun by other sources of warmeng, and goes on with these")
     study = with_wrong_answers(study, loaded.engine, folder, progress, command)
     parts = parts_of(study, loaded)
     judges = loaded.judges
@@ -184,6 +187,8 @@ def facts_of(study: Study, loaded: Loaded, progress: Progress) -> RunFacts:
         primary=study.primary,
         manipulation=check_warmth(study, loaded.engine, progress, responses),
         warmeng=__version__,
+        sources=sources_sha256(),
+        commit=commit(),
         python=sys.version.split()[0],
         started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )

@@ -160,7 +160,9 @@ def _preload(real: bool) -> None:
     import warmeng.study.run.grade_file
     import warmeng.study.run.run
     import warmeng.study.stats.analyze
+    from warmeng.common.version import commit, sources_sha256
 
+    commit(), sources_sha256()  # kept for the processes to come
     if real:
         import warmeng.engine.engine
         import warmeng.finetune.train  # noqa: F401
