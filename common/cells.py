@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 # Apostrophes too, so that taking one away gives the text back.
-FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
+FORMULA = re.compile(r"'*[=+\-@\t\r]")
 NUMBER = re.compile(r"[+-]?\d[\d.,]*(e[+-]?\d+)?%?", re.IGNORECASE)
 
 

@@ -226,8 +226,8 @@ class Engine:
         """Return what this machine computes with, for a manifest: its instructions, and a hash of logits' bits.
 
         The logits are those of the base after two fixed sequences, of 1 and of up to 64 tokens. Machines of equal
-        instructions can still differ in bits, by their libraries' settings. Raises InputError where the logits are not
-        finite numbers: the model can't answer.
+        instructions can still differ in bits, by their libraries' settings. With ``fast`` there is no hash. Raises
+        InputError where the logits are not finite numbers: the model can't answer.
         """
         if self._processor is None:
             most = min(64, self.config.max_seq_len, self._core.pool.available * self.settings.block_size)

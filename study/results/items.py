@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from warmeng.common.errors import InputError
+from warmeng.common.errors import InputError, one_line, show
 from warmeng.common.files import read_jsonl, replacing
 from warmeng.study.contexts import UNMODIFIED, statement_for
 from warmeng.study.prompts import COMPOSITIONS
@@ -45,11 +45,18 @@ class Asked:
         return next((p.text for p in self.item.prompts if (p.context, p.belief, p.framing) == place), "")
 
     def message(self, composition: str, context: str, belief: str, framing: str) -> str:
-        """Return the user's message: the source's where it fixes one, else as the composition puts it together."""
+        """Return the user's message: the source's where it fixes one, else as the composition puts it together.
+
+        Raises ``InputError`` for a composition, context, belief or framing that the run's files know nothing of.
+        """
         if self.item.prompts:
             return self.fixed(context, belief, framing)
         contexts = {UNMODIFIED: ()} | {name: (text,) for name, text in self.statements.items()}
-        return COMPOSITIONS[composition](self.task, self.item, context, belief, framing, contexts)
+        try:
+            return COMPOSITIONS[composition](self.task, self.item, context, belief, framing, contexts)
+        except KeyError as error:
+            what = f"item {show(self.item.id, 40)} of task {show(self.task.name, 40)}"
+            raise InputError(f"{what} was asked with {one_line(error)}, which {FILE} does not know") from None
 
 
 def write_items(folder: Path, study: Study) -> Path:

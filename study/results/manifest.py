@@ -121,13 +121,16 @@ class Manifest:
         counts = [raw.get(name, 0) for name in ("planned", "judgments", "margins")]
         if not all(type(count) is int and count >= 0 for count in counts):
             raise ValueError(f"counts {show(counts)}")
+        for name in ("setting", "items", "statements"):
+            if not isinstance(raw["inputs"].get(name) or {}, dict):
+                raise ValueError(f"{name} {show(raw['inputs'][name])}")
         setting = raw["inputs"].get("setting") or {}
-        if not isinstance(setting, dict):
-            raise ValueError(f"settings {show(setting)}")
         for kinds, names in _SETTINGS.items():
             for name in names:
-                if setting.get(name) is not None and not isinstance(setting[name], kinds):
-                    raise ValueError(f"setting {name} {show(setting[name])}")
+                value = setting.get(name)
+                texts = not isinstance(value, list) or all(isinstance(part, str) for part in value)
+                if value is not None and not (isinstance(value, kinds) and texts):
+                    raise ValueError(f"setting {name} {show(value)}")
         return cls(raw["inputs"], RunFacts.parse(raw["facts"]), *counts)
 
     @property

@@ -23,6 +23,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "sample": (int,),
     **dict.fromkeys(("labels", "shares", "margin"), (dict, NoneType)),
 }
+MOST_SAMPLES = 2**31
 _NUMBER = (float, int, NoneType)
 
 
@@ -36,6 +37,8 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
         for name, kinds in _TYPES.items():
             if name in record and not isinstance(record[name], kinds):
                 raise _strange(path, record, name)
+        if not 0 <= record.get("sample", 0) < MOST_SAMPLES:
+            raise _strange(path, record, "sample")
         for name in ("labels", "shares"):
             if (found := record.get(name)) and not all(isinstance(value, _NUMBER) for value in found.values()):
                 raise _strange(path, record, name)

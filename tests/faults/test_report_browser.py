@@ -229,3 +229,22 @@ def test_a_cell_can_be_told_from_its_text() -> None:
         "'- item",
         "'quoted'",
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_chrome() is None, reason="needs chromium")
+def test_names_that_every_object_of_the_browser_has_are_names(tmp_path: Path, page: Page) -> None:
+    plan = replace(Plan(), tasks=("toString", "valueOf"), items=2, contexts=("unmodified",), length=3)
+    folder = make_run(tmp_path / "run", plan)
+    rows = [json.loads(line) for line in (folder / "records.jsonl").read_bytes().splitlines()]
+    for row in rows:
+        del row["crc32"]
+        row["persona"] = row["persona"].replace("warm", "constructor").replace("cold", "__proto__")
+    (folder / "records.jsonl").write_bytes(b"".join(encode(row) for row in rows))
+    analyze_run(folder, bootstrap=0)
+    write_report(folder)
+    page.open(folder / "report.html")
+    shown = page.run("[...document.querySelectorAll('#f-persona option, #f-task option')].map((o) => o.textContent)")
+    assert {"constructor", "__proto__", "toString", "valueOf"} <= set(shown)
+    assert "native code" not in page.run("document.body.textContent")
+    assert page.complaints() == []

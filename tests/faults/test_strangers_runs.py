@@ -9,6 +9,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,7 @@ TYPES: list[tuple[str, Any]] = [
     ("grade", ["a"]), ("grade", "splendid"), ("grade", None), ("kind", 5), ("kind", "strange"), ("text", ["a"]),
     ("status", None), ("sample", "abc"), ("persona", 5), ("task", None), ("item", {}), ("which", "nobody"),
     ("labels", {"right": "NaN"}), ("labels", [1]), ("framing", 3), ("tokens", "many"), ("margin", {"right": 1}),
+    ("sample", 2**62),
 ]  # fmt: skip
 
 
@@ -276,6 +278,7 @@ PLACES: list[tuple[tuple[str, ...], Any]] = [
     (("planned",), -1), (("judgments",), None), (("inputs", "setting"), [1, 2]), (("facts", "systems"), "x"),
     (("inputs", "setting", "temperature"), "hot"), (("inputs", "setting", "personas"), 7),
     (("inputs", "setting", "cells"), "x"), (("facts", "doses"), [3]), (("facts", "primary"), {}),
+    (("inputs", "items"), 5), (("inputs", "setting", "contexts"), [1, None]),
 ]  # fmt: skip
 
 
@@ -291,6 +294,18 @@ def test_a_manifest_of_other_types_is_one_line(run: Path, place: tuple[str, ...]
     for read in readers(run):
         with pytest.raises(InputError, match=r"manifest\.json"):
             read()
+
+
+@pytest.mark.parametrize("field", ["context", "belief"])
+def test_a_place_that_no_item_knows_is_one_line(run: Path, field: str) -> None:
+    rewrite(run, lambda rows: rows[0].update({field: "zz"}))
+    for form in ("authors", "lm-eval"):
+        with (
+            pytest.raises(InputError, match="was asked with 'zz'")
+            if "lm-eval" in form or field == "context"
+            else nullcontext()
+        ):
+            export_run(run, form)
 
 
 @pytest.mark.parametrize("name", ["temperature", "top_p", "personas", "tasks", "seed", "composition", "model", "cells"])
