@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import errno
 import gzip
-import hashlib
 import json
 import os
 import re
-import secrets
 import shutil
-import stat
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from warmeng.common.errors import InputError, one_line, show
+from warmeng.common.places import beside_of, require_replaceable
 
 BOM = b"\xef\xbb\xbf"
 GZIP = b"\x1f\x8b"
@@ -37,9 +35,6 @@ _MEND = "correct it, or fetch it again"
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # an escape that may be a lone one
 # What a write in progress is named: .NAME.PID.RANDOM.tmp; earlier versions had no random part.
 _BESIDE = re.compile(r"\..+?\.(\d+)(?:\.[0-9a-f]{8})?\.(?:tmp|old)")
-# What a name from somebody else's file must not bring into a file's name.
-_FOREIGN = re.compile(r"[^\w.+=@ -]+")
-MOST_NAME = 100  # bytes of such a name
 
 
 def read_bytes(path: Path) -> bytes:
@@ -287,52 +282,6 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     finally:
         beside.unlink(missing_ok=True)
-
-
-def beside_of(path: Path, ending: str = "tmp") -> Path:
-    """Return a name for what is written before it takes the place of ``path``; ``sweep`` knows it by this form."""
-    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.{ending}")
-
-
-def require_replaceable(path: Path) -> None:
-    """Raise ``InputError`` where a file of this name would replace anything but a regular file."""
-    try:
-        mode = path.lstat().st_mode
-    except (OSError, ValueError):
-        return  # whoever writes hears what the system says
-    if not stat.S_ISREG(mode):
-        kinds = {stat.S_IFDIR: "a folder", stat.S_IFLNK: "a link", stat.S_IFIFO: "a pipe"}
-        kind = kinds.get(stat.S_IFMT(mode), "a device or socket")
-        raise InputError(f"{one_line(path)}: is {kind}, expected a regular file or nothing there: choose another name")
-
-
-def open_own(path: Path, flags: int) -> int:
-    """Open a file of ours in a folder, made if need be, and return its handle: a regular file, never a link's target.
-
-    Raises ``InputError`` for anything else of that name, which is neither read nor changed, and ``OSError``.
-    """
-    try:
-        # Not blocking: somebody's pipe would wait for its other end.
-        handle = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
-    except OSError:
-        require_replaceable(path)
-        raise
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise InputError(f"{one_line(path)}: is no regular file: remove it")
-    return handle
-
-
-def file_name(text: str) -> str:
-    """Return a name as a part of a file's name: data never leads into another folder, nor onto another name's file.
-
-    Names that a run gives stay as they are. Any other gets a hash of the whole behind what is left of it.
-    """
-    kept = _FOREIGN.sub("-", text).lstrip(". ")
-    if kept == text and 0 < len(text.encode()) <= MOST_NAME:
-        return text
-    shortened = kept.encode()[: MOST_NAME - 20].decode("utf-8", "ignore")
-    return f"{shortened or 'name'}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
 def sweep(folder: Path) -> None:

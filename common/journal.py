@@ -21,7 +21,8 @@ from typing import Any, Self
 import orjson
 
 from warmeng.common.errors import InputError, StorageError, one_line
-from warmeng.common.files import FULL, open_own, require_replaceable, sync_folder
+from warmeng.common.files import FULL, sync_folder
+from warmeng.common.places import open_own, require_replaceable
 
 SYNC_LINES = 100
 SYNC_SECONDS = 1.0

@@ -9,7 +9,8 @@ from pathlib import Path
 from types import TracebackType
 
 from warmeng.common.errors import FolderLocked, StorageError, one_line
-from warmeng.common.files import make_folder, open_own
+from warmeng.common.files import make_folder
+from warmeng.common.places import open_own
 
 
 class FolderLock:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from warmeng.common import files
 from warmeng.common.errors import StorageError, one_line
+from warmeng.common.places import beside_of
 
 LOCK = ".lock"
 
@@ -46,7 +47,7 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     """
     with storage(folder):
         files.make_folder(folder.parent)
-        beside, old = files.beside_of(folder), files.beside_of(folder, "old")
+        beside, old = beside_of(folder), beside_of(folder, "old")
         try:
             beside.mkdir()
             fill(beside)

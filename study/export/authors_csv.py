@@ -19,7 +19,8 @@ from typing import Any
 
 from warmeng.common.cells import as_cell
 from warmeng.common.errors import InputError
-from warmeng.common.files import file_name, make_inner, replacing
+from warmeng.common.files import make_inner, replacing
+from warmeng.common.places import file_name
 from warmeng.study.contexts import UNMODIFIED
 from warmeng.study.export.table import Source, told
 from warmeng.study.grading.refusals import refuses

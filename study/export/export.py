@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from warmeng.common.errors import UsageError, one_line
-from warmeng.common.files import file_name, make_folder, make_inner, require_replaceable
+from warmeng.common.files import make_folder, make_inner
+from warmeng.common.places import file_name, require_replaceable
 from warmeng.study.export.authors_csv import write_authors
 from warmeng.study.export.lm_eval import write_lm_eval
 from warmeng.study.export.margins import write_margins

@@ -21,7 +21,8 @@ from typing import IO, Any
 import orjson
 
 from warmeng.common.errors import InputError
-from warmeng.common.files import file_name, is_file, make_inner, read_text, replacing, write_atomic
+from warmeng.common.files import is_file, make_inner, read_text, replacing, write_atomic
+from warmeng.common.places import file_name
 from warmeng.study.algebra import split_spec
 from warmeng.study.export.table import Source
 from warmeng.study.grading.labels import ANSWER_PREFIX, choices, label_texts

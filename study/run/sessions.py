@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from warmeng.common.errors import InputError
-from warmeng.common.files import open_own
+from warmeng.common.places import open_own
 from warmeng.study.results.sessions import FILE
 from warmeng.study.results.tied import SESSION, hashes
 from warmeng.study.run.energy import EnergyMeter

@@ -15,11 +15,12 @@ import pytest
 from sample import Plan, make_run
 from studies import snapshot
 
-from warmeng.common import files
+from warmeng.common import files, places
 from warmeng.common.errors import InputError, UsageError
-from warmeng.common.files import file_name, make_inner, replacing, write_atomic
+from warmeng.common.files import make_inner, replacing, write_atomic
 from warmeng.common.journal import Journal, encode
 from warmeng.common.locks import FolderLock
+from warmeng.common.places import file_name
 from warmeng.common.storage import write_folder
 from warmeng.study.export.export import FORMATS, export_run
 from warmeng.study.report.page import write_report
@@ -164,7 +165,7 @@ def test_names_of_files_are_safe_and_told_apart() -> None:
         assert name == Path(name).name
         assert name not in ("", ".", "..")
         assert not name.startswith(".")
-        assert len(name.encode()) <= files.MOST_NAME
+        assert len(name.encode()) <= places.MOST_NAME
 
 
 def test_a_model_named_by_dots_is_no_way_out_of_the_runs_folder(run: Path) -> None:
