@@ -39,6 +39,7 @@ from warmeng.engine.request import (
     check_request,
 )
 from warmeng.engine.settings import EngineLimits, EngineSettings, resolve_limits
+from warmeng.engine.stamps import appearance, model_files
 from warmeng.engine.tokenizer import Tokenizer
 from warmeng.engine.vectors import Vector, load_vector
 
@@ -104,17 +105,21 @@ class Engine:
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         source = resolve_model(model, revision)
+        before = appearance(model_files(source.folder))
         config, tokenizer = read_folder(source.folder)
         # Hashing reads the same files as loading, and lets other threads run.
         stop = Event()
         with ThreadPoolExecutor(1) as pool:
             hashed = pool.submit(base_hash, source, stop)
             try:
-                return cls._load(source, config, tokenizer, settings, chosen, hashed)
+                engine = cls._load(source, config, tokenizer, settings, chosen, hashed)
             except BaseException:
                 # What is refused or interrupted does not wait for the hash.
                 stop.set()
                 raise
+        if appearance(model_files(source.folder)) != before:
+            raise InputError(f"{source.folder} was changed while it was read: load it again when nobody writes there")
+        return engine
 
     @classmethod
     def _load(

@@ -40,6 +40,21 @@ def _files(folder: Path, stem: str, others: Iterable[str]) -> tuple[Path, ...]:
     return tuple(sorted({path for path in (*tensors, *(folder / name for name in others)) if path.is_file()}))
 
 
+def appearance(files: Iterable[Path]) -> list[tuple[object, ...]]:
+    """Return what files look like, without reading them: equal before and after their use, they were not replaced.
+
+    Raises InputError where one is gone.
+    """
+    found: list[tuple[object, ...]] = []
+    for path in files:
+        try:
+            s = path.stat()
+        except OSError as error:
+            raise InputError(f"can't read {path} ({error.strerror}): check its permissions or fetch it again") from None
+        found.append((path.name, s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns))
+    return found
+
+
 def stamp(files: Iterable[Path]) -> dict[str, dict[str, Any]]:
     """Return what files are now, by name: JSON types only. Raises InputError where one can't be read."""
     return {path.name: {"state": _state(path), "sha256": known_sha256(path)} for path in files}

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from fuzz_models import write_model
 from warmeng.common.errors import InputError
 from warmeng.common.manifest import first_change
 from warmeng.common.progress import Silent
+from warmeng.engine import engine as engine_module
 from warmeng.engine.engine import Engine, EngineSettings
 from warmeng.engine.identity import surroundings, whole_identity
 
@@ -168,3 +170,26 @@ def test_training_goes_on_only_with_the_instructions_that_it_began_with(monkeypa
         else:
             with pytest.raises(train.UsageError, match='instructions "AVX512", now it is "AVX2"'):
                 train._manifest(Job(), Path("x"), "again")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "chat_template.jinja"])
+def test_a_model_that_is_replaced_while_it_is_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Its hash would be of one model and its weights of another; size and time of the new file are the old one's."""
+    folder = write_model(tmp_path / "model")
+    real = engine_module.load_runner
+
+    def slow(*given: Any) -> Any:
+        found = real(*given)
+        before = (folder / name).stat()
+        (folder / "new").write_bytes((folder / name).read_bytes())
+        os.utime(folder / "new", ns=(before.st_atime_ns, before.st_mtime_ns))
+        (folder / "new").replace(folder / name)
+        return found
+
+    monkeypatch.setattr(engine_module, "load_runner", slow)
+    with pytest.raises(InputError, match="was changed while it was read"):
+        load(folder)
+    monkeypatch.setattr(engine_module, "load_runner", real)
+    load(folder)
