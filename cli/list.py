@@ -24,18 +24,17 @@ def list_(kind: str | None, as_json: bool) -> int:
     Files of your own stand beside them: see --tasks, --statements, --persona and --model there.
     """
     import orjson
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
+    from warmeng.common.terminal import console, echo
     from warmeng.study.listing import KINDS as LISTED
 
     found = {name: LISTED[name]() for name in ([kind] if kind else KINDS)}
     if as_json:
-        click.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
+        echo(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
         return 0
-    console = Console()
-    console = console if console.is_terminal else Console(width=max(console.width, 100))
+    wide_enough = console(100)
     for name, rows in found.items():
         table = Table(title=name, title_justify="left", box=None, pad_edge=False)
         *short, wide = rows[0]
@@ -44,6 +43,6 @@ def list_(kind: str | None, as_json: bool) -> int:
         table.add_column(wide, no_wrap=True, overflow="ellipsis")
         for row in rows:
             table.add_row(*(escape(" ".join(str(value).split())) for value in row.values()))
-        console.print(table)
-        console.print()
+        wide_enough.print(table)
+        wide_enough.print()
     return 0

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from warmeng.cli.options import names
+from warmeng.common.terminal import echo
 
 
 @click.command(
@@ -38,7 +39,7 @@ def show(item: str, as_json: bool, rendered: bool, **given: Any) -> int:
 
     found = show_item(item, show_settings(**given), rendered)
     if as_json:
-        click.echo(orjson.dumps([shown.as_dict() for shown in found], option=orjson.OPT_INDENT_2).decode())
+        echo(orjson.dumps([shown.as_dict() for shown in found], option=orjson.OPT_INDENT_2).decode())
     else:
-        click.echo("\n\n".join("\n".join(lines_of(shown)) for shown in found))
+        echo("\n\n".join("\n".join(lines_of(shown)) for shown in found))
     return 0

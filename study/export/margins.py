@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from warmeng.common.cells import as_cell
 from warmeng.common.errors import InputError, UsageError
 from warmeng.common.files import replacing
-from warmeng.study.export.table import Source, as_cell
+from warmeng.study.export.table import Source
 from warmeng.study.prompts import OPEN
 from warmeng.study.results.margins import NORMS, column_of, norms
 from warmeng.study.results.records import FILE, read_records
