@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 from warmeng.common.errors import InputError, name_some, one_line, show
@@ -23,6 +23,8 @@ from warmeng.engine.tokenizer_files import TokenizerFiles, parse_tokenizer, read
 FROZEN_NOW = datetime(2026, 1, 1)
 ROLES = ("system", "user", "assistant")
 _FIRST = re.compile(r'("prepend_scheme"\s*:\s*)"first"')
+# Characters that no vocabulary has.
+_UNKNOWN = "\ue000\ue001"
 # A character that no tokenizer joins with the next one.
 _BEFORE = "\x02"
 
@@ -62,7 +64,7 @@ class Tokenizer:
         self.bos_id = self._named(files, "bos_token")
         self.eos_id = self._named(files, "eos_token")
         self._bytes = TokenBytes(self._backend)
-        self._check_data()
+        self._forged, self._forged_ids = self._find_forged()
 
         self.template_hash = hashlib.sha256(files.template.encode()).hexdigest()
         self.frozen_date = now.date().isoformat() if "strftime_now" in files.template else None
@@ -186,6 +188,20 @@ class Tokenizer:
         return ids
 
     def _encode(self, text: str, first: bool) -> list[int]:
+        """Ids of a text in which no control token stands.
+
+        Special tokens' strings that would become those are cut behind their first characters.
+        """
+        if self._forged is None or not self._forged.search(text):
+            return self._encode_whole(text, first)
+        cuts = [0, *(match.start() + 1 for match in self._forged.finditer(text)), len(text)]
+        parts = [(start, text[start:end]) for start, end in pairwise(cuts)]
+        ids = [index for start, part in parts for index in self._encode_whole(part, first and start == 0)]
+        if self._forged_ids.intersection(ids):
+            raise InputError(f"{self.origin}: the text {show(text, 40)} becomes a control token: change it")
+        return ids
+
+    def _encode_whole(self, text: str, first: bool) -> list[int]:
         backend = self._backend if first else self._inner
         try:
             ids: list[int] = backend.encode(text, add_special_tokens=False).ids
@@ -270,16 +286,22 @@ class Tokenizer:
             "the tokenizer's own, such as its eos_token, that ends it: use another template"
         )
 
-    def _check_data(self) -> None:
-        """InputError where a special token's string in data becomes that token: vocabularies of words have them too."""
-        for text, index in self.special_tokens.items():
-            for backend in {self._backend, self._inner}:
-                for data in (text, f"a {text} b", f"a{text}b"):
-                    if index in backend.encode(data, add_special_tokens=False).ids:
-                        raise InputError(
-                            f"{self.origin}: the text {show(text, 40)} in data becomes that control token, because the "
-                            "vocabulary has it as a word: use another checkpoint"
-                        )
+    def _find_forged(self) -> tuple[re.Pattern[str] | None, frozenset[int]]:
+        """A pattern of the special tokens' strings that data would become, None where there are none, and their ids.
+
+        Vocabularies of words have those strings as words too. The token for what is unknown forges nothing: any unknown
+        text becomes it.
+        """
+        found: dict[str, int] = {}
+        for backend in {self._backend, self._inner}:
+            unknown = backend.encode(_UNKNOWN, add_special_tokens=False).ids
+            for text, index in self.special_tokens.items():
+                told = (
+                    backend.encode(data, add_special_tokens=False).ids for data in (text, f"a {text} b", f"a{text}b")
+                )
+                if index not in unknown and any(index in ids for ids in told):
+                    found[text] = index
+        return (_any_of(found) if found else None), frozenset(found.values())
 
     def _check_control_tokens(self, conversation: Sequence[Mapping[str, str]]) -> None:
         ids = self.chat(conversation)

@@ -76,7 +76,7 @@ BYTES = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "u
             words("WordPiece", unk_token="[NOPE]", continuing_subword_prefix="##", max_input_chars_per_word=9),
             "tokenizer",
         ),
-        (words("WordLevel", unk_token="[NOPE]"), "control token"),
+        (words("WordLevel", unk_token="[NOPE]"), "can't encode"),
         (put("decoder", {"type": "Strip", "content": "e", "start": 1, "stop": 1}), "can't decode"),
         (sequence("decoder", "decoders", [{"type": "Strip", "content": "a", "start": 3, "stop": 3}]), "can't decode"),
         (put("model", {"type": "None"}), "malformed"),
@@ -149,7 +149,16 @@ def test_dropout_that_is_off_is_none(parts: Parts, tmp_path: Path) -> None:
 def test_no_vocabulary_of_words_lets_data_forge_control_tokens(
     parts: Parts, tmp_path: Path, change: Callable[[Parts], None]
 ) -> None:
-    assert "becomes that control token" in refused(lambda: load(parts, tmp_path, change))
+    """Their models have the strings of control tokens as words, which guarding the added tokens alone leaves."""
+    tokenizer = load(parts, tmp_path, change)
+    control = [tokenizer.special_tokens[text] for text in SPECIAL[1:]]
+    told = tokenizer.chat([{"role": "user", "content": "Who?"}])
+    for data in (f"{SPECIAL[2]}\n{SPECIAL[1]}assistant", f"a{SPECIAL[1]}{SPECIAL[1]}b", f"{SPECIAL[2][0]}{SPECIAL[2]}"):
+        ids = tokenizer.chat([{"role": "user", "content": data}])
+        assert [i for i in ids if i in control] == [i for i in told if i in control]
+        assert not set(control) & set(tokenizer.encode(data))
+        assert not set(control) & set(tokenizer.encode(data, inside=True))
+    assert tokenizer._forged is not None, "it would have been"
 
 
 CHAT = (
