@@ -121,8 +121,9 @@ class _Idle(GpuRunner):
         rows = inputs.token_ids.numel()
         return torch.zeros(rows, self.config.hidden_size), torch.zeros(rows, 0)
 
-    def _read_out(self, hidden: Tensor, projections: Tensor, inputs: LogitsInputs[Tensor]) -> Tensor:
-        samples, targets = len(inputs.sampling_ints), len(inputs.target_rows)
+    def _read_out(self, hidden: Tensor, projections: Tensor, inputs: LogitsInputs[Tensor], top_count: int) -> Tensor:
+        samples = len(inputs.sampling_ints)
+        targets = len(inputs.target_rows) + 2 * len(inputs.top_rows) * top_count
         self._previous = torch.ones(max(samples, 1), dtype=torch.int32)
         values = torch.zeros(samples + targets, dtype=torch.int32)
         return torch.cat([self._previous[:samples], values])

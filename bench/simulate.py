@@ -129,7 +129,7 @@ class _SimulatedStep:
         """Let the host's time pass until the device is done."""
         self.device.now = max(self.device.now, self.done)
         count = len(self.sampled)
-        return StepOutput([0] * count, [0.0] * count, [], [[]] * count)
+        return StepOutput([0] * count, [0.0] * count, [], [[]] * count, [])
 
 
 class _ClockRunner:

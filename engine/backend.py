@@ -10,8 +10,9 @@ from torch import Tensor
 
 from warmeng.engine.adapters import Adapter
 from warmeng.engine.constraints import ConstraintCompiler
-from warmeng.engine.layout import LogprobTarget
+from warmeng.engine.layout import LogprobTarget, TopTarget
 from warmeng.engine.mixture import Mixture
+from warmeng.engine.request import TopLogprobs
 from warmeng.engine.scheduler import Work
 from warmeng.engine.sequence import Sequence
 from warmeng.engine.vectors import Vector
@@ -22,7 +23,7 @@ NOT_FINITE = -1
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What one step gives: a token for each sampled sequence, and the log-probability of each target.
+    """What one step gives: a token for each sampled sequence, and the log-probabilities that each target asks for.
 
     A token is ``NOT_FINITE`` where the largest logit is NaN or infinite: it would be chosen by no probability.
     A token's log-probability is of the full vocabulary, at temperature 1, before constraints; it counts only where the
@@ -33,6 +34,8 @@ class StepOutput:
     logprobs: list[float]
     targets: list[tuple[LogprobTarget, float]]
     projections: list[list[float]]
+    # At least as many as each asks for.
+    tops: list[tuple[TopTarget, TopLogprobs]]
 
 
 class StepHandle(Protocol):

@@ -13,7 +13,15 @@ from torch import Tensor
 from warmeng.engine.backend import NOT_FINITE, Runner, StepHandle, is_out_of_memory
 from warmeng.engine.cache import BlockPool
 from warmeng.engine.constraints import ConstraintCompiler, Matcher
-from warmeng.engine.request import GenerateRequest, GenerateResult, Request, RequestError, Result, ScoreRequest
+from warmeng.engine.request import (
+    GenerateRequest,
+    GenerateResult,
+    Progress,
+    Request,
+    RequestError,
+    Result,
+    ScoreRequest,
+)
 from warmeng.engine.results import generation, hits_stop_string, refusal, score_result
 from warmeng.engine.scheduler import Scheduler, Work
 from warmeng.engine.sequence import PENDING, Sequence
@@ -73,6 +81,8 @@ class EngineCore:
             limits.min_admit,
         )
         self.unread: deque[Result] = deque()
+        # By request id, until their results are made.
+        self._sequences: dict[str, Sequence] = {}
         # Made when the first constraint comes.
         self.compiler: ConstraintCompiler | None = None
         self._runner = runner
@@ -97,6 +107,7 @@ class EngineCore:
             return
         sequence = self.scheduler.add(request, adapter_key, urgent)
         sequence.matcher = matcher
+        self._sequences[request.id] = sequence
 
     def step(self) -> None:
         """Launch the next step, then collect the one before it, which ran meanwhile.
@@ -118,10 +129,32 @@ class EngineCore:
         self._projected = tuple(vectors)
         self._runner.project_onto(list(vectors.values()))
 
-    def cancel(self) -> None:
+    def progress(self, request_id: str, start: int) -> Progress | None:
+        """Return what a generation has from its token ``start`` on; None where its result is made."""
+        sequence = self._sequences.get(request_id)
+        if sequence is None:
+            return None
+        tokens = sequence.tokens[sequence.prompt_len + start :]
+        known = tuple(tokens[:-1] if tokens and tokens[-1] <= PENDING else tokens)
+        return Progress(known, tuple(sequence.logprobs[start:]), tuple(sequence.top_logprobs[start:]))
+
+    def cancel(self, request_id: str) -> None:
+        """Drop one request, its result included; its blocks are free at once.
+
+        A step that is under way may still write to them: the next step runs after it.
+        """
+        sequence = self._sequences.pop(request_id, None)
+        if sequence is not None:
+            sequence.finished = True
+            self.scheduler.finish(sequence)
+        for result in [result for result in self.unread if result.id == request_id]:
+            self.unread.remove(result)
+
+    def cancel_all(self) -> None:
         """Drop everything that is queued, running or not read yet."""
         self._collect_in_flight()
         self.scheduler.clear()
+        self._sequences.clear()
         self.unread.clear()
 
     def probe_logits(self, tokens: tuple[int, ...], adapter_key: str) -> Tensor:
@@ -232,6 +265,8 @@ class EngineCore:
         output = step.handle.wait()
         for target, value in output.targets:
             target.store(value)
+        for top, likeliest in output.tops:
+            top.store(likeliest)
         drawn = zip(output.tokens, output.logprobs, output.projections, strict=True)
         sampled = zip(step.handle.sampled, step.positions, drawn, strict=True)
         for sequence, position, (token, logprob, projections) in sampled:
@@ -264,7 +299,11 @@ class EngineCore:
         assert sequence.tokens[position] <= PENDING
         sequence.tokens[position] = token
         if sequence.matcher is not None:
-            sequence.matcher.advance(token)
+            try:
+                sequence.matcher.advance(token)
+            except RequestError as error:
+                self._finish(sequence, refusal(request, "bad_constraint", str(error)))
+                return
         stopped = hits_stop_string(sequence, position + 1, params.stop, self._tokenizer)
         if stopped or (sequence.matcher and sequence.matcher.complete):
             del sequence.tokens[position + 1 :]
@@ -275,6 +314,7 @@ class EngineCore:
     def _finish(self, sequence: Sequence, result: Result) -> None:
         sequence.finished = True
         self.scheduler.finish(sequence)
+        del self._sequences[sequence.request.id]
         self.stats.prompt_tokens += sequence.prompt_len
         self.stats.cached_tokens += sequence.num_cached_tokens
         if isinstance(result, GenerateResult):

@@ -30,6 +30,7 @@ from warmeng.engine.registry import ModelSource, base_hash, resolve_model
 from warmeng.engine.request import (
     GenerateRequest,
     GenerateResult,
+    Progress,
     Request,
     RequestError,
     Result,
@@ -63,6 +64,16 @@ class Model:
     adapters: dict[str, Adapter] = field(default_factory=dict)
     # What requests name: every adapter, and mixtures of them.
     mixtures: dict[str, Mixture] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Occupancy:
+    """What an engine's requests take: sequences by state, and cache blocks; those without a user are available."""
+
+    running: int
+    waiting: int
+    blocks: int
+    available_blocks: int
 
 
 class Engine:
@@ -297,12 +308,23 @@ class Engine:
         """Run until nothing is left and give each result as it finishes."""
         while True:
             while self._core.unread:
-                result = self._core.unread.popleft()
-                self._ids.discard(result.id)
-                yield result
+                yield self._take()
             if not self._core.busy:
                 return
             self._core.step()
+
+    def take(self) -> list[Result]:
+        """Return the results that are finished and were not read yet, for callers that run each ``step`` themselves."""
+        return [self._take() for _ in range(len(self._core.unread))]
+
+    def _take(self) -> Result:
+        result = self._core.unread.popleft()
+        self._ids.discard(result.id)
+        return result
+
+    def progress(self, request_id: str, start: int = 0) -> Progress | None:
+        """Return what a generation has so far, from its token ``start`` on; None once it is finished."""
+        return self._core.progress(request_id, start)
 
     def generate(
         self, prompts: Iterable[Prompt], *, params: SamplingParams | None = None, adapter: str | None = None
@@ -324,10 +346,34 @@ class Engine:
         """Answer score requests and return their results in the order given."""
         return [r for r in self._answer(list(requests)) if isinstance(r, ScoreResult)]
 
-    def cancel(self) -> None:
-        """Drop everything that is queued, running or not read yet."""
-        self._core.cancel()
-        self._ids.clear()
+    def cancel(self, request_id: str | None = None) -> None:
+        """Drop a request that is queued, running or not read yet; all of them unless one is given.
+
+        Its cache blocks are free at once, and the bits of the others stay what they are. An unknown id is no error: the
+        result may just have been read.
+        """
+        if request_id is None:
+            self._core.cancel_all()
+            self._ids.clear()
+        else:
+            self._core.cancel(request_id)
+            self._ids.discard(request_id)
+
+    @property
+    def occupancy(self) -> Occupancy:
+        """What the requests take at the moment."""
+        scheduler, pool = self._core.scheduler, self._core.pool
+        return Occupancy(len(scheduler.running), scheduler.num_waiting, pool.num_blocks - 1, pool.available)
+
+    @property
+    def max_seq_len(self) -> int:
+        """The most tokens of prompt and answer together."""
+        return self._core.scheduler.max_seq_len
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids that a prompt may have, and an answer can have."""
+        return self._runner.vocab_size
 
     def reset_prefix_cache(self) -> None:
         """Forget cached prefixes that nothing uses at the moment, for benchmarks."""
@@ -372,7 +418,7 @@ class Engine:
         return self._core.busy
 
     def step(self) -> int:
-        """Run one step, for profiles; returns the tokens it computes. ``results`` gives what it finishes."""
+        """Run one step; returns the tokens it computes. ``take`` gives what it finishes."""
         before = self.stats.computed_tokens
         self._core.step()
         return self.stats.computed_tokens - before

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from warmeng.engine.cache import NULL_BLOCK
-from warmeng.engine.request import GenerateRequest
+from warmeng.engine.request import GenerateRequest, TopLogprobs
 from warmeng.engine.scheduler import Work
 from warmeng.engine.sequence import SAMPLING, Sequence
 from warmeng.kernels.attention import Segment
@@ -56,12 +56,46 @@ LogprobTarget = PromptLogprob | LabelLogprob
 
 
 @dataclass(frozen=True)
+class TopTarget:
+    """The likeliest tokens in the place of a sequence's token ``index``, read from the logits of ``row``."""
+
+    row: int
+    sequence: Sequence
+    index: int
+
+    @property
+    def count(self) -> int:
+        """How many are asked for."""
+        assert isinstance(self.sequence.request, GenerateRequest)
+        return self.sequence.request.sampling.top_logprobs
+
+    def store(self, value: TopLogprobs) -> None:
+        """Put the value where it belongs; a sequence that was preempted may have it already."""
+        prompt, generated = self.sequence.prompt_top_logprobs, self.sequence.top_logprobs
+        if self.index == len(prompt) + 1 < self.sequence.prompt_len:
+            prompt.append(value[: self.count])
+        elif self.index == self.sequence.prompt_len + len(generated):
+            generated.append(value[: self.count])
+
+
+@dataclass(frozen=True)
 class LogitsPlan:
     """What a step reads from its logits: ``sampled`` draw their next tokens from ``sample_rows``."""
 
     sample_rows: list[int] = field(default_factory=list)
     sampled: list[Sequence] = field(default_factory=list)
     targets: list[LogprobTarget] = field(default_factory=list)
+    tops: list[TopTarget] = field(default_factory=list)
+
+    @cached_property
+    def target_rows(self) -> list[int]:
+        """The rows that targets of either kind are read from, ascending."""
+        return sorted({target.row for target in (*self.targets, *self.tops)})
+
+    @cached_property
+    def top_count(self) -> int:
+        """The most tokens that are asked for in one place."""
+        return max((top.count for top in self.tops), default=0)
 
 
 @dataclass(frozen=True)
@@ -125,7 +159,7 @@ def build_layout(work: list[Work], block_size: int) -> Layout:
         sequence, start, stop = item
         first_row = len(tokens)
         tokens += sequence.tokens[start:stop]
-        if sequence.generates:
+        if isinstance(sequence.request, GenerateRequest):
             # What ``segments.add`` does, without a call for each sequence.
             query_lens.append(stop - start)
             seq_lens.append(stop)
@@ -134,8 +168,13 @@ def build_layout(work: list[Work], block_size: int) -> Layout:
             if stop == len(sequence.tokens):
                 plan.sample_rows.append(len(tokens) - 1)
                 plan.sampled.append(sequence)
+                if sequence.request.sampling.top_logprobs:
+                    plan.tops.append(TopTarget(len(tokens) - 1, sequence, stop))
             if start < sequence.prompt_len:
-                plan.targets.extend(_prompt_logprobs(item, first_row))
+                of_prompt = _prompt_logprobs(item, first_row)
+                plan.targets.extend(of_prompt)
+                if sequence.request.sampling.top_logprobs:
+                    plan.tops.extend(TopTarget(target.row, sequence, target.index) for target in of_prompt)
         else:
             _add_score(item, block_size, segments)
             plan.targets.extend(_label_logprobs(item, first_row))

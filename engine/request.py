@@ -11,6 +11,11 @@ from typing import Literal
 
 from warmeng.common.errors import WarmengError
 
+# The most tokens of a place whose log-probabilities can be asked for.
+MAX_TOP_LOGPROBS = 100
+# The likeliest tokens of one place: (token id, log-probability), the likeliest first, of equal ones the lowest id.
+TopLogprobs = tuple[tuple[int, float], ...]
+
 
 class RequestError(WarmengError, ValueError):
     """A request that can't be run as it stands. The message says what was got, what was expected and what to do."""
@@ -37,6 +42,9 @@ class SamplingParams:
     ignore_eos: bool = False
     # Return each chosen token's log-probability: a pass over the vocabulary more.
     logprobs: bool = False
+    # Return so many of the likeliest tokens at each place as well, of the prompt too where its log-probabilities are
+    # asked for: their logits are computed a second time.
+    top_logprobs: int = 0
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -49,6 +57,8 @@ class SamplingParams:
             raise RequestError(f"top_p is {self.top_p}, expected more than 0 and at most 1")
         if not 0 <= self.seed < 2**64:
             raise RequestError(f"seed is {self.seed}, expected 0 to 2**64 - 1")
+        if not 0 <= self.top_logprobs <= MAX_TOP_LOGPROBS:
+            raise RequestError(f"top_logprobs is {self.top_logprobs}, expected 0 to {MAX_TOP_LOGPROBS}")
         if any(not s for s in self.stop):
             raise RequestError("a stop string is empty: leave it out")
 
@@ -94,7 +104,7 @@ class ScoreRequest:
 
 
 Request = GenerateRequest | ScoreRequest
-Status = Literal["ok", "too_long", "out_of_memory", "not_finite"]
+Status = Literal["ok", "too_long", "out_of_memory", "not_finite", "bad_constraint"]
 
 
 @dataclass(frozen=True)
@@ -102,8 +112,9 @@ class GenerateResult:
     """A finished generation.
 
     ``status``: ``"ok"``; ``"too_long"`` when prompt and answer can never fit; ``"out_of_memory"`` when not even one
-    token's step found memory; ``"not_finite"`` when the logits of a token were no finite numbers. There is no text
-    where it is not ok.
+    token's step found memory; ``"not_finite"`` when the logits of a token were no finite numbers; ``"bad_constraint"``
+    when a constraint turned out too complex, or to allow no token. Nothing is told of what was generated where it is
+    not ok.
     ``finish_reason``: ``"stop"`` (end token, stop token, stop string, or a constraint that is complete) or
     ``"length"``; ``"none"`` where status is not ok.
     """
@@ -124,6 +135,18 @@ class GenerateResult:
     detail: str = ""  # why, where status is not ok
     # Means over the draws of tokens, the end token's included, by name: see ``Engine.project_onto``.
     projections: Mapping[str, float] = field(default_factory=dict)
+    # One for each of logprobs and of prompt_logprobs; empty unless asked for.
+    top_logprobs: tuple[TopLogprobs, ...] = ()
+    prompt_top_logprobs: tuple[TopLogprobs, ...] = ()
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a running generation has so far, from some token on: as ``GenerateResult`` will have it."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    top_logprobs: tuple[TopLogprobs, ...]
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,8 @@ def generation(
             name: math.fsum(values) / len(values)
             for name, values in zip(projected, zip(*sequence.projections, strict=True), strict=True)
         },
+        top_logprobs=tuple(sequence.top_logprobs),
+        prompt_top_logprobs=tuple(sequence.prompt_top_logprobs),
     )
 
 
@@ -74,7 +76,7 @@ def score_result(sequence: Sequence, request: ScoreRequest) -> ScoreResult:
 
 
 def refusal(request: Request, status: Status, reason: str) -> Result:
-    """Return the result of a request that has no answer, and why."""
+    """Return the result of a request of which nothing is told, and why."""
     count = len(request.prompt)
     if isinstance(request, ScoreRequest):
         return ScoreResult(request.id, status, (), (), 0.0, count, 0, reason)

@@ -37,10 +37,11 @@ class Work(NamedTuple):
 class Scheduler:
     """Continuous batching with chunked prefill.
 
-    Every step takes one token of each decoding sequence, then fills the token budget with prompts. All requests are
-    known beforehand, so they are grouped by their first block: a shared prefix is then computed once. Within a group
-    the longest go first, so that none straggles at the end. A sequence is admitted when its prompt and a part of its
-    longest answer fit beside what the running sequences are still expected to take (``_GROWTH``). So blocks rarely
+    Every step takes one token of each decoding sequence, then fills the token budget with prompts. Most requests are
+    known beforehand, so they are grouped by their first block: a shared prefix is then computed once. A group takes no
+    more members once its first one is admitted, so that what arrives later delays no other group without end. Within a
+    group the longest go first, so that none straggles at the end. A sequence is admitted when its prompt and a part of
+    its longest answer fit beside what the running sequences are still expected to take (``_GROWTH``). So blocks rarely
     run out. When they do, the youngest sequence is preempted: it gives its blocks back and is computed again later.
     """
 
@@ -71,8 +72,15 @@ class Scheduler:
         self.preemptions = 0
         self._waiting: list[tuple[int, int, int, Sequence]] = []
         self._preempted: deque[Sequence] = deque()
+        # Those that take members, by what they share.
         self._groups: dict[tuple[str, tuple[int, ...]], int] = {}
+        self._group_count = 0
         self._arrivals = 0
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences that don't run yet, or not at the moment."""
+        return len(self._waiting) + len(self._preempted)
 
     @property
     def busy(self) -> bool:
@@ -105,10 +113,19 @@ class Scheduler:
         length = len(tokens) + self._longest_answer(request)
         sequence = Sequence(request, adapter_key, self._arrivals, tokens, block_hashes, max_len=length)
         self._arrivals += 1
-        head = (adapter_key, request.prompt[: self.block_size])
-        group = _URGENT_GROUP if urgent else self._groups.setdefault(head, len(self._groups))
+        group = _URGENT_GROUP if urgent else self._group_of(sequence)
         heapq.heappush(self._waiting, (group, -length, sequence.arrival, sequence))
         return sequence
+
+    def _group_of(self, sequence: Sequence) -> int:
+        head = self._head(sequence)
+        if head not in self._groups:
+            self._groups[head] = self._group_count
+            self._group_count += 1
+        return self._groups[head]
+
+    def _head(self, sequence: Sequence) -> tuple[str, tuple[int, ...]]:
+        return sequence.adapter_key, sequence.request.prompt[: self.block_size]
 
     def schedule(self) -> list[Work]:
         """Choose the next step's work and give it blocks.
@@ -145,10 +162,16 @@ class Scheduler:
         return work
 
     def finish(self, sequence: Sequence) -> None:
-        """Take a sequence out and release its blocks."""
+        """Take a sequence out, wherever it is, and release its blocks."""
         if self.running.pop(sequence.arrival, None) is None:
-            # It was preempted while the step that ended it was under way.
-            self._preempted.remove(sequence)
+            if sequence.admitted_once:
+                # It was preempted, perhaps while the step that ended it was under way.
+                self._preempted.remove(sequence)
+            else:
+                self._waiting = [entry for entry in self._waiting if entry[-1] is not sequence]
+                heapq.heapify(self._waiting)
+                open_groups = {entry[0] for entry in self._waiting}
+                self._groups = {head: group for head, group in self._groups.items() if group in open_groups}
         self._release(sequence)
 
     def clear(self) -> None:
@@ -157,6 +180,7 @@ class Scheduler:
             self.finish(sequence)
         self._preempted.clear()
         self._waiting.clear()
+        self._groups.clear()
 
     def shrink_after_oom(self, work: list[Work]) -> bool:
         """Take back a step that ran out of memory, and halve the limits of the next ones.
@@ -298,6 +322,7 @@ class Scheduler:
             self._preempted.popleft()
         else:
             heapq.heappop(self._waiting)
+            self._groups.pop(self._head(sequence), None)
         for block_hash in cached:
             block = self.pool.acquire(block_hash)
             assert block is not None

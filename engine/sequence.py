@@ -9,7 +9,7 @@ from hashlib import blake2b
 import numpy as np
 
 from warmeng.engine.constraints import Matcher
-from warmeng.engine.request import GenerateRequest, ScoreRequest
+from warmeng.engine.request import GenerateRequest, ScoreRequest, TopLogprobs
 
 # Stands for a token that a launched step samples and whose value the host has not read yet. Such a token is
 # ``PENDING - row``, where row is its place among that step's samples: so every value of PENDING or below is pending.
@@ -59,6 +59,8 @@ class Sequence:
     # Of the hidden states that tokens were drawn from, where they are asked for.
     projections: list[list[float]] = field(default_factory=list)
     prompt_logprobs: list[float] = field(default_factory=list)
+    top_logprobs: list[TopLogprobs] = field(default_factory=list)
+    prompt_top_logprobs: list[TopLogprobs] = field(default_factory=list)
     # By (label, index of the label's token).
     label_logprobs: dict[tuple[int, int], float] = field(default_factory=dict)
     matcher: Matcher | None = None

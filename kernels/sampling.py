@@ -84,6 +84,20 @@ def log_normaliser(logits: Tensor) -> Tensor:
     return (logits.expand(2, -1) if rows == 1 else logits).logsumexp(-1)[:rows]
 
 
+def top_tokens(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the ids and the logits of each row's largest, int64 and float [rows, count], the largest first.
+
+    logits [rows, vocab], float32, on any device. Of equal ones the lowest id comes first: ``topk`` leaves that open, so
+    it is given integers in the order of the floats, each with its id in the lower half.
+    """
+    bits = (logits + 0.0).view(torch.int32).to(torch.int64)
+    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    ids = torch.arange(logits.shape[1], device=logits.device)
+    keys = (ordered << 32) | (0xFFFFFFFF - ids)
+    chosen = 0xFFFFFFFF - (keys.topk(count, dim=-1).values & 0xFFFFFFFF)
+    return chosen, logits.gather(1, chosen)
+
+
 def keep_top(scaled: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
     """Set tokens outside top-k, then outside top-p, to minus infinity; returns a new tensor.
 

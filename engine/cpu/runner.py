@@ -18,17 +18,17 @@ from warmeng.engine.constraints import ConstraintCompiler, unpack
 from warmeng.engine.cpu.batch import Batch, build_batch
 from warmeng.engine.cpu.lora import arrange_adapter
 from warmeng.engine.cpu.ops import CpuOps, LayerCache
-from warmeng.engine.layout import Layout, LogitsPlan, LogprobTarget, build_layout, sampling_records
+from warmeng.engine.layout import Layout, LogitsPlan, LogprobTarget, TopTarget, build_layout, sampling_records
 from warmeng.engine.mixture import Mixture
 from warmeng.engine.model import forward, rotation
-from warmeng.engine.request import GenerateRequest, SamplingParams
+from warmeng.engine.request import GenerateRequest, SamplingParams, TopLogprobs
 from warmeng.engine.scheduler import Work
 from warmeng.engine.sequence import Sequence
 from warmeng.engine.vectors import Vector
 from warmeng.kernels.along import along
 from warmeng.kernels.attention import min_queries
 from warmeng.kernels.linear import Arrangement
-from warmeng.kernels.sampling import Noise, argmax, gumbel_argmax, keep_top, log_normaliser
+from warmeng.kernels.sampling import Noise, argmax, gumbel_argmax, keep_top, log_normaliser, top_tokens
 
 # Rows whose logits are made at once, which bounds their memory.
 _LOGIT_ROWS = 96
@@ -101,8 +101,8 @@ class CpuRunner:
 
         hidden = forward(self.ops.weights, self.ops, self._batch(layout), watch if self._projected else None)
         tokens, logprobs = self._sample(hidden, plan, compiler)
-        targets = self._read_targets(hidden, plan.targets)
-        return CpuStepHandle(plan.sampled, StepOutput(tokens, logprobs, targets, projections.tolist()))
+        targets, tops = self._read_targets(hidden, plan)
+        return CpuStepHandle(plan.sampled, StepOutput(tokens, logprobs, targets, projections.tolist(), tops))
 
     @torch.inference_mode()
     def last_logits(self, work: Work) -> Tensor:
@@ -161,22 +161,34 @@ class CpuRunner:
         logits[:, self.vocab_size :] = -torch.inf
         return logits
 
-    def _read_targets(self, hidden: Tensor, targets: list[LogprobTarget]) -> list[tuple[LogprobTarget, float]]:
-        """Return each target with its log-probability."""
-        rows = sorted({target.row for target in targets})
+    def _read_targets(
+        self, hidden: Tensor, plan: LogitsPlan
+    ) -> tuple[list[tuple[LogprobTarget, float]], list[tuple[TopTarget, TopLogprobs]]]:
+        """Return each target with its log-probability, and each place with those of its likeliest tokens."""
+        rows = plan.target_rows
         read: list[tuple[LogprobTarget, float]] = []
+        tops: list[tuple[TopTarget, TopLogprobs]] = []
         by_row: dict[int, list[LogprobTarget]] = {}
-        for target in targets:
+        for target in plan.targets:
             by_row.setdefault(target.row, []).append(target)
+        top_of = {top.row: top for top in plan.tops}
         for start in range(0, len(rows), _LOGIT_ROWS):
             chunk = rows[start : start + _LOGIT_ROWS]
             logits = self._logits(hidden, chunk)
             normaliser = log_normaliser(logits)
-            flat = [(i, target) for i, row in enumerate(chunk) for target in by_row[row]]
-            index = torch.tensor([i for i, _ in flat])
-            values = logits[index, torch.tensor([t.token for _, t in flat])] - normaliser[index]
+            flat = [(i, target) for i, row in enumerate(chunk) for target in by_row.get(row, ())]
+            index = torch.tensor([i for i, _ in flat], dtype=torch.int64)
+            ids = torch.tensor([t.token for _, t in flat], dtype=torch.int64)
+            values = logits[index, ids] - normaliser[index]
             read.extend(zip([t for _, t in flat], values.tolist(), strict=True))
-        return read
+            asked = [(i, top_of[row]) for i, row in enumerate(chunk) if row in top_of]
+            if asked:
+                index = torch.tensor([i for i, _ in asked])
+                likeliest, values = top_tokens(logits[index], min(plan.top_count, self.vocab_size))
+                pairs = zip(likeliest.tolist(), (values - normaliser[index][:, None]).tolist(), strict=True)
+                found = (tuple(zip(*pair, strict=True)) for pair in pairs)
+                tops.extend(zip([top for _, top in asked], found, strict=True))
+        return read, tops
 
     def _sample(
         self, hidden: Tensor, plan: LogitsPlan, compiler: ConstraintCompiler | None

@@ -71,6 +71,8 @@ class LogitsInputs(Generic[A]):
     # [targets]
     target_rows: A
     target_tokens: A
+    # [places]: rows whose likeliest tokens are asked for, counted as target_rows are.
+    top_rows: A
     # [constrained, ceil(vocab / 32)]; None where no row is constrained.
     masks: A | None
 
@@ -178,8 +180,7 @@ def _padded(values: Ints, padding: int, fill: int = 0) -> Ints:
 
 def logits_inputs(plan: LogitsPlan, masks: Tensor | None = None) -> LogitsInputs[Ints]:
     """Return what is read from a step's logits. ``masks``: of the constrained sequences, in their order."""
-    target_rows = sorted({target.row for target in plan.targets})
-    index = {row: i for i, row in enumerate(target_rows)}
+    index = {row: i for i, row in enumerate(plan.target_rows)}
     records, places = sampling_records(plan.sampled)
     ints = np.zeros((len(plan.sampled), INTS), dtype=np.int32)
     floats = np.empty((len(plan.sampled), FLOATS), dtype=np.float32)
@@ -195,11 +196,12 @@ def logits_inputs(plan: LogitsPlan, masks: Tensor | None = None) -> LogitsInputs
     floats[:, 0] = records["temperature"]
     floats[:, 1] = records["top_p"]
     return LogitsInputs(
-        logit_rows=np.array(plan.sample_rows + target_rows, dtype=np.int32),
+        logit_rows=np.array(plan.sample_rows + plan.target_rows, dtype=np.int32),
         sampling_ints=ints,
         sampling_floats=floats.view(np.int32),
         target_rows=np.array([index[target.row] for target in plan.targets], dtype=np.int32),
         target_tokens=np.array([target.token for target in plan.targets], dtype=np.int32),
+        top_rows=np.array([index[top.row] for top in plan.tops], dtype=np.int32),
         masks=None if masks is None else masks.numpy(),
     )
 

@@ -48,17 +48,20 @@ from warmeng.kernels.gpu.attention import Tiling, tiling_for
 from warmeng.kernels.gpu.invariance import batch_invariant_tiles, batch_invariant_tiling, check_norm, fitting_tiles
 from warmeng.kernels.gpu.matmul import TILES, Tile, tiles_for
 from warmeng.kernels.gpu.sampling import log_normaliser, sample
+from warmeng.kernels.sampling import top_tokens
 
 # Rows whose logits are made at once: 0.5 GB at a vocabulary of 128,000.
 _LOGIT_ROWS = 1024
+# Rows whose likeliest tokens are looked for at once: as keys of 64 bits, 0.07 GB at that vocabulary.
+_TOP_ROWS = 64
 
 
 @dataclass(frozen=True)
 class GpuStepHandle:
     """A step on its way through the device."""
 
-    # int32, on the host once ``done``: tokens, then their log-probabilities, those of targets, and tokens' projections,
-    # floats as bits.
+    # int32, on the host once ``done``: tokens, then their log-probabilities, those of targets, and tokens' projections;
+    # then the likeliest tokens of each place that asks for them, then their log-probabilities. Floats as bits.
     output: Tensor
     done: torch.cuda.Event | None
     logits_plan: LogitsPlan
@@ -74,13 +77,18 @@ class GpuStepHandle:
         if self.done is not None:
             self.done.synchronize()
         output = self.output.numpy()
-        count, num_targets = len(self.sampled), len(self.logits_plan.targets)
-        logprobs, values, projections = np.split(output[count:].view(np.float32), [count, count + num_targets])
+        plan, count = self.logits_plan, len(self.sampled)
+        ends = np.cumsum([count, count, len(plan.targets), count * self.num_projected])
+        tokens, *floats, tops = np.split(output, ends)
+        logprobs, values, projections = (part.view(np.float32) for part in floats)
         # The sum over a row's logits is finite where all of them are; the device goes on with a token that exists.
-        tokens = np.where(np.isfinite(logprobs), output[:count], NOT_FINITE)
-        targets = list(zip(self.logits_plan.targets, values.tolist(), strict=True))
+        tokens = np.where(np.isfinite(logprobs), tokens, NOT_FINITE)
+        targets = list(zip(plan.targets, values.tolist(), strict=True))
         by_token = projections.reshape(count, self.num_projected).tolist()
-        return StepOutput(tokens.tolist(), logprobs.tolist(), targets, by_token)
+        ids, likeliest = tops.reshape(2, len(plan.tops), len(tops) // max(1, 2 * len(plan.tops)))
+        pairs = zip(ids.tolist(), likeliest.view(np.float32).tolist(), strict=True)
+        found = list(zip(plan.tops, (tuple(zip(*pair, strict=True)) for pair in pairs), strict=True))
+        return StepOutput(tokens.tolist(), logprobs.tolist(), targets, by_token, found)
 
 
 class GpuRunner:
@@ -125,7 +133,8 @@ class GpuRunner:
             assert compiler is not None
             masks = compiler.masks(matchers)
         hidden, projections, inputs = self._hidden(layout, logits_inputs(plan, masks))
-        return self._send(self._read_out(hidden, projections, inputs), plan)
+        top_count = min(plan.top_count, self.vocab_size)
+        return self._send(self._read_out(hidden, projections, inputs, top_count), plan)
 
     @torch.inference_mode()
     def last_logits(self, work: Work) -> Tensor:
@@ -264,11 +273,12 @@ class GpuRunner:
             sampled = self._previous.index_select(0, inputs.pending.clamp(min=0))
             inputs.token_ids.copy_(torch.where(inputs.pending < 0, inputs.token_ids, sampled))
 
-    def _read_out(self, hidden: Tensor, projections: Tensor, inputs: LogitsInputs[Tensor]) -> Tensor:
+    def _read_out(self, hidden: Tensor, projections: Tensor, inputs: LogitsInputs[Tensor], top_count: int) -> Tensor:
         """Sample tokens and read targets; returns the output as ``GpuStepHandle`` has it, on the device.
 
         The logits are made for some rows at a time.
         """
+        tops = torch.zeros((2, len(inputs.top_rows), top_count), dtype=torch.int32, device=self.device)
         tokens: list[Tensor] = []
         logprobs: list[Tensor] = []
         num_sampled = len(inputs.sampling_ints)
@@ -277,24 +287,36 @@ class GpuRunner:
             logits = self.ops.logits(hidden[first : first + _LOGIT_ROWS])
             count = max(0, min(num_sampled - first, len(logits)))
             if count:
-                rows = sampling_rows(inputs, slice(first, first + count))
-                some_tokens, some_logprobs = sample(logits[:count], rows, self.vocab_size)
+                drawn = sampling_rows(inputs, slice(first, first + count))
+                some_tokens, some_logprobs = sample(logits[:count], drawn, self.vocab_size)
                 tokens.append(some_tokens)
                 logprobs.append(some_logprobs)
             if count < len(logits):
                 values = self._read_targets(logits, inputs.target_rows + (num_sampled - first), inputs, values)
+                for some in range(0, len(inputs.top_rows), _TOP_ROWS):
+                    part = slice(some, some + _TOP_ROWS)
+                    rows = inputs.top_rows[part] + (num_sampled - first)
+                    tops[:, part] = self._read_tops(logits, rows, tops[:, part])
             # Else two sets of logits are alive while the next ones are made.
             del logits
         if tokens:
             self._previous = torch.cat(tokens)
         floats = [*logprobs, values, projections[:num_sampled].reshape(-1)]
-        return torch.cat([*tokens, *(part.view(torch.int32) for part in floats)])
+        return torch.cat([*tokens, *(part.view(torch.int32) for part in floats), tops.flatten()])
 
     def _read_targets(self, logits: Tensor, rows: Tensor, inputs: LogitsInputs[Tensor], values: Tensor) -> Tensor:
         """Return ``values`` with the log-probabilities of those targets whose ``rows`` are among these logits."""
         here = rows.clamp(0, len(logits) - 1)
         read = logits[here, inputs.target_tokens] - log_normaliser(logits, self.vocab_size)[here]
         return torch.where(rows == here, read, values)
+
+    def _read_tops(self, logits: Tensor, rows: Tensor, tops: Tensor) -> Tensor:
+        """Return ``tops`` with the likeliest tokens and their log-probabilities of those ``rows`` that are here."""
+        here = rows.clamp(0, len(logits) - 1)
+        likeliest, read = top_tokens(logits[here][:, : self.vocab_size].float(), tops.shape[2])
+        read -= log_normaliser(logits, self.vocab_size)[here][:, None]
+        found = torch.stack([likeliest.to(torch.int32), read.view(torch.int32)])
+        return torch.where((rows == here)[None, :, None], found, tops)
 
     def _upload(self, flat: Ints) -> Tensor:
         host = torch.from_numpy(flat)

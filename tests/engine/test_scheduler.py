@@ -171,3 +171,26 @@ def test_every_request_ends_and_every_block_comes_back(seed: int, blocks: int, b
     finish_at = rng.randint(1, 30)
     assert Counter(drain(scheduler, finish_at)) == Counter(names)
     assert scheduler.pool.available == blocks - 1
+
+
+def test_what_keeps_arriving_delays_no_other_group_without_end() -> None:
+    scheduler = make(blocks=20, seqs=1)
+    scheduler.add(request("first", [1] * 20), "")
+    scheduler.add(request("other", [2] * 20), "")
+    done: list[str] = []
+    for turn in range(60):
+        scheduler.add(request(f"more {turn}", [1] * 20), "")
+        done += advance(scheduler, scheduler.schedule(), 2)
+    # One more came while the first one's group was still open.
+    assert done[:3] == ["first", "more 0", "other"]
+
+
+def test_a_server_of_many_prompts_keeps_nothing_of_those_that_ended() -> None:
+    scheduler = make()
+    for turn in range(50):
+        scheduler.add(request(f"{turn}", [turn + 1] * 20), "")
+        dropped = scheduler.add(request(f"dropped {turn}", [turn + 100] * 20), "")
+        scheduler.finish(dropped)
+        drain(scheduler, 2)
+    assert not scheduler._groups
+    assert not scheduler.busy

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from warmeng.kernels.sampling import MAX_GUMBEL, Noise, gumbel_argmax, keep_top, philox4x32
+from warmeng.kernels.sampling import MAX_GUMBEL, Noise, gumbel_argmax, keep_top, philox4x32, top_tokens
 
 
 def words(*values: int) -> np.ndarray:
@@ -87,3 +87,13 @@ def test_top_k_and_top_p_keep_the_smallest_sets() -> None:
     assert kept(0, float(row[0]) + 0.01) == [0, 2]
     assert kept(1, 0.99) == [0]
     assert kept(0, 1e-6) == [0]
+
+
+def test_the_likeliest_tokens_come_in_order_and_of_equal_ones_the_lowest_id() -> None:
+    logits = torch.tensor([[-1.0, 3.0, -0.0, 3.0, 0.0, -torch.inf, 2.5], [-5.0, -4.0, -4.0, -6.0, -4.0, -7.0, -9.0]])
+    ids, values = top_tokens(logits, 5)
+    assert ids.tolist() == [[1, 3, 6, 2, 4], [1, 2, 4, 0, 3]]
+    assert torch.equal(values, logits.gather(1, ids))
+    drawn = torch.randn(50, 300, generator=torch.Generator().manual_seed(3)).mul(4).round()
+    for row, found in zip(drawn.tolist(), top_tokens(drawn, 20)[0].tolist(), strict=True):
+        assert found == sorted(range(300), key=lambda k: (-row[k], k))[:20]
