@@ -33,6 +33,7 @@ COMMANDS = {
     "report": ("warmeng.cli.report", "report", "Write a run's report page and its figures."),
     "export": ("warmeng.cli.export", "export", "Write a run's answers for other tools: CSV, Parquet, lm-eval."),
     "grade": ("warmeng.cli.grade", "grade", "Grade answers of a JSONL or CSV file with a judge model."),
+    "serve": ("warmeng.cli.serve", "serve", "Serve a model and its personas to OpenAI's clients."),
     "finetune": ("warmeng.cli.finetune", "finetune", "Train warm and cold adapters on conversations."),
     "vector": ("warmeng.cli.vector", "vector", "Make steering vectors from contrasting conversations."),
     "merge": ("warmeng.cli.merge", "merge", "Write an adapter into its base's checkpoint."),

@@ -21,8 +21,9 @@ ALLOWED = {
     "engine": {"kernels", "common"},
     "finetune": {"engine", "kernels", "common"},
     "study": {"engine", "common"},
+    "serve": {"study", "engine", "common"},
     "bench": {"finetune", "engine", "kernels", "common"},
-    "cli": {"study", "finetune", "bench", "engine", "common"},
+    "cli": {"serve", "study", "finetune", "bench", "engine", "common"},
     "face": {"study", "engine", "common"},
 }
 FOLDERS = set(ALLOWED) - {"face"}

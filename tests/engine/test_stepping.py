@@ -83,7 +83,7 @@ def test_dropped_requests_leave_nothing_and_change_no_others_bits(
     """At any moment: while they wait, run, are preempted or wait to be read; blocks are few, so that some are."""
     few = EngineSettings(kv_bytes=112 * 2**10, max_num_seqs=6, max_batched_tokens=32)
     engine = Engine.load(str(tiny_model("llama")), device=device, settings=few)
-    long, many = (count(40, 60, quick=30), 12) if device == "cpu" else (2, 3)
+    long, many = (count(40, 60), 12) if device == "cpu" else (2, 3)
     requests = [ask(engine, str(k), max_new_tokens=long, temperature=0.7 * (k % 3)) for k in range(many)]
     requests[-1] = replace(requests[-1], constraint=Constraint("regex", "[a-f]{1,30}"))
     labels = tuple(tuple(engine.tokenizer.encode(text)) for text in ("yes", "no", "n"))
