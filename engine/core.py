@@ -294,7 +294,8 @@ class EngineCore:
         ends = token in params.stop_token_ids or (not params.ignore_eos and token in self._stop_token_ids)
         if ends:
             del sequence.tokens[position:]
-            self._finish(sequence, generation(sequence, request, self._tokenizer, "stop", self._projected))
+            done = generation(sequence, request, self._tokenizer, "stop", self._projected, end_token=token)
+            self._finish(sequence, done)
             return
         assert sequence.tokens[position] <= PENDING
         sequence.tokens[position] = token

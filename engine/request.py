@@ -138,6 +138,8 @@ class GenerateResult:
     # One for each of logprobs and of prompt_logprobs; empty unless asked for.
     top_logprobs: tuple[TopLogprobs, ...] = ()
     prompt_top_logprobs: tuple[TopLogprobs, ...] = ()
+    # The end or stop token that stopped it, if one did.
+    end_token: int | None = None
 
 
 @dataclass(frozen=True)

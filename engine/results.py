@@ -16,6 +16,7 @@ def generation(
     tokenizer: Tokenizer,
     reason: Literal["stop", "length"],
     projected: tuple[str, ...] = (),
+    end_token: int | None = None,
 ) -> GenerateResult:
     """Return what was generated, its text cut before the first stop string; ``projected``: names of projections."""
     text = tokenizer.decode_bytes(sequence.generated)
@@ -36,6 +37,7 @@ def generation(
         },
         top_logprobs=tuple(sequence.top_logprobs),
         prompt_top_logprobs=tuple(sequence.prompt_top_logprobs),
+        end_token=end_token,
     )
 
 

@@ -59,11 +59,16 @@ class Writer:
             if asked.top is not None:
                 # No token comes before the first one, so it has no log-probability.
                 first: list[Any] = [None] if echo else []
+                count = len(kept)
+                tokens = result.token_ids[:count]
+                if asked.generates and result.end_token is not None:
+                    # Told as OpenAI's API tells it, though it is none of the text: clients count on it.
+                    tokens, count = (*tokens, result.end_token), count + 1
                 logprobs = self.text_logprobs(
                     asked,
-                    [*echo, *result.token_ids[: kept.stop]],
-                    [*first, *result.prompt_logprobs, *result.logprobs[: kept.stop]],
-                    [*first, *result.prompt_top_logprobs, *result.top_logprobs[: kept.stop]],
+                    [*echo, *tokens],
+                    [*first, *result.prompt_logprobs, *result.logprobs[:count]],
+                    [*first, *result.prompt_top_logprobs, *result.top_logprobs[:count]],
                 )
             reason = result.finish_reason if asked.generates else "length"
             choices.append({"index": place, "text": whole, "logprobs": logprobs, "finish_reason": reason})

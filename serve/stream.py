@@ -24,7 +24,9 @@ DONE = b"data: [DONE]\n\n"
 class _Choice:
     """One answer while it grows."""
 
-    def __init__(self, tokenizer: Tokenizer, asked: Asked, place: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, asked: Asked, place: int, ends: bool) -> None:
+        """``ends``: the token that ends it is told too."""
+        self._ends = ends
         request = asked.requests[place]
         assert isinstance(request, GenerateRequest)
         self.text = GrowingText(tokenizer, asked.stops)
@@ -42,7 +44,15 @@ class _Choice:
         self.logprobs += event.logprobs[known : known + len(added)]
         self.tops += event.top_logprobs[known : known + len(added)]
         self.text.feed(added)
-        return self.text.finish() if isinstance(event, GenerateResult) else self.text.take()
+        if not isinstance(event, GenerateResult):
+            return self.text.take()
+        text, tokens = self.text.finish()
+        if self._ends and event.end_token is not None:
+            self.token_ids.append(event.end_token)
+            self.logprobs += event.logprobs[known + len(added) :]
+            self.tops += event.top_logprobs[known + len(added) :]
+            tokens = range(tokens.start, tokens.stop + 1)
+        return text, tokens
 
 
 class Stream:
@@ -50,7 +60,7 @@ class Stream:
 
     def __init__(self, writer: Writer, tokenizer: Tokenizer, asked: Asked, ticket: Ticket, chat: bool) -> None:
         self._writer, self._asked, self._ticket, self._chat = writer, asked, ticket, chat
-        self._choices = [_Choice(tokenizer, asked, place) for place in range(len(asked.requests))]
+        self._choices = [_Choice(tokenizer, asked, place, not chat) for place in range(len(asked.requests))]
         self._head = writer.head(asked, "chat.completion.chunk" if chat else "text_completion")
 
     async def events(self) -> AsyncIterator[bytes]:

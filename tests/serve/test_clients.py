@@ -172,13 +172,14 @@ def test_completions_of_texts_and_of_token_ids(running: Running, plain: Engine) 
             # OpenAI's API has null where no token comes before; its package's model has no place for that.
             assert logprobs["token_logprobs"].pop(0) is None
             assert logprobs["top_logprobs"].pop(0) is None
-            assert logprobs["token_logprobs"] == [*result.prompt_logprobs, *result.logprobs[: len(result.token_ids)]]
-            assert len(logprobs["tokens"]) == len(logprobs["text_offset"]) == len(tokens) + len(result.token_ids)
+            # With the end token's, where one ended it.
+            assert logprobs["token_logprobs"] == [*result.prompt_logprobs, *result.logprobs]
+            assert len(logprobs["tokens"]) == len(logprobs["text_offset"]) == len(tokens) + len(result.logprobs)
             places = zip(logprobs["tokens"][1:], logprobs["top_logprobs"], strict=True)
             assert all(token in top for token, top in places)
             whole = text + result.text
             for token, offset in zip(logprobs["tokens"], logprobs["text_offset"], strict=True):
-                assert token.startswith("bytes:") or whole[offset:].startswith(token)
+                assert token.startswith(("bytes:", "<|")) or whole[offset:].startswith(token)
         strict(Completion, data)
 
 
@@ -193,6 +194,23 @@ def test_a_prompt_alone_can_be_scored(running: Running, plain: Engine) -> None:
     scored = none["choices"][0]["logprobs"]
     assert scored["token_logprobs"] == one["choices"][0]["logprobs"]["token_logprobs"][: len("Two and two")]
     assert running.post("/v1/completions", body | {"max_tokens": 0, "echo": False}).status_code == 400
+
+
+def test_one_token_more_is_told_even_if_it_ends_the_answer(running: Running, plain: Engine) -> None:
+    """lm-evaluation-harness leaves the last log-probability out, so there must be one beyond the prompt's."""
+    ended = 0
+    for seed in range(300):
+        body = {"model": BASE, "prompt": "ab", "seed": seed, "temperature": 2, "max_tokens": 1, "logprobs": 1}
+        (choice,) = running.post("/v1/completions", body | {"echo": True}).json()["choices"]
+        assert len(choice["logprobs"]["token_logprobs"]) == 3
+        if choice["finish_reason"] == "stop":
+            assert choice["logprobs"]["tokens"][-1] == "<|im_end|>"
+            assert choice["text"] == "ab"
+            ended += 1
+            (streamed,) = running.client.completions.create(**body, stream=True)  # type: ignore[call-overload]
+            assert streamed.choices[0].logprobs.tokens == ["<|im_end|>"]
+            break
+    assert ended
 
 
 @pytest.mark.parametrize("logprobs", [None, 0, 2])

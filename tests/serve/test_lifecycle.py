@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -117,14 +118,16 @@ def test_beyond_this_machine_only_with_a_key(launcher: Launcher) -> None:
 
 
 def test_what_cant_be_served(launcher: Launcher) -> None:
-    for options, said in (
-        (["--persona", "full=full:owner/model"], "start another server"),
-        (["--host", "no such host"], "can't listen"),
-        (["--name", "a b"], "can't be a model's id"),
-    ):  # fmt: skip
-        ended = launcher.run(["serve", "--port", "0", *options])
-        assert ended.code == 2, ended.err
-        assert said in ended.err
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for options, said in (
+            (["--port", 0, "--persona", "full=full:owner/model"], "start another server"),
+            (["--port", 0, "--name", "a b"], "can't be a model's id"),
+            (["--port", port], "can't listen"),
+        ):
+            ended = launcher.run(["serve", *options])
+            assert ended.code == 2, ended.err
+            assert said in ended.err
 
 
 def test_a_folders_path_is_nobodys_business(tmp_path: Path) -> None:
