@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from typing import Any
 
 import orjson
-from anyio import CapacityLimiter
-from anyio.to_thread import run_sync
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -49,7 +48,7 @@ class Service:
         self._composer = Composer(engine, catalog)
         described = orjson.dumps(engine.describe(), option=orjson.OPT_SORT_KEYS)
         self._writer = Writer(engine.tokenizer, f"fp_{hashlib.sha256(described).hexdigest()[:12]}")
-        self._encoders = CapacityLimiter(ENCODERS)
+        self._encoders = asyncio.Semaphore(ENCODERS)
 
     async def chat(self, request: Request) -> ASGIApp:
         """Answer a conversation."""
@@ -88,7 +87,8 @@ class Service:
 
     async def _composed(self, compose: Callable[[Any], Asked], body: Any) -> Asked:
         """Encode in a thread: templates are rendered by another process, and long texts take a while."""
-        return await run_sync(compose, body, limiter=self._encoders)
+        async with self._encoders:
+            return await asyncio.to_thread(compose, body)
 
     async def _generated(self, request: Request, asked: Asked, chat: bool) -> ASGIApp:
         headers = {"x-warmeng-seed": str(asked.seed)}
@@ -118,7 +118,7 @@ def application(service: Service, key: str | None = None, hosts: Collection[str]
         try:
             yield
         finally:
-            await run_sync(service.loop.stop)
+            await asyncio.to_thread(service.loop.stop)
 
     routes = [
         Route(CHAT, _endpoint(service.chat), methods=["POST"]),

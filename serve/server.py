@@ -11,7 +11,6 @@ import threading
 import traceback
 from typing import Any
 
-import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -151,12 +150,13 @@ def _protocol(seconds: float) -> type[H11Protocol]:
 
         def handle_events(self) -> None:
             super().handle_events()
-            if self.conn.their_state is not h11.IDLE:
+            if self.cycle is not None and not self.cycle.response_complete:
                 self._disarm()
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
-            if self.conn.their_state is h11.IDLE:
+            # The next request on this connection may be there already.
+            if self.cycle.response_complete:
                 self._arm()
 
         def connection_lost(self, exc: Exception | None) -> None:
