@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
+import sys
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from warmeng.common.errors import one_line
+from warmeng.common.errors import one_line, without_secrets
 from warmeng.engine.engine import Engine
 from warmeng.serve.answers import Writer
 from warmeng.serve.catalog import Catalog
@@ -45,7 +48,7 @@ class Service:
         self.engine, self.catalog, self.limits = engine, catalog, limits
         self.loop = EngineLoop(engine, limits.max_open)
         self.metrics = Metrics(engine, self.loop, PATHS)
-        self._composer = Composer(engine, catalog)
+        self._composer = Composer(engine, catalog, limits.max_open)
         described = orjson.dumps(engine.describe(), option=orjson.OPT_SORT_KEYS)
         self._writer = Writer(engine.tokenizer, f"fp_{hashlib.sha256(described).hexdigest()[:12]}")
         self._encoders = asyncio.Semaphore(ENCODERS)
@@ -129,7 +132,9 @@ def application(service: Service, key: str | None = None, hosts: Collection[str]
         Route("/health", _endpoint(service.health)),
         Route("/metrics", _endpoint(service.show_metrics)),
     ]
-    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _no_such_path})
+    app = Starlette(
+        routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _no_such_path, Exception: _failed}
+    )
     return service.metrics.around(Guard(app, key, hosts))
 
 
@@ -149,6 +154,14 @@ def _endpoint(handler: Handler) -> Callable[[Request], Awaitable[Any]]:
 
 async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a client that is gone: the server closes what is left of the connection."""
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """Say that something of ours failed; what it was is for whoever runs the server."""
+    sys.stderr.write(f"warmeng: {request.url.path}: {type(error).__name__}: {one_line(error)}\n")
+    if os.environ.get("WARMENG_DEBUG") == "1":
+        sys.stderr.write(without_secrets("".join(traceback.format_exception(error))))
+    return JsonReply(ApiError(500, "the server failed: see its terminal", code="server_error").body(), 500)
 
 
 async def _no_such_path(request: Request, error: Exception) -> Response:

@@ -23,7 +23,15 @@ from warmeng.engine.request import (
 )
 from warmeng.serve.catalog import Catalog, Served
 from warmeng.serve.errors import ApiError
-from warmeng.serve.protocol import ChatBody, CompletionBody, Message, ResponseFormat, Sampling, ScoreBody
+from warmeng.serve.protocol import (
+    MAX_CONSTRAINT,
+    ChatBody,
+    CompletionBody,
+    Message,
+    ResponseFormat,
+    Sampling,
+    ScoreBody,
+)
 
 CHAT = "/v1/chat/completions"
 # Of /v1/completions, where nothing is said.
@@ -59,8 +67,9 @@ class Asked:
 class Composer:
     """Makes requests for one engine. It may be used from several threads at once."""
 
-    def __init__(self, engine: Engine, catalog: Catalog) -> None:
-        self._engine, self._catalog = engine, catalog
+    def __init__(self, engine: Engine, catalog: Catalog, max_answers: int) -> None:
+        """``max_answers``: to one body."""
+        self._engine, self._catalog, self._max_answers = engine, catalog, max_answers
 
     def chat(self, body: ChatBody) -> Asked:
         """Return what a conversation asks for. Raises ApiError, as all of these do."""
@@ -90,6 +99,10 @@ class Composer:
         prompts = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else given
         if not prompts:
             raise ApiError(400, "prompt is an empty list, expected at least one prompt", "prompt")
+        if (count := len(prompts) * (body.n or 1)) > self._max_answers:
+            raise ApiError(
+                400, f"{count} answers are asked for at once, expected at most {self._max_answers}", "prompt"
+            )
         tokens = [self._prompt(prompt) for prompt in prompts]
         left = min(self._room(prompt, "prompt") for prompt in tokens)
         asked = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
@@ -116,6 +129,8 @@ class Composer:
             if ids:
                 raise ApiError(400, "labels are token ids, but the prompt is messages: give texts", "labels")
             talk, opening = _conversation(served, body.messages), body.opening or ""
+            # Before the prompt is encoded with each label.
+            self._room(self._encode("messages", lambda: self._engine.tokenizer.chat(talk)), "messages")
             prompt, found = self._encode(
                 "labels", lambda: self._engine.tokenizer.continuations(talk, opening, texts)
             )  # fmt: skip
@@ -257,13 +272,21 @@ def _constraint(wanted: ResponseFormat | None) -> Constraint | None:
                 400, f"response_format is of type {wanted.type}: {'give' if name == own else 'leave out'} {name}",
                 "response_format", "invalid_value",
             )  # fmt: skip
-    if wanted.json_schema is not None:
-        return _json(wanted.json_schema.schema_)
+    if wanted.type == "text":
+        return None
     if wanted.regex is not None:
-        return Constraint("regex", wanted.regex)
-    if wanted.choice is not None:
-        return Constraint("choice", tuple(wanted.choice))
-    return None if wanted.type == "text" else _json({"type": "object"})
+        found = Constraint("regex", wanted.regex)
+    elif wanted.choice is not None:
+        found = Constraint("choice", tuple(wanted.choice))
+    else:
+        found = _json({"type": "object"} if wanted.json_schema is None else wanted.json_schema.schema_)
+    size = len(found.value) if isinstance(found.value, str) else sum(map(len, found.value))
+    if size > MAX_CONSTRAINT:
+        raise ApiError(
+            400, f"response_format has {size} characters, expected at most {MAX_CONSTRAINT}: make it simpler",
+            "response_format", "invalid_value",
+        )  # fmt: skip
+    return found
 
 
 def _json(schema: dict[str, Any] | bool) -> Constraint:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 from warmeng.engine.engine import Engine
-from warmeng.engine.request import Progress, Request, RequestError, Result
+from warmeng.engine.request import GenerateRequest, Progress, Request, RequestError, Result
 from warmeng.serve.errors import ApiError
 
 # What a ticket's reader gets: the place of a request among the ticket's, and what came of it.
@@ -86,7 +86,7 @@ class EngineLoop:
         if self.failure is not None:
             raise _FAILED
         if len(requests) > self.max_open:
-            raise ApiError(400, f"{len(requests)} answers are asked for at once, expected at most {self.max_open}")
+            raise ApiError(400, f"{len(requests)} answers are asked for at once, expected at most {self.max_open}", "n")
         if self.open + len(requests) > self.max_open:
             raise ApiError(
                 429, f"{self.open} requests are open, at most {self.max_open} may be: try again",
@@ -145,11 +145,10 @@ class EngineLoop:
         for place, request in enumerate(ticket.requests):
             try:
                 self.engine.add(request)
-            except RequestError as error:
+            except Exception as error:
+                # Nothing is queued of what can't be prepared, so it is this client's error alone.
                 self._drop(ticket)
-                # All else was checked before it came here.
-                param = "response_format" if getattr(request, "constraint", None) else None
-                self._events.append((ticket, (place, ApiError(400, str(error), param, "invalid_value"))))
+                self._events.append((ticket, (place, _refusal(request, error))))
                 return
             self._open[request.id] = _Open(ticket, place)
 
@@ -175,3 +174,11 @@ class EngineLoop:
         if self._events:
             events, self._events = self._events, []
             self._loop.call_soon_threadsafe(self._deliver, events)
+
+
+def _refusal(request: Request, error: Exception) -> ApiError:
+    """Return what a client is told of a request that the engine does not take: all but constraints was checked."""
+    if not isinstance(error, RequestError):
+        return ApiError(500, "the request can't be prepared", code="server_error")
+    constrained = isinstance(request, GenerateRequest) and request.constraint is not None
+    return ApiError(400, str(error), "response_format" if constrained else None, "invalid_value")

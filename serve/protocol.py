@@ -12,14 +12,14 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from warmeng.common.errors import one_line, show
-from warmeng.engine.request import MAX_TOP_LOGPROBS
 from warmeng.serve.errors import ApiError
 
 # Answers to one prompt.
 MAX_CHOICES = 128
-# As OpenAI's API has it for conversations.
+# Likeliest tokens of each place, as OpenAI's API has it for conversations.
 MAX_TOP = 20
-MAX_STOPS = 16
+MAX_STOPS, MAX_STOP = 16, 256
+MAX_LABELS = 256
 # Characters of a constraint: larger ones take seconds to compile.
 MAX_CONSTRAINT = 2**16
 
@@ -49,6 +49,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 WITHOUT_EFFECT = ("metadata", "prompt_cache_key", "safety_identifier", "user")
 
 Text = Annotated[str, StringConstraints(min_length=1)]
+Stop = Annotated[str, StringConstraints(min_length=1, max_length=MAX_STOP)]
 TokenId = Annotated[int, Field(ge=0)]
 
 
@@ -97,7 +98,7 @@ class ResponseFormat(Body):
 
     type: Literal["text", "json_object", "json_schema", "regex", "choice"]
     json_schema: JsonSchema | None = None
-    regex: Annotated[str, StringConstraints(min_length=1, max_length=MAX_CONSTRAINT)] | None = None
+    regex: Text | None = None
     choice: Annotated[list[Text], Field(min_length=1, max_length=1000)] | None = None
 
 
@@ -117,8 +118,8 @@ class Sampling(Body):
     top_p: float | None = Field(None, gt=0, le=1, description="a number above 0 and at most 1")
     top_k: int | None = Field(None, ge=0, description="a whole number, 0 for all tokens")
     max_tokens: int | None = Field(None, ge=0, description="a whole number")
-    stop: str | Annotated[list[str], Field(max_length=MAX_STOPS)] | None = Field(
-        None, description=f"text, or a list of up to {MAX_STOPS} texts"
+    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = Field(
+        None, description=f"text of 1 to {MAX_STOP} characters, or a list of up to {MAX_STOPS} such texts"
     )
     stream: bool | None = Field(None, description="true or false")
     stream_options: StreamOptions | None = Field(None, description="an object with include_usage")
@@ -156,9 +157,7 @@ class CompletionBody(Sampling):
         description="text, a list of texts, token ids, or a list of lists of token ids"
     )
     echo: bool | None = Field(None, description="true or false")
-    logprobs: int | None = Field(
-        None, ge=0, le=MAX_TOP_LOGPROBS, description=f"a whole number from 0 to {MAX_TOP_LOGPROBS}"
-    )
+    logprobs: int | None = Field(None, ge=0, le=MAX_TOP, description=f"a whole number from 0 to {MAX_TOP}")
 
 
 class ScoreBody(Body):
@@ -170,8 +169,8 @@ class ScoreBody(Body):
     )
     opening: str | None = Field(None, description="the beginning of the answer, text")
     prompt: Annotated[list[TokenId], Field(min_length=1)] | None = Field(None, description="token ids")
-    labels: Annotated[list[Text], Field(min_length=1)] | Annotated[list[list[TokenId]], Field(min_length=1)] = Field(
-        description="a list of texts after messages, a list of lists of token ids after a prompt"
+    labels: Annotated[list[Text] | list[list[TokenId]], Field(min_length=1, max_length=MAX_LABELS)] = Field(
+        description=f"1 to {MAX_LABELS} labels: a list of texts after messages, of lists of token ids after a prompt"
     )
     end: bool | None = Field(None, description="true to add the token that ends an answer to each label")
 

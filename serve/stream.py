@@ -124,10 +124,12 @@ class EventStream:
         """Send the answer."""
         given = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
         given += [(name.encode(), value.encode()) for name, value in self._headers]
-        try:
-            await unless_gone(receive, self._send(send, given))
-        finally:
-            self._loop.cancel(self._ticket)
+        # What is not finished then is no answer: the server closes the connection.
+        with suppress(ClientGone, TimeoutError):
+            try:
+                await unless_gone(receive, self._send(send, given))
+            finally:
+                self._loop.cancel(self._ticket)
 
     async def _send(self, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": headers})

@@ -66,6 +66,11 @@ WRONG: list[tuple[str, dict[str, Any], str | None]] = [
     ("/v1/chat/completions", {"response_format": {"type": "regex"}}, "response_format"),
     ("/v1/chat/completions", {"response_format": {"type": "text", "regex": "a"}}, "response_format"),
     ("/v1/chat/completions", {"response_format": {"type": "regex", "regex": "("}}, "response_format"),
+    ("/v1/chat/completions", {"response_format": {"type": "regex", "regex": "a" * 70_000}}, "response_format"),
+    ("/v1/chat/completions", {"response_format": {"type": "choice", "choice": ["ab" * 400] * 100}}, "response_format"),
+    ("/v1/chat/completions", {"stop": "a" * 257}, "stop"),
+    ("/v1/completions", {"prompt": ["a"] * 100, "n": 128}, "prompt"),
+    ("/v1/score", {"labels": [str(k) for k in range(257)]}, "labels"),
     ("/v1/chat/completions", {"stream": 1}, "stream"),
     ("/v1/completions", {"prompt": ""}, "prompt"),
     ("/v1/completions", {"prompt": []}, "prompt"),
@@ -75,7 +80,7 @@ WRONG: list[tuple[str, dict[str, Any], str | None]] = [
     ("/v1/completions", {"prompt": [-1]}, "prompt"),
     ("/v1/completions", {"best_of": 2}, "best_of"),
     ("/v1/completions", {"suffix": "x"}, "suffix"),
-    ("/v1/completions", {"logprobs": 101}, "logprobs"),
+    ("/v1/completions", {"logprobs": 21}, "logprobs"),
     ("/v1/completions", {"logprobs": True}, "logprobs"),
     ("/v1/completions", {"model": f"{BASE}:kind"}, "model"),
     ("/v1/completions", {"echo": True, "stream": True}, "echo"),
@@ -147,6 +152,26 @@ def test_other_paths_methods_and_kinds(running: Running) -> None:
     for reply in replies.values():
         said(reply)
     assert running.http.post("/v1/completions", content=b"x", headers=zipped).status_code == 415
+
+
+def test_an_error_of_the_servers_own_is_told_to_its_terminal_alone(
+    running: Running, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(body: object) -> None:
+        raise RuntimeError("what nobody should read")
+
+    monkeypatch.setattr(running.service._composer, "chat", fail)
+    reply = running.post("/v1/chat/completions", CHAT)
+    assert reply.status_code == 500
+    assert said(reply)["type"] == "server_error"
+    assert "nobody" not in reply.text
+    assert "warmeng: /v1/chat/completions: RuntimeError: what nobody should read" in capfd.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.setattr(running.engine, "_compiler", lambda: 1 / 0)
+    wrong = running.post("/v1/chat/completions", CHAT | {"response_format": {"type": "json_object"}})
+    assert wrong.status_code == 500
+    monkeypatch.undo()
+    assert running.post("/v1/chat/completions", CHAT).status_code == 200
 
 
 @pytest.fixture(scope="module")
