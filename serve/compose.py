@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -37,6 +37,8 @@ CHAT = "/v1/chat/completions"
 # Of /v1/completions, where nothing is said.
 DEFAULT_MAX_TOKENS = 16
 
+# The most characters of a text for each token of the context; of prose a token has four.
+CHARACTERS = 16
 # Between the parts of an answer in JSON.
 BLANKS = r"[ \n]{0,16}"
 T = TypeVar("T")
@@ -83,7 +85,8 @@ class Composer:
             asked, name = body.max_tokens, "max_tokens"
         if asked == 0:
             raise ApiError(400, "max_tokens is 0, expected a whole number from 1", "max_tokens")
-        prompt = self._encode("messages", lambda: self._engine.tokenizer.chat(_conversation(served, body.messages)))
+        talk = _conversation(served, body.messages)
+        prompt = self._encode("messages", _texts(talk), lambda: self._engine.tokenizer.chat(talk))
         left = self._room(prompt, "messages")
         top = (body.top_logprobs or 0) if body.logprobs else None
         return self._generations("chatcmpl", body, served, [prompt], self._within(left, asked, name), top)
@@ -130,10 +133,11 @@ class Composer:
                 raise ApiError(400, "labels are token ids, but the prompt is messages: give texts", "labels")
             talk, opening = _conversation(served, body.messages), body.opening or ""
             # Before the prompt is encoded with each label.
-            self._room(self._encode("messages", lambda: self._engine.tokenizer.chat(talk)), "messages")
+            encoded = self._encode("messages", _texts(talk), lambda: self._engine.tokenizer.chat(talk))
+            self._room(encoded, "messages")
             prompt, found = self._encode(
-                "labels", lambda: self._engine.tokenizer.continuations(talk, opening, texts)
-            )  # fmt: skip
+                "labels", [opening, *texts], lambda: self._engine.tokenizer.continuations(talk, opening, texts)
+            )
         else:
             if texts or body.opening is not None:
                 raise ApiError(400, "labels or opening are text, but the prompt is token ids: give ids", "labels")
@@ -207,10 +211,19 @@ class Composer:
         if isinstance(prompt, list):
             return prompt
         text = str(prompt)
-        return self._encode("prompt", lambda: self._engine.tokenizer.encode(text))
+        return self._encode("prompt", [text], lambda: self._engine.tokenizer.encode(text))
 
-    def _encode(self, param: str, encode: Callable[[], T]) -> T:
-        """Return what the tokenizer makes of a text, or refuse it in its words, without the folder that it names."""
+    def _encode(self, param: str, texts: Sequence[str], encode: Callable[[], T]) -> T:
+        """Return what the tokenizer makes of texts, or refuse them in its words, without the folder that it names.
+
+        It holds Python's lock meanwhile, and so everybody up: texts that are far too long are refused before.
+        """
+        length, most = sum(map(len, texts)), CHARACTERS * self._engine.max_seq_len
+        if length > most:
+            raise ApiError(
+                400, f"{param} has {length} characters, expected at most {most}: make it shorter", param,
+                "context_length_exceeded",
+            )  # fmt: skip
         try:
             return encode()
         except InputError as error:
@@ -246,6 +259,10 @@ class Composer:
                 "context_length_exceeded",
             )
         return left if asked is None else asked
+
+
+def _texts(messages: Sequence[Mapping[str, str]]) -> list[str]:
+    return [message["content"] for message in messages]
 
 
 def _conversation(served: Served, messages: Sequence[Message]) -> list[dict[str, str]]:

@@ -21,7 +21,7 @@ MAX_TOP = 20
 MAX_STOPS, MAX_STOP = 16, 256
 MAX_LABELS = 256
 # Characters of a constraint: larger ones take seconds to compile.
-MAX_CONSTRAINT = 2**16
+MAX_CONSTRAINT = 2**15
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "audio": (),

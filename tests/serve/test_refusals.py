@@ -71,6 +71,8 @@ WRONG: list[tuple[str, dict[str, Any], str | None]] = [
     ("/v1/chat/completions", {"stop": "a" * 257}, "stop"),
     ("/v1/completions", {"prompt": ["a"] * 100, "n": 128}, "prompt"),
     ("/v1/score", {"labels": [str(k) for k in range(257)]}, "labels"),
+    ("/v1/completions", {"prompt": "a" * 100_000}, "prompt"),
+    ("/v1/score", {"opening": "a" * 100_000}, "labels"),
     ("/v1/chat/completions", {"stream": 1}, "stream"),
     ("/v1/completions", {"prompt": ""}, "prompt"),
     ("/v1/completions", {"prompt": []}, "prompt"),
