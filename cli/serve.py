@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from warmeng.common.terminal import echo
 from warmeng.serve.limits import Limits
 from warmeng.study.settings import StudySettings
 
@@ -73,4 +74,4 @@ def serve(**options: Any) -> None:
     """
     from warmeng.serve.start import start
 
-    start(**options, say=lambda line: click.echo(line, err=True))
+    start(**options, say=lambda line: echo(line, err=True))

@@ -12,8 +12,13 @@ from warmeng.serve.compose import Asked
 from warmeng.serve.errors import ApiError
 from warmeng.serve.text import GrowingText
 
-_STATUS = {"too_long": 400, "bad_constraint": 400, "out_of_memory": 503}
-_CODE = {"too_long": "context_length_exceeded", "bad_constraint": "invalid_value", "out_of_memory": "out_of_memory"}
+_STATUS = {"too_long": 400, "bad_constraint": 400, "out_of_memory": 503, "not_finite": 500}
+_CODE = {
+    "too_long": "context_length_exceeded",
+    "bad_constraint": "invalid_value",
+    "out_of_memory": "out_of_memory",
+    "not_finite": "not_finite",
+}
 _PARAM = {"bad_constraint": "response_format"}
 
 
