@@ -98,7 +98,7 @@ class Service:
         if asked.stream:
             ticket = self.loop.submit(asked.requests, streams=True)
             stream = Stream(self._writer, self.engine.tokenizer, asked, ticket, chat)
-            return EventStream(stream, ticket, self.loop, list(headers.items()), self.limits.write_seconds)
+            return EventStream(stream, ticket, self.loop, list(headers.items()))
         results = await self._results(request, asked)
         write = self._writer.chat if chat else self._writer.completion
         return JsonReply(write(asked, results), headers=headers)

@@ -19,7 +19,7 @@ class Limits:
     # Seconds in which a request's headers must come, then its body.
     head_seconds: float = 20.0
     body_seconds: float = 30.0
-    # Seconds in which a client must take a part of a stream.
+    # Seconds in which a client must take what is sent to it.
     write_seconds: float = 30.0
     # Seconds that open requests have to finish after the signal to stop.
     drain_seconds: float = 30.0

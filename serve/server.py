@@ -17,6 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from warmeng.common.errors import UsageError, WarmengError, one_line, without_secrets
 from warmeng.common.interrupts import interruptible
 from warmeng.serve.app import Service, application
+from warmeng.serve.limits import Limits
 
 KEY = "WARMENG_API_KEY"
 LEAST_KEY = 16
@@ -74,7 +75,7 @@ class Server:
         limits = service.limits
         app = application(service, key, LOOPBACK_NAMES if loopback else None)
         config = uvicorn.Config(
-            app, http=_protocol(limits.head_seconds), ws="none", lifespan="on", log_config=None, log_level="critical",
+            app, http=_protocol(limits), ws="none", lifespan="on", log_config=None, log_level="critical",
             access_log=False, server_header=False, proxy_headers=False, limit_concurrency=limits.max_connections,
             h11_max_incomplete_event_size=limits.max_head, timeout_keep_alive=int(limits.head_seconds),
             timeout_graceful_shutdown=max(1, int(limits.drain_seconds)),
@@ -138,38 +139,49 @@ def serve_until_interrupted(server: Server) -> None:
         raise EngineFailed(f"the engine stopped: {type(error).__name__}: {one_line(error)}")
 
 
-def _protocol(seconds: float) -> type[H11Protocol]:
-    """Return uvicorn's protocol with a time in which each request's line and headers must be there."""
+def _protocol(limits: Limits) -> type[H11Protocol]:
+    """Return uvicorn's protocol with two deadlines, for the next request's headers and for what was sent to be taken.
+
+    Whoever misses one is cut off. A connection that is only closed would stay until its client takes what is left.
+    """
 
     class Protocol(H11Protocol):
-        _deadline: asyncio.TimerHandle | None = None
+        _waiting: asyncio.TimerHandle | None = None
+        _writing: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self._arm()
+            self._wait()
 
         def handle_events(self) -> None:
             super().handle_events()
-            if self.cycle is not None and not self.cycle.response_complete:
-                self._disarm()
+            if self._waiting is not None and self.cycle is not None and not self.cycle.response_complete:
+                self._waiting.cancel()
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
             # The next request on this connection may be there already.
             if self.cycle.response_complete:
-                self._arm()
+                self._wait()
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._writing = self.loop.call_later(limits.write_seconds, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            if self._writing is not None:
+                self._writing.cancel()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self._disarm()
             super().connection_lost(exc)
+            for timer in (self._waiting, self._writing):
+                if timer is not None:
+                    timer.cancel()
 
-        def _arm(self) -> None:
-            self._disarm()
-            self._deadline = self.loop.call_later(seconds, self.transport.close)
-
-        def _disarm(self) -> None:
-            if self._deadline is not None:
-                self._deadline.cancel()
-                self._deadline = None
+        def _wait(self) -> None:
+            if self._waiting is not None:
+                self._waiting.cancel()
+            self._waiting = self.loop.call_later(limits.head_seconds, self.transport.abort)
 
     return Protocol

@@ -111,21 +111,17 @@ def _encoded(data: dict[str, Any]) -> bytes:
 
 
 class EventStream:
-    """An ASGI response of events. It ends, and its requests are dropped, when the client is gone or reads no more."""
+    """An ASGI response of events. It ends, and its requests are dropped, when the client is gone."""
 
-    def __init__(
-        self, stream: Stream, ticket: Ticket, loop: EngineLoop, headers: Sequence[tuple[str, str]], seconds: float
-    ) -> None:
-        """``seconds``: in which the client must take what is sent to it."""
+    def __init__(self, stream: Stream, ticket: Ticket, loop: EngineLoop, headers: Sequence[tuple[str, str]]) -> None:
         self._stream, self._ticket, self._loop, self._headers = stream, ticket, loop, headers
-        self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the answer."""
         given = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
         given += [(name.encode(), value.encode()) for name, value in self._headers]
         # What is not finished then is no answer: the server closes the connection.
-        with suppress(ClientGone, TimeoutError):
+        with suppress(ClientGone):
             try:
                 await unless_gone(receive, self._send(send, given))
             finally:
@@ -134,8 +130,7 @@ class EventStream:
     async def _send(self, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         async for event in self._stream.events():
-            async with asyncio.timeout(self._seconds):
-                await send({"type": "http.response.body", "body": event, "more_body": True})
+            await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

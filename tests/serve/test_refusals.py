@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx2
 import openai
+import orjson
 import pytest
 from openai.types import completion_create_params as of_completions
 from openai.types.chat import completion_create_params as of_chat
@@ -238,6 +239,27 @@ def test_clients_that_are_slow(strict_server: Running) -> None:
             client.sendall(sent)
             assert client.recv(12) == expected
     assert strict_server.post("/v1/completions", TEXT, headers=AUTHORIZED).status_code == 200
+
+
+def test_a_stream_that_nobody_reads_ends(strict_server: Running) -> None:
+    """Its answers would be megabytes, and far more than lies between the two ends."""
+    long = {"type": "regex", "regex": "[a-z]{390}"}
+    body = CHAT | {"n": 4, "max_tokens": 400, "stream": True, "response_format": long, "logprobs": True}
+    raw = orjson.dumps(body | {"top_logprobs": 20})
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(raw)}\r\n\r\n"
+    )
+    host, port = strict_server.url.removeprefix("http://").split(":")
+    before = strict_server.engine.stats.output_tokens
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect((host, int(port)))
+        client.sendall(head.encode() + raw)
+        until(lambda: strict_server.engine.occupancy.running > 0)
+        until(strict_server.idle)
+    # Of finished answers.
+    assert strict_server.engine.stats.output_tokens - before < 4 * 390
 
 
 def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
