@@ -242,7 +242,7 @@ def test_clients_that_are_slow(strict_server: Running) -> None:
 
 
 def test_a_stream_that_nobody_reads_ends(strict_server: Running) -> None:
-    """Its answers would be megabytes, and far more than lies between the two ends."""
+    """Its answers would be megabytes, far more than lies between the two ends."""
     long = {"type": "regex", "regex": "[a-z]{390}"}
     body = CHAT | {"n": 4, "max_tokens": 400, "stream": True, "response_format": long, "logprobs": True}
     raw = orjson.dumps(body | {"top_logprobs": 20})
@@ -253,6 +253,8 @@ def test_a_stream_that_nobody_reads_ends(strict_server: Running) -> None:
     host, port = strict_server.url.removeprefix("http://").split(":")
     before = strict_server.engine.stats.output_tokens
     with socket.socket() as client:
+        # What the system itself would hold: new connections have the buffers of the socket that listens.
+        strict_server.server._bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect((host, int(port)))
         client.sendall(head.encode() + raw)
