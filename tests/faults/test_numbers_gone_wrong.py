@@ -151,5 +151,5 @@ def test_a_devices_rows_without_a_number_are_told_by_their_sum() -> None:
     logprobs = np.array([-0.5, float("nan"), float("inf"), -float("inf")], dtype=np.float32)
     output = torch.from_numpy(np.concatenate([np.array([7, 3, 0, 9], dtype=np.int32), logprobs.view(np.int32)]))
     plan = LogitsPlan(sample_rows=[0, 1, 2, 3], sampled=[None] * 4, targets=[])  # type: ignore[list-item]
-    found = GpuStepHandle(output, None, plan).wait()
+    found = GpuStepHandle(output, None, plan, 0).wait()
     assert found.tokens == [7, NOT_FINITE, NOT_FINITE, NOT_FINITE]

@@ -22,7 +22,7 @@ from warmeng.common.journal import Journal, encode
 from warmeng.common.locks import FolderLock
 from warmeng.common.places import file_name
 from warmeng.common.storage import write_folder
-from warmeng.study.export.export import FORMATS, export_run
+from warmeng.study.export.export import FILES, FORMATS, export_run
 from warmeng.study.report.page import write_report
 from warmeng.study.results.records import FILE, LOCK, read_records
 from warmeng.study.run.sessions import FILE as SESSIONS
@@ -76,7 +76,7 @@ def test_an_export_never_replaces_what_a_run_is_made_of(run: Path, name: str) ->
 @pytest.mark.parametrize("form", FORMATS)
 def test_nothing_is_exported_into_another_runs_folder(made: Path, run: Path, form: str) -> None:
     before = snapshot(run)
-    for out in (run / "exports" / "x", run / "records.jsonl") if form in ("csv", "parquet") else (run, run / "exports"):
+    for out in (run / "exports" / "x", run / "records.jsonl") if form in FILES else (run, run / "exports"):
         with pytest.raises(UsageError, match="another run"):
             export_run(made, form, out)
     assert snapshot(run) == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,6 +97,8 @@ def serving(
     finally:
         server.drain()
         server.wait(60)
+        if server.running:
+            faulthandler.dump_traceback(all_threads=True)
         assert not server.running
         assert (server.failure is None) == healthy
 
