@@ -1,6 +1,7 @@
 """What a run shows while it goes on."""
 
 import io
+from types import SimpleNamespace
 
 import pytest
 from fakes import FakeEngine
@@ -20,7 +21,7 @@ def test_durations(seconds, text):
 
 def test_time_left_follows_the_work_that_is_done(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("warmeng.common.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("warmeng.common.progress.time", SimpleNamespace(monotonic=lambda: now[0]))
     engine = FakeEngine()
     engine.stats.output_tokens = 7
     display = Display(Silent(), engine, {"a": 4, "b": 4}, {"a": 2}, 60.0)
@@ -41,7 +42,7 @@ def test_what_is_counted_is_named(names, what):
 
 def test_without_a_terminal_there_are_plain_lines_now_and_then(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("warmeng.common.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("warmeng.common.progress.time", SimpleNamespace(monotonic=lambda: now[0]))
     out = io.StringIO()
     plain = Plain(Console(file=out, force_terminal=False))
     plain.message("a [b] c")

@@ -17,8 +17,8 @@ def plain(tiny_model: Callable[[str], Path], tiny_adapters: list[Path]) -> Engin
     return engine_with_personas(tiny_model("llama"), tiny_adapters)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def running(tiny_model: Callable[[str], Path], tiny_adapters: list[Path]) -> Iterator[Running]:
-    """A server that all tests share."""
+    """A server that the tests of a file share. Others replace the clock, which its event loop goes by."""
     with serving(engine_with_personas(tiny_model("llama"), tiny_adapters)) as found:
         yield found
