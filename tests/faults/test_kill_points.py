@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 
 import pytest
 from injecting import Plan, read_log
 from studies import RECORDS, acknowledged, fresh, keys, lines, snapshot, study, write_quiz
+
+from warmeng.study.results.tied import OF, OWN
 
 SETTLED = ("sessions.jsonl",)  # tells of every process that took part: times, which differ
 
@@ -143,9 +146,14 @@ def test_killed_while_results_analysis_and_report_are_written(whole, launcher, t
 
 
 def pages(folder):
-    """What is written from records alone: everything but the page and the files that tell times and folders."""
-    told = ("manifest.json", "report.html", *SETTLED)
-    return {name: value for name, value in settled(folder).items() if name not in told}
+    """What is written from records alone: everything but the page and the files that tell times and folders.
+
+    The analysis holds the hash of such a file, and its own.
+    """
+    told = ("manifest.json", "report.html", "analysis.json", *SETTLED)
+    analysis = json.loads((folder / "analysis.json").read_bytes())
+    kept = {name: value for name, value in analysis.items() if name not in (OF, OWN)}
+    return {name: value for name, value in settled(folder).items() if name not in told} | {"analysis.json": kept}
 
 
 PREPARE = ["--toxicity", "wordlist", "--per-type", "0", "--held-out", "0", "--max-new-tokens", "400", "--out"]
