@@ -11,7 +11,7 @@ from warmeng.study.results.frame import Frame, Small
 from warmeng.study.results.views import NONE
 from warmeng.study.stats.draws import Floats, Ints
 from warmeng.study.stats.intervals import Z
-from warmeng.study.stats.margins import Margin, in_order, margins
+from warmeng.study.stats.margins import in_order, margins, place_columns
 from warmeng.study.stats.shares import Shares
 from warmeng.study.stats.units import asked_plainly, pairs, pooled_tasks, unit_key
 
@@ -52,13 +52,7 @@ def _change_rows(frame: Frame, outcome: Small, left: Ints, right: Ints, pool_bel
     left, right = left[both], right[both]
     part, change = frame.take(right), outcome[right].astype(np.float64) - outcome[left].astype(np.float64)
     together = pooled_tasks(frame)[right]
-    columns = [
-        Margin("model", part.model, len(np.unique(part.model.codes)) > 1),
-        Margin("persona", part.persona, False),
-        Margin("task", part.task, True),
-        Margin("context", part.context, True),
-        Margin("belief", part.belief, pool_beliefs),
-    ]
+    columns = place_columns(part, pool_beliefs)
     rows: list[dict[str, Any]] = []
     for kept, labels, group in margins(columns):
         use = np.ones(len(part), dtype=bool) if "task" in kept else together

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from warmeng.study.results.frame import Factor
+from warmeng.study.results.frame import Factor, Frame
 from warmeng.study.stats.draws import Ints
 
 ALL = "all"
@@ -22,6 +22,17 @@ class Margin:
     key: str
     factor: Factor
     pooled: bool
+
+
+def place_columns(frame: Frame, pool_beliefs: bool = True) -> list[Margin]:
+    """Return the columns of a table by place in the grid: models are pooled where there are several."""
+    return [
+        Margin("model", frame.model, len(np.unique(frame.model.codes)) > 1),
+        Margin("persona", frame.persona, False),
+        Margin("task", frame.task, True),
+        Margin("context", frame.context, True),
+        Margin("belief", frame.belief, pool_beliefs),
+    ]
 
 
 def margins(columns: Sequence[Margin]) -> Iterator[tuple[list[str], list[list[str]], Ints]]:

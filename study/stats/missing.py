@@ -16,7 +16,7 @@ from warmeng.study.results.frame import Frame, Small
 from warmeng.study.stats.changes import mean_changes, smoothed
 from warmeng.study.stats.draws import Floats, Ints
 from warmeng.study.stats.intervals import Z
-from warmeng.study.stats.margins import Margin, in_order, margins
+from warmeng.study.stats.margins import in_order, margins, place_columns
 from warmeng.study.stats.units import asked_plainly, pairs, pooled_tasks
 
 LEVEL = 0.95
@@ -59,13 +59,7 @@ def _rows(frame: Frame, outcome: Small, left: Ints, right: Ints) -> list[dict[st
     gone = np.stack([before < 0, after < 0]).astype(np.float64)
     wrong = np.stack([before == 1, after == 1]).astype(np.float64)
     together = pooled_tasks(frame)[right]
-    columns = [
-        Margin("model", part.model, len(np.unique(part.model.codes)) > 1),
-        Margin("persona", part.persona, False),
-        Margin("task", part.task, True),
-        Margin("context", part.context, True),
-        Margin("belief", part.belief, True),
-    ]
+    columns = place_columns(part)
     rows: list[dict[str, Any]] = []
     for kept, labels, groups in margins(columns):
         use = np.ones(len(part), dtype=bool) if "task" in kept else together

@@ -13,7 +13,7 @@ from warmeng.study.grading.grade import GRADES
 from warmeng.study.results.frame import WHICH, Frame, Small
 from warmeng.study.stats.draws import Floats, Ints
 from warmeng.study.stats.intervals import Z
-from warmeng.study.stats.margins import Margin, in_order, margins
+from warmeng.study.stats.margins import Margin, in_order, margins, place_columns
 from warmeng.study.stats.units import asked_plainly, pooled_tasks, unit_key
 
 
@@ -59,14 +59,7 @@ def error_rates(frame: Frame, outcome: Small) -> list[dict[str, Any]]:
     """
     plain = asked_plainly(frame)
     frame, outcome = frame.take(plain), outcome[plain]
-    models = len(np.unique(frame.model.codes)) > 1
-    columns = [
-        Margin("model", frame.model, models),
-        Margin("persona", frame.persona, False),
-        Margin("task", frame.task, True),
-        Margin("context", frame.context, True),
-        Margin("belief", frame.belief, True),
-    ]
+    columns = place_columns(frame)
     rows: list[dict[str, Any]] = []
     together = pooled_tasks(frame)
     for kept, labels, group in margins(columns):

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from warmeng.cli.list import KINDS
+from warmeng.study.listing import KINDS as LISTED
+
 SCRIPT = Path(__file__).parents[1] / "helpers" / "fake_warmeng.py"
 ITEM = {"id": "1", "question": "Q?", "answer": "yes", "wrong": "no"}
 
@@ -188,6 +191,7 @@ def test_an_unknown_command_is_told_its_neighbours(call):
 
 
 def test_lists_and_shows(call):
+    assert tuple(LISTED) == KINDS
     listed = json.loads(call("list", "--json").out)
     assert [row["name"] for row in listed["framings"]] == ["plain", "neutral"]
     assert "emotion:sad" in call("list", "contexts").out

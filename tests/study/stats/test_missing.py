@@ -105,8 +105,8 @@ HEDGES = {"original": (0.05, 0.5), "warm": (0.05, 0.75)}
 WORST = {"original": (0.15, 0.0), "warm": (0.0, 0.3)}
 
 
-@pytest.mark.parametrize(("undecided", "most"), [(HEDGES, 1.0), *full((WORST, 0.985))])
-def test_intervals_of_bounds_cover_where_those_of_decided_answers_do_not(undecided, most, count):
+@pytest.mark.parametrize(("undecided", "exact"), [(HEDGES, False), *full((WORST, True))])
+def test_intervals_of_bounds_cover_where_those_of_decided_answers_do_not(undecided, exact, count):
     """The true difference is 0. Bounds are wide where the truth is between them, and cover 95 % where it is at one."""
     rng, studies, n = np.random.default_rng(2), count(300, 1000, quick=60), 300
     items, group = np.tile(np.arange(n), 2), np.zeros(2 * n, dtype=np.int64)
@@ -121,7 +121,10 @@ def test_intervals_of_bounds_cover_where_those_of_decided_answers_do_not(undecid
         d = mean_changes(group[both], (after - before)[both].astype(float), items[both], 1)
         naive += d.low[0] <= 0.0 <= d.high[0]
     print("bounds", bounds / studies, "decided alone", naive / studies)
-    assert 0.93 <= bounds / studies <= most
+    # Three standard errors of so many studies.
+    slack = 3 * np.sqrt(0.95 * 0.05 / studies)
+    assert bounds / studies >= 0.95 - slack
+    assert not exact or bounds / studies <= 0.95 + slack
     assert naive / studies < 0.8
 
 
