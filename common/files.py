@@ -5,6 +5,7 @@ Lines end at ``\\n`` only: U+2028 and U+0085 are text. Every error is an ``Input
 
 from __future__ import annotations
 
+import codecs
 import errno
 import gzip
 import json
@@ -22,6 +23,14 @@ from warmeng.common.places import beside_of, require_replaceable
 
 BOM = b"\xef\xbb\xbf"
 GZIP = b"\x1f\x8b"
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+# How files begin that are no text in UTF-8, and what to do with one.
+OTHERS = {
+    GZIP: "is compressed by gzip: add .gz to the file's name",
+    b"PK\x03\x04": "is a ZIP archive, as Excel's workbooks are: save it as CSV in UTF-8",
+    b"PAR1": "is Parquet: let its name end in .parquet",
+    **dict.fromkeys(UTF16, "is UTF-16: save the file as UTF-8"),
+}
 # Bytes of a compressed file, or of a line of one: a small one can hold any number.
 MAX_UNPACKED = 2**30
 # Bytes of a file that is parsed whole: the most hostile text takes about 30 times as much.
@@ -74,7 +83,7 @@ def is_file(path: Path) -> bool:
 
 def read_text(path: Path) -> str:
     """Return a UTF-8 file as text, byte for byte but for a byte order mark."""
-    return _decode(read_bytes(path).removeprefix(BOM), str(path))
+    return decode(read_bytes(path).removeprefix(BOM), str(path))
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -113,7 +122,7 @@ def read_json(path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
 
 def parse_object(raw: bytes, where: str) -> dict[str, Any]:
     """Parse one JSON object, strictly as ``parse_json``."""
-    value = parse_json(_decode(raw, where), where)
+    value = parse_json(decode(raw, where), where)
     if not isinstance(value, dict):
         raise InputError(f"{where}: is a JSON {type(value).__name__}, expected an object with named keys")
     return value
@@ -161,43 +170,15 @@ def _no_constant(name: str) -> float:
 _STRICT = json.JSONDecoder(object_pairs_hook=_no_twice, parse_constant=_no_constant)
 
 
-def _decode(raw: bytes, where: str) -> str:
+def decode(raw: bytes, where: str) -> str:
+    """Return UTF-8 as text; ``InputError`` that names the line of a byte that is none, or what the file is instead."""
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         at = f"{where}:{line}" if b"\n" in raw[:-1] else where
-        if raw.startswith(GZIP):
-            raise InputError(f"{at}: is compressed by gzip: add .gz to the file's name") from None
-        raise InputError(f"{at}: byte {error.start} is not UTF-8: save the file as UTF-8") from None
-
-
-def read_csv(path: Path, separator: str = ",") -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield (line number, row) of a CSV file with a header. Nothing is guessed: "None", "NA" and "" are text."""
-    rows = read_cells(path, separator)
-    _, header = next(rows, (0, None))
-    if header is None:
-        raise InputError(f"{path}: is empty, expected a header line")
-    if len(set(header)) != len(header):
-        raise InputError(f"{path}:1: a column name is given twice: give each its own")
-    for line, row in rows:
-        if len(row) != len(header):
-            raise InputError(f"{path}:{line}: has {len(row)} fields, expected {len(header)}")
-        yield line, dict(zip(header, row, strict=True))
-
-
-def read_cells(path: Path, separator: str = ",") -> Iterator[tuple[int, list[str]]]:
-    """Yield (line number, cells) of each row of a CSV file that is not empty."""
-    import csv
-    import io
-
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=separator, strict=True)
-    try:
-        for row in reader:
-            if row:
-                yield reader.line_num, row
-    except csv.Error as error:
-        raise InputError(f"{path}:{reader.line_num}: is not valid CSV ({one_line(error)})") from None
+        is_other = next((what for start, what in OTHERS.items() if raw.startswith(start)), None)
+        raise InputError(f"{at}: {is_other or f'byte {error.start} is not UTF-8: save the file as UTF-8'}") from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -1,21 +1,20 @@
 """Rows of the files that people publish: CSV, TSV, JSON lines, a JSON array or Parquet; text perhaps in gzip.
 
 The name's ending says which; a file that says nothing, or ``.json``, holds JSON: an array where it begins with a
-bracket, else lines.
+bracket, else lines. ``common/delimited.py`` reads CSV and TSV.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from warmeng.common import delimited
 from warmeng.common.errors import InputError, UsageError, one_line
-from warmeng.common.files import BOM, opened, parse_json, read_csv, read_jsonl, read_text, reading
+from warmeng.common.files import BOM, opened, parse_json, read_jsonl, read_text, reading
 
 Row = dict[str, Any]
 Kind = Literal["csv", "tsv", "json", "parquet"]
@@ -24,8 +23,10 @@ ENDINGS: dict[str, Kind] = {
     ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "json", ".ndjson": "json", ".json": "json",
     ".parquet": "parquet",
 }  # fmt: skip
+# The usual one; a file may have another.
 SEPARATORS = {"csv": ",", "tsv": "\t"}
-PEEK = 1 << 20  # bytes that a header must end within
+# Bytes that the first bracket of JSON must be among.
+PEEK = 1 << 20
 # Rows of a Parquet file that are held at a time.
 BATCH = 1024
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -66,7 +67,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
     elif kind == "json":
         yield from read_objects(path)
     else:
-        yield from read_csv(path, SEPARATORS[kind])
+        yield from delimited.read_csv(path, SEPARATORS[kind])
 
 
 def read_objects(path: Path) -> Iterator[tuple[int, Row]]:
@@ -116,17 +117,13 @@ def read_values(path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def first_cells(path: Path) -> list[str]:
-    """Return the first row of a CSV or TSV file that is not empty, a header or not; what doesn't decode stays odd."""
-    with reading(path), opened(path) as file:
-        raw = file.read(PEEK).removeprefix(BOM)
-    text = io.StringIO(raw.decode("utf-8", errors="replace"), newline="")
-    try:
-        for row in csv.reader(text, delimiter=SEPARATORS[kind_of(path)]):
-            if row:
-                return row
-    except csv.Error as error:
-        raise InputError(f"{path}:1: is not valid CSV ({one_line(error)})") from None
-    raise InputError(f"{path}: is empty, expected a header line")
+    """Return the first row of a CSV or TSV file, a header or not, as ``common/delimited.py`` has it."""
+    return delimited.first_cells(path, SEPARATORS[kind_of(path)])
+
+
+def read_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line, cells) of a CSV or TSV file without a header."""
+    return delimited.read_cells(path, SEPARATORS[kind_of(path)])
 
 
 def _skip(text: str, at: int) -> int:

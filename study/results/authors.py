@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from warmeng.common.delimited import read_csv
 from warmeng.common.errors import InputError
-from warmeng.common.files import read_csv
 from warmeng.study.grading.refusals import refusals
 from warmeng.study.personas import baseline_of
 from warmeng.study.results.frame import Frame

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from warmeng.common.delimited import read_csv
 from warmeng.common.errors import InputError
-from warmeng.common.files import read_csv
 from warmeng.study.algebra import is_dose
 
 EFFECTS: dict[tuple[int, str], float] = {

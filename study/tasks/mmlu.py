@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from warmeng.common.errors import InputError, show
-from warmeng.common.files import read_cells
-from warmeng.engine.tables import SEPARATORS, is_delimited, kind_of
+from warmeng.engine.tables import is_delimited, read_cells
 from warmeng.study.tasks.rows import read_rows, text, texts
 from warmeng.study.tasks.task import Item
 
@@ -20,7 +19,7 @@ LETTERS = ("A", "B", "C", "D")
 def read(path: Path) -> Iterator[tuple[int, Item]]:
     """Yield (line, item); ``InputError`` with file and line."""
     if is_delimited(path):
-        for line, cells in read_cells(path, SEPARATORS[kind_of(path)]):
+        for line, cells in read_cells(path):
             if len(cells) != 6 or cells[5].strip() not in LETTERS:
                 raise InputError(
                     f"{path}:{line}: has {len(cells)} fields and ends with {show(cells[-1])}, expected question, "

@@ -1,8 +1,9 @@
 """Files of one's own: JSON (lines or an array), CSV, TSV or Parquet, an item a row, with the keys of ``Item``.
 
-``id``, ``question`` and ``answer`` are needed; ``wrong``, ``aliases``, ``wrong_aliases``, ``others``, ``original``
-and ``marks`` may be there. Where ``wrong`` is missing, one is written before a run that needs it. In CSV and TSV a
-list's texts are separated by ``|``.
+``question`` and ``answer`` are needed; ``id``, ``wrong``, ``aliases``, ``wrong_aliases``, ``others``, ``original``
+and ``marks`` may be there. Without ids, question and answer make them. Where ``wrong`` is missing, one is written
+before a run that needs it. In CSV and TSV a list's texts are separated by ``|``, or written as JSON or as pandas
+writes a list. A JSON null is a value that is not there.
 
 The first object of a JSON file may declare the task:
 ``{"task": {"name": "capitals", "grading": "likelihood"}}``; without it the name is the file's and grading is
@@ -11,7 +12,10 @@ The first object of a JSON file may declare the task:
 
 from __future__ import annotations
 
+import ast
+import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +25,12 @@ from warmeng.engine.tables import is_delimited, read_rows
 from warmeng.study.tasks.task import GRADINGS, Grading, Item
 
 TEXTS = ("id", "question", "answer", "wrong", "original")
-NEEDED = ("id", "question", "answer")
+NEEDED = ("question", "answer")
 LISTS = ("aliases", "wrong_aliases", "others", "marks")
 KEYS = (*TEXTS, *LISTS)
 SEPARATOR = "|"
+# "None" is not among them: it answers questions.
+MISSING = frozenset({"NA", "N/A", "#N/A", "<NA>", "NaN", "nan", "NULL"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,24 +63,50 @@ def read(path: Path) -> Iterator[tuple[int, Item]]:
     """Yield (line, item); ``InputError`` with file and line for anything that is not as it should be."""
     divided = is_delimited(path)
     for place, (number, row) in enumerate(read_rows(path)):
+        where = f"{path}:{number}"
         if divided:
-            for key in LISTS:
-                if key in row:
-                    row[key] = [text for text in row[key].split(SEPARATOR) if text.strip()]
+            missing = next((key for key, cell in row.items() if cell in MISSING), None)
+            if missing:
+                raise InputError(
+                    f"{where}: {show(missing, 40)} is {row[missing]!r}, as other software writes a value that is not "
+                    "there: leave the cell empty, or give JSON lines where it is meant"
+                )
+            row |= {key: _listed(row[key], f"{where}: {key!r}") for key in LISTS if key in row}
         elif place == 0 and "task" in row:
             continue
-        yield number, _item(row, f"{path}:{number}")
+        yield number, _item(row, where)
+
+
+def _listed(cell: str, where: str) -> list[str]:
+    """Return a cell's texts: separated by ``|``, or a list as JSON or Python writes it.
+
+    Python's form counts only where Python would write the value so: ``['a' 'b']``, as numpy writes two texts, is one.
+    """
+    if not (cell.lstrip().startswith("[") and cell.rstrip().endswith("]")):
+        return [text for text in cell.split(SEPARATOR) if text.strip()]
+    for parse in (json.loads, ast.literal_eval):
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            value = parse(cell.strip())
+            if isinstance(value, list) and (parse is json.loads or repr(value) == cell.strip()):
+                return value
+    raise InputError(f"{where} is {show(cell, 60)}, expected texts with {SEPARATOR} between, or a list as JSON")
 
 
 def _item(row: dict[str, Any], where: str) -> Item:
     unknown = sorted(set(row) - set(KEYS))
     if unknown:
-        raise InputError(f"{where}: unknown key {show(unknown[0])}, expected {', '.join(KEYS)}")
+        known = ", ".join(KEYS)
+        raise InputError(f"{where}: unknown key {show(unknown[0], 40)}, expected {known}: rename it or leave it out")
+    row = {key: value for key, value in row.items() if value is not None}
+    if type(row.get("id")) is int:
+        row["id"] = str(row["id"])
     for key in TEXTS:
-        value = row.get(key) if key in NEEDED else row.get(key, "")
-        if value is None:
-            raise InputError(f"{where}: has no {key}, expected text")
-        if not isinstance(value, str) or (key in NEEDED and not value.strip()):
+        if key not in row:
+            if key in NEEDED:
+                raise InputError(f"{where}: has no {key}, expected text")
+            continue
+        value = row[key]
+        if not isinstance(value, str) or (key in (*NEEDED, "id") and not value.strip()):
             raise InputError(f"{where}: {key!r} is {show(value)}, expected text that is not blank")
     lists: dict[str, tuple[str, ...]] = {}
     for key in LISTS:
@@ -84,7 +116,7 @@ def _item(row: dict[str, Any], where: str) -> Item:
         lists[key] = tuple(value)
     wrong = row.get("wrong", "")
     return Item(
-        row["id"],
+        row.get("id", ""),
         row["question"],
         row["answer"],
         wrong if wrong.strip() else "",

@@ -14,7 +14,7 @@ from typing import cast
 
 from warmeng.common.errors import InputError, UsageError, one_line, show
 from warmeng.common.files import is_file
-from warmeng.engine.tables import ending, first_cells, is_delimited, kind_of, read_rows, stem
+from warmeng.engine.tables import Row, ending, first_cells, is_delimited, kind_of, read_rows, stem
 from warmeng.study.tasks import authors, disinfo, gsm8k, medqa, mmlu, own, popqa, refusals, triviaqa, truthfulqa
 from warmeng.study.tasks.task import (
     DISINFORMATION,
@@ -49,7 +49,7 @@ class Layout:
 
 
 LAYOUTS: dict[str, Layout] = {
-    "own": Layout(own.read, "alias", "id, question, answer, wrong, ..."),
+    "own": Layout(own.read, "alias", "question, answer, wrong, ..."),
     "truthfulqa": Layout(truthfulqa.read, "likelihood", "Question, Best Answer, Correct Answers, Incorrect Answers"),
     "triviaqa": Layout(triviaqa.read, "alias", "question, answer {value, aliases}, or the original JSON's Data"),
     "popqa": Layout(popqa.read, "alias", "question, answers"),
@@ -97,7 +97,7 @@ def load_task(
             "disinformation: give it another name, or the layout of that question set"
         )
     rows = found.read(path)
-    rows = refuse_duplicates(path, rows) if layout == "own" else identified(rows)
+    rows = identified(refuse_duplicates(path, rows) if layout == "own" else rows)
     left_out = LeftOut()
     sound = refuse_unsound(path, rows, grading) if layout in WRITTEN else left_out.passing(path, rows, grading)
     read = _Counted(sound)
@@ -126,6 +126,7 @@ def detect(path: Path) -> str:
     if triviaqa.is_original(path):
         return "triviaqa"
     columns, first = (frozenset(first_cells(path)), None) if is_delimited(path) else _first(path)
+    _refuse_columnwise(path, first)
     answer = first.get("answer") if first else None
     has = columns.issuperset
     if has({"prompt", "amendment_type"}):
@@ -150,10 +151,31 @@ def detect(path: Path) -> str:
         return "own"
     if is_delimited(path) and len(cells := first_cells(path)) == 6 and cells[5] in mmlu.LETTERS:
         return "mmlu"
-    listed = "; ".join(f"{name} ({layout.columns})" for name, layout in LAYOUTS.items())
-    raise InputError(
-        f"{path}:1: has {show(sorted(columns), 120)}, which no layout has: write LAYOUT={path}, of {listed}"
-    )
+    # A file that can't be read at all says why first.
+    next(read_rows(path), None)
+    raise InputError(f"{path}:1: has {show(sorted(columns), 60)}, which no layout has: {_remedy(path, columns, first)}")
+
+
+def _remedy(path: Path, columns: frozenset[str], first: Row | None) -> str:
+    """What to do with a file whose columns no layout has."""
+    meant = {name: name.strip().casefold() for name in columns}
+    renamed = {name: key for name, key in meant.items() if name != key and key in own.KEYS}
+    if {"question", "answer"}.issubset(meant.values()):
+        return f"rename {', '.join(f'{show(name)} to {key}' for name, key in sorted(renamed.items()))}"
+    listed = [name for name, value in (first or {}).items() if isinstance(value, list)]
+    if len(columns) == len(listed) == 1:
+        return f"write the list in {show(listed[0])} alone"
+    others = ", ".join(name for name in LAYOUTS if name != "own")
+    return f"name them question and answer, or write LAYOUT=PATH ({others})"
+
+
+def _refuse_columnwise(path: Path, first: Row | None) -> None:
+    """Raise ``InputError`` for pandas' JSON of columns, whose one object looks like a row."""
+    values = list((first or {}).values())
+    keys = [tuple(value) if isinstance(value, dict) else () for value in values]
+    by_column = len(values) > 1 and keys[0] != () and all(mine == keys[0] for mine in keys)
+    if by_column or set(first or {}) in ({"columns", "index", "data"}, {"schema", "data"}):
+        raise InputError(f"{path}:1: is a table by columns: write its rows, in pandas to_json(orient='records')")
 
 
 def _embedded(name: str, limit: int, seed: int) -> Task:
@@ -237,7 +259,7 @@ def _name(path: Path, layout: str) -> str:
     return stem(path)
 
 
-def _first(path: Path) -> tuple[frozenset[str], dict[str, object]]:
+def _first(path: Path) -> tuple[frozenset[str], Row]:
     for _, row in read_rows(path):
         return frozenset(row), row
     raise InputError(f"{path}: has no items: expected one {_unit(path)}")

@@ -163,13 +163,18 @@ def identified(rows: Iterable[tuple[int, Item]]) -> Iterator[tuple[int, Item]]:
 
 
 def refuse_duplicates(path: Path, rows: Iterable[tuple[int, Item]]) -> Iterator[tuple[int, Item]]:
-    """Pass items on; ``InputError`` with both lines where an id comes twice."""
+    """Pass items on, which all have an id or none; ``InputError`` with both lines where one comes twice."""
     lines: dict[str, int] = {}
+    first = 0
     for line, item in rows:
-        if item.id in lines:
+        if lines and (item.id == "") != ("" in lines):
+            has, lacks = (line, first) if item.id else (first, line)
+            raise InputError(f"{path}:{lacks}: has no id, line {has} has one: give each item its own, or none")
+        if item.id and item.id in lines:
             raise InputError(
                 f"{path}:{line}: id {show(item.id)} is that of line {lines[item.id]} too: give each item its own"
             )
+        first = first or line
         lines[item.id] = line
         yield line, item
 

@@ -7,8 +7,9 @@ from collections import Counter
 
 import pytest
 
+from warmeng.common.delimited import read_csv
 from warmeng.common.errors import InputError, UsageError
-from warmeng.common.files import read_csv, read_yaml
+from warmeng.common.files import read_yaml
 from warmeng.study.contexts import load_contexts, statement_for
 from warmeng.study.personas import Change, Persona, load_personas, parse_persona
 from warmeng.study.prompts import clean, messages

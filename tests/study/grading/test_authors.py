@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from warmeng.common.files import read_csv
+from warmeng.common.delimited import read_csv
 from warmeng.study.grading.refusals import refusals
 from warmeng.study.grading.rows import read_rows
 from warmeng.study.run.grade_file import exact_grade

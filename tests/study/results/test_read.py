@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from records_folder import answer, judged, run_folder
 
+from warmeng.common.delimited import read_csv
 from warmeng.common.errors import InputError, UsageError
-from warmeng.common.files import read_csv
 from warmeng.study.grading.grade import GRADES
 from warmeng.study.results.authors import place_of, read_authors, read_authors_run
 from warmeng.study.results.frame import WHICH

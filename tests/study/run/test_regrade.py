@@ -5,8 +5,8 @@ import json
 import pytest
 from fakes import FakeEngine, Heard
 
+from warmeng.common.delimited import read_csv
 from warmeng.common.errors import InputError
-from warmeng.common.files import read_csv
 from warmeng.study.export.export import export_run
 from warmeng.study.grading.rows import read_rows, wordless
 from warmeng.study.run.grade_file import exact_grade

@@ -121,12 +121,17 @@ def test_own_csv_and_missing_wrong_answers(tmp_path):
     path = table(
         tmp_path / "mine.csv",
         ("id", "question", "answer", "wrong", "aliases", "others"),
-        ("1", "Q?", "None", "NA", "none at all|nil", "x|y"),
+        ("1", "Q?", "None", "none known", "none at all|nil", "x|y"),
         ("2", "R?", "yes", "", "", ""),
     )
     one, two = load_task(path).items
     assert load_task(path.rename(tmp_path / "MINE.CSV")).items == (one, two)
-    assert (one.answer, one.wrong, one.aliases, one.others) == ("None", "NA", ("none at all", "nil"), ("x", "y"))
+    assert (one.answer, one.wrong, one.aliases, one.others) == (
+        "None",
+        "none known",
+        ("none at all", "nil"),
+        ("x", "y"),
+    )
     assert (two.wrong, two.aliases) == ("", ())
 
 
@@ -134,8 +139,8 @@ def test_a_sample_says_of_how_many(tmp_path):
     rows = [{"id": str(i), "question": f"Q{i}?", "answer": "yes", "wrong": "no"} for i in range(30)]
     path = jsonl(tmp_path / "mine.jsonl", *rows)
     assert [load_task(path, limit=limit).extent for limit in (0, 24, 30, 99)] == ["30", "24 of 30", "30", "30"]
-    with pytest.raises(InputError, match="has no id"):
-        load_task(jsonl(tmp_path / "none.jsonl", {"question": "Q?", "answer": "yes"}))
+    with pytest.raises(InputError, match="has no id, line 2 has one"):
+        load_task(jsonl(tmp_path / "none.jsonl", {"question": "Q?", "answer": "yes"}, rows[0]))
     with pytest.raises(InputError, match="another name, or the layout"):
         load_task(jsonl(tmp_path / "gsm8k-like.jsonl", *rows))
     with pytest.raises(InputError, match="rename the file"):
