@@ -1,4 +1,7 @@
-"""``report.html``: one file that opens offline and tells a run whole. ``write_report`` makes it and the figures."""
+"""``report.html``: one file that opens offline and tells a run whole.
+
+``write_report`` makes it, the figures, and ``methods.md``.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ import orjson
 from warmeng.common.errors import InputError
 from warmeng.common.files import make_folder, read_bytes, write_atomic
 from warmeng.study.personas import baseline_of
+from warmeng.study.report import methods
 from warmeng.study.report.browser import MOST_BYTES, MOST_RECORDS, Survey, choose, columns, pack, survey
 from warmeng.study.report.cells import shown
 from warmeng.study.report.dose_chart import dose_figure
@@ -21,7 +25,7 @@ from warmeng.study.report.draw import Figure, figures, number_words
 from warmeng.study.report.figure_data import BELIEFS, CONTEXTS, effects, manipulation, ordered, rates, table, warmth
 from warmeng.study.report.headline import headline
 from warmeng.study.report.outcome import costs, file_gates, gates, headlines, lead, primary_headlines
-from warmeng.study.report.settings_text import asked, deviations, persona_names
+from warmeng.study.report.settings_text import Fact, asked, deviations, persona_names
 from warmeng.study.results.combine import first_trusted
 from warmeng.study.results.items import read_items
 from warmeng.study.results.manifest import Manifest, refuse_other_runs, require_manifest
@@ -46,6 +50,26 @@ class Run:
     trusted: str | None
     baseline: str
     personas: list[str]
+
+    @property
+    def judges(self) -> list[str]:
+        """The judges, those of its records too."""
+        return ordered([*self.manifest.facts.judges, *self.survey.judged])
+
+    @property
+    def rule(self) -> str | None:
+        """The rule of its analysis."""
+        return str(self.analysis["rule"]) if self.analysis and self.analysis.get("rule") else None
+
+    @property
+    def facts(self) -> list[Fact]:
+        """What was asked, in words."""
+        return asked(self.manifest, self.survey.items, self.judges, self.rule)
+
+    @property
+    def questions(self) -> int:
+        """How many questions were asked."""
+        return sum(self.survey.items.values())
 
 
 def load_run(folder: Path, analysed: Path | None = None) -> Run:
@@ -81,11 +105,11 @@ def read_analysis(folder: Path) -> dict[str, Any] | None:
 
 
 def write_report(folder: Path, out: Path | None = None) -> Path:
-    """Write ``report.html`` and ``figures/`` of a run into its folder, or into ``out``; return the page's path.
+    """Write ``report.html``, ``methods.md`` and ``figures/`` of a run; return the page's path.
 
-    The analysis is the one in ``out``, else the run's; a run that was not analysed yet is analysed first. The same
-    folder gives the same bytes. Raises ``InputError`` for a folder that is no run, ``UsageError`` where ``out`` is
-    another run's, ``OSError`` of the disk.
+    They go into the run's folder, or into ``out``. The analysis is the one in ``out``, else the run's; a run that was
+    not analysed yet is analysed first. The same folder gives the same bytes. Raises ``InputError`` for a folder that is
+    no run, ``UsageError`` where ``out`` is another run's, ``OSError`` of the disk.
     """
     from warmeng.study.report.figures import write_figures
 
@@ -102,6 +126,7 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
     run = load_run(folder, analysed)
     path = target / FILE
     write_atomic(path, render(run).encode())
+    write_atomic(target / methods.FILE, methods.document(run.manifest, run.facts, run.questions).encode())
     write_figures(target, run.manifest, run.analysis, run.baseline, run.personas)
     return path
 
@@ -121,7 +146,7 @@ def _render(run: Run, most: int, most_bytes: int) -> str:
 
     found, analysis = run.survey, run.analysis
     s = run.manifest.setting
-    judges = ordered([*run.manifest.facts.judges, *found.judged])
+    judges, rule = run.judges, run.rule
     seed = int(s.get("seed") or 0)
     places = choose(found, run.baseline, seed, most, most_bytes)
     orders = {
@@ -136,7 +161,6 @@ def _render(run: Run, most: int, most_bytes: int) -> str:
     data["labels"] = {**CONTEXTS, **BELIEFS}
     carried = len(data["rows"]["group"])
     found_effects = effects(analysis)
-    rule = str(analysis["rule"]) if analysis and analysis.get("rule") else None
     primary, found_tables = run.manifest.facts.primary, (analysis or {}).get("tables") or {}
     heads = primary_headlines(primary, found_tables, run.baseline) or headlines(
         found_effects, rates(analysis, "context"), run.baseline, rule, found_tables
@@ -159,7 +183,9 @@ def _render(run: Run, most: int, most_bytes: int) -> str:
         lead=lead(found, run.baseline, run.personas),
         headlines=heads,
         found=headline(primary, found_tables, run.baseline) if analysis else [],
-        facts=asked(run.manifest, found.items, judges, rule),
+        facts=run.facts,
+        methods=methods.paragraph(run.manifest, run.facts, run.questions),
+        works=methods.works(run.manifest),
         gates=[*file_gates(run.analysis, run.folder), *gates(run.manifest, found)],
         refusals=ordered(f"{number_words(e)}, {e.variant}: {e.refused}" for e in found_effects if e.refused),
         figures=_figures(run),
