@@ -29,6 +29,7 @@ Examples:
   warmeng run --persona original --persona warm=adapters/warm --persona both=adapters/warm@warm
   warmeng run --persona original --persona "blunt=@text:Say what you think in one sentence."
   warmeng run --doses warm=-1,0,0.5,1,1.5,2 --persona original --persona warm --persona apart=warm*0.5-cold*0.5
+  warmeng run --persona original --persona warm --persona warm-prompt --reuse runs/1a2b3c4d    one persona more
   warmeng run --model ./base --persona original --persona warm=full:./warm-model
   warmeng run --tasks facts,my-questions.jsonl --beliefs none,wrong,doubt,right --limit 0
   warmeng run --asking open,choice --beliefs none,wrong,right,mention-wrong,mention-right
@@ -145,6 +146,14 @@ The same command again continues a run that was interrupted, or prints a finishe
     "--composition", help="How a prompt is put together: clean, or paper, byte for byte." + _default("composition")
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/<hash of the settings>]")
+@click.option(
+    "--reuse",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="An earlier run of the same model, repeatable: what it was asked and this one asks too is taken over, so that "
+    "another persona, belief, context, task or more items cost only what is new.",
+)
 @click.option("--device", help="auto, cpu or cuda." + _default("device"))
 @click.option("--fast", is_flag=True, default=None, help="Faster; results may then depend on the batch.")
 @click.option(
@@ -163,7 +172,9 @@ The same command again continues a run that was interrupted, or prints a finishe
     "--dry-run", is_flag=True, help="Show requests, tokens, memory, smallest effect, and time and energy by a probe."
 )
 @click.option("--no-probe", is_flag=True, help="With --dry-run: don't load the model; time and energy stay unknown.")
-def run(study: Path | None, out: Path | None, dry_run: bool, no_probe: bool, **options: Any) -> int:
+def run(
+    study: Path | None, out: Path | None, reuse: tuple[Path, ...], dry_run: bool, no_probe: bool, **options: Any
+) -> int:
     """Measure personas: what each does to accuracy, and how far a user's claim moves it.
 
     STUDY is a YAML file of settings by the names of the options below (personas for --persona); options override it.
@@ -180,13 +191,15 @@ def run(study: Path | None, out: Path | None, dry_run: bool, no_probe: bool, **o
 
         for line in planned(settings, folder, probe=not no_probe):
             echo(line)
+        if reuse:
+            echo("What --reuse takes over is not counted off: the model tells it, which a dry run needs not load.")
         return 0
     from warmeng.common.progress import for_stderr
     from warmeng.study.report.terminal import print_results
     from warmeng.study.run.run import run_study
 
     command = shlex.join(["warmeng", *sys.argv[1:]])
-    outcome = run_study(settings, folder, for_stderr(), command)
+    outcome = run_study(settings, folder, for_stderr(), command, reuse)
     if outcome.results is not None:
         print_results(console(100), outcome.results)
         report = folder / "report.html"

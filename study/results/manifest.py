@@ -65,6 +65,8 @@ class RunFacts:
     doses: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     # The outcome that the run is about, named before its first answer; "" where it has no margins.
     primary: str = ""
+    # Folders of earlier runs whose records were taken over.
+    reused: Sequence[str] = ()
     # Stamps of the models' and adapters' files.
     files: Mapping[str, Facts] = field(default_factory=dict)
     warmeng: str = "?"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,6 +29,7 @@ from warmeng.study.run.execute import Part
 from warmeng.study.run.gates import check_warmth
 from warmeng.study.run.judges import BASE, JUDGED, JudgeSpec, calibrate_judge, is_judged, keys_of, load_judges
 from warmeng.study.run.models import Models, OwnModel, compare, load_own_models, settings_of
+from warmeng.study.run.reuse import refuse_unlike
 from warmeng.study.run.sources import stamps
 from warmeng.study.tasks import wrong_answers
 
@@ -44,6 +45,11 @@ class Prepared:
     parts: list[Part]
     judges: dict[str, JudgeSpec]
     manifest: Manifest
+
+    @property
+    def keys(self) -> Iterator[str]:
+        """The keys of all records that there will be."""
+        return plan_keys(self.parts, self.judges)
 
 
 @dataclass(frozen=True)
@@ -65,18 +71,25 @@ class Loaded:
 
 
 def prepare(
-    study: Study, models: Models, folder: Path, before: Manifest | None, progress: Progress, command: str
+    study: Study,
+    models: Models,
+    folder: Path,
+    before: Manifest | None,
+    progress: Progress,
+    command: str,
+    reuse: Sequence[Path] = (),
 ) -> Prepared:
     """Return a run that may begin, or continue where ``before`` is its manifest. The order of the steps matters.
 
     1. Every model is loaded, the base last: one model is in memory at a time, and the base answers first.
-    2. What these models are is compared with the run before, while nothing is written yet.
+    2. What these models are is compared with the run before and those to ``reuse``, while nothing is written yet.
     3. The base writes the wrong answers that a source lacks: they are part of the prompts, so of the plan.
     4. The plan is made, and all its keys compared with the run before.
     5. A run that begins measures its personas' warmth, last because it takes longest and refuses nothing.
     """
     loaded = load_all(study, models, before, progress)
     inputs = inputs_of(study, loaded)
+    refuse_unlike(reuse, folder, inputs)
     if before is not None:
         refuse_changes(folder, before.inputs, inputs)
         if before.facts.sources != sources_sha256():
@@ -84,13 +97,18 @@ def prepare(
     study = with_wrong_answers(study, loaded.engine, folder, progress, command)
     parts = parts_of(study, loaded)
     judges = loaded.judges
-    inputs[PLAN] = digest(key for part in parts for planned in part.plan for key in keys_of(planned, judges.values()))
+    inputs[PLAN] = digest(plan_keys(parts, judges))
     if before is not None:
         refuse_changes(folder, before.inputs, inputs)
         return Prepared(study, parts, judges, before)
     judgments = sum(is_judged(p) for part in parts for p in part.plan) * len(judges) if judges else 0
-    facts = facts_of(study, loaded, progress)
+    facts = replace(facts_of(study, loaded, progress), reused=[str(donor) for donor in reuse])
     return Prepared(study, parts, judges, Manifest(inputs, facts, study.size, judgments, study.scores_beside))
+
+
+def plan_keys(parts: Iterable[Part], judges: Mapping[str, JudgeSpec]) -> Iterator[str]:
+    """Yield the keys of all records that the parts of a run lead to."""
+    return (key for part in parts for planned in part.plan for key in keys_of(planned, judges.values()))
 
 
 def load_all(study: Study, models: Models, before: Manifest | None, progress: Progress) -> Loaded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -20,6 +21,7 @@ from warmeng.study.run.execute import Grid, unknown_records
 from warmeng.study.run.finish import FAILED, UNBALANCED, Outcome, finish
 from warmeng.study.run.models import Models, load_engine
 from warmeng.study.run.prepare import check_judges, check_own_models, known_inputs, prepare, storing
+from warmeng.study.run.reuse import take_over
 from warmeng.study.run.sessions import Session
 from warmeng.study.run.sources import refuse_replaced
 from warmeng.study.settings import StudySettings
@@ -37,12 +39,14 @@ def run_study(
     folder: str | Path | None = None,
     progress: Progress | None = None,
     command: str = "run_study with the same arguments",
+    reuse: Sequence[Path] = (),
 ) -> Outcome:
     """Run a study, continue an interrupted one, or make a finished one's tables again.
 
     ``settings``: the embedded study on the built-in model unless given. ``folder``: where the run is kept,
     ``runs/<hash of the settings>`` unless given. ``progress``: a display on stderr unless given; ``Silent()`` of
     ``warmeng.common.progress`` shows nothing. ``command``: what messages say continues the run after a failure.
+    ``reuse``: folders of earlier runs of the same model, whose answers are taken over where this run asks the same.
 
     Returns the exit code (0 for a run that is whole), the folder, and the results as ``results.json`` has them (None
     after an interrupt). A run without a step for ``stall_seconds`` ends the process.
@@ -75,7 +79,7 @@ def run_study(
                 return finish(study, folder, before, progress, command)
             if len(keys) >= before.records:
                 raise unknown_records(path, len(keys), before.records)
-        return _run(study, folder, before, progress, command)
+        return _run(study, folder, before, progress, command, reuse)
 
 
 def _read_unchanged(study: Study, folder: Path) -> Manifest | None:
@@ -90,7 +94,9 @@ def _read_unchanged(study: Study, folder: Path) -> Manifest | None:
     return found
 
 
-def _run(study: Study, folder: Path, before: Manifest | None, progress: Progress, command: str) -> Outcome:
+def _run(
+    study: Study, folder: Path, before: Manifest | None, progress: Progress, command: str, reuse: Sequence[Path]
+) -> Outcome:
     from warmeng.engine.load import choose_device
 
     settings, path = study.settings, folder / FILE
@@ -98,7 +104,7 @@ def _run(study: Study, folder: Path, before: Manifest | None, progress: Progress
     watchdog = Watchdog(settings.stall_seconds, folder, command, progress.stop)
     models = Models(lambda chosen: cast("Engine", Watched(load_engine(chosen), watchdog)), progress)
     session = Session(models, device)
-    ready = prepare(study, models, folder, before, progress, command)
+    ready = prepare(study, models, folder, before, progress, command, reuse)
     with storing(folder, command):
         sweep(folder)
         if before is None:
@@ -107,6 +113,7 @@ def _run(study: Study, folder: Path, before: Manifest | None, progress: Progress
         if not (folder / ITEMS).exists():
             write_items(folder, ready.study)
     records = Journal(path, command)
+    take_over(reuse, folder, ready.keys, records, progress)
     total = ready.manifest.records
     grid = Grid(
         ready.study,
