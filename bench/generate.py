@@ -14,8 +14,10 @@ import torch
 
 from warmeng.bench.cost_model import products_seconds
 from warmeng.bench.roofline import measure_products
-from warmeng.engine.engine import Engine, EngineSettings
+from warmeng.engine.engine import Engine
+from warmeng.engine.load import choose_dtype
 from warmeng.engine.request import GenerateRequest, SamplingParams
+from warmeng.engine.settings import AUTO, EngineSettings
 
 HF_BATCHES = (16, 32, 64, 96)
 
@@ -43,6 +45,8 @@ class Comparison:
     output_tokens: int
     max_new_tokens: int
     threads: int
+    # What products take, in both.
+    dtype: str
     fast: bool
     engine_rates: list[float]  # output tokens a second, one a pair
     hf_rates: list[float]
@@ -65,13 +69,13 @@ def chat_prompts() -> list[str]:
 
 
 class HfBaseline:
-    """``generate`` at its best here: single precision, SDPA, sorted by length, padded on the left."""
+    """``generate`` at its best here: in one precision, SDPA, sorted by length, padded on the left."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, dtype: torch.dtype = torch.float32) -> None:
         from transformers import AutoModelForCausalLM
 
         self.model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False
+            folder, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
         )
         self.model.eval()
 
@@ -119,6 +123,7 @@ def compare(
     pairs: int = 5,
     hf_batch: int | None = None,
     fast: bool = False,
+    dtype: str = AUTO,
     threads: int | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Comparison:
@@ -126,7 +131,8 @@ def compare(
 
     ``hf_batch`` fixes the baseline's batch; None tries 16, 32, 64 and 96 first and takes the fastest.
     """
-    engine = Engine.load(model, device="cpu", settings=EngineSettings(fast=fast, threads=threads))
+    engine = Engine.load(model, device="cpu", settings=EngineSettings(dtype=dtype, fast=fast, threads=threads))
+    taken = choose_dtype(dtype, "cpu")
     prompts = [engine.tokenizer.chat([{"role": "user", "content": text}]) for text in chat_prompts()]
     stops = engine.config.stop_token_ids
     say("warming up the engine")
@@ -135,7 +141,7 @@ def compare(
     hf: HfBaseline | None = None
     hf_run: Timing | None = None
     if baseline:
-        hf = HfBaseline(str(engine.model.source.folder))
+        hf = HfBaseline(str(engine.model.source.folder), taken)
         hf.run(prompts[:4], 4, 4, stops)
         for batch in (hf_batch,) if hf_batch else HF_BATCHES:
             hf_run = hf.run(prompts, batch, max_new, stops)
@@ -154,7 +160,7 @@ def compare(
         engine_times.append(engine_run.seconds)
         other = f", transformers {hf_rates[-1]:.1f}" if hf_rates else ""
         say(f"pair {pair + 1} of {pairs}: engine {engine_rates[-1]:.1f} tokens/s{other}")
-    products = measure_products(engine.config, 96)
+    products = measure_products(engine.config, 96, taken)
     output = sum(map(len, engine_run.tokens))
     prompt_tokens = sum(map(len, prompts))
     floor = products_seconds(products, engine.config, prompt_tokens + output, output)
@@ -165,6 +171,7 @@ def compare(
         output_tokens=output,
         max_new_tokens=max_new,
         threads=torch.get_num_threads(),
+        dtype=str(taken).removeprefix("torch."),
         fast=fast,
         engine_rates=engine_rates,
         hf_rates=hf_rates,

@@ -6,6 +6,7 @@ import gc
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -61,7 +62,7 @@ class Slot:
 
     def engine(self, fast: bool = False, most: int | None = None, adapters: int = 2, block: int = 16) -> Engine:
         """Make an engine on the shared weights, with random adapters and cache blocks of ``block`` slots."""
-        small = {"kv_bytes": 4 * 2**20, "max_batched_tokens": 64} if self.tiny else {}
+        small: dict[str, Any] = {"kv_bytes": 4 * 2**20, "max_batched_tokens": 64} if self.tiny else {}
         settings = EngineSettings(fast=fast, max_num_seqs=most, block_size=block, **small)
         engine = random_engine(self.config, device=self.device, settings=settings, weights=self.base())
         for i, name in enumerate(PERSONAS[:adapters]):

@@ -150,7 +150,7 @@ def left_out_lines(names: Sequence[str]) -> list[str]:
 def comparison_lines(found: Comparison) -> list[str]:
     """Return the engine's rates on a model beside those of ``transformers``, and its share of the products' time."""
     lines = [
-        f"{found.model}: {found.prompts} prompts, {found.output_tokens} output tokens",
+        f"{found.model} in {found.dtype}: {found.prompts} prompts, {found.output_tokens} output tokens",
         _rates("warmeng, fast" if found.fast else "warmeng", found.engine_rates),
     ]
     if found.hf_rates:

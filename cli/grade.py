@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
+from warmeng.cli.options import dtype_option
 from warmeng.common.terminal import echo
+from warmeng.engine.settings import AUTO
 from warmeng.study.settings import StudySettings
 
 
@@ -33,6 +35,7 @@ Examples:
 @click.option("--table", is_flag=True, help="Sum the grades up; refused where the raters' agreement is too low.")
 @click.option("--format", "form", type=click.Choice(["text", "jsonl"]), default="text", show_default=True)
 @click.option("--device", default=StudySettings.device, show_default=True, help="auto, cpu or cuda.")
+@dtype_option
 def grade(
     file: Path,
     model: str,
@@ -43,6 +46,7 @@ def grade(
     table: bool,
     form: str,
     device: str,
+    dtype: str | None,
 ) -> int:
     """Grade the answers of FILE, JSON lines or CSV with question, answer (or output), right (or correct_answer).
 
@@ -52,7 +56,7 @@ def grade(
     """
     from warmeng.study.run.grade_file import Wanted, grade_file
 
-    settings = StudySettings(model=model, revision=revision, device=device)
+    settings = StudySettings(model=model, revision=revision, device=device, dtype=dtype or AUTO)
     for line in grade_file(settings, file, Wanted(labels, table, form, confusion), judges):
         echo(line)
     return 0

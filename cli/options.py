@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import click
 
+from warmeng.engine.settings import DTYPES
+
 
 def names(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...] | None:
     """Split comma-separated names; no option at all is ``None``."""
     return tuple(name.strip() for value in values for name in value.split(",")) if values else None
+
+
+# What the engine's products take.
+dtype_option = click.option(
+    "--dtype",
+    type=click.Choice(DTYPES),
+    help="Precision of products: bfloat16 on a CPU with AVX512_BF16 or AMX is about twice as fast as float32, and "
+    "rounds more.  [default: auto: float32 on the CPU, bfloat16 on CUDA]",
+)

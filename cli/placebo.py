@@ -6,8 +6,10 @@ from pathlib import Path
 
 import click
 
+from warmeng.cli.options import dtype_option
 from warmeng.common.errors import UsageError
 from warmeng.common.terminal import echo
+from warmeng.engine.settings import AUTO
 from warmeng.study.settings import StudySettings
 
 
@@ -28,6 +30,7 @@ Examples:
 @click.option("--limit", type=click.IntRange(0), default=0, show_default=True, help="Prompts at most, 0 for all.")
 @click.option("--noise-seed", type=click.IntRange(0), default=0, show_default=True, help="Of the responses.")
 @click.option("--device", default=StudySettings.device, show_default=True, help="auto, cpu or cuda.")
+@dtype_option
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
 def placebo(
     like: Path,
@@ -39,6 +42,7 @@ def placebo(
     limit: int,
     noise_seed: int,
     device: str,
+    dtype: str | None,
     dry_run: bool,
 ) -> None:
     """Write adapters of random directions that are as far from the base as a real one is.
@@ -50,7 +54,7 @@ def placebo(
     from warmeng.study.run.placebo import lines, make_placebos, plan
 
     chosen = _numbers(seeds)
-    settings = StudySettings(model=model, revision=revision, seed=noise_seed, device=device)
+    settings = StudySettings(model=model, revision=revision, seed=noise_seed, device=device, dtype=dtype or AUTO)
     if dry_run:
         for what, told in plan(settings, like, chosen, out, prompts, limit):
             echo(f"{what:>10}: {told}")

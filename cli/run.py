@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from warmeng.cli.options import names
+from warmeng.cli.options import dtype_option, names
 from warmeng.common.terminal import echo
 from warmeng.study.settings import WARMTH_PROMPTS, StudySettings, load_settings
 
@@ -155,6 +155,7 @@ The same command again continues a run that was interrupted, or prints a finishe
     "another persona, belief, context, task or more items cost only what is new.",
 )
 @click.option("--device", help="auto, cpu or cuda." + _default("device"))
+@dtype_option
 @click.option("--fast", is_flag=True, default=None, help="Faster; results may then depend on the batch.")
 @click.option(
     "--warmth-prompts",

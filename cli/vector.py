@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from warmeng.cli.options import dtype_option
 from warmeng.common.terminal import echo
 from warmeng.study.settings import StudySettings
 
@@ -25,7 +26,17 @@ Examples:
 @click.option("--revision", help="Revision of a Hugging Face repository.")
 @click.option("--limit", type=click.IntRange(0), default=0, show_default=True, help="Conversations of each, 0 for all.")
 @click.option("--device", default=StudySettings.device, show_default=True, help="auto, cpu or cuda.")
-def vector(positive: str, negative: str, out: Path, model: str, revision: str | None, limit: int, device: str) -> None:
+@dtype_option
+def vector(
+    positive: str,
+    negative: str,
+    out: Path,
+    model: str,
+    revision: str | None,
+    limit: int,
+    device: str,
+    dtype: str | None,
+) -> None:
     """Make steering vectors, one for each layer: the difference of the mean activations over two kinds of responses.
 
     SOURCE is what warmeng finetune learns from: a file of conversations, or embedded:warm, embedded:cold or
@@ -34,13 +45,14 @@ def vector(positive: str, negative: str, out: Path, model: str, revision: str | 
     """
     from warmeng.common.errors import UsageError
     from warmeng.engine.engine import Engine
+    from warmeng.engine.settings import AUTO, EngineSettings
     from warmeng.finetune.vector import make_contrast, write_contrast
 
     if out.suffix != ".safetensors":
         raise UsageError(f"--out {out} is no safetensors file: give a name that ends in .safetensors")
     if out.exists():
         raise UsageError(f"{out} is there already: choose another --out")
-    engine = Engine.load(model, revision=revision, device=device)
+    engine = Engine.load(model, revision=revision, device=device, settings=EngineSettings(dtype=dtype or AUTO))
     found = make_contrast(engine, positive, negative, limit=limit, say=lambda line: echo(line, err=True))
     write_contrast(out, found, engine)
     echo("layer    length   share   separation")

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
+from warmeng.cli.options import dtype_option
 from warmeng.common.terminal import echo
+from warmeng.engine.settings import AUTO
 from warmeng.study.settings import StudySettings
 
 
@@ -40,6 +42,7 @@ Examples:
 @click.option("--temperature", type=float, default=StudySettings.temperature, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("warmth"), show_default=True, help="New folder.")
 @click.option("--device", default=StudySettings.device, show_default=True, help="auto, cpu or cuda.")
+@dtype_option
 def measure(
     model: str,
     revision: str | None,
@@ -53,6 +56,7 @@ def measure(
     temperature: float,
     out: Path,
     device: str,
+    dtype: str | None,
 ) -> None:
     """Let every checkpoint answer held-out prompts, and measure how warm the answers are.
 
@@ -64,7 +68,9 @@ def measure(
     from warmeng.study.report.table import print_table
     from warmeng.study.run.measure_warmth import measure_run
 
-    settings = StudySettings(model=model, revision=revision, seed=seed, temperature=temperature, device=device)
+    settings = StudySettings(
+        model=model, revision=revision, seed=seed, temperature=temperature, device=device, dtype=dtype or AUTO
+    )
     table, lines = measure_run(
         settings, folder, adapters, prompts, limit, samples, scorer, out, lambda line: echo(line, err=True)
     )

@@ -14,8 +14,8 @@ from warmeng.engine.config import ModelConfig
 from warmeng.engine.cpu.runner import CpuRunner
 from warmeng.engine.random import random_weights
 from warmeng.engine.registry import ModelSource
-from warmeng.engine.settings import EngineLimits, EngineSettings
-from warmeng.kernels.linear import arrange
+from warmeng.engine.settings import AUTO, EngineLimits, EngineSettings
+from warmeng.kernels.linear import arrange, multiplies_bf16
 
 DEVICES = ("auto", "cpu", "cuda", "interpret")
 _INSTALL = "install the gpu extra: pip install warmeng[gpu]"
@@ -40,6 +40,23 @@ def choose_device(device: str) -> str:
     if device == "interpret" and os.environ.get("TRITON_INTERPRET") != "1":
         raise UsageError("device is 'interpret': set TRITON_INTERPRET=1 before starting")
     return device
+
+
+def choose_dtype(dtype: str, device: str) -> torch.dtype:
+    """Return what products take on a chosen device: float32 on the CPU unless told, bfloat16 on CUDA.
+
+    Raises UsageError where the device can't.
+    """
+    if device != "cpu":
+        only = "bfloat16" if device == "cuda" else "float32"
+        if dtype not in (AUTO, only):
+            raise UsageError(f"dtype is {dtype!r}, and {device} computes in {only}: take that, or another --device")
+        return getattr(torch, only)  # type: ignore[no-any-return]
+    if dtype == "bfloat16" and not multiplies_bf16(torch.device("cpu")):
+        raise UsageError(
+            "dtype is 'bfloat16', and this processor has no instructions for it (AVX512_BF16 or AMX): take float32"
+        )
+    return torch.bfloat16 if dtype == "bfloat16" else torch.float32
 
 
 def instructions(device: str) -> str:
@@ -70,7 +87,7 @@ def load_runner(
     from warmeng.engine.gpu.runner import GpuRunner
 
     where = torch.device("cuda" if device == "cuda" else "cpu")
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    dtype = choose_dtype(settings.dtype, device)
     if isinstance(source, Weights):
         weights = source
     elif isinstance(source, int):
@@ -83,9 +100,10 @@ def load_runner(
 def _on_cpu(
     source: ModelSource | int, config: ModelConfig, vocab_size: int, settings: EngineSettings, limits: EngineLimits
 ) -> CpuRunner:
-    # bf16 products are up to ten times slower on CPUs.
+    # Only products are in another precision: everything between them stays in float32.
     dtype, where = torch.float32, torch.device("cpu")
-    arrangement = arrange(list(projection_shapes(config).values()), dtype, where, settings.fast)
+    products = choose_dtype(settings.dtype, "cpu")
+    arrangement = arrange(list(projection_shapes(config).values()), products, where, settings.fast)
     weights: Weights
     if isinstance(source, int):
         weights = random_weights(config, source, dtype, where, arrangement.project)

@@ -1,16 +1,21 @@
-"""How the engine runs: nothing here changes results, except ``fast`` and ``block_size``."""
+"""How the engine runs: nothing here changes results, except ``dtype``, ``fast`` and ``block_size``."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from warmeng.common.errors import UsageError
+from warmeng.common.errors import UsageError, show
+
+AUTO = "auto"
+DTYPES = (AUTO, "float32", "bfloat16")
 
 
 @dataclass(frozen=True)
 class EngineSettings:
     """What a caller may choose; None takes what suits the device."""
 
+    # What products take: "float32", "bfloat16", or "auto": float32 on the CPU, bfloat16 on CUDA.
+    dtype: str = AUTO
     # Lets a row's last bits depend on the batch, for speed.
     fast: bool = False
     max_num_seqs: int | None = None  # sequences that run at once
@@ -25,6 +30,8 @@ class EngineSettings:
     threads: int | None = None
 
     def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise UsageError(f"dtype is {show(self.dtype)}, expected one of {', '.join(DTYPES)}")
         for name in ("max_num_seqs", "max_batched_tokens", "block_size", "kv_bytes", "max_seq_len"):
             value = getattr(self, name)
             if value is not None and value < 1:

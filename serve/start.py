@@ -18,6 +18,7 @@ def start(
     host: str,
     port: int,
     device: str,
+    dtype: str | None,
     fast: bool,
     max_seq_len: int,
     max_open: int,
@@ -30,7 +31,7 @@ def start(
         from warmeng.serve.server import Server, is_loopback, key_for, listen, serve_until_interrupted
     except ImportError as error:
         raise UsageError(f"a package is missing ({error}): pip install 'warmeng[serve]'") from None
-    from warmeng.engine.settings import EngineSettings
+    from warmeng.engine.settings import AUTO, EngineSettings
     from warmeng.serve.catalog import load
     from warmeng.serve.limits import Limits
     from warmeng.study.personas import load_personas
@@ -45,7 +46,7 @@ def start(
     engine, catalog = load(
         model,
         load_personas(settings.personas),
-        EngineSettings(fast=fast, max_seq_len=max_seq_len),
+        EngineSettings(dtype=dtype or AUTO, fast=fast, max_seq_len=max_seq_len),
         revision=revision,
         device=device,
         name=name,

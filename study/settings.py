@@ -14,6 +14,7 @@ import orjson
 from warmeng.common.errors import InputError, UsageError, show
 from warmeng.common.files import read_yaml
 from warmeng.common.watchdog import SECONDS
+from warmeng.engine.settings import AUTO, DTYPES
 from warmeng.study.algebra import expand
 from warmeng.study.outcomes import check_outcome
 from warmeng.study.personas import BUILT_IN_MODEL, default_personas
@@ -36,7 +37,7 @@ DESIGN = {
     "asking": ((OPEN, CHOICE), (OPEN,)),
 }
 # Told only where they are not the default, so that the same study keeps its digest and its folder.
-UNSAID: Mapping[str, Any] = {"asking": (OPEN,), "outcome": None}
+UNSAID: Mapping[str, Any] = {"asking": (OPEN,), "outcome": None, "dtype": AUTO}
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ class StudySettings:
     # package's own adapters, whose warmth was measured when they were made (docs/finetune.md), else ``WARMTH_PROMPTS``.
     warmth_prompts: int = UNSET
     device: str = "auto"
+    # What the products take: see ``EngineSettings``.
+    dtype: str = AUTO
     fast: bool = False
     # Seconds without a step of the engine after which the run ends; 0 waits for ever.
     stall_seconds: int = SECONDS
@@ -123,7 +126,7 @@ class StudySettings:
         for name in ("fast", "judge_gate"):
             if type(getattr(self, name)) is not bool:
                 raise UsageError(f"{name} is {show(getattr(self, name))}, expected true or false")
-        for name in ("model", "device", "composition", "revision", "statements", "outcome"):
+        for name in ("model", "device", "dtype", "composition", "revision", "statements", "outcome"):
             value = getattr(self, name)
             if not _is_text(value) and not (name in ("revision", "statements", "outcome") and value is None):
                 raise UsageError(f"{name} is {show(value)}, expected text")
@@ -136,6 +139,8 @@ class StudySettings:
             for name in names:
                 if name not in known:
                     raise UsageError(f"no {kind} is named {show(name)}: use {', '.join(known)}")
+        if self.dtype not in DTYPES:
+            raise UsageError(f"no dtype is named {show(self.dtype)}: use {', '.join(DTYPES)}")
         if self.outcome is not None:
             check_outcome(self.outcome)
         if self.composition not in COMPOSITIONS:

@@ -141,7 +141,7 @@ class CpuRunner:
         """Return what determines the numbers on this device."""
         return {
             "device": "cpu",
-            "dtype": str(self.dtype).removeprefix("torch."),
+            "dtype": str(self.arrangement.dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
             "products": self.arrangement.project.__name__,
             "row_tiles": list(self.arrangement.tiles.sizes),

@@ -45,12 +45,17 @@ Lines = Iterator[tuple[str, Any]]
 
 def load_tokenizer(settings: StudySettings) -> tuple[Tokenizer, ModelConfig, int]:
     """Return the model's tokenizer and facts without its weights, and about the bytes that it takes to run."""
+    import torch
+
     from warmeng.engine.checkpoint import num_weights
     from warmeng.engine.folder import read_folder
+    from warmeng.engine.load import choose_device, choose_dtype
     from warmeng.engine.registry import resolve_model
 
     config, tokenizer = read_folder(resolve_model(settings.model, settings.revision).folder)
-    weights = 4 * num_weights(config)  # fp32
+    # In float32; with products of bfloat16 the table of embeddings alone.
+    half = choose_dtype(settings.dtype, choose_device(settings.device)) == torch.bfloat16
+    weights = 2 * num_weights(config) + 2 * config.vocab_size * config.hidden_size if half else 4 * num_weights(config)
     return tokenizer, config, int(weights + KV_BYTES + RUNTIME)
 
 

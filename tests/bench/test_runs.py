@@ -113,7 +113,8 @@ def test_the_bench_of_a_trained_model_keeps_its_form(tiny_model, monkeypatch):
     found = generate.compare(str(tiny_model()), baseline=True, max_new=5, pairs=1, hf_batch=2)
     assert found.identical == 2
     assert list(vars(found)) == [
-        "model", "prompts", "prompt_tokens", "output_tokens", "max_new_tokens", "threads", "fast", "engine_rates",
+        "model", "prompts", "prompt_tokens", "output_tokens", "max_new_tokens", "threads", "dtype", "fast",
+        "engine_rates",
         "hf_rates", "hf_batch", "hf_by_batch", "identical", "ratio", "floor_seconds", "roofline_share", "ceilings",
         "instructions",
     ]  # fmt: skip

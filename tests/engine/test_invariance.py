@@ -13,6 +13,7 @@ from tiers import slow
 
 from warmeng.engine.engine import Engine, EngineSettings
 from warmeng.engine.request import GenerateRequest, GenerateResult, SamplingParams, ScoreRequest
+from warmeng.kernels.linear import multiplies_bf16
 
 ROOMY = EngineSettings(kv_bytes=8 * 2**20, max_num_seqs=96)
 PROMPT = "You are asked something by somebody who is sad today. What is the answer to the question? " * 2
@@ -43,13 +44,17 @@ def run(engine: Engine, requests: list[GenerateRequest]) -> dict[str, tuple[obje
     return {r.id: essence(r) for r in engine.generate(requests)}
 
 
-@pytest.fixture(scope="module", params=["tiny", *slow("built-in")])
+@pytest.fixture(scope="module", params=["tiny", "tiny in bfloat16", *slow("built-in")])
 def setting(request, tiny_model: Callable[[str], Path], tiny_adapters: list[Path]):
     """An engine with five personas, and 64 requests over them (the built-in model has no adapters to offer here)."""
     if request.param == "built-in":
         engine = request.getfixturevalue("built_in")
         return engine, make_requests(engine, 64, [None])
-    engine = Engine.load(str(tiny_model("llama")), settings=ROOMY)
+    half = request.param == "tiny in bfloat16"
+    if half and not multiplies_bf16(torch.device("cpu")):
+        pytest.skip("this processor does not multiply bfloat16")
+    settings = replace(ROOMY, dtype="bfloat16" if half else "float32")
+    engine = Engine.load(str(tiny_model("llama")), device="cpu", settings=settings)
     for i, adapter in enumerate(tiny_adapters):
         engine.add_adapter(f"p{i}", adapter)
     return engine, make_requests(engine, 64, [None, "p0", "p1", "p2", "p3", "p4"])
@@ -119,7 +124,7 @@ def test_one_persona_or_five(tiny_model: Callable[[str], Path], tiny_adapters: l
     engine, requests = setting
     if not engine.model.adapters:
         pytest.skip("needs adapters")
-    single = Engine.load(str(tiny_model("llama")), settings=ROOMY)
+    single = Engine.load(str(tiny_model("llama")), settings=engine.settings)
     single.add_adapter("p3", tiny_adapters[3])
     mine = [r for r in requests if r.adapter == "p3"]
     found = run(single, mine)

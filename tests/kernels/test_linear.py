@@ -8,6 +8,7 @@ import torch
 from warmeng.kernels import linear
 from warmeng.kernels.linear import (
     Arrangement,
+    Bf16Projection,
     Lora,
     PackedProjection,
     PlainProjection,
@@ -19,6 +20,7 @@ from warmeng.kernels.linear import (
 )
 
 CPU = torch.device("cpu")
+with_bf16 = pytest.mark.skipif(not linear.multiplies_bf16(CPU), reason="this processor does not multiply bfloat16")
 SHAPES = [(80, 48), (960, 576), (576, 1536), (4096, 96), (64, 2600), (960, 8), (8, 576)]
 
 
@@ -93,7 +95,7 @@ def test_a_machine_without_any_agreement_is_refused(monkeypatch: pytest.MonkeyPa
             return super().multiply(x, add_to) + 1e-6 * torch.arange(x.shape[0])[:, None]
 
     with pytest.raises(RuntimeError, match="--fast"):
-        batch_invariant_row_tiles([Moody(torch.randn(64, 48))], torch.float32, CPU)
+        batch_invariant_row_tiles([(Moody(torch.randn(64, 48)), torch.randn(384, 48))], (64, 96, 384))
 
 
 def test_tiles_cover_every_row_once() -> None:
@@ -132,3 +134,64 @@ def test_low_rank_changes_its_own_rows_only(way: str) -> None:
     assert torch.equal(out[9:20], y[9:20])
     alone = add_lora(y, x, [(masks[1], second)], found.tiles)
     assert torch.equal(alone[20:], out[20:])
+
+
+@with_bf16
+@pytest.mark.parametrize("shape", [*SHAPES, (49152, 64)])
+def test_bf16_products_are_those_of_rounded_numbers_rounded(shape: tuple[int, int]) -> None:
+    w, x, y = torch.randn(*shape), torch.randn(96, shape[1]), torch.randn(96, shape[0])
+    projection = Bf16Projection(w)
+    assert projection.shape == shape
+    exact = x.bfloat16().double() @ w.bfloat16().double().t()
+    # Half a unit in the last place of eight bits, and the error of sums in float32.
+    bound = exact.abs() * 2**-8 + 1e-5 * (x.abs().double() @ w.abs().double().t())
+    found = projection.multiply(x)
+    assert found.dtype == torch.float32
+    assert bool(((found.double() - exact).abs() <= bound).all())
+    assert torch.equal(projection.multiply(x, y), y + found)
+
+
+@with_bf16
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bf16_rows_keep_their_bits_in_any_company(shape: tuple[int, int]) -> None:
+    found = arrange([shape], torch.bfloat16, CPU, fast=False)
+    assert found.dtype == torch.bfloat16
+    # Random numbers, and those whose sums cancel: there another order shows in most outputs.
+    for projection, x in ((found.project(torch.randn(*shape)), torch.randn(384, shape[1])), linear._bf16_trial(shape)):
+
+        def product(rows: torch.Tensor, by: linear.Projection = projection) -> torch.Tensor:
+            padding = (0, 0, 0, found.tiles.padded(len(rows)) - len(rows))
+            return matmul(torch.nn.functional.pad(rows, padding), by, found.tiles)[: len(rows)]
+
+        whole = product(x)
+        for count in (1, 2, 7, 16, 17, 33, 64, 65, 96, 97, 200, 383):
+            rows = torch.randperm(384)[:count]
+            assert torch.equal(product(x[rows]), whole[rows]), count
+
+
+def test_the_trial_sees_an_order_of_summation_that_rounding_hides(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ordered(Bf16Projection):
+        """Sums in two halves where there are few rows, as products do on some processors."""
+
+        def __init__(self, w: torch.Tensor) -> None:
+            self.w = w.float()
+            self.shape = (w.shape[0], w.shape[1])
+
+        def multiply(self, x: torch.Tensor, add_to: torch.Tensor | None = None) -> torch.Tensor:
+            half = self.shape[1] // 2 if len(x) < 48 else self.shape[1]
+            x = x.bfloat16().float()
+            y = (x[:, :half] @ self.w[:, :half].t() + x[:, half:] @ self.w[:, half:].t()).bfloat16().float()
+            return y if add_to is None else add_to + y
+
+    shape = (64, 96)
+    w, x = torch.randn(*shape), torch.randn(384, 96)
+    plain = Ordered(w.bfloat16())
+    differs = float((plain.multiply(x[:16]) != plain.multiply(x)[:16]).float().mean())
+    monkeypatch.setattr(linear, "Bf16Projection", Ordered)
+    tried, rows = linear._bf16_trial(shape)
+    seen = float((tried.multiply(rows[:16]) != tried.multiply(rows)[:16]).float().mean())
+    assert differs < 0.02 < 0.2 < seen
+    sizes = arrange([shape], torch.bfloat16, CPU, fast=False).tiles.sizes
+    assert sizes[0] >= 48
+    assert 96 in sizes
+    assert arrange([shape], torch.bfloat16, CPU, fast=True).tiles == RowTiles()
