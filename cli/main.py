@@ -40,6 +40,7 @@ COMMANDS = {
     "recover": ("warmeng.cli.recover", "recover", "Find the adapter that a merged checkpoint holds."),
     "list": ("warmeng.cli.list", "list_", "List tasks, contexts, beliefs, personas and models by name."),
     "show": ("warmeng.cli.show", "show", "Show one question as it is sent."),
+    "new": ("warmeng.cli.new", "new", "Write a study file with every setting, to begin with."),
     "models": ("warmeng.cli.models", "models", "List, fetch and verify models."),
     "prepare": ("warmeng.cli.prepare", "prepare", "Make warm and cold training data out of conversations."),
     "warmth": ("warmeng.cli.warmth", "warmth", "Measure how warm checkpoints and texts sound; count ratings."),
