@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tiers import slow
 
 from warmeng.kernels.gpu.lora import Product
 from warmeng.kernels.gpu.rope import Heads, rotate_and_write, rotate_plain
@@ -47,7 +48,7 @@ def check(
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("changed", [False, True])
+@pytest.mark.parametrize("changed", [True, *slow(False)])
 def test_equals_the_twin(shape, changed: bool, dtype: torch.dtype, near, make_adapters, rng) -> None:
     count, sizes, block = shape
     heads = Heads(*sizes)
@@ -69,9 +70,9 @@ def test_every_mix_of_adapters(pattern: str, dtype: torch.dtype, near, make_adap
     check(make_adapters(pattern, 37).product(y, (96, 32, 32)), heads, 16, rng, near)
 
 
-@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("has_bias", [True, *slow(False)])
 @pytest.mark.parametrize("has_norm", [False, True])
-@pytest.mark.parametrize("changed", [False, True])
+@pytest.mark.parametrize("changed", [True, *slow(False)])
 def test_every_combination(has_bias: bool, has_norm: bool, changed: bool, dtype, near, make_adapters, rng) -> None:
     heads = Heads(4, 2, 24)
     y = torch.randn(19, heads.total * 24).to(dtype)

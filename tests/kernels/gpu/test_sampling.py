@@ -168,7 +168,7 @@ def test_noise_follows_the_distribution(rng) -> None:
     assert distance < 3 / math.sqrt(count)  # Kolmogorov's: exceeded once in 30 million runs
 
 
-@pytest.mark.parametrize("vocab", [1, 5, 31, 32, 33, 100, 1000, 2048, 2049, 5000])
+@pytest.mark.parametrize("vocab", [1, 33, 2049, *slow(5, 31, 32, 100, 1000, 2048, 5000)])
 def test_greedy_takes_the_first_of_the_largest(vocab: int, dtype: torch.dtype, rng) -> None:
     logits = torch.tensor(rng.integers(-3, 4, (6, vocab)), dtype=dtype)
     logits[4] = 0
@@ -177,7 +177,7 @@ def test_greedy_takes_the_first_of_the_largest(vocab: int, dtype: torch.dtype, r
     assert torch.equal(tokens.long(), logits.float().argmax(-1))
 
 
-@pytest.mark.parametrize("vocab", [1, 33, 2048, 5000])
+@pytest.mark.parametrize("vocab", [33, *slow(1, 2048, 5000)])
 def test_normalisers(vocab: int, dtype: torch.dtype) -> None:
     logits = (torch.randn(5, vocab) * torch.logspace(-1, 2, 5)[:, None]).to(dtype)
     logits[3, : vocab // 2] = -torch.inf

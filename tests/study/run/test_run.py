@@ -397,7 +397,7 @@ def test_a_poor_judge_is_refused_by_name_before_anything_is_asked(fake, tmp_path
     assert not fake.asked
 
 
-@pytest.mark.parametrize("after", [100, 185, *slow(1, 179, 215)])
+@pytest.mark.parametrize("after", [100, *slow(1, 179, 185, 215)])
 def test_a_run_with_judges_continues_from_anywhere(panel, tmp_path, after):
     go(tmp_path / "whole", JUDGES)
     first = Heard(stop_after=after)
