@@ -38,6 +38,7 @@ from warmeng.study.stats.published import summarise_published
 from warmeng.study.stats.regression import MODELS, regression, regressions
 from warmeng.study.stats.shares import error_rates, framings, sycophancy
 from warmeng.study.stats.susceptibility import dependent, susceptibility_tables
+from warmeng.study.stats.validity import validity
 from warmeng.study.tasks.task import is_general
 
 FILE = "analysis.json"
@@ -79,6 +80,7 @@ def analyze(
         "flips": flips(frame, first, variants),
         "did": differences_in_differences(frame, known, first, variants, draws),
         "length": length(frame, known, first, variants),
+        **({"margin_validity": found} if margins is not None and (found := validity(frame, known, margins)) else {}),
         "refusal_rules": refusal_rules(frame, first, variants, draws),
         "raters": raters(frame, draws),
         "disputed": disputed(frame, first_trusted(info.judges)),

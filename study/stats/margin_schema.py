@@ -87,6 +87,25 @@ MARGIN_SCHEMA: dict[str, Described] = {
             *_NATS,
         ),
     ),
+    "margin_validity": (
+        "What margins tell of generated answers",
+        "Of generated answers that are graded correct or incorrect, with the margin of the same place, asked openly. "
+        "Separation: the chance that a correct answer's margin is above an incorrect one's (the area under the ROC "
+        "curve; 50 % tells nothing), with a 95 % interval between questions (Obuchowski 1997). Same: how often the "
+        "answer is correct where the right answer is the likelier one, and incorrect where it is not.",
+        (
+            ("persona", "persona", "text"),
+            ("belief", "belief", "text"),
+            ("questions", "questions", "int"),
+            ("n", "answers", "int"),
+            ("correct", "correct", "percent"),
+            ("likelier", "right answer likelier", "percent"),
+            ("same", "same", "percent"),
+            ("value", "separation", "percent"),
+            ("low", "low", "percent"),
+            ("high", "high", "percent"),
+        ),
+    ),
     "dose_response": (
         "Dose and response",
         "The outcome's mean change from the baseline at each dose, paired over n questions, with its 95 % t "
