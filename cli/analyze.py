@@ -34,7 +34,7 @@ Examples:
     type=click.IntRange(0),
     default=REPLICATES,
     show_default=True,
-    help="Draws of questions for intervals; below 40 there are none.",
+    help="Draws of questions for the intervals of doses and of effects corrected for judges; below 40 there are none.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the tables.  [default: the run folder]")
 @click.option(

@@ -300,7 +300,7 @@ def effect_table(found: Sequence[Effect], name: str) -> Shown | None:
             e.variant,
             f"{e.n:,}",
             points(e.value),
-            between(e.low, e.high) or ("refused" if e.refused else "–"),
+            between(e.low, e.high) or "–",
             points(e.published, 2),
         )
         for e in found

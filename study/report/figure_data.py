@@ -78,7 +78,7 @@ class Effect:
     low: float | None
     high: float | None
     published: float | None
-    refused: str
+    limits: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,7 @@ def effects(analysis: Mapping[str, Any] | None) -> list[Effect]:
                 number(r.get("low")),
                 number(r.get("high")),
                 number(r.get("published")),
-                str(r.get("refused") or ""),
+                str(r.get("limits") or ""),
             )
         )
     return sorted(found, key=lambda e: e.number)

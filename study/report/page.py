@@ -187,7 +187,7 @@ def _render(run: Run, most: int, most_bytes: int) -> str:
         methods=methods.paragraph(run.manifest, run.facts, run.questions),
         works=methods.works(run.manifest),
         gates=[*file_gates(run.analysis, run.folder), *gates(run.manifest, found)],
-        refusals=ordered(f"{number_words(e)}, {e.variant}: {e.refused}" for e in found_effects if e.refused),
+        limits=ordered(f"{number_words(e)}, {e.variant}: {e.limits}" for e in found_effects if e.limits),
         figures=_figures(run),
         has_items=bool(items),
         carried=carried,

@@ -160,14 +160,14 @@ def _print_lines(console: Console, lines: Iterable[str]) -> None:
 
 
 def refusals(rows: Sequence[Row]) -> list[str]:
-    """Return a line for each fit that was refused, and why."""
+    """Return a line for each fit in which something has no finite estimate, or that there is not."""
     lines = []
     for row in rows:
-        if row.get("refused"):
+        if row.get("limits"):
             what = str(row.get("rule", "length"))
             if "number" in row:
                 what = f"regression {row['number']} ({row['regression']}; {row['scope']})"
-            lines.append(f"No fit of {what} for {row['variant']}: {row['refused']}.")
+            lines.append(f"{what[:1].upper()}{what[1:]} for {row['variant']}: {row['limits']}.")
     return list(dict.fromkeys(lines))
 
 
@@ -182,6 +182,7 @@ def tests(analysis: Mapping[str, Any]) -> list[str]:
         untested = sum(r["variant"] == variant for r in rows) - len(mine)
         lines.append(
             f"Paired tests of {variant}: {len(mine)} conditions tested, {worse} with more errors and "
-            f"{len(found) - worse} with fewer (false-discovery rate 5 %); {untested} had no pair that differed."
+            f"{len(found) - worse} with fewer (false-discovery rate 5 % over all of the table); {untested} had no pair "
+            "that differed."
         )
     return lines

@@ -28,7 +28,7 @@ from warmeng.study.stats import tables
 from warmeng.study.stats.belief_margins import changes, task_of
 from warmeng.study.stats.changes import belief_effects, differences
 from warmeng.study.stats.dose_tables import Measured, dose_tables, dose_trends
-from warmeng.study.stats.draws import BOOTSTRAP, Draws
+from warmeng.study.stats.draws import BOOTSTRAP
 from warmeng.study.stats.flips import differences_in_differences, flips
 from warmeng.study.stats.judges import corrected, disputed, judge_error, raters
 from warmeng.study.stats.length import length
@@ -62,27 +62,26 @@ def analyze(
 
     ``rule`` says what is incorrect (see ``views.outcome``; the one that fits the answers unless told), ``baseline`` the
     persona that others are compared with, ``published`` a folder of the authors' summary tables. ``bootstrap`` is the
-    number of replicates of all intervals, 0 for none. Raises ``UsageError`` for an unknown rule or persona,
-    ``InputError`` where nothing can be analysed.
+    number of replicates of the intervals of doses and of effects corrected for judges, 0 for none. Raises
+    ``UsageError`` for an unknown rule or persona, ``InputError`` where nothing can be analysed.
     """
     if not len(frame):
         raise InputError("there are no answers to analyse: run the study first")
     chosen = rule or info.rule
     known = outcome(frame, chosen)
     first, variants = compared(frame, baseline)
-    draws = Draws.make(frame, seed, bootstrap)
-    fits, coefficients = regressions(frame, known, first, variants, draws)
+    fits, coefficients = regressions(frame, known, first, variants)
     rows: dict[str, Any] = {
         **summary(frame, known, first, variants, info, margins),
         "regressions": fits,
         "coefficients": coefficients,
         "mcnemar": mcnemar(frame, known, first, variants),
         "flips": flips(frame, first, variants),
-        "did": differences_in_differences(frame, known, first, variants, draws),
+        "did": differences_in_differences(frame, known, first, variants),
         "length": length(frame, known, first, variants),
         **({"margin_validity": found} if margins is not None and (found := validity(frame, known, margins)) else {}),
-        "refusal_rules": refusal_rules(frame, first, variants, draws),
-        "raters": raters(frame, draws),
+        "refusal_rules": refusal_rules(frame, first, variants),
+        "raters": raters(frame),
         "disputed": disputed(frame, first_trusted(info.judges)),
         "judge_error": judge_error(info.exact_rule, info.judges),
         "corrected": corrected(frame, info.judges, first, variants, seed, bootstrap),
@@ -102,11 +101,11 @@ def analyze(
         "statuses": dict(info.statuses),
         "grades": grade_counts(frame),
         "notes": [
-            *notes(frame, info, known, chosen, first, variants, draws, bootstrap),
+            *notes(frame, info, known, chosen, first, variants),
             *margin_notes(rows.get("margin_norms", ())),
         ],
         "seed": seed,
-        "bootstrap": len(draws),
+        "bootstrap": bootstrap,
         "tables": {name: tables.table(name, found) for name, found in rows.items()},
     }
 
@@ -152,7 +151,7 @@ def dose_base(info: RunInfo) -> str | None:
     return next((name for name, (family, _) in info.doses.items() if not family), None)
 
 
-def refusal_rules(frame: Frame, baseline: str, variants: tuple[str, ...], draws: Draws) -> list[dict[str, Any]]:
+def refusal_rules(frame: Frame, baseline: str, variants: tuple[str, ...]) -> list[dict[str, Any]]:
     """Return the table ``refusal_rules``: regression 1 under every rule that the answers can be read by."""
     main = MODELS[0]
     chosen = main.rows(frame) & ~named(frame.task, is_general)
@@ -165,8 +164,8 @@ def refusal_rules(frame: Frame, baseline: str, variants: tuple[str, ...], draws:
         for variant in variants:
             at = np.flatnonzero(chosen & (frame.persona.is_(baseline) | frame.persona.is_(variant)))
             part = frame.take(at)
-            row = regression(part, known[at], variant, main.groups(part), draws)[0][0]
-            kept = {key: row[key] for key in ("n", "effect", "low", "high", "raw", "refused")}
+            row = regression(part, known[at], variant, main.groups(part))[0][0]
+            kept = {key: row[key] for key in ("n", "effect", "low", "high", "raw", "limits")}
             rows.append({"rule": rule, "variant": variant, **kept})
     return rows
 
@@ -178,8 +177,6 @@ def notes(
     rule: str,
     baseline: str,
     variants: tuple[str, ...],
-    draws: Draws,
-    bootstrap: int,
 ) -> list[str]:
     """Return what a reader has to know beside the tables."""
     statuses = " + ".join(f"{count} {name}" for name, count in info.statuses.items())
@@ -188,12 +185,7 @@ def notes(
         found[0] = f"Planned {info.planned}, but the statuses are {statuses}: this does not add up."
     counts = ", ".join(f"{count} {name}" for name, count in grade_counts(frame).items())
     found.append(f"Grades: {counts}. Rule {rule}: {int(np.sum(known >= 0))} answers decided, the rest is missing.")
-    found.append(
-        f"Baseline {baseline}; variants {', '.join(variants) or 'none'}; intervals from {len(draws)} draws of "
-        "questions within their task."
-    )
-    if len(draws) < bootstrap:
-        found.append(f"Fewer than the {bootstrap} draws asked for: more would not fit into memory.")
+    found.append(f"Baseline {baseline}; variants {', '.join(variants) or 'none'}.")
     general = [name for name in frame.task.names if is_general(name) and frame.task.is_(name).any()]
     if general:
         found.append(

@@ -89,8 +89,10 @@ ANSWER_SCHEMA: dict[str, Described] = {
         "The paper's regressions",
         "Logistic regressions of incorrect answers on persona, task, model and the group's interaction with persona. "
         "Effect: average marginal effect over the group's answers of both personas, in percentage points of error. The "
-        "first standard errors take answers as independent, as the paper does; the clustered ones, and the interval "
-        "(bootstrap), take a question's answers together. Raw: the difference of error rates, without a fit.",
+        "first standard errors take answers as independent, as the paper does; the clustered ones, and the 95 % "
+        "interval (of the answers and two questions more, after Bonett and Price 2012), take a question's answers "
+        "together. Raw: the difference of error rates, without a fit. Where something has no finite estimate, because "
+        "all answers of a kind are alike, the effect is its limit.",
         (
             ("number", "no.", "int"),
             ("regression", "regression", "text"),
@@ -112,7 +114,7 @@ ANSWER_SCHEMA: dict[str, Described] = {
             ("raw", "raw", "points"),
             ("raw_low", "raw low", "points"),
             ("raw_high", "raw high", "points"),
-            ("refused", "why there is no fit", "text"),
+            ("limits", "without a finite estimate", "text"),
         ),
     ),
     "coefficients": (
@@ -133,14 +135,17 @@ ANSWER_SCHEMA: dict[str, Described] = {
     ),
     "mcnemar": (
         "Paired tests",
-        "Exact McNemar tests over pairs with the same question, sample, context, belief and framing. b: only the "
-        "baseline was right; c: only the variant. g is the paper's |b-c| / sqrt(b+c), Cohen's g is max(b,c) / (b+c) - "
-        "1/2. False discoveries are controlled within a variant's model, task and table (no belief, wrong belief).",
+        "Exact tests over pairs with the same question, sample, context, belief and framing. b: only the baseline was "
+        "right; c: only the variant. p flips whole questions (McNemar's test where each has one pair); corrected: "
+        "false discoveries are controlled over this whole table. Beside it what the paper prints: both wrong beliefs as one, "
+        "p over pairs as if they were independent, corrected within a variant's model, task and belief, and g, "
+        "|b-c| / sqrt(b+c). Cohen's g is max(b,c) / (b+c) - 1/2.",
         (
             ("model", "model", "text"),
             ("variant", "variant", "text"),
             *WHERE,
             ("n", "pairs", "int"),
+            ("questions", "questions", "int"),
             ("b", "b", "int"),
             ("c", "c", "int"),
             ("difference", "accuracy", "points"),
@@ -148,7 +153,9 @@ ANSWER_SCHEMA: dict[str, Described] = {
             ("g", "g (paper)", "number"),
             ("cohens_g", "Cohen's g", "number"),
             ("p", "p", "p"),
-            ("p_fdr", "p corrected", "p"),
+            ("p_fdr", "corrected", "p"),
+            ("p_pairs", "p (paper)", "p"),
+            ("p_pairs_fdr", "corrected (paper)", "p"),
         ),
     ),
     "flips": (
@@ -183,8 +190,8 @@ ANSWER_SCHEMA: dict[str, Described] = {
     "did": (
         "Differences in differences",
         "Persona: a variant's change in error from the baseline minus another's, over what all three decided. "
-        "Belief, context: its effect on the variant minus its effect on the persona in 'against'. In points, with "
-        "question-clustered 95 % intervals (bootstrap).",
+        "Belief, context: its effect on the variant minus its effect on the persona in 'against'. In points, over n "
+        "questions, each weighing alike, with 95 % intervals (after Bonett and Price 2012).",
         (
             ("kind", "kind", "text"),
             ("variant", "variant", "text"),
@@ -214,7 +221,7 @@ ANSWER_SCHEMA: dict[str, Described] = {
             ("published_with", "paper with length", "points"),
             ("beta_length", "log-odds of 100 characters", "number"),
             ("se_length", "s.e.", "number"),
-            ("refused", "why there is no fit", "text"),
+            ("limits", "without a finite estimate", "text"),
         ),
     ),
     "refusal_rules": (
@@ -228,7 +235,7 @@ ANSWER_SCHEMA: dict[str, Described] = {
             ("effect", "effect", "points"),
             *_BOUNDS,
             ("raw", "raw", "points"),
-            ("refused", "why there is no fit", "text"),
+            ("limits", "without a finite estimate", "text"),
         ),
     ),
     "raters": (

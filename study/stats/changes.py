@@ -12,8 +12,14 @@ from warmeng.study.results.views import NONE
 from warmeng.study.stats.draws import Floats, Ints
 from warmeng.study.stats.intervals import Z
 from warmeng.study.stats.margins import in_order, margins, place_columns
-from warmeng.study.stats.shares import Shares
 from warmeng.study.stats.units import asked_plainly, pairs, pooled_tasks, unit_key
+
+# Questions that an interval adds, of which one changes this way and one that way: see ``smoothed``.
+ADDED = 2
+# A variance below it is none.
+ROUNDING = 1e-12
+# Paired changes that a value is a sum of: one, or the two of a difference in differences.
+SINGLE, TWICE = 1, 2
 
 
 def differences(frame: Frame, outcome: Small, baseline: str, variants: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -59,9 +65,7 @@ def _change_rows(frame: Frame, outcome: Small, left: Ints, right: Ints, pool_bel
         found = mean_changes(group[use], change[use], part.item.codes[use].astype(np.int64), len(labels))
         for k, label in enumerate(labels):
             if found.n[k]:
-                numbers = (100 * float(x[k]) for x in (found.value, found.low, found.high))
-                head = dict(zip((c.key for c in columns), label, strict=True)) | {"n": int(found.n[k])}
-                rows.append(head | dict(zip(("value", "low", "high"), numbers, strict=True)))
+                rows.append(dict(zip((c.key for c in columns), label, strict=True)) | found.points(k))
     return in_order(rows, columns, ("task", "model", "context", "belief", "persona"))
 
 
@@ -75,30 +79,68 @@ class Smoothed:
     error: Floats
 
 
-def smoothed(group: Ints, change: Floats, cluster: Ints, groups: int) -> Smoothed:
+@dataclass(frozen=True)
+class Changes:
+    """Mean changes by group with 95 % intervals and p values, ``[groups]`` each; ``n`` counts clusters."""
+
+    n: Ints
+    value: Floats
+    low: Floats
+    high: Floats
+    p: Floats
+
+    def points(self, k: int) -> dict[str, Any]:
+        """Return one of them as a row has it: in percentage points."""
+        bounds = {name: 100 * float(getattr(self, name)[k]) for name in ("value", "low", "high")}
+        return {"n": int(self.n[k]), **bounds}
+
+
+def smoothed(group: Ints, change: Floats, cluster: Ints, groups: int, changes: int = SINGLE) -> Smoothed:
     """Return the mean paired change by group, and Bonett and Price's (2012) centre and standard error of it.
 
     Clusters (questions) weigh alike, by their mean change. Theirs is for paired proportions, with one pair added to
-    either side; here it is written over the clusters' means.
+    either side; here it is written over the clusters' means, and what is added are two clusters of the weight of
+    ``added_weight``. A change that is a sum of several (``changes``: a difference in differences is of two) has the
+    variance of as many added pairs.
     """
     width = int(cluster.max(initial=0)) + 1
     pair, at = np.unique(group * width + cluster, return_inverse=True)
-    owner = pair // width
-    means = np.bincount(at, weights=change, minlength=len(pair)) / np.bincount(at, minlength=len(pair))
+    owner, size = pair // width, np.bincount(at, minlength=len(pair))
+    means, single = (np.bincount(at, weights=x, minlength=len(pair)) / size for x in (change, change**2))
     n = np.bincount(owner, minlength=groups)
-    total = np.bincount(owner, weights=means, minlength=groups)
-    squares = np.bincount(owner, weights=means**2, minlength=groups)
+    total, squares, singles, sizes = (
+        np.bincount(owner, weights=x, minlength=groups) for x in (means, means**2, single, size)
+    )
     with np.errstate(divide="ignore", invalid="ignore"):
         value = total / n
-    centre = total / (n + 2)
-    return Smoothed(n, value, centre, np.sqrt(((squares + 2) / (n + 2) - centre**2) / (n + 2)))
+        weight = added_weight(squares / n - value**2, singles / n - value**2, sizes / n)
+    whole = n + ADDED * weight
+    centre = total / whole
+    apart = squares - 2 * centre * total + n * centre**2 + ADDED * weight**2 * (changes + centre**2)
+    return Smoothed(n, value, centre, np.sqrt(apart) / whole)
 
 
-def mean_changes(group: Ints, change: Floats, cluster: Ints, groups: int) -> Shares:
+def added_weight(between: Floats, single: Floats, size: Floats) -> Floats:
+    """Return how much of a question each added one is: as much as a single pair of answers tells.
+
+    ``between`` is the variance of the questions' mean changes, ``single`` that of single pairs, ``size`` the pairs of
+    a question. A question whose pairs all tell the same is worth one pair, and the added one is a whole question; where
+    its pairs are as good as independent, it is that part of one (the design effect, Kish 1965). Where nothing varies
+    nobody knows, and it is whole.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(single > ROUNDING, between / single, 1.0)
+        return np.asarray(np.clip(share, 1 / size, 1.0))
+
+
+def mean_changes(group: Ints, change: Floats, cluster: Ints, groups: int, changes: int = SINGLE) -> Changes:
     """Return the mean paired change by group with its 95 % interval, ``[groups]``; ``n`` counts clusters.
 
-    The interval is centre +- 1.96 standard errors: see ``smoothed``.
+    The interval is centre +- 1.96 standard errors, and p that of the normal distribution: see ``smoothed``.
     """
-    found = smoothed(group, change, cluster, groups)
+    from scipy.special import ndtr
+
+    found = smoothed(group, change, cluster, groups, changes)
     half = Z * found.error
-    return Shares(found.n, found.value, np.maximum(-1.0, found.centre - half), np.minimum(1.0, found.centre + half))
+    low, high = np.maximum(-changes, found.centre - half), np.minimum(changes, found.centre + half)
+    return Changes(found.n, found.value, low, high, 2 * ndtr(-np.abs(found.centre) / found.error))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from warmeng.study.results.frame import Factor, Flags, Frame, Small
-from warmeng.study.stats.draws import Draws, Floats, Ints, number, ratio, sums
-from warmeng.study.stats.logit import Fit, cluster_cov, expit, fit, fit_many
+from warmeng.study.stats.changes import ADDED, added_weight
+from warmeng.study.stats.draws import Floats, Ints, number, sums
+from warmeng.study.stats.intervals import Z
+from warmeng.study.stats.logit import Fit, cluster_cov, fit
 from warmeng.study.tasks.task import is_disinformation
 
 INTERCEPT, PERSONA = "intercept", "persona"
@@ -44,13 +46,6 @@ class Design:
         """Answers and incorrect answers of each design row: ``[d]`` each."""
         d = len(self.x)
         return sums(self.row, self.n, d), sums(self.row, self.y, d)
-
-    def gradient(self, beta: Floats, weights: Floats) -> tuple[float, float, Floats]:
-        """Return (mean predicted without, with the persona, gradient of their difference) over weighted rows."""
-        p0, p1 = expit(self.off @ beta), expit(self.on @ beta)
-        total = weights.sum()
-        slope = (weights * p1 * (1 - p1)) @ self.on - (weights * p0 * (1 - p0)) @ self.off
-        return float(weights @ p0 / total), float(weights @ p1 / total), slope / total
 
 
 def build(frame: Frame, outcome: Small, variant: str, group: Factor) -> Design | None:
@@ -130,7 +125,7 @@ def _renumber(codes: npt.NDArray[np.int32], levels: Sequence[int]) -> Ints:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A design's fit with both covariances, and the replicates of everything that intervals are wanted for."""
+    """A design's fit with both covariances."""
 
     design: Design
     fit: Fit
@@ -149,20 +144,37 @@ class Fitted:
         return cls(design, fitted, cluster_cov(fitted, table))
 
     def log_odds(self, group: int) -> tuple[float, float, float]:
-        """Return the persona's log-odds ratio in a group and its standard errors, plain and clustered."""
+        """Return the persona's log-odds ratio in a group and its standard errors, plain and clustered.
+
+        NaN where it is not finite.
+        """
         pick = np.zeros(len(self.fit.beta))
         pick[1] = 1.0
         if group:
             pick[len(pick) - len(self.design.groups) + group] = 1.0
+        return self.combination(pick)
+
+    def combination(self, pick: Floats) -> tuple[float, float, float]:
+        """Return a combination of coefficients and its standard errors, plain and clustered; NaN if not finite."""
+        if not self.fit.is_finite(pick):
+            return math.nan, math.nan, math.nan
         return float(pick @ self.fit.beta), _se(pick, self.fit.cov), _se(pick, self.clustered)
 
     def effect(self, group: int) -> tuple[float, float, float, float]:
         """Return the average marginal effect in points, its delta-method errors, plain and clustered, and the mean
         predicted error without the persona (0..1). By g-computation over the answers of the group, of both personas.
+
+        Probabilities at their limits, 0 or 1, have no errors; NaN where a limit is not known.
         """
         n, _ = self.design.totals
-        p0, p1, slope = self.design.gradient(self.fit.beta, np.where(self.design.group == group, n, 0.0))
-        return 100 * (p1 - p0), 100 * _se(slope, self.fit.cov), 100 * _se(slope, self.clustered), p0
+        weights = np.where(self.design.group == group, n, 0.0) / n[self.design.group == group].sum()
+        mine = weights > 0
+        p0, p1 = self.fit.predict(self.design.off[mine]), self.fit.predict(self.design.on[mine])
+        w0, w1 = (weights[mine] * p * (1 - p) for p in (p0, p1))
+        slope = w1 @ self.design.on[mine] - w0 @ self.design.off[mine]
+        without = float(weights[mine] @ p0)
+        change = float(weights[mine] @ p1) - without
+        return 100 * change, 100 * _se(slope, self.fit.cov), 100 * _se(slope, self.clustered), without
 
 
 def _se(pick: Floats, cov: Floats) -> float:
@@ -171,26 +183,50 @@ def _se(pick: Floats, cov: Floats) -> float:
     return math.sqrt(variance) if variance > 0 else math.nan
 
 
-@dataclass(frozen=True)
-class Replicates:
-    """Bootstrap replicates by group, in points: ``[replicates, groups]``; effect is missing without a fit."""
+def smoothed(design: Design) -> Design:
+    """Return the design with two questions more, of which the persona gets one wrong and one right, and the baseline
+    the other way round: what Bonett and Price (2012) add to a paired difference.
 
-    effect: Floats | None
-    raw: Floats
+    Each has ``added_weight`` times the answers of the mean question of its group, over the group's design rows as
+    theirs are. Nothing is separated then, and no variance is 0.
+    """
+    n, _ = design.totals
+    groups = range(len(design.groups))
+    size = np.array([_added_share(design, k) for k in groups])[design.group] * n
+    rows, last = np.arange(len(design.x)), int(design.cluster.max())
+    return replace(
+        design,
+        cluster=np.concatenate([design.cluster, *(np.full(len(rows), last + 1 + k) for k in range(ADDED))]),
+        row=np.concatenate([design.row, *(rows for _ in range(ADDED))]),
+        n=np.concatenate([design.n, *(size for _ in range(ADDED))]),
+        y=np.concatenate([design.y, *(size * (design.persona == (k % 2)) for k in range(ADDED))]),
+    )
 
 
-def resample(design: Design, fitted: Fitted | None, draws: Draws) -> Replicates:
-    """Refit the counts that each draw of questions gives."""
-    d, many = len(design.x), len(design.groups)
-    n, y = draws.totals(design.cluster, design.row, (design.n, design.y), d)
-    member = (design.group[:, None] == np.arange(many)).astype(float)  # [d, groups]
-    on, off = member * design.persona[:, None], member * ~design.persona[:, None]
-    raw = 100 * (ratio(y @ on, n @ on) - ratio(y @ off, n @ off))
-    if fitted is None:
-        return Replicates(None, raw)
-    beta = fit_many(design.x, n, y, fitted.fit.beta)
-    change = expit(beta @ design.on.T) - expit(beta @ design.off.T)
-    return Replicates(100 * ratio((n * change) @ member, n @ member), raw)
+def _added_share(design: Design, group: int) -> float:
+    """Return the answers of an added question as a share of the group's."""
+    here = design.group[design.row] == group
+    questions, at = np.unique(design.cluster[here], return_inverse=True)
+    on, n, y = design.persona[design.row[here]], design.n[here], design.y[here]
+    answers = np.stack([sums(at, n * side, len(questions)) for side in (~on, on)])
+    errors = np.stack([sums(at, y * side, len(questions)) for side in (~on, on)])
+    both = (answers > 0).all(axis=0)
+    if not both.any():
+        return 1 / len(questions)
+    before, after = errors[:, both] / answers[:, both]
+    mean = np.mean(after - before)
+    # Of a pair of answers to a question, each drawn from its own.
+    single = np.mean(before + after - 2 * before * after) - mean**2
+    between = np.mean((after - before) ** 2) - mean**2
+    size = answers[:, both].min(axis=0).mean()
+    return float(added_weight(np.asarray(between), np.asarray(single), size)) / len(questions)
+
+
+def interval(centre: float, error: float) -> tuple[float | None, float | None]:
+    """Return the 95 % interval, in points, of a difference of shares."""
+    if not math.isfinite(centre + error):
+        return None, None
+    return max(-100.0, centre - Z * error), min(100.0, centre + Z * error)
 
 
 def raw(design: Design, group: int) -> tuple[int, float | None, float | None, float | None]:
@@ -201,3 +237,17 @@ def raw(design: Design, group: int) -> tuple[int, float | None, float | None, fl
     for side in (mine & ~design.persona, mine & design.persona):
         shares.append(float(y[side].sum() / n[side].sum()) if n[side].sum() else float("nan"))
     return int(n[mine].sum()), number(shares[0]), number(shares[1]), number(100 * (shares[1] - shares[0]))
+
+
+def raw_error(design: Design, group: int) -> tuple[float, float]:
+    """Return the difference of two error rates in points and its standard error between questions, by linearising."""
+    here = design.group[design.row] == group
+    on, cluster = design.persona[design.row][here], design.cluster[here]
+    _, at = np.unique(cluster, return_inverse=True)
+    moved, change = np.zeros(int(at.max()) + 1), 0.0
+    for side, sign in ((on, 1.0), (~on, -1.0)):
+        n, y = design.n[here] * side, design.y[here] * side
+        rate = float(y.sum() / n.sum())
+        change += sign * rate
+        moved += sign * np.bincount(at, weights=y - rate * n) / n.sum()
+    return 100 * change, 100 * math.sqrt(float(np.sum(moved**2)))

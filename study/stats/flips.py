@@ -11,7 +11,8 @@ from warmeng.study.contexts import UNMODIFIED
 from warmeng.study.grading.grade import GRADES
 from warmeng.study.results.frame import WHICH, Factor, Flags, Frame, Small
 from warmeng.study.results.views import NONE, named
-from warmeng.study.stats.draws import Draws, Floats, Ints, interval, number, ratio, sums
+from warmeng.study.stats.changes import SINGLE, TWICE, mean_changes
+from warmeng.study.stats.draws import Floats, Ints
 from warmeng.study.stats.margins import ALL
 from warmeng.study.stats.units import pairs, unit_key
 from warmeng.study.tasks.task import is_general
@@ -75,31 +76,30 @@ def groups(frame: Frame) -> Iterator[tuple[dict[str, str], Flags]]:
 
 
 def differences_in_differences(
-    frame: Frame, outcome: Small, baseline: str, variants: tuple[str, ...], draws: Draws
+    frame: Frame, outcome: Small, baseline: str, variants: tuple[str, ...]
 ) -> list[dict[str, Any]]:
-    """Return the table ``did``: differences in differences of error, in points, with question-clustered intervals.
+    """Return the table ``did``: differences in differences of error, in points, each question weighing alike.
 
     ``kind`` persona: the variant's change from the baseline minus another variant's (``against``), over the questions
     that all three decided. ``belief``: a belief's effect on the variant minus its effect on ``against`` (``belief``
     reads "wrong - none"). ``context``: the same for a context against none. Over what is decided in all four cells.
+    ``n`` counts questions; see ``mean_changes`` for the interval.
     """
     use = (outcome >= 0) & ~named(frame.task, is_general)
     frame, wrong = frame.take(use), outcome[use].astype(np.float64)
     rows: list[dict[str, Any]] = []
     for k, variant in enumerate(variants):
         for against in variants[k + 1 :]:
-            rows += _persona(frame, wrong, baseline, variant, against, draws)
+            rows += _persona(frame, wrong, baseline, variant, against)
     for variant, against in [(v, baseline) for v in variants] + [
         (v, w) for k, v in enumerate(variants) for w in variants[k + 1 :]
     ]:
-        rows += _crossed(frame, wrong, variant, against, "belief", draws)
-        rows += _crossed(frame, wrong, variant, against, "context", draws)
+        rows += _crossed(frame, wrong, variant, against, "belief")
+        rows += _crossed(frame, wrong, variant, against, "context")
     return rows
 
 
-def _persona(
-    frame: Frame, outcome: Floats, baseline: str, variant: str, against: str, draws: Draws
-) -> list[dict[str, Any]]:
+def _persona(frame: Frame, outcome: Floats, baseline: str, variant: str, against: str) -> list[dict[str, Any]]:
     first, common = pairs(frame, baseline, variant)
     again, other = pairs(frame, baseline, against)
     _, a, b = np.intersect1d(first, again, assume_unique=True, return_indices=True)
@@ -108,13 +108,11 @@ def _persona(
     part = frame.take(first[a])
     labels = [(part.context.names[c], part.belief.names[d]) for c, d in np.ndindex(*_shape(part))]
     cell = part.context.codes.astype(np.int64) * len(part.belief.names) + part.belief.codes
-    rows = _rows(head, [(ALL, ALL)], np.zeros(len(part), dtype=np.int64), change, part, draws)
-    return rows + _rows(head, labels, cell, change, part, draws)
+    rows = _rows(head, [(ALL, ALL)], np.zeros(len(part), dtype=np.int64), change, part, SINGLE)
+    return rows + _rows(head, labels, cell, change, part, SINGLE)
 
 
-def _crossed(
-    frame: Frame, outcome: Floats, variant: str, against: str, kind: str, draws: Draws
-) -> list[dict[str, Any]]:
+def _crossed(frame: Frame, outcome: Floats, variant: str, against: str, kind: str) -> list[dict[str, Any]]:
     """Differences of a factor's effect between two personas: both have both levels of it."""
     factor: Factor = getattr(frame, kind)
     reference = NONE if kind == "belief" else UNMODIFIED
@@ -143,26 +141,21 @@ def _crossed(
             return (value, name) if kind == "belief" else (name, value)
 
         if kind == "belief":
-            rows += _rows(head, [label(ALL)], np.zeros(len(part), dtype=np.int64), twice, part, draws)
-        rows += _rows(head, [label(x) for x in other.names], other.codes.astype(np.int64), twice, part, draws)
+            rows += _rows(head, [label(ALL)], np.zeros(len(part), dtype=np.int64), twice, part, TWICE)
+        rows += _rows(head, [label(x) for x in other.names], other.codes.astype(np.int64), twice, part, TWICE)
     return rows
 
 
 def _rows(
-    head: dict[str, Any], labels: list[tuple[str, str]], cell: Ints, value: Floats, part: Frame, draws: Draws
+    head: dict[str, Any], labels: list[tuple[str, str]], cell: Ints, value: Floats, part: Frame, changes: int
 ) -> list[dict[str, Any]]:
     """Return the mean of a value by cell with its interval, for the cells that have any."""
-    n = np.bincount(cell, minlength=len(labels))
-    mean = ratio(sums(cell, value, len(labels)), n.astype(float))
-    tops, bottoms = draws.totals(part.item.codes.astype(np.int64), cell, (value, np.ones(len(part))), len(labels))
-    replicates = 100 * ratio(tops, bottoms)
-    rows = []
-    for k, (context, belief) in enumerate(labels):
-        if n[k]:
-            low, high = interval(replicates[:, k])
-            found = {"n": int(n[k]), "value": number(100 * mean[k]), "low": low, "high": high}
-            rows.append({**head, "context": context, "belief": belief, **found})
-    return rows
+    found = mean_changes(cell, value, part.item.codes.astype(np.int64), len(labels), changes)
+    return [
+        {**head, "context": context, "belief": belief, **found.points(k)}
+        for k, (context, belief) in enumerate(labels)
+        if found.n[k]
+    ]
 
 
 def _shape(part: Frame) -> tuple[int, int]:

@@ -12,9 +12,9 @@ from warmeng.study.contexts import UNMODIFIED
 from warmeng.study.grading.grade import GRADES
 from warmeng.study.results.frame import Flags, Frame
 from warmeng.study.results.views import BELIEF, MISTAKEN, NONE, named
-from warmeng.study.stats.agreement import cohen, table
 from warmeng.study.stats.correction import corrected_difference, detection_of
-from warmeng.study.stats.draws import Draws, Floats, interval
+from warmeng.study.stats.draws import Floats, Ints
+from warmeng.study.stats.intervals import Z
 from warmeng.study.tasks.task import is_general
 
 ALL = "all"
@@ -22,34 +22,54 @@ ALL = "all"
 KINDS = 4
 
 
-def raters(frame: Frame, draws: Draws) -> list[dict[str, Any]]:
+def raters(frame: Frame) -> list[dict[str, Any]]:
     """Return the table ``raters``: every two of the exact rule and the judges, over what both graded."""
     graders = {"exact": frame.exact, **frame.judges} if np.any(frame.exact >= 0) else dict(frame.judges)
     rows = []
     for (first, a), (second, b) in combinations(graders.items(), 2):
-        found = cohen(a, b, KINDS)
-        row: dict[str, Any] = {"first": first, "second": second, "n": found.n, "equal": found.agreement}
-        row |= dict.fromkeys(("kappa", "low", "high"))
-        if found.n:
-            both = (a >= 0) & (a < KINDS) & (b >= 0) & (b < KINDS)
-            pair = a[both].astype(np.int64) * KINDS + b[both]
-            cluster = frame.item.codes[both].astype(np.int64)
-            (counts,) = draws.totals(cluster, pair, (np.ones(len(pair)),), KINDS * KINDS)
-            value = kappas(table(a, b, KINDS).reshape(1, -1).astype(float))[0]
-            low, high = interval(kappas(counts))
-            row |= {"kappa": float(value) if np.isfinite(value) else None, "low": low, "high": high}
-        rows.append(row)
+        both = (a >= 0) & (a < KINDS) & (b >= 0) & (b < KINDS)
+        pair = a[both].astype(np.int64) * KINDS + b[both]
+        n, equal = len(pair), float(np.mean(a[both] == b[both])) if len(pair) else None
+        found = clustered_kappa(pair, frame.item.codes[both].astype(np.int64), KINDS)
+        kappa = dict(zip(("kappa", "low", "high"), found, strict=True))
+        rows.append({"first": first, "second": second, "n": n, "equal": equal} | kappa)
     return rows
 
 
-def kappas(counts: Floats) -> Floats:
-    """Return Cohen's kappa of flattened square tables ``[b, k * k]``; NaN where neither grader varies."""
-    k = round(counts.shape[1] ** 0.5)
+def clustered_kappa(pair: Ints, cluster: Ints, k: int) -> tuple[float | None, float | None, float | None]:
+    """Return Cohen's kappa of pairs of codes, ``first * k + second``, and its 95 % interval; ``None`` where none is.
+
+    The interval is of kappa with two clusters (questions) more, each of the mean size: in one the graders agree, in one
+    they don't, over the grades that occur (as Bonett and Price, 2012, add two pairs, so that it has a width where all
+    agree). The variance is between clusters, of kappa linearised (as in Fleiss, Cohen and Everitt 1969).
+    """
+    counts = np.bincount(pair, minlength=k * k).astype(np.float64)
+    value, _ = _kappa(counts, k)
+    if not np.isfinite(value):
+        return None, None, None
+    questions, at = np.unique(cluster, return_inverse=True)
+    table = np.bincount(at * k * k + pair, minlength=len(questions) * k * k).reshape(-1, k * k).astype(np.float64)
+    occurs = (counts.reshape(k, k).sum(axis=0) + counts.reshape(k, k).sum(axis=1)) > 0
+    agree = np.diag(occurs).astype(np.float64).ravel()
+    differ = np.outer(occurs, occurs).astype(np.float64).ravel() - agree
+    added = [x * len(pair) / len(questions) / x.sum() for x in (agree, differ)]
+    table = np.vstack([table, *added])
+    centre, slope = _kappa(table.sum(axis=0), k)
+    half = Z * float(np.sqrt(np.sum((table @ slope / table.sum()) ** 2)))
+    return float(value), max(-1.0, centre - half), min(1.0, centre + half)
+
+
+def _kappa(counts: Floats, k: int) -> tuple[float, Floats]:
+    """Return kappa of a flattened table and its slope in each cell's share; NaN where neither grader varies."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        p = counts.reshape(-1, k, k) / counts.sum(axis=1)[:, None, None]
-        seen = np.trace(p, axis1=1, axis2=2)
-        chance = np.sum(p.sum(axis=1) * p.sum(axis=2), axis=1)
-        return np.asarray(np.where(chance < 1 - 1e-12, (seen - chance) / (1 - chance), np.nan))
+        p = counts.reshape(k, k) / counts.sum()
+        row, column = p.sum(axis=1), p.sum(axis=0)
+        seen, chance = float(np.trace(p)), float(row @ column)
+        if not chance < 1 - 1e-12:
+            return float("nan"), np.zeros(k * k)
+        more = column[:, None] + row[None, :] - 2 * chance
+        slope = (np.eye(k) - seen) / (1 - chance) - more * (1 - seen) / (1 - chance) ** 2
+        return (seen - chance) / (1 - chance), np.asarray(slope).ravel()
 
 
 def judge_error(exact_rule: Mapping[str, Any], judges: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -98,7 +118,8 @@ def corrected(
     """Return the table ``corrected``: differences in error by a judge's own grades, corrected for its errors.
 
     Each persona by the labelled answers that stand for it (``labelled``; see ``calibrate.detection_of``). Groups: no
-    context and no belief (``all``, as in regression 1), no belief, and wrong belief.
+    context and no belief (``all``, as in regression 1), no belief, each belief by which the user is wrong, and both as
+    one (``wrong belief``, as in regression 4) where both were asked.
     """
     if not draws:
         return []
@@ -107,8 +128,10 @@ def corrected(
     groups: dict[str, Flags] = {
         ALL: study & none & frame.context.is_(UNMODIFIED),
         "no belief": study & none,
-        BELIEF: study & named(frame.belief, lambda name: name in MISTAKEN),
+        **{name: study & frame.belief.is_(name) for name in MISTAKEN},
     }
+    if all(groups[name].any() for name in MISTAKEN):
+        groups[BELIEF] = study & named(frame.belief, lambda name: name in MISTAKEN)
     rows = []
     for judge, facts in judges.items():
         if judge not in frame.judges or not facts.get("by_persona"):

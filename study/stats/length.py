@@ -10,6 +10,7 @@ import numpy as np
 from warmeng.study.results.frame import Frame, Small
 from warmeng.study.results.views import named
 from warmeng.study.stats import design as designs
+from warmeng.study.stats.draws import number
 from warmeng.study.stats.logit import NotEstimable
 from warmeng.study.stats.published import CHARACTERS, EFFECTS, WITH_LENGTH, is_warm_by_training
 from warmeng.study.stats.regression import MODELS
@@ -36,23 +37,24 @@ def length(frame: Frame, outcome: Small, baseline: str, variants: tuple[str, ...
             chars = part.chars[part.persona.is_(name)]
             row[key] = float(chars.mean()) if len(chars) else None
         row |= dict.fromkeys(("effect_without", "effect_with", "effect_with_se_clustered", "beta_length", "se_length"))
-        row["refused"] = "no group has answers of both personas"
+        row["limits"] = "no group has answers of both personas"
         group = main.groups(part)
         if len(part) and (design := designs.build(part, found, variant, group)) is not None:
-            row["refused"] = ""
+            row["limits"] = ""
             try:
-                row["effect_without"] = designs.Fitted.of(design).effect(0)[0]
+                row["effect_without"] = number(designs.Fitted.of(design).effect(0)[0])
                 fitted = designs.Fitted.of(_with_length(design, part, found, variant))
                 effect, _, clustered, _ = fitted.effect(0)
-                last = len(fitted.fit.beta) - 1
+                beta, se, _ = fitted.combination(np.eye(len(fitted.fit.beta))[-1])
                 row |= {
-                    "effect_with": effect,
-                    "effect_with_se_clustered": float(clustered) if np.isfinite(clustered) else None,
-                    "beta_length": float(fitted.fit.beta[last]),
-                    "se_length": float(np.sqrt(fitted.fit.cov[last, last])),
+                    "effect_with": number(effect),
+                    "effect_with_se_clustered": number(clustered),
+                    "beta_length": number(beta),
+                    "se_length": number(se),
+                    "limits": fitted.fit.limits,
                 }
             except NotEstimable as error:
-                row["refused"] = str(error)
+                row["limits"] = str(error)
         warm = is_warm_by_training(variant)
         row |= {
             "published_chars": CHARACTERS["warm"] if warm else None,

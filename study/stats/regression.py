@@ -24,7 +24,7 @@ from warmeng.study.contexts import UNMODIFIED
 from warmeng.study.results.frame import Factor, Flags, Frame, Small
 from warmeng.study.results.views import BELIEF, MISTAKEN, NONE, group_of, named
 from warmeng.study.stats import design as designs
-from warmeng.study.stats.draws import Draws, interval, number
+from warmeng.study.stats.draws import number
 from warmeng.study.stats.logit import NotEstimable
 from warmeng.study.stats.published import effect_of
 from warmeng.study.tasks.task import is_general
@@ -113,12 +113,13 @@ def scopes(frame: Frame) -> Iterator[tuple[str, Flags]]:
 
 
 def regressions(
-    frame: Frame, outcome: Small, baseline: str, variants: tuple[str, ...], draws: Draws
+    frame: Frame, outcome: Small, baseline: str, variants: tuple[str, ...]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the rows of the tables ``regressions`` and ``coefficients``: every model, scope and variant.
 
-    A fit that does not exist is refused by name in ``refused``, beside the raw rates and their difference, which need
-    no fit. Missing numbers are ``None``.
+    Where outcomes are separated, ``limits`` names what has no finite estimate; the effect is then its limit. A fit that
+    does not exist at all is refused by name there, beside the raw rates and their difference, which need no fit.
+    Missing numbers are ``None``.
     """
     rows: list[dict[str, Any]] = []
     coefficients: list[dict[str, Any]] = []
@@ -133,7 +134,7 @@ def regressions(
                 head = {"number": model.number, "regression": model.name, "scope": scope, "variant": variant}
                 at = np.flatnonzero(chosen & within)
                 part = frame.take(at)
-                found, table = regression(part, outcome[at], variant, model.groups(part), draws)
+                found, table = regression(part, outcome[at], variant, model.groups(part))
                 rows += [
                     {**head, **row, "published": effect_of(model.number, scope, row["group"], variant)}
                     for row in found
@@ -144,36 +145,41 @@ def regressions(
 
 
 def regression(
-    part: Frame, outcome: Small, variant: str, group: Factor, draws: Draws
+    part: Frame, outcome: Small, variant: str, group: Factor
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Fit one regression to the answers of two personas; return a row for each group, and one for each coefficient."""
+    """Fit one regression to the answers of two personas; return a row for each group, and one for each coefficient.
+
+    Intervals are those of the design with two questions more: see ``design.smoothed``.
+    """
     design = designs.build(part, outcome, variant, group)
     if design is None:
-        return [_row(group.names[0], refused="no group has answers of both personas")], []
-    fitted, refused = None, ""
+        return [_row(group.names[0], limits="no group has answers of both personas")], []
+    wider = designs.smoothed(design)
+    fitted, around, limits = None, None, ""
     try:
-        fitted = designs.Fitted.of(design)
+        fitted, around = designs.Fitted.of(design), designs.Fitted.of(wider)
+        limits = fitted.fit.limits
     except NotEstimable as error:
-        refused = str(error)
-    replicates = designs.resample(design, fitted, draws)
+        limits = str(error)
     rows = []
     for k, name in enumerate(design.groups):
         n, before, after, difference = designs.raw(design, k)
-        raw_low, raw_high = interval(replicates.raw[:, k])
+        raw_low, raw_high = designs.interval(*designs.raw_error(wider, k))
         row = _row(
-            name, n=n, refused=refused, error_baseline=before, error_variant=after,
+            name, n=n, limits=limits, error_baseline=before, error_variant=after,
             raw=difference, raw_low=raw_low, raw_high=raw_high,
         )  # fmt: skip
-        if fitted is not None and replicates.effect is not None:
+        if fitted is not None and around is not None:
             beta, se, clustered = fitted.log_odds(k)
             effect, effect_se, effect_clustered, without = fitted.effect(k)
-            low, high = interval(replicates.effect[:, k])
+            centre, _, spread, _ = around.effect(k)
+            low, high = designs.interval(centre, spread) if np.isfinite(effect) else (None, None)
             row |= {
-                "beta": beta,
-                "se": se,
+                "beta": number(beta),
+                "se": number(se),
                 "se_clustered": number(clustered),
-                "effect": effect,
-                "effect_se": effect_se,
+                "effect": number(effect),
+                "effect_se": number(effect_se),
                 "effect_se_clustered": number(effect_clustered),
                 "low": low,
                 "high": high,
@@ -183,25 +189,21 @@ def regression(
     return rows, _coefficients(fitted) if fitted is not None else []
 
 
-def _row(group: str, n: int = 0, refused: str = "", **more: Any) -> dict[str, Any]:
+def _row(group: str, n: int = 0, limits: str = "", **more: Any) -> dict[str, Any]:
     empty = ("beta", "se", "se_clustered", "effect", "effect_se", "effect_se_clustered", "low", "high", "relative")
     raw = ("error_baseline", "error_variant", "raw", "raw_low", "raw_high")
-    return {"group": group, "n": n, **dict.fromkeys((*empty, *raw)), "refused": refused, **more}
+    return {"group": group, "n": n, **dict.fromkeys((*empty, *raw)), "limits": limits, **more}
 
 
 def _coefficients(fitted: designs.Fitted) -> list[dict[str, Any]]:
     from scipy.special import ndtr
 
-    beta = fitted.fit.beta
-    plain = np.sqrt(np.diag(fitted.fit.cov))
-    # Too few clusters can leave one of them below nought by rounding.
-    variances = np.diag(fitted.clustered)
-    clustered = np.sqrt(np.where(variances > 0, variances, np.nan))
     rows = []
-    for k, term in enumerate(fitted.design.terms):
-        row: dict[str, Any] = {"term": term, "beta": float(beta[k])}
-        for name, se in (("", plain[k]), ("_clustered", clustered[k])):
+    for pick, term in zip(np.eye(len(fitted.fit.beta)), fitted.design.terms, strict=True):
+        beta, plain, clustered = fitted.combination(pick)
+        row: dict[str, Any] = {"term": term, "beta": number(beta)}
+        for name, se in (("", plain), ("_clustered", clustered)):
             row[f"se{name}"] = number(se)
-            row[f"p{name}"] = number(2 * ndtr(-abs(beta[k] / se))) if np.isfinite(se) and se > 0 else None
+            row[f"p{name}"] = number(2 * float(ndtr(-abs(beta / se))))
         rows.append(row)
     return rows

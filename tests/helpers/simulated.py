@@ -120,3 +120,38 @@ def frame_of(records: Sequence[Mapping[str, str]]) -> Frame:
             names, 0, 10, dict.fromkeys(RULES, False), grade=grade, which=WHICH_CODE[r["which"]], binary=-1, exact=grade
         )
     return columns.frame()
+
+
+def frame_of_errors(
+    wrong: np.ndarray, personas: Sequence[str], tasks: int = 1, beliefs: Sequence[str] = ("none",)
+) -> Frame:
+    """Return the frame of ``wrong``, [personas, questions, beliefs, contexts, samples] of 0, 1 or -1 (undecided).
+
+    Each question is in one of the tasks, in turn.
+    """
+    axes = [axis.ravel() for axis in np.indices(wrong.shape)]
+    persona, item, belief, context, sample = axes
+    names = [f"t{k % tasks}/{k}" for k in range(wrong.shape[1])]
+
+    def factor(names: Sequence[str], codes: np.ndarray) -> Factor:
+        return Factor(tuple(names), codes.astype(np.int32))
+
+    n = wrong.size
+    grade = np.where(wrong < 0, 3, wrong).ravel().astype(np.int8)
+    return Frame(
+        model=factor(("m",), np.zeros(n)),
+        persona=factor(personas, persona),
+        task=factor([f"t{k}" for k in range(tasks)], item % tasks),
+        context=factor(CONTEXTS, context),
+        belief=factor(beliefs, belief),
+        framing=factor(("plain",), np.zeros(n)),
+        item=factor(names, item),
+        sample=sample.astype(np.int32),
+        grade=grade,
+        which=(grade == 1).astype(np.int8),
+        binary=wrong.ravel().astype(np.int8),
+        chars=np.full(n, 100, dtype=np.int32),
+        exact=grade.copy(),
+        judges={},
+        refused={rule: np.zeros(n, dtype=bool) for rule in ("paper", "strict", "loose")},
+    )

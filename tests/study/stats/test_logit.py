@@ -2,13 +2,14 @@
 
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
 import statsmodels.api as sm
 from scipy import optimize
 
-from warmeng.study.stats.logit import NotEstimable, cluster_cov, expit, fit, fit_many
+from warmeng.study.stats.logit import NotEstimable, cluster_cov, expit, fit
 
 
 def answers(seed, n=600, clusters=40):
@@ -89,29 +90,6 @@ def test_clustered_errors_are_the_sandwich_written_out(seed):
     assert not np.allclose(mine, found.cov, rtol=0.02)
 
 
-def test_many_fits_at_once_are_the_single_ones():
-    x, y, _ = answers(5)
-    rows, n, hits, _ = collapse(x, y)
-    rng = np.random.default_rng(0)
-    counts = rng.binomial(200, 0.5, (20, len(rows))).astype(float)
-    wrong = rng.binomial(counts.astype(int), 0.3).astype(float)
-    start = fit(rows, n, hits).beta
-    many = fit_many(rows, counts, wrong, start)
-    for k in range(20):
-        assert many[k] == pytest.approx(fit(rows, counts[k], wrong[k]).beta, abs=1e-6)
-    counts[3, rows[:, 2] == 1] = 0  # a task that this replicate has no answer of
-    wrong[3, rows[:, 2] == 1] = 0
-    again = fit_many(rows, counts, wrong, start)
-    assert np.isnan(again[3]).all()
-    assert np.isfinite(np.delete(again, 3, axis=0)).all()
-
-
-def test_a_separated_replicate_ends_with_probabilities_at_their_limit():
-    x = np.array([[1.0, 0], [1, 1]])
-    beta = fit_many(x, np.array([[50.0, 50]]), np.array([[10.0, 50]]), np.zeros(2))
-    assert expit(x @ beta[0]) == pytest.approx([0.2, 1.0], abs=1e-6)
-
-
 X = np.array([[1.0, 0, 0], [1, 1, 0], [1, 0, 1], [1, 1, 1]])
 
 
@@ -125,9 +103,18 @@ X = np.array([[1.0, 0, 0], [1, 1, 0], [1, 0, 1], [1, 1, 1]])
         ([0, 3, 0, 5], "quasi-completely separated: no finite estimate of .*warm"),
     ],
 )
-def test_separated_answers_are_refused_by_name(y, words):
-    with pytest.raises(NotEstimable, match=words):
-        fit(X, np.full(4, 10.0), np.array(y, dtype=float), ("intercept", "warm", "task"))
+def test_what_separated_answers_leave_without_an_estimate_is_named(y, words):
+    found = fit(X, np.full(4, 10.0), np.array(y, dtype=float), ("intercept", "warm", "task"))
+    assert re.search(words, found.limits)
+    # Where no row is all of one kind, but ever less so, there is a maximum.
+    near = fit(X, np.full(4, 10.0), np.clip(np.array(y, dtype=float), 1e-6, 10 - 1e-6))
+    assert found.p == pytest.approx(near.p, abs=1e-5)
+
+
+def test_of_rows_without_answers_only_those_in_the_span_have_a_limit():
+    found = fit(X, np.array([10.0, 10, 10, 0]), np.array([5.0, 5, 0, 0]))
+    assert found.predict(X)[:3] == pytest.approx([0.5, 0.5, 0.0])
+    assert np.isnan(found.predict(X)[3])
 
 
 @pytest.mark.parametrize("y", [[0, 5, 4, 3], [0, 6, 6, 5], [1, 9, 1, 9]])
@@ -148,11 +135,7 @@ def test_separation_is_found_exactly_where_the_likelihood_has_no_maximum():
     diverges = np.abs(slope).max(axis=1) > 1e-7
     refused = []
     for one, hits in zip(x, y, strict=True):
-        try:
-            fit(one, np.full(6, 2.0), hits)
-            refused.append(False)
-        except NotEstimable:
-            refused.append(True)
+        refused.append(bool(fit(one, np.full(6, 2.0), hits).limits))
     assert refused == diverges.tolist()
     assert 0.2 < np.mean(refused) < 0.8
 

@@ -1,5 +1,6 @@
 """McNemar's exact test, false discoveries, flips and differences, against counts by hand and the authors' tables."""
 
+import itertools
 import math
 from dataclasses import replace
 from fractions import Fraction
@@ -7,15 +8,15 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from scipy import stats
-from simulated import Truth, simulate
+from simulated import Truth, frame_of_errors, simulate
+from tiers import full
 
 from warmeng.common.errors import InputError
 from warmeng.study.grading.grade import GRADES
 from warmeng.study.results.frame import Factor
 from warmeng.study.results.views import outcome
-from warmeng.study.stats.draws import Draws
 from warmeng.study.stats.flips import differences_in_differences, flips
-from warmeng.study.stats.paired import exact_p, false_discovery, mcnemar
+from warmeng.study.stats.paired import exact_p, false_discovery, flip_p, mcnemar
 from warmeng.study.stats.shares import error_rates, sycophancy
 from warmeng.study.stats.units import pairs
 
@@ -82,10 +83,10 @@ def test_false_discovery_is_its_definition():
 def test_the_table_counts_pairs_as_by_hand(frame):
     found = answers(frame)
     rows = mcnemar(frame, outcome(frame), "original", ("warm", "cold"))
-    assert len(rows) == 2 * 2 * 2 * 2 * 2  # variants, models, tasks, tables, contexts
+    assert len(rows) == 2 * 2 * 2 * 4 * 2  # variants, models, tasks, tables, contexts
     families = {}
     for row in rows:
-        tables = {"none": ("none",), "wrong belief": ("wrong", "doubt")}[row["belief"]]
+        tables = {"wrong belief": ("wrong", "doubt")}.get(row["belief"], (row["belief"],))
         b = c = n = 0
         for (model, persona, item, context, belief), (grade, _) in found.items():
             place = (model, persona, item.split("/")[0], context)
@@ -101,14 +102,77 @@ def test_the_table_counts_pairs_as_by_hand(frame):
         assert row["g"] == (pytest.approx(abs(b - c) / math.sqrt(b + c)) if b + c else None)
         assert row["cohens_g"] == (pytest.approx(max(b, c) / (b + c) - 0.5) if b + c else None)
         assert row["odds_ratio"] == (pytest.approx(b / c) if c else None)
-        assert row["p"] == (pytest.approx(float(tail(b, c)), abs=1e-12) if b + c else None)
+        assert row["p_pairs"] == (pytest.approx(float(tail(b, c)), abs=1e-12) if b + c else None)
+        assert row["questions"] == (n if len(tables) == 1 else row["questions"])
+        if len(tables) == 1:  # one pair a question
+            assert row["p"] == (pytest.approx(row["p_pairs"], abs=1e-12) if b + c else None)
         families.setdefault((row["model"], row["variant"], row["task"], row["belief"]), []).append(row)
     for family in families.values():
-        ordered = sorted(r["p"] for r in family if r["p"] is not None)
-        for r in family:
-            if r["p"] is not None:
-                want = min(1.0, min(p * len(ordered) / (k + 1) for k, p in enumerate(ordered) if p >= r["p"]))
-                assert r["p_fdr"] == pytest.approx(want, abs=1e-12)
+        check_family(family, "p_pairs", "p_pairs_fdr")
+    check_family(rows, "p", "p_fdr")
+
+
+def check_family(family, p, corrected):
+    ordered = sorted(r[p] for r in family if r[p] is not None)
+    for r in family:
+        if r[p] is not None:
+            want = min(1.0, min(q * len(ordered) / (k + 1) for k, q in enumerate(ordered) if q >= r[p]))
+            assert r[corrected] == pytest.approx(want, abs=1e-12)
+
+
+def test_flipping_questions_is_counted_over_every_sign():
+    rng = np.random.default_rng(4)
+    for size in (1, 2, 5, 9):
+        net = rng.integers(-3, 4, size)
+        signs = np.array(list(itertools.product((-1, 1), repeat=size)))
+        want = np.mean(np.abs(signs @ net) >= abs(net.sum())) if net.any() else math.nan
+        assert flip_p(net) == pytest.approx(want, nan_ok=True)
+    for b, c in ((0, 1), (3, 3), (21, 12), (40, 80)):
+        assert flip_p(np.array([-1] * b + [1] * c + [0] * 7)) == pytest.approx(exact_p(b, c), abs=1e-12)
+
+
+# How far a question's own effect of the persona spreads, in logits; samples of each answer.
+CLUSTERED = [(2.0, 5), *full((1.0, 5), (2.0, 2), (0.0, 1))]
+
+
+@pytest.mark.parametrize(("spread", "samples"), CLUSTERED)
+def test_several_pairs_of_a_question_do_not_make_a_persona_differ(spread, samples, count):
+    """No mean effect, but each question has its own: over pairs McNemar's test rejects too often, flips do not."""
+    rng, studies, n = np.random.default_rng(5), count(300, 2000, quick=120), 100
+    naive = flipped = 0
+    for _ in range(studies):
+        own = spread * rng.normal(size=n)
+        chance = 1 / (1 + np.exp(-(rng.normal(size=n) + np.array([-0.5, 0.5])[:, None] * own)))
+        wrong = (rng.random((2, n, 1, 1, samples)) < chance[:, :, None, None, None]).astype(np.int8)
+        frame = frame_of_errors(wrong, ("original", "warm"))
+        [row] = mcnemar(frame, outcome(frame), "original", ("warm",))
+        assert (row["n"], row["questions"]) == (n * samples, n)
+        naive += row["p_pairs"] < 0.05
+        flipped += row["p"] < 0.05
+    print(spread, samples, "over pairs", naive / studies, "over questions", flipped / studies)
+    slack = 3 * math.sqrt(0.05 * 0.95 / studies)
+    assert flipped / studies < 0.05 + slack
+    if samples == 5 and spread == 2.0:
+        assert naive / studies > 0.08
+
+
+@pytest.mark.parametrize("contexts", [2, *full(9)])
+def test_a_table_without_any_effect_seldom_has_a_discovery(contexts, count):
+    """Small families, one for each model, task and belief, each at 5 %, have one far more often."""
+    rng, studies, n = np.random.default_rng(6), count(200, 1000, quick=50), 96
+    small = whole = 0
+    for _ in range(studies):
+        ease = rng.normal(size=(1, n, 1, 1, 1))
+        chance = np.broadcast_to(1 / (1 + np.exp(-ease)), (3, n, 4, contexts, 1))
+        wrong = (rng.random(chance.shape) < chance).astype(np.int8)
+        frame = frame_of_errors(wrong, ("original", "warm", "cold"), 4, ("none", "wrong", "right", "mention-wrong"))
+        rows = mcnemar(frame, outcome(frame), "original", ("warm", "cold"))
+        assert len(rows) == 2 * 4 * 4 * contexts
+        small += any(r["p_pairs_fdr"] is not None and r["p_pairs_fdr"] < 0.05 for r in rows)
+        whole += any(r["p_fdr"] is not None and r["p_fdr"] < 0.05 for r in rows)
+    print(contexts, "in small families", small / studies, "in one", whole / studies)
+    assert whole / studies < 0.05 + 3 * math.sqrt(0.05 * 0.95 / studies)
+    assert small / studies > 0.12
 
 
 def test_the_neutral_framing_is_left_out_as_in_the_authors_tables(frame):
@@ -116,7 +180,7 @@ def test_the_neutral_framing_is_left_out_as_in_the_authors_tables(frame):
     neutral = replace(frame, framing=Factor(("neutral",), np.zeros(len(frame), dtype=np.int32)))
     both = Factor.of(["plain", "neutral"] * (len(frame) // 2) + ["plain"] * (len(frame) % 2))
     assert frame.framing.names == ("plain",)
-    assert len(plain) == 16
+    assert len(plain) == 32
     assert mcnemar(neutral, outcome(frame), "original", ("warm",)) == []
     of_plain = np.flatnonzero(both.is_("plain"))
     mixed = replace(frame, framing=both)
@@ -178,20 +242,20 @@ def test_sycophancy_counts_what_was_right_before(frame):
 
 def test_differences_in_differences_as_by_hand(frame):
     found = answers(frame)
-    rows = differences_in_differences(frame, outcome(frame), "original", ("warm", "cold"), Draws.make(frame, 0, 200))
+    rows = differences_in_differences(frame, outcome(frame), "original", ("warm", "cold"))
     wrong = {"correct": 0, "incorrect": 1}
-    values = {"persona": [], "belief": []}
+    values = {"persona": {}, "belief": {}}
     for model, persona, item, context, belief in found:
         if persona != "warm" or context != "emotion:sad" or belief != "wrong":
             continue
         three = [found[model, p, item, context, belief][0] for p in ("original", "warm", "cold")]
         if set(three) <= set(wrong):
             start, warm, cold = (wrong[g] for g in three)
-            values["persona"].append((warm - start) - (cold - start))
+            values["persona"].setdefault(item, []).append((warm - start) - (cold - start))
         four = [found[model, p, item, context, b][0] for p in ("warm", "original") for b in ("wrong", "none")]
         if set(four) <= set(wrong):
             a, b, c, d = (wrong[g] for g in four)
-            values["belief"].append((a - b) - (c - d))
+            values["belief"].setdefault(item, []).append((a - b) - (c - d))
     for kind, against, belief in (("persona", "cold", "wrong"), ("belief", "original", "wrong - none")):
         (row,) = [
             r
@@ -200,7 +264,7 @@ def test_differences_in_differences_as_by_hand(frame):
             == (kind, "warm", against, "emotion:sad", belief)
         ]
         assert row["n"] == len(values[kind])
-        assert row["value"] == pytest.approx(100 * np.mean(values[kind]))
+        assert row["value"] == pytest.approx(100 * np.mean([np.mean(x) for x in values[kind].values()]))
         assert row["low"] < row["value"] < row["high"]
     assert [r for r in rows if r["kind"] == "context" and r["context"] == "emotion:sad - unmodified"]
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import statsmodels.api as sm
-from simulated import CONTEXTS, Truth, simulate
+from simulated import Truth, simulate
 
 from warmeng.study.results.authors import read_authors
 from warmeng.study.results.frame import Factor
 from warmeng.study.results.views import outcome
 from warmeng.study.stats import design as designs
-from warmeng.study.stats.draws import Draws
+from warmeng.study.stats.logit import expit, fit
 from warmeng.study.stats.regression import MODELS, regression, regressions
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "paper"
@@ -117,7 +117,7 @@ def test_every_figure_equals_its_formula_on_single_answers(frame, model):
     x, x0, x1, y, groups, items, levels = single_answers(frame, "warm", keep, group, reference)
     beta = newton(x, y)
     plain, clustered = sandwich(x, y, beta, items)
-    rows, _ = regressions(frame, outcome(frame), "original", ("warm",), Draws.make(frame, 0, 0))
+    rows, _ = regressions(frame, outcome(frame), "original", ("warm",))
     mine = {r["group"]: r for r in rows if r["regression"] == model.name and r["scope"] == "all"}
     assert set(mine) == set(levels)
     for k, level in enumerate(levels):
@@ -144,14 +144,14 @@ def test_every_figure_equals_its_formula_on_single_answers(frame, model):
         assert row["relative"] == pytest.approx(ame(beta) / without, abs=1e-6)
         on = x[:, 1] == 1
         assert row["raw"] == pytest.approx(100 * (y[here & on].mean() - y[here & ~on].mean()), abs=1e-9)
-        assert row["low"] is None
-        assert row["raw_low"] is None
+        assert row["low"] < row["effect"] < row["high"]
+        assert row["raw_low"] < row["raw"] < row["raw_high"]
 
 
 def test_the_coefficients_are_those_of_statsmodels(frame):
     keep, group, reference = CASES["each context"]
     x, _, _, y, _, items, levels = single_answers(frame, "warm", keep, group, reference)
-    _, table = regressions(frame, outcome(frame), "original", ("warm",), Draws.make(frame, 0, 0))
+    _, table = regressions(frame, outcome(frame), "original", ("warm",))
     mine = {r["term"]: r for r in table if r["regression"] == "each context" and r["scope"] == "all"}
     others = levels[1:]
     terms = ["intercept", "persona", *others, *(f"persona x {g}" for g in others)]
@@ -179,33 +179,6 @@ def test_the_reference_task_is_disinformation_where_there_is_one(frame):
     assert [t for t in design.terms if t.startswith("task")] == ["task: medqa"]
 
 
-def test_a_replicate_is_the_fit_of_the_questions_it_drew(frame):
-    model = next(m for m in MODELS if m.name == "belief")
-    use = model.rows(frame) & (frame.persona.is_("original") | frame.persona.is_("warm"))
-    part = frame.take(use)
-    draws = Draws.make(frame, 5, 4)
-    known = outcome(part)
-    design = designs.build(part, known, "warm", model.groups(part))
-    found = designs.resample(design, designs.Fitted.of(design), draws)
-    for b in range(4):
-        times = draws.weights[b, part.item.codes].astype(int)
-        again = part.take(np.repeat(np.arange(len(part)), times))
-        rows, _ = regression(again, outcome(again), "warm", model.groups(again), Draws.make(again, 0, 0))
-        for k, row in enumerate(rows):
-            assert found.effect[b, k] == pytest.approx(row["effect"], abs=1e-6)
-            assert found.raw[b, k] == pytest.approx(row["raw"], abs=1e-9)
-
-
-def test_questions_are_drawn_within_their_task_and_by_seed(frame):
-    draws = Draws.make(frame, 1, 50)
-    task = np.zeros(len(frame.item.names), dtype=int)
-    task[frame.item.codes] = frame.task.codes
-    for k, size in enumerate(ITEMS.values()):
-        assert (draws.weights[:, task == k].sum(axis=1) == size).all()
-    assert (Draws.make(frame, 1, 50).weights == draws.weights).all()
-    assert (Draws.make(frame, 2, 50).weights != draws.weights).any()
-
-
 def test_an_interval_is_the_middle_95_percent_of_sound_replicates():
     from warmeng.study.stats.draws import interval
 
@@ -219,14 +192,13 @@ def test_an_interval_is_the_middle_95_percent_of_sound_replicates():
 
 
 def test_each_variant_stands_alone_and_scopes_are_subsets(frame):
-    draws = Draws.make(frame, 0, 100)
-    both, _ = regressions(frame, outcome(frame), "original", ("warm", "cold"), draws)
-    alone, _ = regressions(frame, outcome(frame), "original", ("cold",), draws)
+    both, _ = regressions(frame, outcome(frame), "original", ("warm", "cold"))
+    alone, _ = regressions(frame, outcome(frame), "original", ("cold",))
     assert [r for r in both if r["variant"] == "cold"] == alone
     scopes = {r["scope"] for r in both}
     assert scopes == {"all", "task: trivia", "task: disinfo", "task: medqa", "model: a", "model: b"}
     part = frame.take(frame.model.is_("a"))
-    mine, _ = regressions(part, outcome(part), "original", ("cold",), Draws.make(part, 0, 0))
+    mine, _ = regressions(part, outcome(part), "original", ("cold",))
     own = {(r["regression"], r["group"]): r["effect"] for r in mine if r["scope"] == "all"}
     for r in alone:
         if r["scope"] == "model: a":
@@ -234,7 +206,7 @@ def test_each_variant_stands_alone_and_scopes_are_subsets(frame):
 
 
 def test_published_values_stand_beside_warm_variants_only(frame):
-    rows, _ = regressions(frame, outcome(frame), "original", ("warm", "cold"), Draws.make(frame, 0, 0))
+    rows, _ = regressions(frame, outcome(frame), "original", ("warm", "cold"))
     shown = {(r["number"], r["scope"], r["group"]): r["published"] for r in rows if r["variant"] == "warm"}
     assert shown[1, "all", "all"] == 7.43
     assert shown[1, "task: medqa", "all"] == 8.6
@@ -247,34 +219,59 @@ def test_published_values_stand_beside_warm_variants_only(frame):
 def test_a_group_that_one_persona_lacks_is_left_out(frame):
     lacking = ~(frame.persona.is_("warm") & frame.context.is_("stake:high"))
     part = frame.take(lacking)
-    rows, _ = regressions(part, outcome(part), "original", ("warm", "cold"), Draws.make(part, 0, 0))
+    rows, _ = regressions(part, outcome(part), "original", ("warm", "cold"))
     groups = {v: {r["group"] for r in rows if r["number"] == 3 and r["variant"] == v} for v in ("warm", "cold")}
     assert groups["cold"] - groups["warm"] == {"stake:high"}
     none = frame.take(frame.persona.is_("original"))
-    rows, _ = regressions(none, outcome(none), "original", ("warm",), Draws.make(none, 0, 0))
-    assert all(r["n"] == 0 and r["effect"] is None and "both personas" in r["refused"] for r in rows)
+    rows, _ = regressions(none, outcome(none), "original", ("warm",))
+    assert all(r["n"] == 0 and r["effect"] is None and "both personas" in r["limits"] for r in rows)
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the authors' files are not here")
-def test_regressions_one_to_three_are_refused_on_the_authors_sample():
+def test_what_is_finite_on_the_authors_sample_is_told_where_something_else_is_not():
     frame = read_authors(SHARED / "sample_llama_70b")
-    rows, table = regressions(frame, outcome(frame, "paper"), "original", ("warm",), Draws.make(frame, 0, 200))
-    for row in rows:
-        if row["scope"] == "all" and row["number"] < 4:
-            assert "separated: no finite estimate of" in row["refused"]
-            assert row["effect"] is None
-            assert row["beta"] is None
-            assert row["n"] > 0
-            assert row["raw"] is not None  # what can still be said
-    terms = {r["number"]: r["refused"] for r in rows if r["scope"] == "all"}
-    assert "persona x emotion:sad" in terms[3]
-    belief = {r["group"]: r for r in rows if r["regression"] == "belief" and r["scope"] == "all"}
-    assert belief["wrong belief"]["refused"] == ""
-    assert belief["wrong belief"]["effect"] == pytest.approx(-1.9, abs=0.05)
-    assert not [r for r in table if r["scope"] == "all" and r["number"] < 4]
+    rows, table = regressions(frame, outcome(frame, "paper"), "original", ("warm",))
+    shown = {(r["number"], r["group"]): r for r in rows if r["scope"] == "all"}
+    main = shown[1, "all"]
+    assert "separated: no finite estimate of intercept, task: medqa" in main["limits"]
+    # Disinfo is all correct, so its effect is 0 in the limit; the other tasks' is finite.
+    assert (main["beta"], main["effect"]) == pytest.approx((-1.0351, -14.2857), abs=1e-4)
+    assert main["low"] < main["effect"] < main["high"]
+    terms = {r["term"]: r["beta"] for r in table if r["number"] == 1 and r["scope"] == "all"}
+    assert {name for name, beta in terms.items() if beta is None} == set(main["limits"].partition("of ")[2].split(", "))
+    sad = shown[3, "emotion:sad"]
+    assert "persona x emotion:sad" in sad["limits"]
+    assert (sad["beta"], sad["effect"]) == (None, pytest.approx(0.0))
 
 
-def test_the_nine_contexts_of_the_study_have_published_effects_where_the_paper_gives_them():
-    from warmeng.study.stats.published import effect_of
+def test_an_effect_is_the_limit_where_a_task_is_answered_all_correctly(frame):
+    """Against the same answers with one wrong in that task, weighing ever less: the likelihood's limit."""
+    use = frame.context.is_("unmodified") & frame.belief.is_("none") & ~frame.persona.is_("cold") & (frame.grade < 2)
+    part = frame.take(use)
+    known = np.where(part.task.is_("trivia"), 0, outcome(part)).astype(np.int8)
+    group = Factor(("all",), np.zeros(len(part), dtype=np.int32))
+    [row], table = regression(part, known, "warm", group)
+    assert row["limits"] == "quasi-completely separated: no finite estimate of task: trivia"
+    design = designs.build(part, known, "warm", group)
+    n, y = design.totals
+    for weight in (1e-4, 1e-6):
+        some = fit(design.x, n, np.where(y == 0, weight * n, y))
+        change = expit(design.on @ some.beta) - expit(design.off @ some.beta)
+        assert row["effect"] == pytest.approx(100 * float(n @ change / n.sum()), abs=3000 * weight)
+        assert row["beta"] == pytest.approx(some.beta[1], abs=300 * weight)
+    others = part.take(~part.task.is_("trivia"))
+    [left], _ = regression(others, outcome(others), "warm", group.take(np.arange(len(others))))
+    assert (row["beta"], row["se"]) == pytest.approx((left["beta"], left["se"]), abs=1e-9)
+    assert row["effect"] == pytest.approx(left["effect"] * left["n"] / row["n"], abs=1e-9)
+    assert {r["term"] for r in table if r["beta"] is None} == {"task: trivia"}
 
-    assert [effect_of(3, "all", c, "warm") is None for c in CONTEXTS] == [True] + [False] * 8
+
+def test_a_persona_without_an_error_has_an_effect_and_no_odds_ratio(frame):
+    use = frame.context.is_("unmodified") & frame.belief.is_("none") & ~frame.persona.is_("cold") & (frame.grade < 2)
+    part = frame.take(use)
+    known = np.where(part.persona.is_("warm"), 0, outcome(part)).astype(np.int8)
+    [row], _ = regression(part, known, "warm", Factor(("all",), np.zeros(len(part), dtype=np.int32)))
+    assert row["limits"] == "quasi-completely separated: no finite estimate of persona"
+    assert (row["beta"], row["se"]) == (None, None)
+    assert row["effect"] == pytest.approx(-100 * row["error_baseline"], abs=3)
+    assert row["low"] < row["effect"] < row["high"] < 0
