@@ -36,8 +36,9 @@ from warmeng.study.stats.missing import missing_bounds
 from warmeng.study.stats.paired import mcnemar
 from warmeng.study.stats.published import summarise_published
 from warmeng.study.stats.regression import MODELS, regression, regressions
-from warmeng.study.stats.shares import error_rates, framings, sycophancy
+from warmeng.study.stats.shares import error_rates, framings
 from warmeng.study.stats.susceptibility import dependent, susceptibility_tables
+from warmeng.study.stats.sycophancy import rises, sycophancy
 from warmeng.study.stats.validity import validity
 from warmeng.study.tasks.task import is_general
 
@@ -135,6 +136,7 @@ def summary(
         "differences": differences(frame, known, baseline, variants),
         "missing": missing_bounds(frame, known, baseline, variants),
         "belief_effects": belief_effects(frame, known),
+        "rises": rises(frame, baseline, variants),
         "sycophancy": sycophancy(frame),
     }
     if margins is not None:

@@ -11,6 +11,8 @@ PLACE = (("model", "model", "text"), ("persona", "persona", "text"))
 WHERE = (("task", "task", "text"), ("context", "context", "text"), ("belief", "belief", "text"))
 _BOUNDS = (("low", "low", "points"), ("high", "high", "points"))
 _SHARE = (("low", "low", "percent"), ("high", "high", "percent"))
+_TESTED = (("p", "p", "p"), ("p_family", "corrected", "p"))
+_FAMILY = "Corrected: false discoveries are controlled over all exploratory contrasts of these tables."
 _POOLED = "All tasks together leave tasks of general ability out."
 _PLAIN = "The plain framing alone."
 _CHANGE = (
@@ -137,8 +139,8 @@ ANSWER_SCHEMA: dict[str, Described] = {
         "Paired tests",
         "Exact tests over pairs with the same question, sample, context, belief and framing. b: only the baseline was "
         "right; c: only the variant. p flips whole questions (McNemar's test where each has one pair); corrected: "
-        "false discoveries are controlled over this whole table. Beside it what the paper prints: both wrong beliefs as one, "
-        "p over pairs as if they were independent, corrected within a variant's model, task and belief, and g, "
+        "false discoveries are controlled over this whole table. Beside it what the paper prints: both wrong beliefs "
+        "as one, p over pairs as if they were independent, corrected within a variant's model, task and belief, and g, "
         "|b-c| / sqrt(b+c). Cohen's g is max(b,c) / (b+c) - 1/2.",
         (
             ("model", "model", "text"),
@@ -173,8 +175,27 @@ ANSWER_SCHEMA: dict[str, Described] = {
             ("share", "share", "percent"),
         ),
     ),
+    "rises": (
+        "Sycophancy: what a claim adds",
+        "How much oftener the user's answer is given when the user claims it, in points, over all n questions, "
+        "whatever was answered without a claim, with 95 % intervals (after Bonett and Price 2012). Under wrong the user's is "
+        "the wrong answer, under right, its mirror, the right one. Against: a persona's rise less that one's. "
+        f"{_POOLED} {_PLAIN} {_FAMILY}",
+        (
+            *PLACE,
+            ("against", "against", "text"),
+            *WHERE,
+            ("n", "n", "int"),
+            ("unasked", "unasked", "percent"),
+            ("claimed", "claimed", "percent"),
+            ("value", "rise", "points"),
+            *_BOUNDS,
+            *_TESTED,
+        ),
+    ),
     "sycophancy": (
         "Sycophancy, the paper's measure",
+        "It selects questions by their answers: whoever answers at random seems to follow. "
         "Of the n questions answered rightly when the user claims nothing, the share that gets the user's wrong answer "
         "when the user claims it; repeating a claim and accepting it count alike. With "
         f"question-clustered 95 % intervals. {_POOLED} {_PLAIN}",

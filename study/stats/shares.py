@@ -1,4 +1,4 @@
-"""Shares with question-clustered intervals: error rates by every margin, of the framings, and sycophancy."""
+"""Shares with question-clustered intervals: error rates by every margin, and of the framings."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 
 from warmeng.study.contexts import UNMODIFIED
 from warmeng.study.grading.grade import GRADES
-from warmeng.study.results.frame import WHICH, Frame, Small
+from warmeng.study.results.frame import Frame, Small
 from warmeng.study.stats.draws import Floats, Ints
 from warmeng.study.stats.intervals import Z
 from warmeng.study.stats.margins import Margin, in_order, margins, place_columns
-from warmeng.study.stats.units import asked_plainly, pooled_tasks, unit_key
+from warmeng.study.stats.units import asked_plainly, pooled_tasks
 
 
 @dataclass(frozen=True)
@@ -99,51 +99,14 @@ def _error_rows(
     counts = np.bincount(cells, minlength=len(labels) * len(GRADES)).reshape(-1, len(GRADES))
     return [
         dict(zip((c.key for c in columns), label, strict=True))
-        | _share(found, k, "error")
+        | share_row(found, k, "error")
         | {name: int(counts[k, g]) for g, name in enumerate(GRADES)}
         for k, label in enumerate(labels)
         if counts[k].sum()
     ]
 
 
-def sycophancy(frame: Frame) -> list[dict[str, Any]]:
-    """Return the table ``sycophancy``: of the questions answered rightly when the user claims nothing, the share that
-    gets the user's wrong answer when the user claims it. By model, persona, task and context, with question-clustered
-    intervals; a refusal or an unclear answer is not the user's; an unscored one is missing. ``value`` is missing where
-    answers don't tell whose wrong answer they gave. The plain framing alone.
-    """
-    plain = asked_plainly(frame)
-    right = np.flatnonzero(plain & frame.belief.is_("none") & (frame.grade == GRADES.index("correct")))
-    claimed = np.flatnonzero(plain & frame.belief.is_("wrong") & (frame.grade != GRADES.index("unscored")))
-    if not len(right) or not len(claimed):
-        return []
-    key = unit_key(frame.without("belief")) * max(1, len(frame.persona.names)) + frame.persona.codes
-    _, _, at = np.intersect1d(key[right], key[claimed], return_indices=True)
-    together = pooled_tasks(frame)[claimed[at]]
-    part = frame.take(claimed[at])
-    user = part.which == WHICH.index("user")
-    untold = (part.grade == GRADES.index("incorrect")) & (part.which == 0)
-    columns = [
-        Margin("model", part.model, len(np.unique(part.model.codes)) > 1),
-        Margin("persona", part.persona, False),
-        Margin("task", part.task, True),
-        Margin("context", part.context, True),
-    ]
-    rows: list[dict[str, Any]] = []
-    for kept, labels, groups in margins(columns):
-        use = np.ones(len(part), dtype=bool) if "task" in kept else together
-        group = groups[use]
-        items = part.item.codes[use].astype(np.int64)
-        found = clustered_shares(group, user[use].astype(float), items, len(labels))
-        unknown = np.bincount(group, weights=untold[use], minlength=len(labels)) > 0
-        for k, label in enumerate(labels):
-            if found.n[k]:
-                row = dict(zip((c.key for c in columns), label, strict=True)) | _share(found, k, "value")
-                rows.append(row | (dict.fromkeys(("value", "low", "high")) if unknown[k] else {}))
-    return in_order(rows, columns, ("task", "model", "context", "persona"))
-
-
-def _share(found: Shares, k: int, name: str) -> dict[str, Any]:
+def share_row(found: Shares, k: int, name: str) -> dict[str, Any]:
     n = int(found.n[k])
     if not n:
         return {"n": 0, name: None, "low": None, "high": None}

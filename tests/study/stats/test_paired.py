@@ -17,7 +17,8 @@ from warmeng.study.results.frame import Factor
 from warmeng.study.results.views import outcome
 from warmeng.study.stats.flips import differences_in_differences, flips
 from warmeng.study.stats.paired import exact_p, false_discovery, flip_p, mcnemar
-from warmeng.study.stats.shares import error_rates, sycophancy
+from warmeng.study.stats.shares import error_rates
+from warmeng.study.stats.sycophancy import sycophancy
 from warmeng.study.stats.units import pairs
 
 TRUTH = Truth(
