@@ -110,6 +110,13 @@ The same command again continues a run that was interrupted, or prints a finishe
     "[default: of the choice where it is asked, agreement where its control is asked, else susceptibility]",
 )
 @click.option(
+    "--contrast",
+    metavar="VARIANT-AGAINST",
+    help="The two personas whose difference in the outcome is the primary claim, as in warm-original, recorded and "
+    "hashed before the first answer. Everything else is exploratory, and corrected as one family.  "
+    "[default: the first persona that is called warm, else the first other one, beside the baseline]",
+)
+@click.option(
     "--cells", type=int, help="Places of the grid that a question is asked in, 0 for all." + _default("cells")
 )
 @click.option("--statements", metavar="FILE", help="YAML from contexts to lists of statements, for the embedded ones.")

@@ -12,6 +12,7 @@ import orjson
 
 from warmeng.common.errors import InputError, UsageError
 from warmeng.engine.request import GenerateRequest, Request, SamplingParams, ScoreRequest
+from warmeng.study.claim import Claim, claim_of
 from warmeng.study.contexts import FILE, UNMODIFIED, Contexts, load_contexts
 from warmeng.study.grading.exact import ANSWER_PREFIX, label_texts, rules
 from warmeng.study.grading.labels import Own, margin_places
@@ -108,8 +109,8 @@ class Study:
                 f"the settings ask for {asked:,} answers and scores, expected at most {MOST:,}: lower samples, limit "
                 "or cells"
             )
-        # Refuses an outcome that the run can't have.
-        _ = study.primary
+        # Refuses an outcome and a contrast that the run can't have.
+        _ = study.claim
         for task in tasks:
             if not any(study.places_of(task, item) for item in task.items):
                 raise UsageError(
@@ -194,6 +195,11 @@ class Study:
         ]
         styles = {OPEN: bool(compared), CHOICE: not all(item.prompts for item in compared)}
         return primary_outcome(s.beliefs, [style for style in s.asking if styles[style]], s.outcome)
+
+    @property
+    def claim(self) -> Claim | None:
+        """The primary claim: the outcome, and whose difference in it; ``None`` for a single persona."""
+        return claim_of(self.primary, [p.name for p in self.personas], self.settings.contrast)
 
     @property
     def scores_beside(self) -> int:

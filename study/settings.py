@@ -37,7 +37,7 @@ DESIGN = {
     "asking": ((OPEN, CHOICE), (OPEN,)),
 }
 # Told only where they are not the default, so that the same study keeps its digest and its folder.
-UNSAID: Mapping[str, Any] = {"asking": (OPEN,), "outcome": None, "dtype": AUTO}
+UNSAID: Mapping[str, Any] = {"asking": (OPEN,), "outcome": None, "contrast": None, "dtype": AUTO}
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,9 @@ class StudySettings:
     asking: Sequence[str] = ()
     # What the run is about, named before the first answer; ``None`` leaves it to ``outcomes.primary_outcome``.
     outcome: str | None = None
+    # The two personas whose difference in the outcome is the primary claim, "warm - original"; ``None`` leaves it to
+    # ``claim.claim_of``.
+    contrast: str | None = None
     # Places of the grid (context, belief, framing) that an item is asked in, 0 for all.
     cells: int = 0
     # Items of each task, 0 for all; 6 of three tasks take under two minutes on two cores.
@@ -126,9 +129,10 @@ class StudySettings:
         for name in ("fast", "judge_gate"):
             if type(getattr(self, name)) is not bool:
                 raise UsageError(f"{name} is {show(getattr(self, name))}, expected true or false")
-        for name in ("model", "device", "dtype", "composition", "revision", "statements", "outcome"):
+        optional = ("revision", "statements", "outcome", "contrast")
+        for name in ("model", "device", "dtype", "composition", *optional):
             value = getattr(self, name)
-            if not _is_text(value) and not (name in ("revision", "statements", "outcome") and value is None):
+            if not _is_text(value) and not (name in optional and value is None):
                 raise UsageError(f"{name} is {show(value)}, expected text")
         known_names = (
             ("belief", self.beliefs, BELIEFS),

@@ -1,4 +1,4 @@
-"""What a run found, in a few sentences: its primary outcome, the trend over doses, then what was known anyway."""
+"""What a run found, in a few sentences: its primary claim, then what is exploratory: other contrasts, trends."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from warmeng.study.outcomes import AGREEMENT, KNOWLEDGE, MARGIN, RAW, outcome_parts
+from warmeng.study.stats.primary import FAMILY
 from warmeng.study.stats.susceptibility import sign
 from warmeng.study.stats.tables import shown
 
@@ -20,10 +21,18 @@ WAYS = {-1: "lower", 0: "not told apart", 1: "higher"}
 TRENDS = {-1: "it falls with the dose", 0: "no trend is shown", 1: "it rises with the dose"}
 
 
+FINDING = 0.05  # false-discovery rate
+
+
 def headline(primary: str, tables: Mapping[str, Any], baseline: str) -> list[str]:
-    """Return lines of what a run's tables say of its primary outcome; none where it named none."""
+    """Return lines of what a run's tables say: its primary claim first, then what is exploratory.
+
+    ``primary`` is the outcome of margins that it is about, "" where that are error rates.
+    """
+    first = claim_line(tables)
+    lines = [first, *filter(None, [exploratory_line(tables)])] if first else []
     if not primary:
-        return []
+        return lines
     measure, asking = outcome_parts(primary)
     contrasts = primary_contrasts(primary, tables)
     levels = "agreement" if measure == AGREEMENT else "margins" if measure == MARGIN else "susceptibility"
@@ -32,14 +41,10 @@ def headline(primary: str, tables: Mapping[str, Any], baseline: str) -> list[str
         for row in _rows(tables, levels, measure, asking)
         if row["persona"] == baseline and not row.get("against") and row.get("belief", "none") == "none"
     ]
-    named = f"The outcome named before the first answer is {primary}"
     if not level and not contrasts:
-        return [f"{named}: no question has all the margins that it needs."]
+        return [*lines, f"{_upper(primary)}: no question has all the margins that it needs."]
     n = max(row["n"] for row in (*level, *contrasts))
-    lines = [
-        f"{named}: {MEANINGS[measure]}, in nats, over {n} questions. Each 95 % interval stands for itself; none is "
-        "corrected for the others."
-    ]
+    lines.append(f"{_upper(primary)}, {MEANINGS[measure]}, in nats, over {n} questions, with 95 % intervals:")
     lines += [f"{row['persona']}: {_interval(row)}." for row in level]
     lines += [_contrast(row) for row in contrasts]
     for row in tables.get("dose_trends", {}).get("rows", ()):
@@ -51,6 +56,67 @@ def headline(primary: str, tables: Mapping[str, Any], baseline: str) -> list[str
         lines.append(f"Without a claim ({MEANINGS[MARGIN].removesuffix(', without a claim')}):")
         lines += [_contrast(row) for row in known]
     return lines
+
+
+def claim_line(tables: Mapping[str, Any]) -> str:
+    """Return the primary claim in one line: shown or not, its interval, what could have been found; "" without one.
+
+    All that tell it take it from here: the terminal, ``results.md`` and the report.
+    """
+    for row in tables.get("primary", {}).get("rows", ()):
+        return _claim(row)
+    return ""
+
+
+def _claim(row: Row) -> str:
+    who, whom, outcome, unit = row["persona"], row["against"], row["outcome"], row["unit"]
+    named = "Primary claim, named before the first answer:"
+    if row["value"] is None:
+        return f"{named} nothing can be said of {outcome} of {who} beside {whom}: no question has what it needs."
+
+    def said(key: str) -> str:
+        return f"{row[key]:+.{1 if unit == 'points' else 2}f}".replace("-", "−")
+
+    if row["low"] is None:
+        return (
+            f"{named} {outcome} of {who} less {whom} is {said('value')} {unit}, of too few questions for an interval."
+        )
+    bounds = f"{said('value')} {unit} (95 % interval {said('low')} to {said('high')}, {row['n']:,} questions)"
+    way = sign(row)
+    if way:
+        told = [f"{outcome} of {who} {'is' if unit == 'nats' else 'are'} {WAYS[way]} than of {whom}: {bounds}."]
+        if row["lowest"] is not None and row["lowest"] <= 0 <= row["highest"]:
+            told.append(f"Undecided answers could turn it: {said('lowest')} to {said('highest')} whatever they are.")
+    else:
+        least = f"{said('detectable').lstrip('+')} {unit}"
+        told = [
+            f"a difference in {outcome} between {who} and {whom} is not shown: {bounds}.",
+            f"An effect of {least} would have been found in 80 % of such runs.",
+        ]
+    if row["published"] is not None:
+        paper = f"the paper's effect of {row['published']:+.2f} points"
+        if row["excludes"] == "yes":
+            told.append(f"The interval excludes {paper}.")
+        elif not way:
+            told.append(f"It does not exclude {paper}, which it would take about {row['needed']:,} questions to find.")
+    return " ".join([named, *told])
+
+
+def exploratory_line(tables: Mapping[str, Any]) -> str:
+    """Return how many of all other contrasts are findings after correction for their number; "" without any."""
+    rows = [row for name in FAMILY if name in tables for row in tables[name]["rows"]]
+    rows = [row for row in rows if row["p_family"] is not None]
+    if not rows:
+        return ""
+    findings = sum(row["p_family"] < FINDING for row in rows)
+    return (
+        f"Everything else is exploratory: of {len(rows):,} contrasts, {findings:,} are told from 0 at a "
+        f"false-discovery rate of {FINDING:.0%} over all of them."
+    )
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def primary_contrasts(primary: str, tables: Mapping[str, Any]) -> Sequence[Row]:
@@ -69,7 +135,10 @@ def _rows(tables: Mapping[str, Any], name: str, measure: str, asking: str) -> Se
 
 
 def _contrast(row: Row) -> str:
-    return f"{row['persona']} less {row['against']}: {_interval(row)}, {WAYS[sign(row)]}."
+    """Return a contrast in words; one of the exploratory family is told apart only where it is after correction."""
+    corrected = row.get("p_family")
+    way = WAYS[sign(row) if corrected is None or corrected < FINDING else 0]
+    return f"{row['persona']} less {row['against']}: {_interval(row)}, {way}."
 
 
 def _interval(row: Row, value: str = "value") -> str:

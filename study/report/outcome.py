@@ -10,6 +10,7 @@ from typing import Any
 from warmeng.common.messages import duration
 from warmeng.engine.provenance import Provenance
 from warmeng.study.algebra import is_dose
+from warmeng.study.claim import Claim
 from warmeng.study.contexts import UNMODIFIED
 from warmeng.study.grading.grade import GRADES
 from warmeng.study.personas import unlike
@@ -54,7 +55,7 @@ class Cost:
 def gates(manifest: Manifest, found: Survey) -> list[Gate]:
     """Return every gate's outcome: adapters, judges, manipulation, and planned = sum of statuses."""
     facts = manifest.facts
-    rows = [_balance(manifest, found)]
+    rows = [_balance(manifest, found), *_claim(manifest)]
     applied = facts.gates
     adapted = adapted_names(manifest.setting)
     if not adapted:
@@ -115,6 +116,18 @@ def _balance(manifest: Manifest, found: Survey) -> Gate:
     return Gate(
         "failed", "Every answer is there", f"Planned {planned:,}, found {kinds or 'none'}: {short}. Grades: {grades}."
     )
+
+
+def _claim(manifest: Manifest) -> list[Gate]:
+    """Whether the primary claim is the one that was hashed with the study; nothing where none was named."""
+    told = manifest.facts.claim
+    claim = Claim.parse(told)
+    if claim is None:
+        return []
+    words = f"{claim.outcome} of {claim.variant} less {claim.against}"
+    if told.get("sha256") == claim.sha256(manifest.inputs):
+        return [Gate("held", "Primary claim", f"{words}: named before the first answer, sha256 {told['sha256']}.")]
+    return [Gate("failed", "Primary claim", f"{words}: its hash is not that of this claim and this study.")]
 
 
 def _judges(facts: RunFacts, found: Survey, planned: int) -> list[Gate]:

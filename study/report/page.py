@@ -23,7 +23,7 @@ from warmeng.study.report.cells import shown
 from warmeng.study.report.dose_chart import dose_figure
 from warmeng.study.report.draw import Figure, figures, number_words
 from warmeng.study.report.figure_data import BELIEFS, CONTEXTS, effects, manipulation, ordered, rates, table, warmth
-from warmeng.study.report.headline import headline
+from warmeng.study.report.headline import claim_line, headline
 from warmeng.study.report.outcome import costs, file_gates, gates, headlines, lead, primary_headlines
 from warmeng.study.report.settings_text import Fact, asked, deviations, persona_names
 from warmeng.study.results.combine import first_trusted
@@ -180,6 +180,7 @@ def _render(run: Run, most: int, most_bytes: int) -> str:
         script=Markup(script),
         css=Markup(css),
         title=_title(run),
+        claim=claim_line(found_tables),
         lead=lead(found, run.baseline, run.personas),
         headlines=heads,
         found=headline(primary, found_tables, run.baseline) if analysis else [],

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from warmeng.study.prompts import OWN_BELIEFS
-from warmeng.study.report.headline import headline
+from warmeng.study.report.headline import claim_line, headline
 from warmeng.study.report.results import notes
 from warmeng.study.report.table import laid_out
 from warmeng.study.stats.belief_margins import SHIFT
@@ -67,6 +67,10 @@ RESULTS: Selection = {
         ("model", "persona", "context", "belief", "value", "low", "high", "n"),
         _asked,
     ),
+    "rises": (
+        ("model", "persona", "against", "context", "belief", "unasked", "claimed", "value", "low", "high", "n"),
+        lambda r: r["task"] == "all" and r["context"] != "all",
+    ),
     "sycophancy": (("model", "persona", "context", "value", "low", "high", "n"), lambda r: r["task"] == "all"),
     "agreement": MARGINS["agreement"],
 }
@@ -87,6 +91,10 @@ MAIN: Selection = {
     "did": (
         ("kind", "variant", "against", "context", "belief", "n", "value", "low", "high"),
         lambda r: r["context"] == "all" or (r["kind"] == "context" and r["belief"] == "none"),
+    ),
+    "rises": (
+        ("model", "persona", "against", "belief", "unasked", "claimed", "value", "low", "high", "p_family", "n"),
+        _pooled,
     ),
     "sycophancy": (("model", "persona", "context", "n", "value", "low", "high"), _pooled),
     "flips": (
@@ -127,7 +135,8 @@ def print_analysis(console: Console, analysis: Mapping[str, Any]) -> None:
     """Print the main tables' main rows, one line for tests, and the notes."""
     _print_tables(console, analysis["tables"], MAIN)
     alone = [f"Model {name}." for name in analysis["models"]] if len(analysis["models"]) == 1 else []
-    _print_lines(console, (*alone, *tests(analysis), *analysis["notes"]))
+    first = filter(None, [claim_line(analysis["tables"])])
+    _print_lines(console, (*first, *alone, *tests(analysis), *analysis["notes"]))
 
 
 def _print_tables(console: Console, tables: Mapping[str, Any], selection: Selection) -> None:

@@ -67,6 +67,8 @@ class RunFacts:
     primary: str = ""
     # Folders of earlier runs whose records were taken over.
     reused: Sequence[str] = ()
+    # The primary claim: outcome, variant, against, and a hash of them with the study; empty for a single persona.
+    claim: Facts = field(default_factory=dict)
     # Stamps of the models' and adapters' files.
     files: Mapping[str, Facts] = field(default_factory=dict)
     warmeng: str = "?"

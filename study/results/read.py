@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from warmeng.common.errors import InputError, UsageError, show
+from warmeng.study.claim import Claim
 from warmeng.study.contexts import UNMODIFIED
 from warmeng.study.grading.grade import GRADES
 from warmeng.study.grading.refusals import RULES, refusals
@@ -35,7 +36,7 @@ class RunInfo:
     ``judges`` and ``exact_rule`` are the manifest's facts of them.
 
     ``reasons`` counts why answers have the grade that they have, ``judged`` the judgments of each judge. ``doses`` and
-    ``manipulation`` are the manifest's.
+    ``manipulation`` are the manifest's, ``claim`` the primary one that it names.
     """
 
     planned: int
@@ -49,6 +50,7 @@ class RunInfo:
     judged: Mapping[str, int] = field(default_factory=dict)
     doses: Mapping[str, tuple[str, float]] = field(default_factory=dict)
     manipulation: Mapping[str, Any] = field(default_factory=dict)
+    claim: Claim | None = None
 
 
 class Columns:
@@ -143,6 +145,7 @@ def read_run(folder: Path) -> tuple[Frame, RunInfo]:
         judged=dict(Counter(v.judge for found in verdicts.values() for v in found)),
         doses=_doses(folder, manifest.facts.doses),
         manipulation=manifest.facts.manipulation,
+        claim=Claim.parse(manifest.facts.claim),
     )
     return columns.frame(judges=list(judges), **orders(manifest.inputs)), info
 
@@ -219,11 +222,13 @@ def concat(parts: Sequence[tuple[Frame, RunInfo]]) -> tuple[Frame, RunInfo]:
     notes = dict.fromkeys(note for info in infos for note in info.notes)
     if any(info.doses for info in infos):
         notes["Doses are left out: their families belong to a run, and this is a pool of several."] = None
+    claims = {info.claim for info in infos}
     pooled = replace(infos[0], planned=sum(i.planned for i in infos), statuses=dict(statuses), models=tuple(models))
     # Calibrations, warmth and doses belong to a run: a pool of several has none.
     return frame, replace(
-        pooled, notes=tuple(notes), judges={}, exact_rule={}, reasons={}, judged={}, doses={}, manipulation={}
-    )
+        pooled, notes=tuple(notes), judges={}, exact_rule={}, reasons={}, judged={}, doses={}, manipulation={},
+        claim=infos[0].claim if len(claims) == 1 else None,
+    )  # fmt: skip
 
 
 def joined(factors: Sequence[Factor]) -> Factor:

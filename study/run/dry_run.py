@@ -149,6 +149,9 @@ def _costs(study: Study, plan: Estimate, memory: int, longest: int) -> Lines:
     yield "longest", f"{plan.longest} tokens with its answer; the model takes {longest}"
     yield "memory", f"about {memory / 2**30:.1f} GiB on a CPU"
     yield "outcome", f"{study.primary or ERROR_RATES}; all others are beside it"
+    if claim := study.claim:
+        told = f"{claim.outcome} of {claim.variant} less {claim.against}; everything else is exploratory"
+        yield "primary claim", f"{told}; sha256 {claim.sha256(study.inputs())} with this study"
     yield (
         "smallest effect",
         f"on error rates {f'{effect:.1f} points' if effect else 'none: too few items'} between two personas in one "

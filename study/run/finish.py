@@ -36,6 +36,7 @@ TOLD = (
     "questions",
     "left_out",
     "primary",
+    "claim",
 )  # facts in the results
 
 

@@ -203,6 +203,7 @@ def facts_of(study: Study, loaded: Loaded, progress: Progress) -> RunFacts:
         own_models=loaded.own_facts,
         doses=doses_of(study.personas),
         primary=study.primary,
+        claim=study.claim.as_dict(study.inputs()) if study.claim else {},
         manipulation=check_warmth(study, loaded.engine, progress, responses),
         warmeng=__version__,
         sources=sources_sha256(),

@@ -34,6 +34,7 @@ from warmeng.study.stats.judges import corrected, disputed, judge_error, raters
 from warmeng.study.stats.length import length
 from warmeng.study.stats.missing import missing_bounds
 from warmeng.study.stats.paired import mcnemar
+from warmeng.study.stats.primary import FAMILY, claimed, correct_family, primary
 from warmeng.study.stats.published import summarise_published
 from warmeng.study.stats.regression import MODELS, regression, regressions
 from warmeng.study.stats.shares import error_rates, framings
@@ -87,6 +88,7 @@ def analyze(
         "judge_error": judge_error(info.exact_rule, info.judges),
         "corrected": corrected(frame, info.judges, first, variants, seed, bootstrap),
     }
+    correct_family([rows["did"]])
     if margins is not None and (base := dose_base(info)):
         measured, tasks = Measured.of(info.manipulation), task_of(margins)
         rows |= dose_tables(changes(margins, base), info.doses, base, measured, seed, bootstrap, tasks)
@@ -128,7 +130,8 @@ def summary(
 ) -> dict[str, list[dict[str, Any]]]:
     """Return the rows of the first tables, which need no draws: a run's results are these, and so are the analysis's.
 
-    ``known`` is ``views.outcome`` of the frame. Tables of margins are there only where there are any.
+    ``known`` is ``views.outcome`` of the frame. Tables of margins are there only where there are any, the primary claim
+    where one was named before the first answer and both of its personas have answers.
     """
     found = {
         "error_rates": error_rates(frame, known),
@@ -139,13 +142,17 @@ def summary(
         "rises": rises(frame, baseline, variants),
         "sycophancy": sycophancy(frame),
     }
+    claim = info.claim
     if margins is not None:
-        found |= susceptibility_tables(margins, baseline, variants)
+        pair = (claim.variant, claim.against) if claim and not claim.is_errors else None
+        found |= susceptibility_tables(margins, baseline, variants, pair)
         if (base := dose_base(info)) and (
             trends := dose_trends(changes(margins, base), info.doses, base, task_of(margins))
         ):
             found["dose_trends"] = trends
-    return found
+    main = claimed(frame, known, claim, baseline, found) if claim else None
+    correct_family((found[name] for name in FAMILY if name in found), main)
+    return {"primary": primary(frame, known, claim, main), **found} if claim else found
 
 
 def dose_base(info: RunInfo) -> str | None:
@@ -188,6 +195,8 @@ def notes(
     counts = ", ".join(f"{count} {name}" for name, count in grade_counts(frame).items())
     found.append(f"Grades: {counts}. Rule {rule}: {int(np.sum(known >= 0))} answers decided, the rest is missing.")
     found.append(f"Baseline {baseline}; variants {', '.join(variants) or 'none'}.")
+    if info.claim is None:
+        found.append("No claim was named before the first answer: every number is exploratory.")
     general = [name for name in frame.task.names if is_general(name) and frame.task.is_(name).any()]
     if general:
         found.append(

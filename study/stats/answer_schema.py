@@ -11,8 +11,8 @@ PLACE = (("model", "model", "text"), ("persona", "persona", "text"))
 WHERE = (("task", "task", "text"), ("context", "context", "text"), ("belief", "belief", "text"))
 _BOUNDS = (("low", "low", "points"), ("high", "high", "points"))
 _SHARE = (("low", "low", "percent"), ("high", "high", "percent"))
-_TESTED = (("p", "p", "p"), ("p_family", "corrected", "p"))
-_FAMILY = "Corrected: false discoveries are controlled over all exploratory contrasts of these tables."
+TESTED = (("p", "p", "p"), ("p_family", "corrected", "p"))
+FAMILY = "Corrected: false discoveries are controlled over all exploratory contrasts of these tables."
 _POOLED = "All tasks together leave tasks of general ability out."
 _PLAIN = "The plain framing alone."
 _CHANGE = (
@@ -27,6 +27,31 @@ _CHANGE = (
 )
 
 ANSWER_SCHEMA: dict[str, Described] = {
+    "primary": (
+        "The primary claim",
+        "The outcome and the contrast that were named before the first answer, with the 95 % interval. Found in 80 %: "
+        "the smallest effect that so many questions show in four of five such runs, by their own spread. Beside errors "
+        "on plain questions stands the paper's effect, whether the interval excludes it, and the questions that it "
+        "would need. Lowest, highest: what undecided answers could make of the difference. Every other number of this "
+        "run is exploratory.",
+        (
+            ("outcome", "outcome", "text"),
+            ("persona", "persona", "text"),
+            ("against", "against", "text"),
+            ("unit", "unit", "text"),
+            ("n", "questions", "int"),
+            ("value", "difference", "number"),
+            ("low", "low", "number"),
+            ("high", "high", "number"),
+            ("p", "p", "p"),
+            ("detectable", "found in 80 %", "number"),
+            ("published", "paper", "number"),
+            ("excludes", "excludes the paper's", "text"),
+            ("needed", "questions for the paper's", "int"),
+            ("lowest", "lowest", "number"),
+            ("highest", "highest", "number"),
+        ),
+    ),
     "error_rates": (
         "Error rates",
         "Share incorrect of the n answers that are correct or incorrect, with question-clustered 95 % intervals; all "
@@ -56,8 +81,8 @@ ANSWER_SCHEMA: dict[str, Described] = {
     "differences": (
         "Difference in errors from the baseline",
         "In points (more errors are above 0), paired: over the n questions that both personas decided, each question "
-        f"weighing alike, with 95 % intervals (Bonett and Price 2012). {_POOLED} {_PLAIN}",
-        (*PLACE, *WHERE, ("n", "n", "int"), ("value", "difference", "points"), *_BOUNDS),
+        f"weighing alike, with 95 % intervals (Bonett and Price 2012). {_POOLED} {_PLAIN} {FAMILY}",
+        (*PLACE, *WHERE, ("n", "n", "int"), ("value", "difference", "points"), *_BOUNDS, *TESTED),
     ),
     "missing": (
         "What undecided answers could change",
@@ -84,8 +109,8 @@ ANSWER_SCHEMA: dict[str, Described] = {
     "belief_effects": (
         "What a belief of the user does",
         "A persona's errors under a belief minus those without one, in points, over the n questions decided both "
-        f"times, with 95 % intervals (Bonett and Price 2012). {_POOLED} {_PLAIN}",
-        (*PLACE, *WHERE, ("n", "n", "int"), ("value", "difference", "points"), *_BOUNDS),
+        f"times, with 95 % intervals (Bonett and Price 2012). {_POOLED} {_PLAIN} {FAMILY}",
+        (*PLACE, *WHERE, ("n", "n", "int"), ("value", "difference", "points"), *_BOUNDS, *TESTED),
     ),
     "regressions": (
         "The paper's regressions",
@@ -178,9 +203,9 @@ ANSWER_SCHEMA: dict[str, Described] = {
     "rises": (
         "Sycophancy: what a claim adds",
         "How much oftener the user's answer is given when the user claims it, in points, over all n questions, "
-        "whatever was answered without a claim, with 95 % intervals (after Bonett and Price 2012). Under wrong the user's is "
-        "the wrong answer, under right, its mirror, the right one. Against: a persona's rise less that one's. "
-        f"{_POOLED} {_PLAIN} {_FAMILY}",
+        "whatever was answered without a claim, with 95 % intervals (after Bonett and Price 2012). Under wrong the "
+        "user's is the wrong answer, under right, its mirror, the right one. Against: the rise less that one's. "
+        f"{_POOLED} {_PLAIN} {FAMILY}",
         (
             *PLACE,
             ("against", "against", "text"),
@@ -190,7 +215,7 @@ ANSWER_SCHEMA: dict[str, Described] = {
             ("claimed", "claimed", "percent"),
             ("value", "rise", "points"),
             *_BOUNDS,
-            *_TESTED,
+            *TESTED,
         ),
     ),
     "sycophancy": (
@@ -212,7 +237,8 @@ ANSWER_SCHEMA: dict[str, Described] = {
         "Differences in differences",
         "Persona: a variant's change in error from the baseline minus another's, over what all three decided. "
         "Belief, context: its effect on the variant minus its effect on the persona in 'against'. In points, over n "
-        "questions, each weighing alike, with 95 % intervals (after Bonett and Price 2012).",
+        "questions, each weighing alike, with 95 % intervals (after Bonett and Price 2012). Corrected: false "
+        "discoveries are controlled over this table.",
         (
             ("kind", "kind", "text"),
             ("variant", "variant", "text"),
@@ -222,6 +248,7 @@ ANSWER_SCHEMA: dict[str, Described] = {
             ("n", "n", "int"),
             ("value", "difference", "points"),
             *_BOUNDS,
+            *TESTED,
         ),
     ),
     "length": (

@@ -65,7 +65,8 @@ def _change_rows(frame: Frame, outcome: Small, left: Ints, right: Ints, pool_bel
         found = mean_changes(group[use], change[use], part.item.codes[use].astype(np.int64), len(labels))
         for k, label in enumerate(labels):
             if found.n[k]:
-                rows.append(dict(zip((c.key for c in columns), label, strict=True)) | found.points(k))
+                head = dict(zip((c.key for c in columns), label, strict=True))
+                rows.append(head | found.points(k) | {"p": float(found.p[k])})
     return in_order(rows, columns, ("task", "model", "context", "belief", "persona"))
 
 

@@ -152,7 +152,7 @@ def _rows(
     """Return the mean of a value by cell with its interval, for the cells that have any."""
     found = mean_changes(cell, value, part.item.codes.astype(np.int64), len(labels), changes)
     return [
-        {**head, "context": context, "belief": belief, **found.points(k)}
+        {**head, "context": context, "belief": belief, **found.points(k), "p": float(found.p[k])}
         for k, (context, belief) in enumerate(labels)
         if found.n[k]
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from warmeng.study.stats.answer_schema import PLACE, WHERE, Described
+from warmeng.study.stats.answer_schema import FAMILY, PLACE, TESTED, WHERE, Described
 
 _NATS = (("low", "low", "nats"), ("high", "high", "nats"))
 _ASKED = (*PLACE, ("asking", "asking", "text"), *WHERE[:2])
@@ -58,7 +58,7 @@ MARGIN_SCHEMA: dict[str, Described] = {
     "margin_contrasts": (
         "Contrasts of margins",
         "A persona's measure minus that of the persona in 'against', the baseline or its cold control, paired by "
-        f"question, in nats (d' and c in units of z). p values are not corrected for how many there are. {_MEANS}",
+        f"question, in nats (d' and c in units of z). {FAMILY} {_MEANS}",
         (
             *PLACE,
             ("against", "against", "text"),
@@ -68,7 +68,7 @@ MARGIN_SCHEMA: dict[str, Described] = {
             ("n", "n", "int"),
             ("value", "difference", "nats"),
             *_NATS,
-            ("p", "p", "p"),
+            *TESTED,
         ),
     ),
     "margin_norms": (

@@ -38,11 +38,16 @@ Key = TypeVar("Key", bound=Hashable)
 Scopes = tuple[tuple[str, Flags], ...]
 
 
-def susceptibility_tables(margins: Margins, baseline: str, variants: Sequence[str]) -> dict[str, list[Row]]:
-    """Return the rows of all tables of margins by table; none where a run has no margins."""
+def susceptibility_tables(
+    margins: Margins, baseline: str, variants: Sequence[str], claimed: tuple[str, str] | None = None
+) -> dict[str, list[Row]]:
+    """Return the rows of all tables of margins by table; none where a run has no margins.
+
+    ``claimed`` is a contrast that is told beside those with the baseline and the cold controls.
+    """
     if not len(margins):
         return {}
-    return Tables.of(margins, baseline, variants).all()
+    return Tables.of(margins, baseline, variants, claimed).all()
 
 
 def cold_control(variant: str, personas: Sequence[str]) -> str | None:
@@ -72,7 +77,9 @@ class Tables:
     found: Mapping[str, Mapping[str, Floats]]  # asking -> measure -> [models, personas, contexts, questions]
 
     @classmethod
-    def of(cls, margins: Margins, baseline: str, variants: Sequence[str]) -> Tables:
+    def of(
+        cls, margins: Margins, baseline: str, variants: Sequence[str], claimed: tuple[str, str] | None = None
+    ) -> Tables:
         """Compute the measures; personas without margins are left out."""
         task, names = task_of(margins), margins.task.names
         study = np.array([not is_general(name) for name in names])
@@ -83,8 +90,9 @@ class Tables:
         for variant in variants:
             cold = cold_control(variant, (baseline, *variants))
             for against in dict.fromkeys((baseline, cold)):
-                if against and against != variant and {variant, against} <= set(personas):
+                if against and against != variant:
                     pairs.append((variant, against))
+        pairs = [pair for pair in dict.fromkeys((*pairs, *filter(None, [claimed]))) if set(pair) <= set(personas)]
         found = {cube.asking: measures(cube) for cube in cubes(margins)}
         return cls(
             margins, margins.model.names, personas, margins.context.names, task, scopes, tuple(pairs), found

@@ -1,0 +1,75 @@
+"""The primary claim: named by a fixed rule or by hand, and tied to the study by a hash."""
+
+import dataclasses
+
+import pytest
+
+from warmeng.common.errors import UsageError
+from warmeng.study.claim import Claim, claim_of, parse_contrast
+from warmeng.study.plan import Study
+from warmeng.study.settings import StudySettings
+
+PERSONAS = ("original", "warm_x2", "warm", "cold", "warm-prompt", "cold-prompt")
+SMALL = StudySettings(
+    personas=("original", "warm-prompt", "cold-prompt"), tasks=("health",), contexts=("unmodified",), limit=2,
+    beliefs=("none", "wrong"), warmth_prompts=0,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("personas", "named", "expected"),
+    [
+        (PERSONAS, None, ("warm", "original")),
+        (("original", "cold", "blunt"), None, ("cold", "original")),
+        (("blunt", "warm-prompt"), None, ("warm-prompt", "blunt")),
+        (PERSONAS, "cold-original", ("cold", "original")),
+        (PERSONAS, " warm - cold ", ("warm", "cold")),
+        (PERSONAS, "warm-prompt-cold-prompt", ("warm-prompt", "cold-prompt")),
+        (PERSONAS, "original - warm_x2", ("original", "warm_x2")),
+    ],
+)
+def test_it_is_the_named_contrast_or_follows_from_the_personas(personas, named, expected):
+    assert claim_of("", personas, named) == Claim("error rates", *expected)
+    assert claim_of("margin (open)", personas, named) == Claim("margin (open)", *expected)
+
+
+def test_a_single_persona_claims_nothing():
+    assert claim_of("", ("warm",)) is None
+    assert Study.load(dataclasses.replace(SMALL, personas=("original",))).claim is None
+
+
+@pytest.mark.parametrize("text", ["warm", "warm-hot", "warm - warm", "-", "warm:original"])
+def test_a_contrast_that_the_run_does_not_have_is_refused(text):
+    with pytest.raises(UsageError, match='expected "VARIANT - AGAINST" of original, warm_x2'):
+        parse_contrast(text, PERSONAS)
+
+
+def test_of_two_ways_to_read_a_contrast_none_is_taken():
+    with pytest.raises(UsageError, match="expected"):
+        parse_contrast("a-b-c", ("a", "b-c", "a-b", "c"))
+
+
+def test_it_is_refused_before_anything_is_loaded():
+    with pytest.raises(UsageError, match="the contrast is 'warm - original'"):
+        Study.load(dataclasses.replace(SMALL, contrast="warm - original"))
+
+
+def test_naming_one_makes_it_another_study_and_naming_none_the_same_as_before():
+    assert dataclasses.replace(SMALL, contrast="cold-prompt - original").digest != SMALL.digest
+    assert "contrast" not in SMALL.as_dict()
+
+
+def test_the_hash_is_of_the_claim_and_of_the_whole_study():
+    study = Study.load(SMALL)
+    told = study.claim.as_dict(study.inputs())
+    assert Claim.parse(told) == study.claim == Claim("error rates", "warm-prompt", "original")
+    assert Claim.parse({}) is None
+    # What is only known when models are loaded is not in it, so that it can be published before.
+    assert study.claim.sha256(study.inputs() | {"model": "abc"}) == told["sha256"]
+    others = [
+        Claim("error rates", "cold-prompt", "original").sha256(study.inputs()),
+        Claim("margin (open)", "warm-prompt", "original").sha256(study.inputs()),
+        *(study.claim.sha256(Study.load(dataclasses.replace(SMALL, **changed)).inputs())
+          for changed in ({"seed": 1}, {"limit": 3}, {"temperature": 0.3}, {"tasks": ("facts",)})),
+    ]  # fmt: skip
+    assert len({told["sha256"], *others}) == 7
