@@ -9,7 +9,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-FOLDERS = ("common", "kernels", "engine", "finetune", "study", "serve", "bench", "cli")
+FOLDERS = ("common", "kernels", "engine", "remote", "finetune", "study", "serve", "bench", "cli")
 HERE = Path(__file__).parent
 
 version = re.search(r'^__version__ = "([^"]+)"', (HERE / "face" / "__init__.py").read_text(encoding="utf-8"), re.M)[1]
@@ -71,6 +71,7 @@ setup(
         "gpu": ["triton>=3.6"],
         "parquet": ["pyarrow>=15"],
         "serve": ["starlette>=1.0,<2", "uvicorn>=0.40,<1", "pydantic>=2.11,<3", "prometheus-client>=0.21"],
+        "api": ["openai>=3.0,<4"],
         "docs": ["mkdocs-material>=9.5,<10"],
         "dev": [
             "pytest>=8.0",
@@ -86,8 +87,7 @@ setup(
             "statsmodels>=0.14",
             "types-PyYAML>=6.0",
             "pre-commit>=4.0",
-            "openai>=3.0,<4",
-            "warmeng[gpu,parquet,docs,serve]",
+            "warmeng[gpu,parquet,docs,serve,api]",
         ],
     },
     entry_points={"console_scripts": ["warmeng=warmeng.cli.main:main"]},

@@ -36,22 +36,28 @@ Examples:
   warmeng run study.yaml --seed 1                settings of a file, one of them changed
   warmeng run --tasks TruthfulQA.csv,medqa=test.jsonl --contexts all --cells 6 --judge ./judge-model
   warmeng run --model ./base --tasks TruthfulQA.csv@judge --composition paper --framings plain,neutral --judge base
+  warmeng run --model openai:gpt-4o --persona original --persona warm=@warm --max-requests 2000 --dry-run
 The same command again continues a run that was interrupted, or prints a finished one's tables.
 """
 )
 @click.argument("study", required=False, type=click.Path(path_type=Path))
-@click.option("--model", help="Built-in name, folder or Hugging Face repository." + _default("model"))
+@click.option(
+    "--model",
+    help="Built-in name, folder or Hugging Face repository; openai:MODEL asks a model behind an API."
+    + _default("model"),
+)
 @click.option("--revision", help="Revision of a Hugging Face repository.")
 @click.option(
     "--persona",
     "personas",
     multiple=True,
-    metavar="NAME=[ADAPTER|full:MODEL][@PROMPT]",
+    metavar="NAME=[ADAPTER|full:MODEL|openai:MODEL][@PROMPT]",
     help="What is compared, repeatable: the folder of an adapter or of a merged checkpoint, vector:FILE:LAYER (a "
     "steering vector), vector:FILE:LAYER^BOUND (a bound on the projection onto it), or a sum of them and of other "
     "personas, such as warm*0.5-cold*0.3; and/or a system prompt "
     "(warm, cold, a text file, or text: and the prompt itself). "
-    "full:MODEL runs a model as its own, where it is no small change of the base. "
+    "full:MODEL runs a model as its own, where it is no small change of the base; openai:MODEL is another model, such "
+    "as a fine-tuned one, behind the same API as an openai: base. "
     "Built in: original; warm and cold, adapters of the built-in model; warm-prompt and cold-prompt."
     "  [default: original, warm and cold, and both at twice their strength; of other models original and the prompts]",
 )
@@ -126,7 +132,7 @@ The same command again continues a run that was interrupted, or prints a finishe
     multiple=True,
     metavar="MODEL",
     help="Grades generated answers, repeatable: base (the model itself, without adapter or prompt), or a built-in "
-    "name, folder or Hugging Face repository[@REVISION]. The first one that is trusted counts, "
+    "name, folder or Hugging Face repository[@REVISION], or openai:MODEL. The first one that is trusted counts, "
     "also where the exact rule differs. "
     "Each is measured on labelled examples first, and refused where it agrees too little with people.",
 )
@@ -177,7 +183,28 @@ The same command again continues a run that was interrupted, or prints a finishe
     + _default("stall_seconds"),
 )
 @click.option(
-    "--dry-run", is_flag=True, help="Show requests, tokens, memory, smallest effect, and time and energy by a probe."
+    "--api-base",
+    metavar="URL",
+    help="Server that openai:MODEL is asked of, with its /v1. The key is read from OPENAI_API_KEY alone.  "
+    "[default: OpenAI's own]",
+)
+@click.option("--api-concurrency", type=int, help="Most requests to it at once." + _default("api_concurrency"))
+@click.option(
+    "--api-timeout", type=float, help="Seconds that one attempt at a request may take." + _default("api_timeout")
+)
+@click.option("--max-requests", type=int, help="Requests to APIs after which the run stops, attempts counted.")
+@click.option("--max-api-tokens", type=int, help="Tokens of prompts and answers that the run never passes.")
+@click.option("--max-cost", type=float, metavar="USD", help="Money that the run never passes; needs prices.")
+@click.option("--price-in", type=float, metavar="USD", help="Price of a million prompt tokens.")
+@click.option("--price-out", type=float, metavar="USD", help="Price of a million output tokens.")
+@click.option(
+    "--prices", metavar="FILE", help="YAML file of prices by model, as in gpt-4o: {in: 1.5, out: 6}, for both of these."
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Show requests, tokens, memory, smallest effect, and time and energy by a probe; of an API the cost, without "
+    "asking it.",
 )
 @click.option("--no-probe", is_flag=True, help="With --dry-run: don't load the model; time and energy stay unknown.")
 def run(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 # Of an installed package its own folder, of a clone the repository.
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("face", "common", "kernels", "engine", "finetune", "study", "bench", "cli")
+FOLDERS = ("face", "common", "kernels", "engine", "remote", "finetune", "study", "bench", "cli")
 
 
 @cache

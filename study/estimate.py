@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
-from warmeng.engine.request import GenerateRequest
+from warmeng.engine.request import GenerateRequest, Request
 from warmeng.study.plan import Cell, Planner
 
 # Positions of the engine's prefix cache that are shared whole.
@@ -30,12 +31,12 @@ class Estimate:
 
 
 def estimate(*planners: Planner) -> Estimate:
-    """Count the tokens of the plans of a run's models, whole blocks that an earlier prompt computed left out."""
+    """Count the tokens of the plans of a run's local models, whole blocks that an earlier prompt computed left out."""
     seen: set[tuple[int, str | None, int]] = set()
     cells: set[Cell] = set()
     generations = scores = margins = choices = prompts = new = new_scores = output = longest = 0
     for model, planned in ((k, planned) for k, planner in enumerate(planners) for planned in planner):
-        request = planned.request
+        request = cast(Request, planned.request)
         cells.add(planned.cell)
         shared, chain = 0, 0
         whole = (len(request.prompt) - 1) // BLOCK

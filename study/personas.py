@@ -11,6 +11,7 @@ from typing import NamedTuple
 from warmeng.common.errors import InputError, UsageError, one_line, show
 from warmeng.common.files import read_text
 from warmeng.engine.mixture import MAX_COEFFICIENT
+from warmeng.remote.names import PREFIX, is_api, model_of
 from warmeng.study.algebra import INLINE, VECTOR_FORM, Term, is_vector, parse_sum, parse_vector, split_spec
 
 PROMPTS = Path(__file__).parent / "data" / "prompts"
@@ -25,7 +26,7 @@ BUILT_IN = {"original": "", "warm": "adapter", "cold": "adapter", "warm-prompt":
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 # Before a model that runs as its own, not as a change of the base.
 FULL = "full:"
-FORM = "NAME=[ADAPTER|full:MODEL][@PROMPT]"
+FORM = f"NAME=[ADAPTER|full:MODEL|{PREFIX}MODEL][@PROMPT]"
 
 
 class Change(NamedTuple):
@@ -54,12 +55,13 @@ class Persona:
 
 
 def parse_persona(spec: str, run: Mapping[str, str] | None = None) -> Persona:
-    """Parse ``NAME=[ADAPTER|full:MODEL][@PROMPT]``, or a built-in name alone.
+    """Parse ``NAME=[ADAPTER|full:MODEL|openai:MODEL][@PROMPT]``, or a built-in name alone.
 
     ADAPTER is a sum as ``parse_sum`` reads it. A term is another persona of the ``run`` (specs by name), whose adapters
     and vectors are meant, not its prompt; or a folder; or ``warm`` or ``cold``, the package's; or a vector.
-    MODEL is what ``--model`` takes, or ``OWNER/NAME@REVISION``. PROMPT is ``warm``, ``cold``, a text file, or ``text:``
-    and the prompt itself; else the last ``@`` divides, so a folder or model with one needs another at its end.
+    MODEL is what ``--model`` takes, or ``OWNER/NAME@REVISION``; after ``openai:`` a name that the API knows.
+    PROMPT is ``warm``, ``cold``, a text file, or ``text:`` and the prompt itself; else the last ``@`` divides, so a
+    folder or model with one needs another at its end.
 
     Raises ``UsageError`` for a malformed spec, ``InputError`` for a file that is not there.
     """
@@ -76,6 +78,9 @@ def parse_persona(spec: str, run: Mapping[str, str] | None = None) -> Persona:
         )
     _, adapter, prompt = split_spec(spec)
     system = _prompt(prompt) if prompt else None
+    if is_api(adapter):
+        model_of(adapter)
+        return Persona(name, (), system, adapter)
     if adapter.startswith(FULL):
         # Here: it is slow to import, and --help needs none of it.
         from warmeng.engine.registry import (
@@ -126,7 +131,7 @@ def _meant(name: str, term: Term, run: Mapping[str, str], above: tuple[str, ...]
         other, equals, _ = run[term.name].partition("=")
         _, adapter, _ = split_spec(run[term.name])
         found = parse_persona(other).changes if not equals else ()
-        if equals and not adapter.startswith(FULL):
+        if equals and not adapter.startswith(FULL) and not is_api(adapter):
             found = _changes(other, adapter, run, (*above, name))
         if not found:
             raise UsageError(f"persona {name}: {term.name} has no adapter or vector that could be a part of it")

@@ -12,6 +12,9 @@ import orjson
 
 from warmeng.common.errors import InputError, UsageError
 from warmeng.engine.request import GenerateRequest, Request, SamplingParams, ScoreRequest
+from warmeng.remote.names import is_api
+from warmeng.remote.request import ChatRequest
+from warmeng.study.api import check_subject, without_likelihoods
 from warmeng.study.claim import Claim, claim_of
 from warmeng.study.contexts import FILE, UNMODIFIED, Contexts, load_contexts
 from warmeng.study.grading.exact import ANSWER_PREFIX, label_texts, rules
@@ -80,7 +83,7 @@ class Planned:
     task: Task
     item: Item
     sample: int
-    request: Request
+    request: Request | ChatRequest
     owns: tuple[Own, ...] = ()
     margin: bool = False
     order: str = ""
@@ -103,7 +106,10 @@ class Study:
         tasks = load_tasks(settings.tasks, settings.limit, settings.seed)
         contexts = load_contexts(settings.contexts, Path(settings.statements) if settings.statements else FILE)
         personas = load_personas(settings.personas)
+        if is_api(settings.model):
+            tasks = tuple(map(without_likelihoods, tasks))
         study = cls(settings, personas, tasks, contexts, {task.name: task.hash for task in tasks})
+        check_subject(settings, personas)
         if (asked := study.size + study.scores_beside) > MOST:
             raise UsageError(
                 f"the settings ask for {asked:,} answers and scores, expected at most {MOST:,}: lower samples, limit "
@@ -176,7 +182,7 @@ class Study:
         once; a generated answer needs one score more, whatever the samples. Where a source fixes the messages there is
         no choice.
         """
-        if not has_margin(task, item):
+        if is_api(self.settings.model) or not has_margin(task, item):
             return ()
         chosen = CHOICE in self.settings.asking and not item.prompts and task.layout not in GENERAL
         return (*([""] if task.generated else []), *(ORDERS if chosen else ()))
@@ -185,6 +191,8 @@ class Study:
     def primary(self) -> str:
         """The outcome of margins that the run is about; "" where it is about right and wrong answers."""
         s = self.settings
+        if is_api(s.model):
+            return ""
         # Wrong answers that are missing are written before anything is asked.
         compared = [
             item

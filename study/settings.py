@@ -15,6 +15,7 @@ from warmeng.common.errors import InputError, UsageError, show
 from warmeng.common.files import read_yaml
 from warmeng.common.watchdog import SECONDS
 from warmeng.engine.settings import AUTO, DTYPES
+from warmeng.remote.names import check_base, is_api, model_of
 from warmeng.study.algebra import expand
 from warmeng.study.outcomes import check_outcome
 from warmeng.study.personas import BUILT_IN_MODEL, default_personas
@@ -24,8 +25,11 @@ LISTS = ("personas", "doses", "checkpoints", "tasks", "contexts", "beliefs", "fr
 MAY_BE_EMPTY = ("judges", "doses", "checkpoints")
 WHOLE = (("limit", 0), ("cells", 0), ("seed", 0), ("samples", 1), ("max_new_tokens", 1), ("warmth_prompts", 0),
          ("stall_seconds", 0))  # fmt: skip
+# Of an API: what may be spent, and prices, in US dollars for a million tokens.
+MONEY = ("max_cost", "price_in", "price_out")
+SPENDING = ("max_requests", "max_api_tokens", *MONEY, "prices")
 # These change no record: a run continues with others. Doses and checkpoints are among the personas.
-NOT_INPUTS = ("stall_seconds", "doses", "checkpoints")
+NOT_INPUTS = ("stall_seconds", "doses", "checkpoints", "api_concurrency", "api_timeout", *SPENDING)
 # Of the manipulation check, where nothing is said.
 UNSET, WARMTH_PROMPTS = -1, 24
 # What is asked where nothing is named: a claim and its control for each answer, in the choice too; and what the paper
@@ -37,7 +41,7 @@ DESIGN = {
     "asking": ((OPEN, CHOICE), (OPEN,)),
 }
 # Told only where they are not the default, so that the same study keeps its digest and its folder.
-UNSAID: Mapping[str, Any] = {"asking": (OPEN,), "outcome": None, "contrast": None, "dtype": AUTO}
+UNSAID: Mapping[str, Any] = {"asking": (OPEN,), "outcome": None, "contrast": None, "api_base": None, "dtype": AUTO}
 
 
 @dataclass(frozen=True)
@@ -96,16 +100,32 @@ class StudySettings:
     fast: bool = False
     # Seconds without a step of the engine after which the run ends; 0 waits for ever.
     stall_seconds: int = SECONDS
+    # Where models named openai:... are asked; OpenAI's own API where nothing is said.
+    api_base: str | None = None
+    # The most requests at once, and the seconds that one attempt may take.
+    api_concurrency: int = 32
+    api_timeout: float = 120.0
+    # What all requests to APIs together may come to: attempts, tokens, US dollars; no limit where nothing is said.
+    max_requests: int | None = None
+    max_api_tokens: int | None = None
+    max_cost: float | None = None
+    # US dollars for a million tokens, of every model behind an API; or of each, in a YAML file.
+    price_in: float | None = None
+    price_out: float | None = None
+    prices: str | None = None
 
     def __post_init__(self) -> None:
+        api = is_api(self.model)
         if type(self.warmth_prompts) is int and self.warmth_prompts == UNSET:
             packaged = self.model == BUILT_IN_MODEL and self.personas in ((), [])
-            object.__setattr__(self, "warmth_prompts", 0 if packaged else WARMTH_PROMPTS)
+            object.__setattr__(self, "warmth_prompts", 0 if packaged or api else WARMTH_PROMPTS)
         if self.personas in ((), []):
             object.__setattr__(self, "personas", default_personas(self.model, bool(self.doses)))
         for name, asked in DESIGN.items():
             if getattr(self, name) in ((), []):
-                object.__setattr__(self, name, asked[self.composition == "paper"])
+                # An API has no margins, so the tasks and the asking style that are there for them are not the default.
+                plain = self.composition == "paper" or (api and name in ("tasks", "asking"))
+                object.__setattr__(self, name, asked[plain])
         for name in LISTS:
             value = getattr(self, name)
             if not isinstance(value, list | tuple):
@@ -126,6 +146,7 @@ class StudySettings:
             if isinstance(value, bool) or not isinstance(value, int | float) or not low_ <= value <= high:
                 raise UsageError(f"{name} is {show(value)}, expected a number from {low_:g} to {high:g}")
             object.__setattr__(self, name, float(value))
+        self._check_api()
         for name in ("fast", "judge_gate"):
             if type(getattr(self, name)) is not bool:
                 raise UsageError(f"{name} is {show(getattr(self, name))}, expected true or false")
@@ -158,6 +179,32 @@ class StudySettings:
             raise UsageError(
                 f"composition paper has no {', '.join(ours)}, which the paper did not ask: use composition clean"
             )
+
+    def _check_api(self) -> None:
+        for name in (self.model, *self.judges):
+            if is_api(name):
+                model_of(name)
+        if self.api_base is not None and not _is_text(self.api_base):
+            raise UsageError(f"api_base is {show(self.api_base)}, expected text")
+        check_base(self.api_base)
+        for name, low in (("api_concurrency", 1), ("max_requests", 0), ("max_api_tokens", 0)):
+            value = getattr(self, name)
+            optional = value is None and name != "api_concurrency"
+            if not optional and (type(value) is not int or not low <= value < 2**53):
+                raise UsageError(f"{name} is {show(value)}, expected a whole number from {low}")
+        for name in ("api_timeout", *MONEY):
+            value = getattr(self, name)
+            if value is None and name != "api_timeout":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1e6:
+                raise UsageError(f"{name} is {show(value)}, expected a number from 0 to 1,000,000")
+            object.__setattr__(self, name, float(value))
+        if self.api_timeout == 0:
+            raise UsageError("api_timeout is 0, expected seconds, more than 0")
+        if (self.price_in is None) != (self.price_out is None):
+            raise UsageError("one of price_in and price_out is given: give both")
+        if self.prices is not None and (not _is_text(self.prices) or self.price_in is not None):
+            raise UsageError(f"prices is {show(self.prices)}, expected a file, and no price_in and price_out beside it")
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able values by name, of what determines records."""

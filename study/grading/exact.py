@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
-from warmeng.engine.request import GenerateResult
 from warmeng.study.grading.claims import agrees, is_polar, polarity, retracts, turns, understood
 from warmeng.study.grading.final import final_number
 from warmeng.study.grading.grade import CORRECT, GRADES, NO_RULE, OTHERS, USERS, Grade, Which
@@ -56,7 +56,23 @@ NUMBERS = {w: str(k) for k, w in enumerate(_WORDS) if k != 1}  # "one" is too of
 NUMBERS |= {digits: w for w, digits in NUMBERS.items()}
 
 
-def grade_answer(item: Item, result: GenerateResult, belief: str = "none", grading: Grading = "alias") -> Grade:
+class Written(Protocol):
+    """An answer that was written, by whatever model."""
+
+    @property
+    def status(self) -> str:
+        """``ok``, or why there is no text."""
+
+    @property
+    def finish_reason(self) -> str:
+        """``length`` where it was cut."""
+
+    @property
+    def text(self) -> str:
+        """What was written."""
+
+
+def grade_answer(item: Item, result: Written, belief: str = "none", grading: Grading = "alias") -> Grade:
     """Grade a generated answer by the rule of its task: names, the last number, refusals; or none (``judge``)."""
     if result.status != "ok":
         return Grade("unscored", reason=result.status)

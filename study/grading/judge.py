@@ -7,12 +7,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from warmeng.common.errors import InputError
 from warmeng.engine.request import ScoreRequest
+from warmeng.remote.engine import RemoteEngine
+from warmeng.remote.request import ChatRequest
 from warmeng.study.grading.labels import MIN_MASS
 from warmeng.study.grading.rows import LABELS, Row
 
@@ -95,15 +97,41 @@ class Judge:
         return self.tokenizer.continuations([{"role": "user", "content": asked}], PREFIX, texts)
 
 
+class ApiJudge:
+    """Makes the judging requests of a model behind an API, which begins its answer itself."""
+
+    def request(self, key: str, row: Row) -> ChatRequest:
+        """Return the request whose likeliest first tokens grade a row."""
+        return ChatRequest(key, (("user", prompt_text(row)),), 1, labels=LABELS)
+
+
+def judge_of(engine: Engine | RemoteEngine) -> Judge | ApiJudge:
+    """Return what makes a model's judging requests. Raises ``InputError`` for a model that can't judge."""
+    if not isinstance(engine, RemoteEngine):
+        return Judge(engine.tokenizer)
+    if not engine.features.top:
+        raise InputError(
+            f"judge {engine.name}: {engine.base} tells no likeliest tokens (top_logprobs), and a judge's grades are "
+            "their probabilities: use another model"
+        )
+    return ApiJudge()
+
+
 def decide(row: Row, result: Any) -> Judged:
-    """Return the judgment of a result: the likeliest label, or unscored where nothing can be told."""
+    """Return the judgment of a result: the likeliest label, or unscored where nothing can be told.
+
+    Of an API a label that is not among the likeliest tokens has no share (0).
+    """
     tokens = int(result.prompt_tokens)
     if result.status != "ok":
         return Judged(row, "unscored", reason=result.status, prompt_tokens=tokens)
-    if not all(math.isfinite(value) for value in result.logprobs):
+    told = [value for value in result.logprobs if value is not None]
+    if not all(map(math.isfinite, told)):
         return Judged(row, "unscored", reason="a grade's log-probability is not finite", prompt_tokens=tokens)
-    top = max(result.logprobs)
-    weights = [math.exp(value - top) for value in result.logprobs]
+    if not told:
+        return Judged(row, "unscored", reason=f"label mass below {MIN_MASS}", prompt_tokens=tokens)
+    top = max(told)
+    weights = [0.0 if value is None else math.exp(value - top) for value in result.logprobs]
     total = math.fsum(weights)
     shares = {label: weight / total for label, weight in zip(LABELS, weights, strict=True)}
     mass = float(result.mass)
@@ -114,11 +142,11 @@ def decide(row: Row, result: Any) -> Judged:
     return Judged(row, LABELS[weights.index(1.0)], shares, mass, "", tokens)
 
 
-def judge_rows(engine: Engine, rows: Iterable[Row]) -> Iterator[Judged]:
+def judge_rows(engine: Engine | RemoteEngine, rows: Iterable[Row]) -> Iterator[Judged]:
     """Grade rows in their order, a chunk at a time."""
-    judge = Judge(engine.tokenizer)
+    judge, score = judge_of(engine), cast(Callable[[list[Any]], list[Any]], engine.score)
     rows = iter(rows)
     while chunk := list(itertools.islice(rows, CHUNK)):
         requests = [judge.request(f"{k}", row) for k, row in enumerate(chunk)]
-        for row, result in zip(chunk, engine.score(requests), strict=True):
+        for row, result in zip(chunk, score(requests), strict=True):
             yield decide(row, result)

@@ -45,7 +45,7 @@ def grade_scores(item: Item, grading: Grading, result: ScoreResult) -> tuple[Gra
         return Grade("unscored", reason=result.status), {}
     if not all(math.isfinite(value) for value in result.logprobs):
         return Grade("unscored", reason="a label's log-probability is not finite"), {}
-    names = _names(item)
+    names = label_names(item)
     if grading == "options":
         shown, texts = ordered(item), [text.strip() for text in choices(item)]
         scores = [result.logprobs[shown.index(text)] for text in texts]
@@ -59,14 +59,19 @@ def grade_scores(item: Item, grading: Grading, result: ScoreResult) -> tuple[Gra
         sizes = [len(text.encode()) for text in label_texts(item, grading)]
         scores = [score / size for score, size in zip(scores, sizes, strict=True)]
         numbers |= {f"{name}_per_byte": score for name, score in zip(names, scores, strict=True)}
+    return decided(names, scores), numbers
+
+
+def decided(names: Sequence[str], scores: Sequence[float]) -> Grade:
+    """Return the grade of the likeliest label, by its name: a tie of the right answer is ``unclear``."""
     best = max(scores)
     winners = [name for name, score in zip(names, scores, strict=True) if score == best]
     if len(winners) > 1:
         if "right" in winners:
             both = "both answers are" if len(names) == 2 else "the right answer and another are"
-            return Grade("unclear", reason=f"{both} equally likely"), numbers
-        return OTHERS, numbers
-    return {"right": CORRECT, "wrong": USERS}.get(winners[0], OTHERS), numbers
+            return Grade("unclear", reason=f"{both} equally likely")
+        return OTHERS
+    return {"right": CORRECT, "wrong": USERS}.get(winners[0], OTHERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +119,8 @@ def margin_parts(owns: Sequence[Own], logprobs: Sequence[Sequence[float]]) -> di
     return found
 
 
-def _names(item: Item) -> list[str]:
+def label_names(item: Item) -> list[str]:
+    """Return what the item's labels are called in a record, in the order of ``choices``."""
     others = [f"other{k}" for k in range(1, len(item.others) + 1)]
     return ["right", *(["wrong"] if item.wrong else []), *others]
 

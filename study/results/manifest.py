@@ -23,7 +23,7 @@ RUN = ManifestKind(
     parts={"inputs": dict, "facts": dict, "planned": int},
     what="run folder",
     made="this run was made with",
-    before=("run.lock", "wrong_answers.jsonl"),
+    before=("run.lock", "wrong_answers.jsonl", "spending.jsonl"),
 )
 refuse_changes = RUN.refuse_changes
 
@@ -44,6 +44,8 @@ class RunFacts:
     """What a run found out before its first record. What a run of an earlier version did not keep has its default."""
 
     engine: Facts = field(default_factory=dict)  # ``Engine.describe()`` of the base
+    # Of a base behind an API: where it is, what answers, and what it can't give.
+    api: Facts = field(default_factory=dict)
     # By persona: its adapter's ``AppliedAdapter``.
     gates: Mapping[str, Facts] = field(default_factory=dict)
     # By judge: its calibration, and whether it is trusted.

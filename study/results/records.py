@@ -18,7 +18,7 @@ LOCK = "run.lock"  # of the run's folder
 _TEXT, _MAYBE, _COUNT = (str,), (str, NoneType), (int, NoneType)
 _TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("kind", "persona", "task", "context", "belief", "item", "status", "grade", "judge", "of"), _TEXT),
-    **dict.fromkeys(("framing", "which", "reason", "text", "finish", "asking"), _MAYBE),
+    **dict.fromkeys(("framing", "which", "reason", "text", "finish", "asking", "answered_by", "fingerprint"), _MAYBE),
     **dict.fromkeys(("tokens", "prompt_tokens"), _COUNT),
     "sample": (int,),
     **dict.fromkeys(("labels", "shares", "margin"), (dict, NoneType)),

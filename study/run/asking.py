@@ -7,21 +7,30 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 from warmeng.common.interrupts import interruptible
 from warmeng.common.journal import Journal
 from warmeng.common.progress import Pace, Progress
 from warmeng.engine.request import GenerateRequest, GenerateResult, Result, ScoreResult
+from warmeng.remote.request import ChatRequest, ChatResult
 from warmeng.study.grading.exact import grade_answer, grade_scores
 from warmeng.study.grading.labels import margin_parts, margin_places
+from warmeng.study.grading.letters import grade_letter, grade_told
 from warmeng.study.plan import Planned, Study
 from warmeng.study.prompts import CHOICE
 from warmeng.study.run.energy import EnergyMeter
-from warmeng.study.run.judges import JUDGE, JudgeClient, JudgeSpec, JudgmentTask, is_judged, judgment_task, pending
-
-if TYPE_CHECKING:
-    from warmeng.engine.engine import Engine
+from warmeng.study.run.judges import (
+    JUDGE,
+    JudgeClient,
+    JudgeSpec,
+    JudgmentTask,
+    answered_by,
+    is_judged,
+    judgment_task,
+    pending,
+)
+from warmeng.study.run.models import AnyEngine
 
 # Requests that the engine holds at once, which bounds memory: each result makes room for another.
 MOST_OPEN = 16384
@@ -61,7 +70,7 @@ class Display:
     def __init__(
         self,
         progress: Progress,
-        engine: Engine,
+        engine: AnyEngine,
         planned: Mapping[str, int],
         done: Mapping[str, int],
         work: float,
@@ -89,7 +98,7 @@ class Display:
 
 
 def ask(
-    engine: Engine,
+    engine: AnyEngine,
     plan: Iterable[Planned],
     base: JudgeSpec | None,
     study: Study,
@@ -112,7 +121,7 @@ def ask(
 
 
 def judge(
-    engine: Engine,
+    engine: AnyEngine,
     spec: JudgeSpec,
     study: Study,
     records: Journal,
@@ -130,9 +139,11 @@ class _Asker:
     """Runs requests through one engine, a bounded number at once."""
 
     def __init__(
-        self, engine: Engine, client: JudgeClient | None, records: Journal, display: Display, meter: EnergyMeter
+        self, engine: AnyEngine, client: JudgeClient | None, records: Journal, display: Display, meter: EnergyMeter
     ) -> None:
-        self.engine, self.client, self.records, self.display = engine, client, records, display
+        # Its requests come from a plan, or a judge, that is made for it.
+        self.engine = cast(Any, engine)
+        self.client, self.records, self.display = client, records, display
         self.meter, self.count = meter, 0
         self.asked: dict[str, Planned] = {}
 
@@ -164,7 +175,7 @@ class _Asker:
                 self.engine.add(job.request)
         return False
 
-    def _take(self, result: Result) -> None:
+    def _take(self, result: Result | ChatResult) -> None:
         planned = self.asked.pop(result.id, None)
         if planned is None:
             assert self.client is not None, "only judgments are asked beside what is planned"
@@ -191,7 +202,7 @@ class _Asker:
             self.meter.joules()
 
 
-def make_record(planned: Planned, result: Result) -> dict[str, Any]:
+def make_record(planned: Planned, result: Result | ChatResult) -> dict[str, Any]:
     """Grade a finished answer by its exact rule and return its record; a score that is no answer has no grade.
 
     Nothing in it depends on time, or on what else was in the batch.
@@ -202,9 +213,29 @@ def make_record(planned: Planned, result: Result) -> dict[str, Any]:
         "item": planned.item.id,
         "sample": planned.sample,
         "status": result.status,
-        **(_margin(planned, result) if planned.margin else _answer(planned, result)),
+        **(
+            _told(planned, result)
+            if isinstance(result, ChatResult)
+            else _margin(planned, result)
+            if planned.margin
+            else _answer(planned, result)
+        ),
         "prompt_tokens": result.prompt_tokens,
     }
+
+
+def _told(planned: Planned, result: ChatResult) -> dict[str, Any]:
+    """Return what an API answered: a text, or the letters' probabilities as far as it tells them."""
+    request, item, grading = planned.request, planned.item, planned.task.grading
+    if isinstance(request, ChatRequest) and request.labels:
+        grade, numbers = grade_told(item, result)
+        return {**asdict(grade), "kind": "score", "labels": numbers, **answered_by(result)}
+    if grading == "options":
+        grade = grade_letter(item, result)
+    else:
+        grade = grade_answer(item, result, planned.cell.belief, grading)
+    written = {"kind": "answer", "text": result.text, "finish": result.finish_reason, "tokens": result.tokens}
+    return {**asdict(grade), **written, **answered_by(result)}
 
 
 def _answer(planned: Planned, result: Result) -> dict[str, Any]:
@@ -235,6 +266,9 @@ def _parts(planned: Planned, result: ScoreResult) -> dict[str, Any]:
 def work(planned: Planned) -> float:
     """Seconds that a request takes at the plan's rates: only its proportions matter."""
     request = planned.request
+    if isinstance(request, ChatRequest):
+        # What takes time is that it is one more request.
+        return 1.0
     if isinstance(request, GenerateRequest):
         return len(request.prompt) / PROMPT_RATE + request.sampling.max_new_tokens / 2 / OUTPUT_RATE
     return (len(request.prompt) + sum(map(len, request.labels))) / PROMPT_RATE

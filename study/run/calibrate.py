@@ -24,6 +24,7 @@ from warmeng.study.tasks.task import Grading, Item
 
 if TYPE_CHECKING:
     from warmeng.engine.engine import Engine
+    from warmeng.remote.engine import RemoteEngine
 
 # Column ``persona``: the style of the answer.
 LABELLED = Path(__file__).parents[1] / "data" / "judge.jsonl"
@@ -69,7 +70,7 @@ class Calibration:
         }
 
 
-def calibrate(engine: Engine, path: Path = LABELLED, labels: str = "label") -> Calibration:
+def calibrate(engine: Engine | RemoteEngine, path: Path = LABELLED, labels: str = "label") -> Calibration:
     """Measure a model on a labelled file: JSON lines or CSV, as ``rows.read_rows``."""
     return measure(judge_rows(engine, read_rows(path, labels)))
 

@@ -14,12 +14,14 @@ from warmeng.common.messages import duration
 from warmeng.common.progress import Silent
 from warmeng.engine.adapters import is_merged, load_adapter
 from warmeng.engine.vectors import load_vector
+from warmeng.remote.names import is_api
 from warmeng.study.adapters import apply_adapters
 from warmeng.study.estimate import Estimate, estimate
 from warmeng.study.outcomes import ERROR_RATES
 from warmeng.study.personas import Persona, by_model, on_base, sources_of
 from warmeng.study.plan import Planner, Study
 from warmeng.study.results.manifest import read_manifest, refuse_changes
+from warmeng.study.run.api_dry_run import api_estimate, api_lines
 from warmeng.study.run.gates import checks_warmth, measure_personas
 from warmeng.study.run.judges import BASE, is_judged
 from warmeng.study.run.models import KV_BYTES, load_engine, settings_of
@@ -70,6 +72,10 @@ def dry_run(settings: StudySettings, folder: Path, probe: bool = True) -> Iterat
     to_write = sum(len(missing(task)) for task in study.tasks if study.lacks_wrong(task))
     lent = tuple(borrowed(task) if study.lacks_wrong(task) else task for task in study.tasks)
     study = replace(study, tasks=lent)
+    if is_api(settings.model):
+        shown = [*_grid(study, folder, api_estimate(study), to_write), *api_lines(study), *_power(study)]
+        yield from (f"{name:<16} {value}" for name, value in shown)
+        return
     tokenizer, config, memory = load_tokenizer(settings)
     for change in sources_of(study.personas):
         if change.layer is not None:
@@ -84,7 +90,7 @@ def dry_run(settings: StudySettings, folder: Path, probe: bool = True) -> Iterat
         planners.append(Planner(replace(study, personas=personas), other, facts.stop_token_ids, {}, {}))
         memory, longest = max(memory, size), min(longest, facts.max_seq_len)
     plan = estimate(*planners)
-    shown = [*_grid(study, folder, plan, to_write), *_costs(study, plan, memory, longest)]
+    shown = [*_grid(study, folder, plan, to_write), *_costs(plan, memory, longest), *_power(study), *api_lines(study)]
     yield from (f"{name:<16} {value}" for name, value in shown)
     if tokenizer.default_system:
         yield f"{'template adds':<16} {tokenizer.default_system!r} where a persona has no system prompt"
@@ -102,7 +108,7 @@ def _check(study: Study, folder: Path) -> None:
     check_judges(study, Silent())
     check_own_models(study)
     for judge in s.judges:
-        if judge != BASE:
+        if judge != BASE and not is_api(judge):
             named = settings_of(judge, s)
             check_name(named.model, named.revision)
     before = read_manifest(folder)
@@ -119,7 +125,8 @@ def _grid(study: Study, folder: Path, plan: Estimate, to_write: int) -> Lines:
     yield "model", s.model
     yield "personas", ", ".join(p.name for p in study.personas)
     for name, personas in by_model(study.personas).items():
-        yield "own model", f"{name} for {', '.join(p.name for p in personas)}: loaded after the base is freed"
+        after = "asked after the base" if is_api(name) else "loaded after the base is freed"
+        yield "own model", f"{name} for {', '.join(p.name for p in personas)}: {after}"
     yield "tasks", ", ".join(f"{t.name} ({t.extent} items, {t.grading})" for t in study.tasks)
     yield "contexts", ", ".join(study.contexts)
     yield "beliefs", ", ".join(s.beliefs)
@@ -128,7 +135,8 @@ def _grid(study: Study, folder: Path, plan: Estimate, to_write: int) -> Lines:
     yield "composition", f"{s.composition}, statements of {s.statements or 'this package'}"
     yield "cells", f"{plan.cells}, {f'at most {s.cells}' if s.cells else 'all'} of a question and persona"
     likelihoods = plan.scores - plan.margins - plan.choices
-    yield "requests", f"{study.size:,}: {plan.generations:,} answers to generate, {likelihoods:,} likelihoods"
+    scored = "letters of options" if is_api(s.model) else "likelihoods"
+    yield "requests", f"{study.size:,}: {plan.generations:,} answers to generate, {likelihoods:,} {scored}"
     if plan.margins:
         yield "margins", f"{plan.margins:,} scores more, of the right and the wrong answer where one is generated"
     if plan.choices:
@@ -136,18 +144,22 @@ def _grid(study: Study, folder: Path, plan: Estimate, to_write: int) -> Lines:
     if study.left_out:
         yield "left out", f"{study.left_out:,} prompts of files whose place is not asked for"
     if to_write:
-        yield "wrong answers", f"{to_write:,} are missing and will be written first"
+        how = "borrowed of other questions" if is_api(s.model) else "written first"
+        yield "wrong answers", f"{to_write:,} are missing and will be {how}"
     if s.judges:
         yield "judges", f"{', '.join(s.judges)}: grade every generated answer once more"
 
 
-def _costs(study: Study, plan: Estimate, memory: int, longest: int) -> Lines:
-    items = sum(len(task.items) for task in study.tasks)
-    effect = smallest_effect(items)
+def _costs(plan: Estimate, memory: int, longest: int) -> Lines:
     yield "prompt tokens", f"{plan.prompt_tokens:,}, of which {plan.new_prompt_tokens:,} are not shared"
     yield "output tokens", f"at most {plan.output_tokens:,}"
     yield "longest", f"{plan.longest} tokens with its answer; the model takes {longest}"
     yield "memory", f"about {memory / 2**30:.1f} GiB on a CPU"
+
+
+def _power(study: Study) -> Lines:
+    items = sum(len(task.items) for task in study.tasks)
+    effect = smallest_effect(items)
     yield "outcome", f"{study.primary or ERROR_RATES}; all others are beside it"
     if claim := study.claim:
         told = f"{claim.outcome} of {claim.variant} less {claim.against}; everything else is exploratory"

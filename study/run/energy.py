@@ -14,9 +14,10 @@ class EnergyMeter:
     """Joules since it was made; ``None`` where no counter can be read."""
 
     def __init__(self, device: str = "cpu", powercap: Path = POWERCAP) -> None:
-        """``device``: ``cpu`` or ``cuda``; ``powercap`` holds the processor packages' counters."""
+        """``device``: ``cpu``, ``cuda``, or ``api`` (elsewhere: not counted); ``powercap`` holds the counters."""
         self._cuda = device == "cuda"
-        self._packages = [] if self._cuda else [p for p in sorted(powercap.glob("*-rapl:*")) if p.name.count(":") == 1]
+        counted = device not in ("cuda", "api")
+        self._packages = [] if not counted else [p for p in sorted(powercap.glob("*-rapl:*")) if p.name.count(":") == 1]
         self._last = self._read()
         self._joules = 0.0
 

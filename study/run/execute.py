@@ -11,13 +11,12 @@ from typing import Any
 from warmeng.common.errors import InputError
 from warmeng.common.journal import Journal
 from warmeng.common.progress import Progress
-from warmeng.engine.identity import whole_identity
 from warmeng.study.plan import Planned, Study
 from warmeng.study.results.manifest import OWN_MODELS, refuse_changes
 from warmeng.study.results.records import read_records
 from warmeng.study.run.asking import Display, ask, count_done, judge, judging_work
 from warmeng.study.run.judges import BASE, JUDGE, JudgeSpec
-from warmeng.study.run.models import Models, settings_of
+from warmeng.study.run.models import Models, identity, settings_of
 from warmeng.study.run.sessions import Session
 from warmeng.study.settings import StudySettings
 
@@ -94,7 +93,7 @@ class Grid:
         """Ask one model what it still owes; the base judges its own answers meanwhile, where it is a judge."""
         engine = self.models.of(part.model, f"{part.model.model} for {', '.join(part.personas)}")
         if part.identity:
-            now = whole_identity(engine)
+            now = identity(engine)
             for name in part.personas:
                 refuse_changes(self.folder, {OWN_MODELS: {name: part.identity}}, {OWN_MODELS: {name: now}})
         base = None if part.identity else self.judges.get(BASE)

@@ -6,26 +6,23 @@ import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
 from warmeng.common.progress import Progress
-from warmeng.engine.identity import whole_identity
-from warmeng.engine.request import GenerateRequest, Result, ScoreRequest
+from warmeng.engine.request import Result, ScoreRequest
+from warmeng.remote.request import ChatRequest, ChatResult
 from warmeng.study.grading.exact import whose
-from warmeng.study.grading.judge import RUBRIC_VERSION, Judge, Judged, decide
+from warmeng.study.grading.judge import RUBRIC_VERSION, Judged, decide, judge_of
 from warmeng.study.grading.rows import Row, row_of
 from warmeng.study.plan import Planned
 from warmeng.study.results.manifest import Manifest
 from warmeng.study.results.records import read_records
 from warmeng.study.run.calibrate import Calibration, calibrate, require_trust
-from warmeng.study.run.models import Models, settings_of
+from warmeng.study.run.models import AnyEngine, Models, identity, settings_of
 from warmeng.study.settings import StudySettings
 from warmeng.study.tasks.task import Item, Task
-
-if TYPE_CHECKING:
-    from warmeng.engine.engine import Engine
 
 # Before a judge's name, where work is shown by persona and judge.
 JUDGE = "judge "
@@ -44,9 +41,9 @@ class JudgeSpec:
     identity: Mapping[str, Any]
 
     @classmethod
-    def of(cls, name: str, engine: Engine) -> JudgeSpec:
+    def of(cls, name: str, engine: AnyEngine) -> JudgeSpec:
         """Return the judge that a loaded model is."""
-        return cls(name, whole_identity(engine))
+        return cls(name, identity(engine))
 
     def key(self, answer: str) -> str:
         """Return the key of the judgment of the answer with this key."""
@@ -65,7 +62,7 @@ class JudgmentTask:
     row: Row
 
 
-def calibrate_judge(engine: Engine, name: str, gate: bool, progress: Progress) -> dict[str, Any]:
+def calibrate_judge(engine: AnyEngine, name: str, gate: bool, progress: Progress) -> dict[str, Any]:
     """Measure a judge on the embedded labelled answers and return the outcome for the manifest.
 
     Raises ``InputError`` naming the judge where its agreement with people is too low, unless ``gate`` is off: then it
@@ -106,7 +103,7 @@ def load_judges(
 
 def is_judged(planned: Planned) -> bool:
     """Whether a request's answer is judged: where it is generated, and there is a right answer."""
-    return isinstance(planned.request, GenerateRequest) and planned.task.grading in JUDGED
+    return planned.task.grading in JUDGED and not planned.margin
 
 
 def keys_of(planned: Planned, judges: Iterable[JudgeSpec]) -> Iterator[str]:
@@ -168,12 +165,12 @@ def pending(path: Path, judge: JudgeSpec, tasks: Sequence[Task], done: Collectio
 class JudgeClient:
     """Turns cases into requests and results into records, for one judge and one engine."""
 
-    def __init__(self, judge: JudgeSpec, engine: Engine) -> None:
+    def __init__(self, judge: JudgeSpec, engine: AnyEngine) -> None:
         self.spec = judge
-        self._judge = Judge(engine.tokenizer)
+        self._judge = judge_of(engine)
         self.open: dict[str, JudgmentTask] = {}
 
-    def take(self, case: JudgmentTask) -> ScoreRequest | dict[str, Any]:
+    def take(self, case: JudgmentTask) -> ScoreRequest | ChatRequest | dict[str, Any]:
         """Return the request to add to the engine, or the record at once where none is needed."""
         known = settled(case)
         if known is not None:
@@ -181,7 +178,14 @@ class JudgeClient:
         self.open[case.key] = case
         return self._judge.request(case.key, case.row)
 
-    def record(self, result: Result) -> dict[str, Any]:
+    def record(self, result: Result | ChatResult) -> dict[str, Any]:
         """Return the record of a result whose request ``take`` gave."""
         case = self.open.pop(result.id)
-        return judged_record(case, decide(case.row, result), result.status)
+        return judged_record(case, decide(case.row, result), result.status) | answered_by(result)
+
+
+def answered_by(result: Result | ChatResult) -> dict[str, Any]:
+    """Return what an API says that answered, for the record; nothing for a model of this machine."""
+    if not isinstance(result, ChatResult):
+        return {}
+    return {"answered_by": result.model or None, "fingerprint": result.fingerprint}

@@ -9,13 +9,16 @@ import gc
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
 from warmeng.common.errors import InputError
 from warmeng.common.progress import Progress
 from warmeng.engine.identity import whole_identity
+from warmeng.remote.engine import RemoteEngine
+from warmeng.remote.names import is_api
 from warmeng.study.personas import Persona, by_model, unlike
 from warmeng.study.plan import Planner, Study
+from warmeng.study.run.api import ApiOwnModel
 from warmeng.study.run.gates import checks_warmth, held_out_responses
 from warmeng.study.settings import StudySettings
 from warmeng.study.warmth.responses import Response
@@ -28,11 +31,18 @@ COUNTED = ("output_tokens", "prompt_tokens", "cached_tokens", "steps")  # of an 
 # A study's prompts share much: less cache than the engine's default, to stay under 2.5 GiB in all.
 KV_BYTES = 448 * 2**20
 
-Load = Callable[[StudySettings], "Engine"]
+# A loaded model of this machine, or one behind an API.
+AnyEngine = Union["Engine", RemoteEngine]
+Load = Callable[[StudySettings], AnyEngine]
+
+
+def identity(engine: AnyEngine) -> dict[str, Any]:
+    """Return what determines a model's answers to messages, as far as it is known."""
+    return engine.identity if isinstance(engine, RemoteEngine) else whole_identity(engine)
 
 
 def load_engine(settings: StudySettings) -> Engine:
-    """Load the model that the settings name; raises as ``Engine.load``."""
+    """Load the model of this machine that the settings name; raises as ``Engine.load``."""
     from warmeng.engine.engine import Engine, EngineSettings
     from warmeng.engine.load import choose_device
 
@@ -50,10 +60,10 @@ class Models:
     def __init__(self, load: Load, progress: Progress) -> None:
         self._load, self._progress = load, progress
         self._settings: StudySettings | None = None
-        self._engine: Engine | None = None
+        self._engine: AnyEngine | None = None
         self._freed: Counter[str] = Counter()
 
-    def of(self, settings: StudySettings, what: str = "") -> Engine:
+    def of(self, settings: StudySettings, what: str = "") -> AnyEngine:
         """Return the engine of these settings, loaded where it is not the last one; ``what`` it is, for the message.
 
         Raises as the engine's loading does.
@@ -69,6 +79,8 @@ class Models:
         if self._engine is None:
             return
         self._freed = self.used()
+        if isinstance(self._engine, RemoteEngine):
+            self._engine.close()
         self._engine = self._settings = None
         gc.collect()
 
@@ -83,7 +95,7 @@ def settings_of(name: str, settings: StudySettings) -> StudySettings:
     """Return the settings that load another model beside the base: ``MODEL`` or ``MODEL@REVISION``."""
     from warmeng.engine.registry import parse_name
 
-    model, revision = parse_name(name)
+    model, revision = (name, None) if is_api(name) else parse_name(name)
     return replace(settings, model=model, revision=revision)
 
 
@@ -100,24 +112,29 @@ class OwnModel:
     responses: Mapping[str, list[Response]] = field(default_factory=dict)  # to held-out prompts, by persona
 
     def planner(self, study: Study) -> Planner:
-        """Return the plan of this model's part of a study."""
-        mine = replace(study, personas=self.personas)
-        return Planner(mine, self.tokenizer, self.stop_token_ids, self.identity, {})
+        """Return the plan of this model's part of a study whose personas are this model's."""
+        return Planner(study, self.tokenizer, self.stop_token_ids, self.identity, {})
 
 
-def load_own_models(study: Study, models: Models, begins: bool, progress: Progress) -> list[OwnModel]:
+AnyOwnModel = OwnModel | ApiOwnModel
+
+
+def load_own_models(study: Study, models: Models, begins: bool, progress: Progress) -> list[AnyOwnModel]:
     """Load each model of its own and return what the manifest and the plan need of it.
 
     Where the run ``begins``, they respond to the manipulation check's prompts too. Raises as loading does, naming the
     persona.
     """
-    found = []
+    found: list[AnyOwnModel] = []
     for name, personas in by_model(study.personas).items():
         what = ", ".join(persona.name for persona in personas)
         try:
             engine = models.of(settings_of(name, study.settings), f"{name} for {what}")
         except InputError as error:
             raise InputError(f"persona {what}: {error}") from None
+        if isinstance(engine, RemoteEngine):
+            found.append(ApiOwnModel(name, personas, engine.identity))
+            continue
         asked = begins and checks_warmth(study)
         responses = held_out_responses(engine, personas, study.settings, progress) if asked else {}
         found.append(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from warmeng import __version__
 from warmeng.common.errors import InputError, StorageError, UsageError, one_line
@@ -16,25 +16,26 @@ from warmeng.common.files import FULL
 from warmeng.common.progress import Progress
 from warmeng.common.version import commit, sources_sha256
 from warmeng.engine.identity import identity_of, surroundings
+from warmeng.remote.engine import RemoteEngine
+from warmeng.remote.names import is_api
 from warmeng.study.adapters import AppliedAdapter, apply_adapters
+from warmeng.study.api_plan import ApiPlanner
 from warmeng.study.grading.grade import RULES
 from warmeng.study.grading.judge import RUBRIC_VERSION
 from warmeng.study.personas import doses_of, on_base
 from warmeng.study.plan import Planned, Planner, Study
 from warmeng.study.results.manifest import OWN_MODELS, Manifest, RunFacts, refuse_changes
 from warmeng.study.results.tied import PLAN, digest
+from warmeng.study.run.api import ApiOwnModel, api_facts, compare_answering
 from warmeng.study.run.asking import MOST_OPEN
 from warmeng.study.run.calibrate import calibrate_exact
 from warmeng.study.run.execute import Part
 from warmeng.study.run.gates import check_warmth
 from warmeng.study.run.judges import BASE, JUDGED, JudgeSpec, calibrate_judge, is_judged, keys_of, load_judges
-from warmeng.study.run.models import Models, OwnModel, compare, load_own_models, settings_of
+from warmeng.study.run.models import AnyEngine, AnyOwnModel, Models, OwnModel, compare, load_own_models, settings_of
 from warmeng.study.run.reuse import refuse_unlike
 from warmeng.study.run.sources import stamps
 from warmeng.study.tasks import wrong_answers
-
-if TYPE_CHECKING:
-    from warmeng.engine.engine import Engine
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,10 @@ class Prepared:
 class Loaded:
     """What a look at every model of a run gave. ``engine`` is the base's, the one that is still loaded."""
 
-    engine: Engine
+    engine: AnyEngine
     applied: Mapping[str, AppliedAdapter]  # by persona
-    own: list[OwnModel]
-    # Of each ``full:`` persona beside the base.
+    own: list[AnyOwnModel]
+    # Of each persona that is a model of its own, beside the base.
     own_facts: Mapping[str, dict[str, Any]]
     judges: dict[str, JudgeSpec]
     outcomes: Mapping[str, Mapping[str, Any]]  # by judge: its calibration
@@ -119,8 +120,12 @@ def load_all(study: Study, models: Models, before: Manifest | None, progress: Pr
     judges, outcomes = load_judges(study.settings, models, progress, before)
     own = load_own_models(study, models, before is None, progress)
     engine = models.of(study.settings)
-    own_facts = compare(own, engine, progress)
-    applied = apply_adapters(engine, study.personas, progress.message)
+    applied: dict[str, AppliedAdapter] = {}
+    if isinstance(engine, RemoteEngine):
+        own_facts = compare_answering((model for model in own if isinstance(model, ApiOwnModel)), engine)
+    else:
+        own_facts = compare((model for model in own if isinstance(model, OwnModel)), engine, progress)
+        applied = apply_adapters(engine, study.personas, progress.message)
     if BASE in study.settings.judges:
         judges[BASE] = JudgeSpec.of(BASE, engine)
         outcomes[BASE] = (
@@ -136,10 +141,13 @@ def load_all(study: Study, models: Models, before: Manifest | None, progress: Pr
 
 def inputs_of(study: Study, loaded: Loaded) -> dict[str, Any]:
     """Return what must stay the same for a run to continue, but for its plan."""
-    template = loaded.engine.tokenizer.template_hash
-    model = identity_of(loaded.engine.describe())
-    inputs = known_inputs(study) | {"model": model, "adapter": loaded.hashes, "template": template}
-    inputs |= surroundings(loaded.engine)
+    engine, inputs = loaded.engine, known_inputs(study)
+    if isinstance(engine, RemoteEngine):
+        inputs |= {"model": engine.identity}
+    else:
+        template = engine.tokenizer.template_hash
+        inputs |= {"model": identity_of(engine.describe()), "adapter": loaded.hashes, "template": template}
+        inputs |= surroundings(engine)
     if loaded.own:
         inputs[OWN_MODELS] = {persona.name: dict(model.identity) for model in loaded.own for persona in model.personas}
     if loaded.judges:
@@ -152,13 +160,19 @@ def known_inputs(study: Study) -> dict[str, Any]:
     return study.inputs() | ({"rubric": RUBRIC_VERSION} if study.settings.judges else {})
 
 
-def with_wrong_answers(study: Study, engine: Engine, folder: Path, progress: Progress, command: str) -> Study:
-    """Return the study with wrong answers where a user claims one and the source has none."""
+def with_wrong_answers(study: Study, engine: AnyEngine, folder: Path, progress: Progress, command: str) -> Study:
+    """Return the study with wrong answers where a user claims one and the source has none.
+
+    A model behind an API writes none, since it can't be held to a form: right answers of other items are borrowed.
+    """
     lacking = [task for task in study.tasks if study.lacks_wrong(task)]
     if not lacking:
         return study
     count = sum(len(wrong_answers.missing(task)) for task in lacking)
     progress.message(f"{folder}: {count} wrong answers are missing in {', '.join(t.name for t in lacking)}")
+    if isinstance(engine, RemoteEngine):
+        filled = {task.name: wrong_answers.borrowed(task) for task in lacking}
+        return replace(study, tasks=tuple(filled.get(task.name, task) for task in study.tasks))
     with storing(folder, command):
         filled = {task.name: wrong_answers.fill_wrong(task, engine, folder / wrong_answers.FILE) for task in lacking}
     return replace(study, tasks=tuple(filled.get(task.name, task) for task in study.tasks))
@@ -168,13 +182,17 @@ def parts_of(study: Study, loaded: Loaded) -> list[Part]:
     """Return each model's personas and requests, the base's first."""
     engine = loaded.engine
     mine = replace(study, personas=on_base(study.personas))
-    identity = identity_of(engine.describe())
-    planner = Planner(mine, engine.tokenizer, engine.config.stop_token_ids, identity, loaded.hashes)
+    planner: Planner
+    if isinstance(engine, RemoteEngine):
+        planner = ApiPlanner(mine, engine.identity)
+    else:
+        identity = identity_of(engine.describe())
+        planner = Planner(mine, engine.tokenizer, engine.config.stop_token_ids, identity, loaded.hashes)
     names = tuple(persona.name for persona in mine.personas)
     parts = [Part(study.settings, names, _kept(planner, study))]
     for model in loaded.own:
         names = tuple(persona.name for persona in model.personas)
-        plan = _kept(model.planner(study), study)
+        plan = _kept(model.planner(replace(study, personas=model.personas)), study)
         parts.append(Part(settings_of(model.name, study.settings), names, plan, model.identity))
     return parts
 
@@ -186,25 +204,32 @@ def _kept(planner: Planner, study: Study) -> Iterable[Planned]:
 
 def facts_of(study: Study, loaded: Loaded, progress: Progress) -> RunFacts:
     """Return what the manifest tells beside the inputs; measures the personas' warmth where that is asked for."""
-    tokenizer = loaded.engine.tokenizer
-    added = [p.name for p in on_base(study.personas) if p.system is None and tokenizer.default_system]
-    responses = {name: mine for model in loaded.own for name, mine in model.responses.items()}
+    engine = loaded.engine
+    remote = engine if isinstance(engine, RemoteEngine) else None
+    default_system, date = (None, None)
+    manipulation: dict[str, Any] = {}
+    if not isinstance(engine, RemoteEngine):
+        default_system, date = engine.tokenizer.default_system, engine.tokenizer.frozen_date
+        responses = {name: mine for model in loaded.own for name, mine in model.responses.items()}
+        manipulation = check_warmth(study, engine, progress, responses)
+    added = [p.name for p in on_base(study.personas) if p.system is None and default_system]
     facts = RunFacts(
-        engine=loaded.engine.describe(),
+        engine=engine.describe(),
+        api=api_facts(remote) if remote else {},
         gates={name: asdict(adapter) for name, adapter in loaded.applied.items()},
         judges=loaded.outcomes,
         exact_rule=calibrate_exact().as_dict() | {"rules": RULES},
         questions={task.name: task.extent for task in study.tasks},
         left_out={task.name: task.left_out for task in study.tasks if task.left_out},
         systems={p.name: p.system for p in study.personas if p.system},
-        default_system=tokenizer.default_system,
+        default_system=default_system,
         adds_default_system=added,
-        template_date=tokenizer.frozen_date,
+        template_date=date,
         own_models=loaded.own_facts,
         doses=doses_of(study.personas),
         primary=study.primary,
         claim=study.claim.as_dict(study.inputs()) if study.claim else {},
-        manipulation=check_warmth(study, loaded.engine, progress, responses),
+        manipulation=manipulation,
         warmeng=__version__,
         sources=sources_sha256(),
         commit=commit(),
@@ -233,6 +258,8 @@ def check_own_models(study: Study) -> None:
 
     for persona in study.personas:
         name, revision = parse_name(persona.model or "")
+        if persona.model and is_api(persona.model) and persona.model == study.settings.model:
+            raise InputError(f"persona {persona.name}: {persona.model} is the base itself: leave the model out")
         if persona.model and is_same(name, study.settings.model) and revision == study.settings.revision:
             raise InputError(f"persona {persona.name}: {persona.model} is the base itself: leave full: out")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from warmeng.engine.request import GenerateRequest, GenerateResult, Request, Result, ScoreRequest
 from warmeng.study.estimate import Estimate
@@ -87,7 +87,7 @@ def run_probe(
     small = list(Planner(sample(study), engine.tokenizer, engine.config.stop_token_ids, {}, {}))
     scored = _answer(engine, [p.request for p in small if isinstance(p.request, ScoreRequest)], seconds)
     generated = {p.key: p for p in small if isinstance(p.request, GenerateRequest)}
-    answered = _answer(engine, [p.request for p in generated.values()], seconds)
+    answered = _answer(engine, [cast(Request, p.request) for p in generated.values()], seconds)
     answers = [r for r in answered.results if isinstance(r, GenerateResult)]
     judged = _Wave()
     if judge and answers:

@@ -31,7 +31,7 @@ def refuse_unlike(donors: Iterable[Path], folder: Path, inputs: Mapping[str, Any
             raise UsageError(f"--reuse {donor} is the run's own folder: leave it out, the run continues anyway")
         manifest = require_manifest(donor)
         refuse_untied(donor, manifest)
-        refuse_changes(donor, manifest.inputs, {name: inputs[name] for name in SAME})
+        refuse_changes(donor, manifest.inputs, {name: inputs[name] for name in SAME if name in inputs})
 
 
 def take_over(donors: Sequence[Path], folder: Path, plan: Iterable[str], records: Journal, progress: Progress) -> None:

@@ -11,15 +11,18 @@ from warmeng.common.journal import Journal
 from warmeng.common.locks import FolderLock
 from warmeng.common.progress import Progress, for_stderr
 from warmeng.common.watchdog import Watchdog, Watched
+from warmeng.remote.errors import BudgetReached, Stopped
+from warmeng.remote.names import is_api
 from warmeng.study.plan import Study
 from warmeng.study.results.items import FILE as ITEMS
 from warmeng.study.results.items import write_items
 from warmeng.study.results.manifest import Manifest, read_manifest, refuse_changes, write_manifest
 from warmeng.study.results.records import FILE, LOCK, read_records
 from warmeng.study.results.tied import PLAN, digest, refuse_edited
+from warmeng.study.run.api import Apis
 from warmeng.study.run.execute import Grid, unknown_records
 from warmeng.study.run.finish import FAILED, UNBALANCED, Outcome, finish
-from warmeng.study.run.models import Models, load_engine
+from warmeng.study.run.models import AnyEngine, Models, load_engine
 from warmeng.study.run.prepare import check_judges, check_own_models, known_inputs, prepare, storing
 from warmeng.study.run.reuse import take_over
 from warmeng.study.run.sessions import Session
@@ -99,11 +102,34 @@ def _run(
 ) -> Outcome:
     from warmeng.engine.load import choose_device
 
-    settings, path = study.settings, folder / FILE
-    device = choose_device(settings.device)
+    settings = study.settings
+    device = "api" if is_api(settings.model) else choose_device(settings.device)
     watchdog = Watchdog(settings.stall_seconds, folder, command, progress.stop)
-    models = Models(lambda chosen: cast("Engine", Watched(load_engine(chosen), watchdog)), progress)
-    session = Session(models, device)
+    apis = Apis(study, folder, progress, command, watchdog)
+
+    def load(chosen: StudySettings) -> AnyEngine:
+        return apis.load(chosen) if is_api(chosen.model) else cast("Engine", Watched(load_engine(chosen), watchdog))
+
+    models = Models(load, progress)
+    try:
+        return _run_with(study, folder, before, models, Session(models, device), progress, command, device, reuse)
+    finally:
+        models.free()
+        apis.close()
+
+
+def _run_with(
+    study: Study,
+    folder: Path,
+    before: Manifest | None,
+    models: Models,
+    session: Session,
+    progress: Progress,
+    command: str,
+    device: str,
+    reuse: Sequence[Path],
+) -> Outcome:
+    path = folder / FILE
     ready = prepare(study, models, folder, before, progress, command, reuse)
     with storing(folder, command):
         sweep(folder)
@@ -130,6 +156,10 @@ def _run(
     )
     try:
         stopped = grid.work(session)
+    except Stopped as error:
+        how = "with a higher limit: " if isinstance(error, BudgetReached) else "with: "
+        kept = f"{len(records.done)} of {total} {ready.manifest.kinds} are kept"
+        raise type(error)(f"{folder}: {error}; {kept}: continue {how}{command}") from None
     finally:
         try:
             progress.stop()

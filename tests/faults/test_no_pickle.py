@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("face", "common", "kernels", "engine", "finetune", "study", "bench", "cli")
+FOLDERS = ("face", "common", "kernels", "engine", "remote", "finetune", "study", "bench", "cli")
 FILES = [*sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")), ROOT / "setup.py"]
 MODULES = frozenset(
     ["pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "pickletools", "jsonpickle"]

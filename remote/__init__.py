@@ -1,0 +1,1 @@
+"""Models behind an OpenAI-compatible API: conversations in, answers and label probabilities out."""
