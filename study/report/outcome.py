@@ -75,7 +75,9 @@ def gates(manifest: Manifest, found: Survey) -> list[Gate]:
         rows.append(_own_model(name, about))
     rows += _judges(facts, found, manifest.judgments)
     rows.append(_manipulation(manifest))
-    if manifest.setting.get("fast"):
+    if facts.api:
+        rows.append(Gate("open", "Determinism", "An API gives none: the same request may be answered otherwise."))
+    elif manifest.setting.get("fast"):
         rows.append(Gate("open", "Determinism", "Given up for speed: the same run may give other answers."))
     else:
         models = facts.own_models.values()
@@ -98,6 +100,9 @@ def _adapter(name: str, moves: str, gate: Mapping[str, Any]) -> Gate:
 
 def _own_model(name: str, about: Mapping[str, Any]) -> Gate:
     """A persona that is a model of its own was compared with the base: other weights, and perhaps other rules."""
+    if about.get("api"):
+        told = f"{about.get('answering')} answers for it; an API shows neither weights nor template"
+        return Gate("open", f"Model of {name}", f"{told}, so a difference may come from there.")
     same = [bool(about.get(fact)) for fact in ("same_template", "same_tokenizer")]
     told = f"Its weights are not the base's ({about.get('model')})"
     if all(same):

@@ -26,6 +26,7 @@ from warmeng.study.report.figure_data import BELIEFS, CONTEXTS, effects, manipul
 from warmeng.study.report.headline import claim_line, headline
 from warmeng.study.report.outcome import costs, file_gates, gates, headlines, lead, primary_headlines
 from warmeng.study.report.settings_text import Fact, asked, deviations, persona_names
+from warmeng.study.results.answering import answering, answering_words
 from warmeng.study.results.combine import first_trusted
 from warmeng.study.results.items import read_items
 from warmeng.study.results.manifest import Manifest, refuse_other_runs, require_manifest
@@ -167,6 +168,8 @@ def _render(run: Run, most: int, most_bytes: int) -> str:
     )
     measured = bool(manipulation(run.manifest) or warmth(run.manifest, analysis))
     sessions = read_sessions(run.folder)
+    behind = answering(run.folder)
+    answered = [Fact("Answered by", answering_words(behind))] if behind else []
     script, css = ((ASSETS / name).read_text(encoding="utf-8") for name in ("report.js", "report.css"))
     environment = Environment(
         loader=FileSystemLoader(ASSETS),
@@ -184,7 +187,7 @@ def _render(run: Run, most: int, most_bytes: int) -> str:
         lead=lead(found, run.baseline, run.personas),
         headlines=heads,
         found=headline(primary, found_tables, run.baseline) if analysis else [],
-        facts=run.facts,
+        facts=[*run.facts, *answered],
         methods=methods.paragraph(run.manifest, run.facts, run.questions),
         works=methods.works(run.manifest),
         gates=[*file_gates(run.analysis, run.folder), *gates(run.manifest, found)],

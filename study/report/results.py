@@ -49,10 +49,15 @@ def notes(results: Mapping[str, Any]) -> list[str]:
     run = results["run"]
     grades = " + ".join(f"{results['grades'].get(grade, 0)} {grade}" for grade in GRADES)
     lines = [f"Planned {run['planned']} = {grades}" + (f" + {run['missing']} missing" if run["missing"] else "") + "."]
-    lines.append(
-        f"Model {run['model']}, seed {run['seed']}, "
-        + ("deterministic." if run["deterministic"] else "fast: results may differ in another batch.")
-    )
+    api = run.get("api") or {}
+    bits = "deterministic." if run["deterministic"] else "fast: results may differ in another batch."
+    where = f" behind {api['base']}" if api else ""
+    lines.append(f"Model {run['model']}{where}, seed {run['seed']}, {'not deterministic.' if api else bits}")
+    if answered := run.get("answered_by"):
+        lines.append(f"Answered by {answered}.")
+    if api:
+        lines.append(f"Options are graded by {api['options']}.")
+        lines += [f"An API gives {told}." for told in api["not_given"]]
     if run.get("questions"):
         lines.append(f"Questions: {', '.join(f'{name} {extent}' for name, extent in run['questions'].items())}.")
     lines += [f"{name}: {told}." for name, told in (run.get("left_out") or {}).items()]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from warmeng.remote.names import PREFIX, is_api
 from warmeng.study.algebra import INLINE, parse_sum, split_spec, words_of
 from warmeng.study.personas import BUILT_IN, EMBEDDED, FULL
 from warmeng.study.plan import STEPS_TOKENS
@@ -62,8 +63,8 @@ def persona_parts(spec: str) -> tuple[str, str, str]:
             prompted = f"the {prompt} system prompt"
         elif prompt.startswith(INLINE):
             prompted = "a system prompt of its own"
-        if adapter.startswith(FULL):
-            changed = f"{OWN_MODEL} {adapter.removeprefix(FULL)}"
+        if adapter.startswith(FULL) or is_api(adapter):
+            changed = f"{OWN_MODEL} {adapter.removeprefix(FULL).removeprefix(PREFIX)}"
         else:
             changed = words_of(parse_sum(adapter))
         return name, changed, prompted if prompt else ""
@@ -124,7 +125,13 @@ def asked(manifest: Manifest, items: Mapping[str, int], judges: Sequence[str], r
     if CHOICE in (s.get("asking") or ()):
         framed += "; each also as a choice between the two answers, in both orders"
     alike = all(about.get("same_tokenizer") for about in facts.own_models.values())
-    shared = ", which all personas share" if alike else ""
+    noise = f"and the noise{', which all personas share' if alike else ''}"
+    computed = f"on {engine.get('device', 'an unknown device')} in {engine.get('dtype', 'an unknown precision')}, " + (
+        "fast: results may differ in another batch" if s.get("fast") else "deterministic"
+    )
+    if facts.api:
+        noise = "and is sent with each request, which promises nothing" if facts.api.get("seed") else "alone"
+        computed = f"by {facts.api.get('answering')} behind {facts.api.get('base')}, asked by {facts.api.get('client')}"
     found = [
         Fact("Model", str(s.get("model")) + (f", revision {s['revision']}" if s.get("revision") else "")),
         Fact("Personas", "; ".join(persona_words(str(p)) for p in s.get("personas") or ())),
@@ -142,14 +149,12 @@ def asked(manifest: Manifest, items: Mapping[str, int], judges: Sequence[str], r
         ),
         Fact("Grading", f"exact rules{', and before them ' + listed(list(judges)) if judges else ' alone, no judge'}"),
         *([Fact("Counted as incorrect", f"{RULES.get(rule, 'not known')} (rule {rule})")] if rule else []),
-        Fact("Seed", f"{s.get('seed')}: it draws the questions and the noise{shared}"),
-        Fact(
-            "Computed",
-            f"on {engine.get('device', 'an unknown device')} in {engine.get('dtype', 'an unknown precision')}, "
-            + ("fast: results may differ in another batch" if s.get("fast") else "deterministic"),
-        ),
+        Fact("Seed", f"{s.get('seed')}: it draws the questions {noise}"),
+        Fact("Computed", computed),
         Fact("Versions", f"warmeng {facts.warmeng}, Python {facts.python}"),
     ]
+    found += [Fact("Options", f"graded by {told}")] if (told := facts.api.get("options")) else []
+    found += [Fact("An API gives", str(told)) for told in facts.api.get("not_given") or ()]
     for name, told in facts.left_out.items():
         found.append(Fact(f"Left out of {name}", told))
     if facts.started:

@@ -10,8 +10,10 @@ from warmeng.common.errors import StorageError, one_line
 from warmeng.common.files import storage_failure, sweep
 from warmeng.common.interrupts import convert_to_keyboard_interrupt
 from warmeng.common.progress import Progress
+from warmeng.remote.names import is_api
 from warmeng.study.plan import Study
 from warmeng.study.report.results import write_results
+from warmeng.study.results.answering import answering, answering_words
 from warmeng.study.results.combine import first_trusted
 from warmeng.study.results.frame import Frame
 from warmeng.study.results.manifest import Manifest
@@ -27,6 +29,7 @@ UNBALANCED = 70
 FAILED = 70
 
 TOLD = (
+    "api",
     "default_system",
     "adds_default_system",
     "exact_rule",
@@ -58,6 +61,8 @@ def finish(study: Study, folder: Path, manifest: Manifest, progress: Progress, c
     frame, info = read_run(folder)
     margins = read_margins(folder)
     results = make_results(study, manifest, frame, info, margins)
+    if manifest.facts.api or any(map(is_api, manifest.facts.judges)):
+        results["run"]["answered_by"] = answering_words(answering(folder))
     run = results["run"]
     missing = run["missing"]
     beside = run["judgments"]["missing"] + run["margins"]["missing"]
@@ -104,7 +109,7 @@ def make_results(study: Study, manifest: Manifest, frame: Frame, info: RunInfo, 
             "margins": {"planned": manifest.margins, "missing": manifest.margins - margins.beside},
             "model": s.model,
             "seed": s.seed,
-            "deterministic": not s.fast,
+            "deterministic": not s.fast and not facts.api,
             "settings": s.as_dict(),
             **{key: getattr(facts, key) for key in TOLD},
         },

@@ -240,7 +240,7 @@ def test_rich_keeps_its_own_styles_and_shows_those_of_others(monkeypatch: pytest
 
 def test_everything_is_printed_in_one_place() -> None:
     """So that nothing of others reaches a terminal as it is."""
-    for folder in ("cli", "common", "engine", "finetune", "study", "kernels"):
+    for folder in ("cli", "common", "engine", "remote", "finetune", "study", "kernels"):
         for path in (ROOT / folder).rglob("*.py"):
             if path == ROOT / "common" / "terminal.py":
                 continue
