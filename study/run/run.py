@@ -100,10 +100,13 @@ def _read_unchanged(study: Study, folder: Path) -> Manifest | None:
 def _run(
     study: Study, folder: Path, before: Manifest | None, progress: Progress, command: str, reuse: Sequence[Path]
 ) -> Outcome:
-    from warmeng.engine.load import choose_device
-
     settings = study.settings
-    device = "api" if is_api(settings.model) else choose_device(settings.device)
+    if is_api(settings.model):
+        device = "api"
+    else:
+        from warmeng.engine.load import choose_device
+
+        device = choose_device(settings.device)
     watchdog = Watchdog(settings.stall_seconds, folder, command, progress.stop)
     apis = Apis(study, folder, progress, command, watchdog)
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 
 import pytest
 from api_server import CANARY
 
 from warmeng.remote.pace import Patience
+from warmeng.study.run.calibrate import calibrate_exact
+
+# The exact rules are the same in every run.
+calibrated = cache(calibrate_exact)
 
 
 @pytest.fixture(autouse=True)
@@ -23,3 +27,4 @@ def impatient(monkeypatch):
     """Runs wait a little after a failure without a hint, and make no analysis and no report."""
     monkeypatch.setattr("warmeng.study.run.api.Patience", partial(Patience, first=0.01, longest=0.02))
     monkeypatch.setattr("warmeng.study.run.finish.conclude", lambda *given: True)
+    monkeypatch.setattr("warmeng.study.run.prepare.calibrate_exact", calibrated)
