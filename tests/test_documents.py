@@ -120,7 +120,7 @@ def test_the_reference_has_every_command_and_every_public_name(reference: Module
         assert f"\n### warmeng {name}\n" in pages["cli.md"]
     for name in set(warmeng.__all__) - {"__version__"}:
         assert f"\n## {name}\n" in pages["api.md"]
-    assert "- `--persona NAME=[ADAPTER|full:MODEL][@PROMPT]`: What is compared" in pages["cli.md"]
+    assert "- `--persona NAME=[ADAPTER|full:MODEL|openai:MODEL][@PROMPT]`: What is compared" in pages["cli.md"]
 
 
 def test_every_page_is_in_the_site() -> None:

@@ -201,7 +201,8 @@ def sample(a: Answer, asked: Asked, number: int, source: Source, system: str | N
             lettered = asked.task.grading == "options"
             doc["choices"] = list(ordered(asked.item) if lettered else choices(asked.item))
         target = next((k for k, label in enumerate(labels) if label.name == "right"), None)
-        messages.append({"role": "assistant", "content": ANSWER_PREFIX})
+        if not source.manifest.facts.api:  # which begins its answer itself
+            messages.append({"role": "assistant", "content": ANSWER_PREFIX})
         arguments = {f"gen_args_{k}": {"arg_0": prompt, "arg_1": label.text} for k, label in enumerate(labels)}
         resps = [[[label.score, False]] for label in labels]
         filtered = [[label.score, False] for label in labels]
