@@ -18,10 +18,13 @@ Examples:
   warmeng grade answers.csv --model Qwen/Qwen2.5-7B-Instruct
   warmeng grade answers.jsonl --labels mine --confusion
   warmeng grade answers.csv --model ./judge-a --judge ./judge-b --table
+  warmeng grade answers.csv --model openai:gpt-4o --max-requests 500
 """
 )
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--model", default=StudySettings.model, show_default=True, help="The judge.")
+@click.option(
+    "--model", default=StudySettings.model, show_default=True, help="The judge; openai:MODEL is behind an API."
+)
 @click.option(
     "--judge", "judges", multiple=True, metavar="MODEL", help="A further judge, repeatable: the raters' agreement."
 )
@@ -34,6 +37,8 @@ Examples:
 @click.option("--confusion", is_flag=True, help="Print the judge's confusion matrix, and its errors for each persona.")
 @click.option("--table", is_flag=True, help="Sum the grades up; refused where the raters' agreement is too low.")
 @click.option("--format", "form", type=click.Choice(["text", "jsonl"]), default="text", show_default=True)
+@click.option("--api-base", metavar="URL", help="As for `warmeng run`.")
+@click.option("--max-requests", type=int, help="Requests to an API after which it stops, by judge.")
 @click.option("--device", default=StudySettings.device, show_default=True, help="auto, cpu or cuda.")
 @dtype_option
 def grade(
@@ -45,6 +50,8 @@ def grade(
     confusion: bool,
     table: bool,
     form: str,
+    api_base: str | None,
+    max_requests: int | None,
     device: str,
     dtype: str | None,
 ) -> int:
@@ -56,7 +63,14 @@ def grade(
     """
     from warmeng.study.run.grade_file import Wanted, grade_file
 
-    settings = StudySettings(model=model, revision=revision, device=device, dtype=dtype or AUTO)
+    settings = StudySettings(
+        model=model,
+        revision=revision,
+        device=device,
+        dtype=dtype or AUTO,
+        api_base=api_base,
+        max_requests=max_requests,
+    )
     for line in grade_file(settings, file, Wanted(labels, table, form, confusion), judges):
         echo(line)
     return 0

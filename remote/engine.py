@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -122,8 +122,8 @@ class RemoteEngine:
         else:
             self._queue.append(request)
 
-    def results(self) -> Generator[ChatResult, None, None]:
-        """Yield results as they come. Requests may be added meanwhile.
+    def results(self, interrupted: Sequence[int] = ()) -> Generator[ChatResult, None, None]:
+        """Yield results as they come. Requests may be added meanwhile; where ``interrupted`` is filled, it ends early.
 
         What can't go on raises, but only after all requests that are under way: they are paid for. Raises ``Stopped``
         for a budget that is reached and a server that does not answer, ``InputError`` for one that refuses, and
@@ -137,6 +137,8 @@ class RemoteEngine:
                     while failure is None and self._queue and len(self._tasks) < self._limiter.most:
                         coroutine = self._answer(self._queue.popleft(), self.features)
                         self._tasks.add(self._loop.create_task(coroutine))
+                    if interrupted:
+                        return
                     for task in self._run(self._wait()):
                         self._tasks.discard(task)
                         if task.cancelled():
@@ -177,11 +179,10 @@ class RemoteEngine:
         return self._loop.run_until_complete(coroutine)
 
     async def _wait(self) -> set[asyncio.Task[ChatResult]]:
-        while True:
-            done, _ = await asyncio.wait(self._tasks, timeout=TICK, return_when=asyncio.FIRST_COMPLETED)
-            self.stats.steps += 1
-            if done:
-                return done
+        """Return the tasks that are done, perhaps none after a while."""
+        done, _ = await asyncio.wait(self._tasks, timeout=TICK, return_when=asyncio.FIRST_COMPLETED)
+        self.stats.steps += 1
+        return done
 
     def _give_up(self, tasks: Iterable[asyncio.Task[Any]]) -> None:
         for task in tasks:

@@ -81,7 +81,7 @@ def _duration(text: str) -> float | None:
 class Limiter:
     """Lets a number of requests under way at once, which follows what the server takes.
 
-    Each answer while all places are taken raises the limit by 1 / limit, so by 1 a round; a server that is overloaded
+    Each answer while a request waits for a place raises the limit by 1 / limit, so by 1 a round; one that is overloaded
     halves it, once for all requests that were under way then. A hint holds everything back until it is over.
     """
 
@@ -90,6 +90,7 @@ class Limiter:
         self.most = most
         self.limit = min(START, float(most))
         self.active = 0
+        self._waiting = 0
         self._until = 0.0
         # Requests that began before this have told what the last decrease answered.
         self._decreased = -math.inf
@@ -99,7 +100,11 @@ class Limiter:
         """Wait for a place, and return when the request begins, for ``busy``."""
         while True:
             async with self._changed:
-                await self._changed.wait_for(lambda: self.active < max(1, int(self.limit)))
+                self._waiting += 1
+                try:
+                    await self._changed.wait_for(lambda: self.active < max(1, int(self.limit)))
+                finally:
+                    self._waiting -= 1
                 if (left := self._until - time.monotonic()) <= 0:
                     self.active += 1
                     return time.monotonic()
@@ -112,8 +117,8 @@ class Limiter:
             self._changed.notify_all()
 
     def answered(self) -> None:
-        """An answer came, and its place is still taken."""
-        if self.active >= int(self.limit):
+        """An answer came: the server takes what is under way, and more if more waits."""
+        if self._waiting:
             self.limit = min(float(self.most), self.limit + 1.0 / self.limit)
 
     def busy(self, began: float, wait: float | None) -> None:

@@ -13,6 +13,7 @@ from warmeng.common.interrupts import interruptible
 from warmeng.common.journal import Journal
 from warmeng.common.progress import Pace, Progress
 from warmeng.engine.request import GenerateRequest, GenerateResult, Result, ScoreResult
+from warmeng.remote.engine import RemoteEngine
 from warmeng.remote.request import ChatRequest, ChatResult
 from warmeng.study.grading.exact import grade_answer, grade_scores
 from warmeng.study.grading.labels import margin_parts, margin_places
@@ -152,12 +153,16 @@ class _Asker:
         left = iter(jobs)
         while self._fill(left, interrupted):
             # The engine stands still once this ends, whatever ends it.
-            with closing(self.engine.results()) as results:
+            # An API may let wait for long, so it looks for interrupts itself.
+            more = (interrupted,) if isinstance(self.engine, RemoteEngine) else ()
+            with closing(self.engine.results(*more)) as results:
                 for result in results:
                     self._take(result)
                     if interrupted:
                         return True
                     self._fill(left, interrupted)
+            if interrupted:
+                break
             assert not self.asked, "the engine answers every request"
         return bool(interrupted)
 

@@ -12,14 +12,18 @@ from typing import cast
 import orjson
 
 from warmeng.common.errors import InputError, one_line
+from warmeng.common.progress import Silent
 from warmeng.engine.request import GenerateResult
+from warmeng.remote.budget import Budget
+from warmeng.remote.names import is_api
 from warmeng.study.grading.exact import grade_answer
 from warmeng.study.grading.grade import GRADES, Grade
 from warmeng.study.grading.judge import Judged, judge_rows
 from warmeng.study.grading.rows import LABELS, Row, read_rows, wordless
 from warmeng.study.results.combine import DECIDED, combine
+from warmeng.study.run.api import limits_of, open_model
 from warmeng.study.run.calibrate import Calibration, calibrate, confusion_lines, measure, require_trust
-from warmeng.study.run.models import load_engine
+from warmeng.study.run.models import AnyEngine, load_engine
 from warmeng.study.settings import StudySettings
 from warmeng.study.stats.agreement import cohen, kappa
 from warmeng.study.stats.intervals import wilson
@@ -81,7 +85,11 @@ def grade_file(settings: StudySettings, path: Path, wanted: Wanted, more: Sequen
 
 
 def _by_judge(settings: StudySettings, path: Path, wanted: Wanted, count: int, codes: list[int]) -> Iterator[str]:
-    engine = load_engine(settings)
+    engine: AnyEngine
+    if is_api(settings.model):
+        engine = open_model(settings, Budget(limits_of(settings), {}), Silent())
+    else:
+        engine = load_engine(settings)
     text = wanted.form == "text"
     if text:
         yield (

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 
 import pytest
-from api_server import ANSWERING, CANARY, FAULTS, FINGERPRINT, OUTPUT_TOKENS, PROMPT_TOKENS, Fault, api_server, written
+from api_server import (
+    ANSWERING,
+    BUSY,
+    CANARY,
+    FAULTS,
+    FINGERPRINT,
+    OUTPUT_TOKENS,
+    PROMPT_TOKENS,
+    Fault,
+    api_server,
+    written,
+)
 
 from warmeng.common.errors import InputError
 from warmeng.remote.budget import Budget, Limits, Price
@@ -263,6 +275,34 @@ def test_what_a_server_does_not_take_is_left_out_by_its_name():
         with pytest.raises(InputError, match="status 400: temperature"):
             opened(server)
         assert len(server.asked) == 1
+
+
+def test_requests_at_once_follow_what_the_server_takes():
+    with api_server(delay=0.08) as server:
+        engine = opened(server, most=9)
+        asked_all(engine, requests(50))
+        assert 5 < server.most_at_once <= 9
+        engine.close()
+    with api_server(lambda n, body: BUSY if server.at_once > 2 else None, delay=0.01) as server:
+        engine = opened(server, patience=Patience(attempts=30, first=0.01))
+        asked_all(engine, requests(40))
+        refused = len(server.asked) - 41
+        assert 0 < refused < 30, "it learns that the server takes two at once"
+        engine.close()
+
+
+def test_an_interrupt_ends_the_wait_for_a_server_that_answers_nothing():
+    interrupted = []
+    with api_server() as server:
+        engine = opened(server)
+        server.delay = 3.0
+        engine.add(requests(1)[0])
+        threading.Timer(0.2, interrupted.append, (2,)).start()
+        began = time.monotonic()
+        assert list(engine.results(interrupted)) == []
+        assert time.monotonic() - began < 2.5
+        server.delay = 0.0
+        engine.close()
 
 
 def test_a_reader_that_leaves_gives_up_what_is_under_way():

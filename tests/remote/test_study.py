@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import socket
+from functools import partial
 from pathlib import Path
 
 import orjson
@@ -20,8 +21,10 @@ from warmeng.study.grading.judge import LABELS
 from warmeng.study.plan import Study
 from warmeng.study.report.results import markdown
 from warmeng.study.results.records import FILE, read_records
+from warmeng.study.run.calibrate import LABELLED, calibrate
 from warmeng.study.run.dry_run import dry_run
-from warmeng.study.run.run import run_study
+from warmeng.study.run.grade_file import Wanted, grade_file
+from warmeng.study.run.run import INTERRUPTED, run_study
 from warmeng.study.settings import StudySettings
 
 TUNED = "openai:ft:tiny:us:warm"
@@ -294,6 +297,15 @@ def test_a_dry_runs_counts_are_those_of_the_run(tmp_path):
     assert sum("of" not in line for line in spending) == len(server.asked) == 24 + 3
 
 
+@pytest.fixture
+def few_labelled(tmp_path, monkeypatch):
+    """A judge is measured on every fourth of the labelled answers: 32."""
+    path = tmp_path / "labelled.jsonl"
+    path.write_text("".join(LABELLED.read_text().splitlines(keepends=True)[::4]))
+    monkeypatch.setattr("warmeng.study.run.judges.calibrate", partial(calibrate, path=path))
+    return 32
+
+
 def judging(share=1.0):
     """Likeliest tokens of a judge that knows a share of the labelled answers; of others, of letters."""
     prefers = knowing_judge(share)
@@ -307,11 +319,11 @@ def judging(share=1.0):
     return top
 
 
-def test_a_judge_behind_an_api_passes_the_gate_and_grades(tmp_path):
+def test_a_judge_behind_an_api_passes_the_gate_and_grades(tmp_path, few_labelled):
     with api_server(top=judging()) as server:
         quick = settings(server, personas=("original",), tasks=("facts",), judges=("openai:a", "openai:b"))
         outcome = run_study(quick, tmp_path / "r", Silent())
-        assert len(conversations(server)) == 4 + 2 * 128 + 2 * 4
+        assert len(conversations(server)) == 4 + 2 * few_labelled + 2 * 4
         asked = len(server.asked)
         run_study(quick, tmp_path / "r", Silent())
         assert len(server.asked) == asked
@@ -325,7 +337,28 @@ def test_a_judge_behind_an_api_passes_the_gate_and_grades(tmp_path):
     assert not found_in(CANARY, tmp_path)
 
 
-def test_a_judge_that_agrees_too_little_or_tells_no_tokens_is_refused(tmp_path):
+def test_an_interrupted_run_goes_on(tmp_path):
+    with api_server(delay=0.01) as server:
+        quick = settings(server, personas=("original", "warm-prompt"))
+        assert run_study(quick, tmp_path / "r", Heard(stop_after=5), "warmeng run").exit_code == INTERRUPTED
+        kept = len(records(tmp_path / "r"))
+        assert 5 <= kept < 16
+        asked = len(server.asked)
+        assert run_study(quick, tmp_path / "r", Heard(), "warmeng run").exit_code == 0
+        assert len(server.asked) - asked == 1 + 16 - kept
+
+
+def test_a_file_is_graded_by_a_judge_behind_an_api(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    path.write_text('{"question": "What is wet?", "answer": "Water", "right": "Water"}\n' * 3)
+    with api_server(top=lambda body: [("correct", -0.1), ("in", -3.0)]) as server:
+        judge = StudySettings(model="openai:a", api_base=server.url, max_requests=5)
+        lines = list(grade_file(judge, path, Wanted(form="jsonl")))
+        assert [json.loads(line)["grade"] for line in lines] == ["correct"] * 3
+        assert len(server.asked) == 4
+
+
+def test_a_judge_that_agrees_too_little_or_tells_no_tokens_is_refused(tmp_path, few_labelled):
     with api_server(top=judging(0.0)) as server:
         quick = settings(server, personas=("original",), tasks=("facts",), judges=("openai:a",))
         with pytest.raises(InputError, match="judge openai:a is refused"):
@@ -335,9 +368,9 @@ def test_a_judge_that_agrees_too_little_or_tells_no_tokens_is_refused(tmp_path):
             run_study(quick, tmp_path / "s", Silent())
 
 
-def test_a_local_subject_may_have_a_judge_behind_an_api(tmp_path, monkeypatch):
+def test_a_local_subject_may_have_a_judge_behind_an_api(tmp_path, monkeypatch, few_labelled):
     monkeypatch.setattr("warmeng.study.run.run.load_engine", lambda settings: FakeEngine())
-    with api_server(lambda n, body: BUSY if n == 40 else None, top=judging()) as server:
+    with api_server(lambda n, body: BUSY if n == 20 else None, top=judging()) as server:
         mixed = settings(
             server, model="fake", personas=("original", "warm-prompt"), tasks=("facts",), judges=("openai:a",),
             warmth_prompts=0, asking=("open",), max_requests=1000,
