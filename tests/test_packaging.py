@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("common", "kernels", "engine", "finetune", "study", "serve", "bench", "cli")
+FOLDERS = re.findall(r'"(\w+)"', re.search(r"^FOLDERS = \((.*)\)$", (ROOT / "setup.py").read_text(), re.MULTILINE)[1])
 # Of the packages' folders, what only a clone has: measurements, and the script that takes them.
 LEFT_OUT = ("bench/results/", "bench/slot.sh")
 pytestmark = pytest.mark.slow
