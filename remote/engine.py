@@ -73,7 +73,7 @@ class RemoteEngine:
         self._limiter = Limiter(most)
         self._queue: deque[ChatRequest] = deque()
         self._tasks: set[asyncio.Task[ChatResult]] = set()
-        # Of the tasks, those whose request is under way.
+        # Of the tasks, those whose request is under way or answered.
         self._sending: set[asyncio.Task[Any]] = set()
         # Prompt tokens beyond what could be expected, as answers told.
         self._overhead = 0
@@ -141,6 +141,7 @@ class RemoteEngine:
                         return
                     for task in self._run(self._wait()):
                         self._tasks.discard(task)
+                        self._sending.discard(task)
                         if task.cancelled():
                             continue
                         error = task.exception()
@@ -158,6 +159,7 @@ class RemoteEngine:
                 self._give_up(self._tasks)
                 self._run(asyncio.wait(self._tasks))
                 self._tasks.clear()
+                self._sending.clear()
         if failure is not None:
             raise failure
 
@@ -221,10 +223,10 @@ class RemoteEngine:
             except BaseException:
                 self.budget.keep(key)
                 raise
-            finally:
-                self._sending.discard(task)
             self.stats.steps += 1
             if isinstance(found, Failure):
+                # From here on it may be given up; a task with an answer may not.
+                self._sending.discard(task)
                 if found.billed:
                     self.budget.keep(key)
                 else:
@@ -240,7 +242,7 @@ class RemoteEngine:
             return found
         finally:
             self._settled.set()
-            await self._limiter.leave()
+            self._limiter.leave()
 
     def _take(self, request: ChatRequest, found: ChatResult, prompt: int, output: int) -> None:
         """Count an answer. Raises ``OtherModel``, and ``InputError`` where the budget can't be kept."""

@@ -94,27 +94,28 @@ class Limiter:
         self._until = 0.0
         # Requests that began before this have told what the last decrease answered.
         self._decreased = -math.inf
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()
 
     async def enter(self) -> float:
         """Wait for a place, and return when the request begins, for ``busy``."""
         while True:
-            async with self._changed:
+            if self.active >= max(1, int(self.limit)):
                 self._waiting += 1
+                self._changed.clear()
                 try:
-                    await self._changed.wait_for(lambda: self.active < max(1, int(self.limit)))
+                    await self._changed.wait()
                 finally:
                     self._waiting -= 1
-                if (left := self._until - time.monotonic()) <= 0:
-                    self.active += 1
-                    return time.monotonic()
-            await asyncio.sleep(left)
+            elif (left := self._until - time.monotonic()) > 0:
+                await asyncio.sleep(left)
+            else:
+                self.active += 1
+                return time.monotonic()
 
-    async def leave(self) -> None:
+    def leave(self) -> None:
         """Give a place back."""
-        async with self._changed:
-            self.active -= 1
-            self._changed.notify_all()
+        self.active -= 1
+        self._changed.set()
 
     def answered(self) -> None:
         """An answer came: the server takes what is under way, and more if more waits."""

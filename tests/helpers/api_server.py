@@ -104,7 +104,12 @@ class ApiServer:
 
     def post(self, handler: BaseHTTPRequestHandler) -> None:
         """Answer one request."""
-        body = json.loads(handler.rfile.read(int(handler.headers["content-length"])))
+        raw = handler.rfile.read(size := int(handler.headers["content-length"]))
+        if len(raw) < size:
+            # A client that left while it asked.
+            handler.close_connection = True
+            return
+        body = json.loads(raw)
         with self.guard:
             n = len(self.asked)
             self.asked.append(body)

@@ -49,7 +49,7 @@ def test_the_limit_rises_by_one_a_round_and_halves_once_for_all_that_were_under_
         assert limiter.limit == pytest.approx(5, abs=0.1)
         assert limiter.active == 4
         for _ in range(4):
-            await limiter.leave()
+            limiter.leave()
         began = await late
         whole = limiter.limit
         limiter.busy(starts[0], 0.05)
@@ -57,7 +57,7 @@ def test_the_limit_rises_by_one_a_round_and_halves_once_for_all_that_were_under_
         assert limiter.limit == whole / 2, "both were under way when it was too much"
         limiter.busy(began, None)
         assert limiter.limit == whole / 2
-        await limiter.leave()
+        limiter.leave()
         before = asyncio.get_running_loop().time()
         await limiter.enter()
         assert asyncio.get_running_loop().time() - before >= 0.04, "the hint holds all back"
@@ -75,7 +75,7 @@ def test_the_limit_stays_within_its_bounds():
             await limiter.enter()
             limiter._waiting = 1
             limiter.answered()
-            await limiter.leave()
+            limiter.leave()
         assert limiter.limit == 2
         for _ in range(20):
             limiter.busy(float("inf"), None)

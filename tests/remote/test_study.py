@@ -39,7 +39,7 @@ def settings(server, **more):
         "beliefs": ("none", "wrong"),
         "limit": 2,
         "api_base": getattr(server, "url", server),
-        "api_timeout": 2.0,
+        "api_timeout": 60.0,
     }
     return StudySettings(**(plain | more))
 
@@ -299,11 +299,11 @@ def test_a_dry_runs_counts_are_those_of_the_run(tmp_path):
 
 @pytest.fixture
 def few_labelled(tmp_path, monkeypatch):
-    """A judge is measured on every fourth of the labelled answers: 32."""
+    """A judge is measured on every third of the labelled answers: 43."""
     path = tmp_path / "labelled.jsonl"
-    path.write_text("".join(LABELLED.read_text().splitlines(keepends=True)[::4]))
+    path.write_text("".join(LABELLED.read_text().splitlines(keepends=True)[::3]))
     monkeypatch.setattr("warmeng.study.run.judges.calibrate", partial(calibrate, path=path))
-    return 32
+    return 43
 
 
 def judging(share=1.0):
