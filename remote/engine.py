@@ -238,6 +238,7 @@ class RemoteEngine:
             self._limiter.answered()
             self._take(request, found, prompt, output)
             if self.answering and features.top and request.labels and found.status == "ok" and not found.logprobs:
+                self._sending.discard(task)
                 return Failure("it tells no likeliest tokens")
             return found
         finally:

@@ -85,7 +85,7 @@ def test_a_fault_costs_one_attempt_and_no_answer(name):
     with api_server(lambda n, body: fault if n in (2, 4) else None) as server:
         budget = Budget(Limits(), PRICES)
         # A slow machine must not look like a server that drips.
-        patience = replace(FAST, timeout=1.0) if name == "drip" else FAST
+        patience = replace(FAST, timeout=3.0) if name == "drip" else FAST
         engine = opened(server, budget, patience)
         asked_all(engine, wanted)
         engine.close()
