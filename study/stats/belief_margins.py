@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from warmeng.study.outcomes import AGREEMENT, CLAIMS, CONTROL, KNOWLEDGE, MARGIN, RAW, outcome_name
-from warmeng.study.prompts import CHOICE, ORDERS
+from warmeng.study.prompts import CHOICE, ORDERS, OWN_BELIEFS
 from warmeng.study.results.frame import Flags
 from warmeng.study.results.margins import SUM, Margins
 from warmeng.study.stats.draws import Floats, Ints
@@ -82,6 +82,18 @@ def task_of(margins: Margins) -> Ints:
     found = np.zeros(len(margins.item.names), dtype=np.int64)
     found[margins.item.codes] = margins.task.codes
     return found
+
+
+def errors(cube: Cube) -> dict[str, Floats]:
+    """Return, for each of a user's own beliefs, where the wrong answer is the likelier one: 100, 0, or 50 where neither
+    is; ``[models, personas, contexts, questions]`` each. Their means are error rates in percent.
+    """
+    asked = [belief for belief in OWN_BELIEFS if belief in cube.beliefs]
+    return {f"errors ({belief})": _percent_wrong(cube.values[:, :, :, cube.beliefs.index(belief)]) for belief in asked}
+
+
+def _percent_wrong(margin: Floats) -> Floats:
+    return np.asarray(np.where(np.isfinite(margin), 50.0 * (1 - np.sign(margin)), np.nan))
 
 
 def measures(cube: Cube) -> dict[str, Floats]:

@@ -75,7 +75,9 @@ MARGIN_SCHEMA: dict[str, Described] = {
         "Margins by how length is counted",
         "Sum: of an answer's own tokens, without full stop and end token; it is what all other tables take. Per byte "
         "and per token: that over the answer's length. With end: with full stop and end token. Over all tasks and "
-        "contexts, in nats; the notes name each conclusion that is not the same in all four.",
+        "contexts, in nats; contrasts of errors, how often the wrong answer is the likelier one under a belief, in "
+        "points (after Bonett and Price 2012). Likelihood tasks are graded per byte with end, as the acc_norm of "
+        "lm-evaluation-harness. The notes name each conclusion that is not the same in all four.",
         (
             *PLACE,
             ("against", "against", "text"),

@@ -19,11 +19,13 @@ from warmeng.study.stats.belief_margins import (
     SHIFT,
     cubes,
     detection,
+    errors,
     measures,
     pooled,
     probabilities,
     task_of,
 )
+from warmeng.study.stats.changes import mean_changes
 from warmeng.study.stats.draws import Floats, Ints, number
 from warmeng.study.stats.margins import ALL
 from warmeng.study.stats.means import Means, question_means
@@ -199,7 +201,10 @@ class Tables:
         return rows
 
     def norms(self) -> list[Row]:
-        """Return the table ``margin_norms``: measures and contrasts as each way to count length has them, pooled."""
+        """Return the table ``margin_norms``: measures and contrasts as each way to count length has them, pooled.
+
+        Beside the margins, contrasts of errors of comparing: how often the wrong answer is the likelier one, in points.
+        """
         rows = []
         for norm in NORMS:
             for cube in cubes(self.margins, norm):
@@ -210,7 +215,13 @@ class Tables:
                     if measure in found
                     for who, array in self._with_contrasts(found[measure]).items()
                 }
-                for (measure, persona, against), means in self._means(values, self.scopes[:1]).items():
+                moved = {
+                    (measure, variant, against): self._change(every, variant, against)
+                    for measure, every in errors(cube).items()
+                    for variant, against in self.pairs
+                }
+                both = self._means(values, self.scopes[:1]) | self._means(moved, self.scopes[:1], _error_changes)
+                for (measure, persona, against), means in both.items():
                     head = {"persona": persona, "against": against, "asking": cube.asking, "measure": measure}
                     for place, m in means.items():
                         if place.context == ALL:
@@ -226,12 +237,16 @@ class Tables:
         first, second = (self.personas.index(name) for name in (variant, against))
         return np.asarray(values[:, first] - values[:, second])
 
-    def _means(self, arrays: Mapping[Key, Floats], scopes: Scopes | None = None) -> dict[Key, dict[Place, One]]:
+    def _means(
+        self, arrays: Mapping[Key, Floats], scopes: Scopes | None = None, summarise: Summary | None = None
+    ) -> dict[Key, dict[Place, One]]:
         """Return the means of arrays of ``[models, contexts, questions]`` by place, in one computation a scope."""
         found: dict[Key, dict[Place, One]] = {key: {} for key in arrays}
         if arrays:
             keys = list(arrays)
-            for k, place, m in self._places([np.stack(list(arrays.values()))], _mean, scopes or self.scopes):
+            for k, place, m in self._places(
+                [np.stack(list(arrays.values()))], summarise or _mean, scopes or self.scopes
+            ):
                 found[keys[k]][place] = m
         return found
 
@@ -311,6 +326,14 @@ Summary = Callable[[Sequence[Floats], Ints], Means]
 
 def _mean(flat: Sequence[Floats], task: Ints) -> Means:
     return question_means(flat[0], task)
+
+
+def _error_changes(flat: Sequence[Floats], task: Ints) -> Means:
+    """Return the means of changes in percent, with the intervals of ``mean_changes``; tasks are one."""
+    row, question = np.nonzero(np.isfinite(flat[0]))
+    found = mean_changes(row, flat[0][row, question] / 100, question, len(flat[0]))
+    value, low, high = (100 * x for x in (found.value, found.low, found.high))
+    return Means(found.n, value, np.full(len(value), np.nan), low, high, found.p)
 
 
 def _place(place: Place) -> Row:

@@ -13,7 +13,7 @@ from warmeng.study.stats.answer_schema import ANSWER_SCHEMA
 from warmeng.study.stats.margin_schema import MARGIN_SCHEMA
 
 # Of ``analysis.json`` and ``results.json``: raise it when a table is no longer what it was.
-FORMAT = 3
+FORMAT = 4
 DASH = "–"
 Table = dict[str, Any]
 # By name.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import io
 import json
 import math
@@ -10,6 +11,7 @@ import re
 import statistics
 from collections import Counter, defaultdict
 
+import numpy as np
 import pytest
 from fakes import FakeEngine, knowing_judge, number
 from rich.console import Console
@@ -18,6 +20,7 @@ from tiers import slow
 from warmeng.common.progress import Silent
 from warmeng.study.export.table import Source, rows
 from warmeng.study.report.figure_data import rates
+from warmeng.study.report.headline import claim_line
 from warmeng.study.report.page import load_run
 from warmeng.study.report.terminal import RESULTS, print_results
 from warmeng.study.results.records import FILE, read_records
@@ -136,6 +139,28 @@ def test_the_terminal_and_the_page_of_results_show_these_numbers(finished):
             assert f"| {' | '.join(values)} |" in text
 
 
+def test_the_primary_claim_is_the_same_first_sentence_everywhere(finished):
+    folder, outcome = finished
+    facts = json.loads((folder / "manifest.json").read_bytes())["facts"]
+    assert outcome.results["run"]["claim"] == facts["claim"]
+    line = claim_line(outcome.results["tables"])
+    if not facts["claim"]:
+        assert line == ""
+        return
+    [row] = outcome.results["tables"]["primary"]["rows"]
+    assert (row["persona"], row["against"]) == (facts["claim"]["variant"], facts["claim"]["against"])
+    assert line.startswith("Primary claim, named before the first answer: ")
+    console = Console(width=200, file=io.StringIO())
+    print_results(console, outcome.results)
+    said = console.file.getvalue().partition("What was found\n")[2]
+    assert said.startswith(line)
+    text = (folder / "results.md").read_text()
+    assert text.startswith(f"# Results\n\n## What was found\n\n- {line}\n")
+    page = html.unescape((folder / "report.html").read_text())
+    assert re.search(r"<p class=\"lead\">([^<]*)</p>", page)[1] == line
+    assert "sha256 " + facts["claim"]["sha256"] in page
+
+
 def test_the_report_and_the_exports_have_the_same_answers(finished):
     folder, outcome = finished
     run = load_run(folder)
@@ -209,6 +234,8 @@ def measured(values, asking, persona, measure):
             return values[asking, persona, context, belief, question]
 
         try:
+            if measure.startswith("errors ("):
+                return 50.0 * (1 - np.sign(margin(measure.removeprefix("errors (").rstrip(")"))))
             if measure.startswith("shift: "):
                 return margin(measure.removeprefix("shift: ")) - margin("none")
             return FORMULAS[measure](margin)
