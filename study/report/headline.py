@@ -75,7 +75,7 @@ def _claim(row: Row) -> str:
         return f"{named} nothing can be said of {outcome} of {who} beside {whom}: no question has what it needs."
 
     def said(key: str) -> str:
-        return f"{row[key]:+.{1 if unit == 'points' else 2}f}".replace("-", "−")
+        return shown(row[key], unit)
 
     if row["low"] is None:
         return (
@@ -111,7 +111,7 @@ def exploratory_line(tables: Mapping[str, Any]) -> str:
     findings = sum(row["p_family"] < FINDING for row in rows)
     return (
         f"Everything else is exploratory: of {len(rows):,} contrasts, {findings:,} are told from 0 at a "
-        f"false-discovery rate of {FINDING:.0%} over all of them."
+        f"false-discovery rate of {100 * FINDING:.0f} % over all of them."
     )
 
 

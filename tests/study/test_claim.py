@@ -7,6 +7,9 @@ import pytest
 from warmeng.common.errors import UsageError
 from warmeng.study.claim import Claim, claim_of, parse_contrast
 from warmeng.study.plan import Study
+from warmeng.study.report.outcome import gates
+from warmeng.study.report.page import load_run
+from warmeng.study.results.manifest import require_manifest
 from warmeng.study.settings import StudySettings
 
 PERSONAS = ("original", "warm_x2", "warm", "cold", "warm-prompt", "cold-prompt")
@@ -73,3 +76,20 @@ def test_the_hash_is_of_the_claim_and_of_the_whole_study():
           for changed in ({"seed": 1}, {"limit": 3}, {"temperature": 0.3}, {"tasks": ("facts",)})),
     ]  # fmt: skip
     assert len({told["sha256"], *others}) == 7
+
+
+def test_the_report_says_whether_the_hash_is_that_of_claim_and_study(run_folder):
+    manifest, survey = require_manifest(run_folder), load_run(run_folder).survey
+    claim = Claim("error rates", "warm", "original")
+    told = claim.as_dict(manifest.inputs)
+
+    def gate(**changed):
+        facts = dataclasses.replace(manifest.facts, claim=told | changed if told else {})
+        return [g for g in gates(dataclasses.replace(manifest, facts=facts), survey) if g.name == "Primary claim"]
+
+    [held] = gate()
+    assert (held.state, told["sha256"] in held.text) == ("held", True)
+    for changed in ({"variant": "cold"}, {"outcome": "margin (open)"}, {"sha256": "0" * 64}):
+        [failed] = gate(**changed)
+        assert failed.state == "failed"
+    assert [g for g in gates(manifest, survey) if g.name == "Primary claim"] == []

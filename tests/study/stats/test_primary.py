@@ -95,7 +95,7 @@ def test_undecided_answers_that_could_turn_it_are_said_with_it():
     _, shown = tables(study(np.random.default_rng(4), 400, (-1.0, -0.5), undecided=0.3))
     [row] = shown["primary"]["rows"]
     assert row["low"] > 0 > row["lowest"]
-    assert "Undecided answers could turn it: −" in claim_line(shown)
+    assert "Undecided answers could turn it: -" in claim_line(shown)
 
 
 def test_without_answers_nothing_is_said_of_it_and_without_a_claim_there_is_no_line():
