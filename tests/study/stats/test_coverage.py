@@ -110,12 +110,12 @@ def test_intervals_cover_the_truth_and_narrower_ones_would_not():
 
 
 @pytest.mark.full
-def test_over_500_simulations_coverage_is_93_to_98_percent():
+def test_over_500_simulations_coverage_is_92_to_98_percent():
     found, _ = coverage(500)
     for key, share in found.items():
         print(*key, f"{share:.3f}")
         if key[0] != "plain":
-            assert 0.93 <= share <= 0.98, (key, share)
+            assert 0.92 <= share <= 0.98, (key, share)
 
 
 def percentile_bootstrap(rng, wrong):
