@@ -57,7 +57,10 @@ LogprobTarget = PromptLogprob | LabelLogprob
 
 @dataclass(frozen=True)
 class TopTarget:
-    """The likeliest tokens in the place of a sequence's token ``index``, read from the logits of ``row``."""
+    """The likeliest tokens in the place of a sequence's token ``index``, read from the logits of ``row``.
+
+    Of a score request ``index`` is one more than the place in ``Sequence.label_places``.
+    """
 
     row: int
     sequence: Sequence
@@ -66,11 +69,14 @@ class TopTarget:
     @property
     def count(self) -> int:
         """How many are asked for."""
-        assert isinstance(self.sequence.request, GenerateRequest)
-        return self.sequence.request.sampling.top_logprobs
+        request = self.sequence.request
+        return request.sampling.top_logprobs if isinstance(request, GenerateRequest) else request.top_logprobs
 
     def store(self, value: TopLogprobs) -> None:
         """Put the value where it belongs; a sequence that was preempted may have it already."""
+        if not self.sequence.generates:
+            self.sequence.label_top_logprobs[self.index - 1] = value[: self.count]
+            return
         prompt, generated = self.sequence.prompt_top_logprobs, self.sequence.top_logprobs
         if self.index == len(prompt) + 1 < self.sequence.prompt_len:
             prompt.append(value[: self.count])
@@ -177,7 +183,11 @@ def build_layout(work: list[Work], block_size: int) -> Layout:
                     plan.tops.extend(TopTarget(target.row, sequence, target.index) for target in of_prompt)
         else:
             _add_score(item, block_size, segments)
-            plan.targets.extend(_label_logprobs(item, first_row))
+            of_labels = _label_logprobs(item, first_row)
+            plan.targets.extend(of_labels)
+            if sequence.request.top_logprobs:
+                rows = sorted({target.row for target in of_labels})
+                plan.tops.extend(TopTarget(row, sequence, row - first_row + start + 1) for row in rows)
     return segments.layout(tokens, plan)
 
 
@@ -266,8 +276,7 @@ def _label_logprobs(work: Work, first_row: int) -> list[LabelLogprob]:
     sequence = work.sequence
     assert not isinstance(sequence.request, GenerateRequest)
     targets = []
-    for label, ((start, stop), ids) in enumerate(zip(sequence.branches(), sequence.request.labels, strict=True)):
-        places = [sequence.prompt_len - 1, *range(start, stop)]
+    for label, (places, ids) in enumerate(zip(sequence.label_places(), sequence.request.labels, strict=True)):
         for index, place in enumerate(places):
             if work.start <= place < work.stop:
                 targets.append(LabelLogprob(first_row + place - work.start, ids[index], sequence, label, index))

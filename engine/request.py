@@ -57,8 +57,7 @@ class SamplingParams:
             raise RequestError(f"top_p is {self.top_p}, expected more than 0 and at most 1")
         if not 0 <= self.seed < 2**64:
             raise RequestError(f"seed is {self.seed}, expected 0 to 2**64 - 1")
-        if not 0 <= self.top_logprobs <= MAX_TOP_LOGPROBS:
-            raise RequestError(f"top_logprobs is {self.top_logprobs}, expected 0 to {MAX_TOP_LOGPROBS}")
+        _check_top(self.top_logprobs)
         if any(not s for s in self.stop):
             raise RequestError("a stop string is empty: leave it out")
 
@@ -101,6 +100,11 @@ class ScoreRequest:
     # Each with at least one token; no label may be empty or given twice.
     labels: tuple[tuple[int, ...], ...]
     adapter: str | None = None
+    # Return so many of the likeliest tokens in the place of each label's tokens as well.
+    top_logprobs: int = 0
+
+    def __post_init__(self) -> None:
+        _check_top(self.top_logprobs)
 
 
 Request = GenerateRequest | ScoreRequest
@@ -167,6 +171,8 @@ class ScoreResult:
     prompt_tokens: int
     cached_tokens: int
     detail: str = ""
+    # For each of token_logprobs; empty unless asked for.
+    top_logprobs: tuple[tuple[TopLogprobs, ...], ...] = ()
 
 
 Result = GenerateResult | ScoreResult
@@ -189,3 +195,8 @@ def check_request(request: Request, vocab_size: int) -> None:
                 f"{what} of request {request.id!r} has token ids {min(ids)} to {max(ids)}, "
                 f"expected 0 to {vocab_size - 1}: was it encoded with this model's tokenizer?"
             )
+
+
+def _check_top(count: int) -> None:
+    if not 0 <= count <= MAX_TOP_LOGPROBS:
+        raise RequestError(f"top_logprobs is {count}, expected 0 to {MAX_TOP_LOGPROBS}")

@@ -65,6 +65,7 @@ def score_result(sequence: Sequence, request: ScoreRequest) -> ScoreResult:
     """Return the labels' log-probabilities and their mass."""
     values = sequence.label_logprobs
     tokens = tuple(tuple(values[i, j] for j in range(len(label))) for i, label in enumerate(request.labels))
+    tops = sequence.label_top_logprobs
     totals = tuple(math.fsum(of_label) for of_label in tokens)
     return ScoreResult(
         id=request.id,
@@ -74,6 +75,7 @@ def score_result(sequence: Sequence, request: ScoreRequest) -> ScoreResult:
         mass=math.fsum(math.exp(total) for total in totals),
         prompt_tokens=sequence.prompt_len,
         cached_tokens=sequence.num_cached_tokens,
+        top_logprobs=tuple(tuple(map(tops.__getitem__, places)) for places in sequence.label_places()) if tops else (),
     )
 
 

@@ -63,6 +63,8 @@ class Sequence:
     prompt_top_logprobs: list[TopLogprobs] = field(default_factory=list)
     # By (label, index of the label's token).
     label_logprobs: dict[tuple[int, int], float] = field(default_factory=dict)
+    # By the place of the token that they come after: labels share that of their first tokens.
+    label_top_logprobs: dict[int, TopLogprobs] = field(default_factory=dict)
     matcher: Matcher | None = None
     # The result is made: a step that was launched with this sequence no longer counts for it.
     finished: bool = False
@@ -92,6 +94,10 @@ class Sequence:
             branches.append((start, start + len(label) - 1))
             start += len(label) - 1
         return branches
+
+    def label_places(self) -> list[list[int]]:
+        """After which of ``tokens`` each label's tokens stand: the first after the prompt's last one."""
+        return [[self.prompt_len - 1, *range(start, stop)] for start, stop in self.branches()]
 
 
 def _record(request: GenerateRequest) -> bytes:

@@ -159,10 +159,38 @@ def test_the_likeliest_tokens_are_those_of_the_softmax(device: str, tiny_model: 
                 assert dict(place).get(token, known[token]) in result.prompt_logprobs
 
 
+@pytest.mark.parametrize("device", ["cpu", *slow("interpret")])
+def test_the_likeliest_tokens_in_labels_places_are_those_of_the_softmax(
+    device: str, tiny_model: Callable[[str], Path]
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    folder = tiny_model("llama")
+    # Steps so small that a request's labels are computed in several.
+    engine = Engine.load(str(folder), device=device, settings=replace(SMALL, max_batched_tokens=16))
+    prompt = ask(engine, "a").prompt
+    labels = ((5,), (7, 8, 9), tuple(range(20, 45)), (7, 8, 10))
+    asked = [ScoreRequest(name, prompt, labels, top_logprobs=count) for name, count in (("a", 3), ("b", 0), ("c", 1))]
+    result, unasked, one = engine.score(asked)
+    assert unasked.top_logprobs == ()
+    assert (unasked.logprobs, unasked.token_logprobs) == (result.logprobs, result.token_logprobs)
+    assert one.top_logprobs == tuple(tuple(place[:1] for place in label) for label in result.top_logprobs)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    for label, places in zip(labels, result.top_logprobs, strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([[*prompt, *label]])).logits[0, len(prompt) - 1 : -1, : engine.vocab_size]
+        top = logits.log_softmax(-1).topk(3)
+        assert [[token for token, _ in place] for place in places] == top.indices.tolist()
+        values = torch.tensor([[value for _, value in place] for place in places])
+        assert torch.allclose(values, top.values, atol=2e-4)
+
+
 def test_more_places_than_tokens_are_refused() -> None:
     for bad in (-1, 101):
         with pytest.raises(RequestError, match="top_logprobs"):
             SamplingParams(top_logprobs=bad)
+        with pytest.raises(RequestError, match="top_logprobs"):
+            ScoreRequest("a", (1,), ((2,),), top_logprobs=bad)
 
 
 def test_a_constraint_that_grows_too_complex_ends_its_own_request_alone(engine: Engine) -> None:
