@@ -9,7 +9,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-FOLDERS = ("common", "kernels", "engine", "remote", "finetune", "study", "serve", "bench", "cli")
+FOLDERS = ("common", "kernels", "engine", "remote", "finetune", "study", "serve", "plugins", "bench", "cli")
 HERE = Path(__file__).parent
 
 version = re.search(r'^__version__ = "([^"]+)"', (HERE / "face" / "__init__.py").read_text(encoding="utf-8"), re.M)[1]
@@ -72,6 +72,8 @@ setup(
         "parquet": ["pyarrow>=15"],
         "serve": ["starlette>=1.0,<2", "uvicorn>=0.40,<1", "pydantic>=2.11,<3", "prometheus-client>=0.21"],
         "api": ["openai>=3.0,<4"],
+        "lm-eval": ["lm_eval>=0.4.10,<0.5", "tqdm>=4.66"],
+        "inspect": ["inspect_ai>=0.3.200,<0.4", "pydantic>=2.11,<3"],
         "docs": ["mkdocs-material>=9.5,<10"],
         "dev": [
             "pytest>=8.0",
@@ -87,8 +89,11 @@ setup(
             "statsmodels>=0.14",
             "types-PyYAML>=6.0",
             "pre-commit>=4.0",
-            "warmeng[gpu,parquet,docs,serve,api]",
+            "warmeng[gpu,parquet,docs,serve,api,lm-eval,inspect]",
         ],
     },
-    entry_points={"console_scripts": ["warmeng=warmeng.cli.main:main"]},
+    entry_points={
+        "console_scripts": ["warmeng=warmeng.cli.main:main"],
+        "inspect_ai": ["warmeng=warmeng.plugins.inspect_ai"],
+    },
 )

@@ -29,11 +29,16 @@ CONTINUE = (["run"], ["prepare"], ["finetune"])
 # Name -> (module, attribute, help): listed without importing anything.
 COMMANDS = {
     "run": ("warmeng.cli.run", "run", "Measure personas: accuracy and sycophancy per context."),
-    "analyze": ("warmeng.cli.analyze", "analyze", "Statistics of a run, or of the authors' CSV files, as tables."),
+    "analyze": (
+        "warmeng.cli.analyze",
+        "analyze",
+        "Statistics of runs, other software's logs, the authors' files.",
+    ),
     "report": ("warmeng.cli.report", "report", "Write a run's report page and its figures."),
     "export": ("warmeng.cli.export", "export", "Write a run's answers for other tools: CSV, Parquet, lm-eval."),
     "grade": ("warmeng.cli.grade", "grade", "Grade answers of a JSONL or CSV file with a judge model."),
     "serve": ("warmeng.cli.serve", "serve", "Serve a model and its personas to OpenAI's clients."),
+    "lm-eval": ("warmeng.cli.lm_eval", "lm_eval", "Run lm-evaluation-harness on the engine in this process."),
     "finetune": ("warmeng.cli.finetune", "finetune", "Train warm and cold adapters on conversations."),
     "vector": ("warmeng.cli.vector", "vector", "Make steering vectors from contrasting conversations."),
     "merge": ("warmeng.cli.merge", "merge", "Write an adapter into its base's checkpoint."),

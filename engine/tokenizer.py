@@ -35,9 +35,11 @@ class Tokenizer:
     Attributes:
         vocab_size: the number of ids (largest id + 1); a model's logits may be padded beyond it, or fall short of it.
         bos_id, eos_id: ids of the tokens that the configuration names so, or None.
+        adds_bos: whether the tokenizer itself begins texts with ``bos_id``; ``encode`` and ``parse`` never do.
         end_of_turn: id of the token that the template puts after an answer.
         special_tokens: text to id of the tokens that only a template may produce.
         hash: SHA-256 (hex) of the tokenizer's file.
+        template: the chat template's text.
         template_hash: SHA-256 (hex) of the chat template's text.
         frozen_date: ISO date that the template is told, None when it doesn't ask.
         default_system: the system message that the template adds by itself when none is given, else None.
@@ -63,9 +65,12 @@ class Tokenizer:
         self._pattern = _any_of(self._special)
         self.bos_id = self._named(files, "bos_token")
         self.eos_id = self._named(files, "eos_token")
+        begun: list[int] = self._backend.encode("a", add_special_tokens=True).ids
+        self.adds_bos = self.bos_id is not None and begun[:1] == [self.bos_id]
         self._bytes = TokenBytes(self._backend)
         self._forged, self._forged_ids = self._find_forged()
 
+        self.template = files.template
         self.template_hash = hashlib.sha256(files.template.encode()).hexdigest()
         self.frozen_date = now.date().isoformat() if "strftime_now" in files.template else None
         self._template = ChatTemplate(files.template, files.tokens, now, origin)
@@ -96,6 +101,13 @@ class Tokenizer:
         before, whole = self._encode(_BEFORE, first=True), self._encode(_BEFORE + text, first=True)
         return whole[len(before) :] if _common(before, whole) == len(before) else ids
 
+    def parse(self, text: str) -> list[int]:
+        """Ids of text as ``render`` gives it: special tokens' strings are those tokens, also where data forged them.
+
+        For callers that have a conversation as text alone; ``chat`` takes messages, and tells the two apart.
+        """
+        return self._segments(text, _Marks(self._pattern, {}))
+
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Text of ``ids``, byte for byte: no spaces are cleaned up; broken UTF-8 becomes U+FFFD."""
         text: str = self._backend.decode(list(ids), skip_special_tokens=skip_special)
@@ -111,7 +123,7 @@ class Tokenizer:
     def render(
         self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True, continue_text: str = ""
     ) -> str:
-        """The conversation as the template writes it, then ``continue_text``: for people to read, not to encode."""
+        """The conversation as the template writes it, then ``continue_text``: for people to read, and for ``parse``."""
         masked, marks = self._render(messages, add_generation_prompt, (continue_text,))
         return (masked + marks.mask(continue_text)).translate(marks.table)
 

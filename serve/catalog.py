@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,15 @@ class Served:
     id: str
     adapter: str | None = None
     system: str | None = None
+
+    def conversation(self, messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+        """Return messages after the persona's system prompt. Raises ApiError where they bring another."""
+        talk = [dict(message) for message in messages]
+        if self.system is None:
+            return talk
+        if any(message["role"] == "system" for message in talk):
+            raise ApiError(400, f"{self.id} is a system prompt: leave the system message out", "messages")
+        return [{"role": "system", "content": self.system}, *talk]
 
 
 class Catalog:

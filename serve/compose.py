@@ -267,15 +267,12 @@ def _texts(messages: Sequence[Mapping[str, str]]) -> list[str]:
 
 def _conversation(served: Served, messages: Sequence[Message]) -> list[dict[str, str]]:
     """Return a conversation as the tokenizer takes it, after the persona's system prompt."""
-    said = [
-        {"role": "system" if message.role == "developer" else message.role, "content": message.text}
-        for message in messages
-    ]
-    if served.system is None:
-        return said
-    if any(message["role"] == "system" for message in said):
-        raise ApiError(400, f"{served.id} is a system prompt: leave the system message out", "messages")
-    return [{"role": "system", "content": served.system}, *said]
+    return served.conversation(
+        [
+            {"role": "system" if message.role == "developer" else message.role, "content": message.text}
+            for message in messages
+        ]
+    )
 
 
 def _constraint(wanted: ResponseFormat | None) -> Constraint | None:

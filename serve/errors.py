@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-@dataclass
+@dataclass(eq=False)
 class ApiError(Exception):
     """A refusal with its HTTP status. ``param`` names the part of the body that is wrong, where one is."""
 
@@ -16,6 +16,10 @@ class ApiError(Exception):
     param: str | None = None
     code: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """Return what is wrong."""
+        return self.message
 
     def body(self) -> dict[str, Any]:
         """Return the JSON object of the answer."""

@@ -23,8 +23,9 @@ ALLOWED = {
     "finetune": {"engine", "kernels", "common"},
     "study": {"remote", "engine", "common"},
     "serve": {"study", "engine", "common"},
+    "plugins": {"serve", "study", "engine", "common"},
     "bench": {"finetune", "engine", "kernels", "common"},
-    "cli": {"serve", "study", "finetune", "bench", "engine", "common"},
+    "cli": {"plugins", "serve", "study", "finetune", "bench", "engine", "common"},
     "face": {"study", "engine", "common"},
 }
 FOLDERS = set(ALLOWED) - {"face"}
