@@ -1,4 +1,4 @@
-"""``warmeng analyze``: the statistics of a run, or of answers in the authors' columns."""
+"""``warmeng analyze``: the statistics of a run, of other software's logs, or of answers in the authors' columns."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ Examples:
   warmeng analyze runs/3f9c2a10 --rule paper --baseline original
   warmeng analyze runs/llama runs/qwen --out pooled      several models together
   warmeng analyze sample_llama_70b --out analysis --published paper
+  warmeng analyze logs/gpt.eval logs/llama.eval --out compared --baseline openai/gpt-4o
+  warmeng analyze results.json --mapping columns.yaml --out compared
 """
 )
 @click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -38,6 +40,12 @@ Examples:
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the tables.  [default: the run folder]")
 @click.option(
+    "--mapping",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="YAML that says what the columns of other software's files mean; see docs/import.md.",
+)
+@click.option(
     "--published", type=click.Path(path_type=Path), help="Folder with the authors' results_*.csv, summarised beside."
 )
 def analyze(
@@ -47,20 +55,23 @@ def analyze(
     seed: int,
     bootstrap: int,
     out: Path | None,
+    mapping: Path | None,
     published: Path | None,
 ) -> int:
     """Compute a run's statistics: regressions, paired tests, flips, sycophancy, lengths, rules and judges.
 
-    SOURCES are run folders, or folders of CSV files in the authors' columns (TASK_PERSONA_outputs.csv); several are
-    pooled, one for each model. Writes analysis.json, tables.md and tables/*.csv. Where a run lacks answers, that is
-    said on standard error, and the exit code is 70.
+    SOURCES are run folders; folders of CSV files in the authors' columns (TASK_PERSONA_outputs.csv); logs of Inspect
+    (.eval, .json), samples of lm-evaluation-harness (samples_*.jsonl), results of promptfoo (.json), tables of answers
+    (.csv, .jsonl), or folders of such logs. Several are pooled: models, or personas of one model. Of logs that tell no
+    persona, the models are compared. Writes analysis.json, tables.md and tables/*.csv. Where a run lacks answers, that
+    is said on standard error, and the exit code is 70.
     """
     from warmeng.common.terminal import console
     from warmeng.study.report.terminal import print_analysis
     from warmeng.study.results.shortfall import INCOMPLETE, shortfall
     from warmeng.study.stats.analyze import analyze_sources, is_run
 
-    folder, analysis = analyze_sources(sources, out, seed, bootstrap, rule, baseline, published)
+    folder, analysis = analyze_sources(sources, out, seed, bootstrap, rule, baseline, published, mapping)
     print_analysis(console(120), analysis)
     echo(f"All tables are in {folder / 'tables.md'}, with full precision in {folder / 'tables'}.")
     missing = [line for source in sources if is_run(source) and (line := shortfall(source))]

@@ -32,13 +32,15 @@ from warmeng.study.report.settings_text import persona_names
 from warmeng.study.results.answers import Answer
 from warmeng.study.results.items import Asked
 from warmeng.study.results.manifest import OWN_MODELS
+from warmeng.study.results.read import orders
 from warmeng.study.stats.intervals import clustered_variance
 
 BESIDE = ("refusal", "unclear", "unscored")
 METRIC = {"correct": 1.0, "incorrect": 0.0}  # of a sample; other grades have none
 PER_BYTE = "_per_byte"
 BUILT_IN_ADAPTERS = "warmeng/study/data/adapters"  # where they are in the package
-VERSION = 3
+VERSION = 4
+ORDERED = ("persona", "task", "context", "belief", "framing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +87,10 @@ def write_lm_eval(source: Source, folder: Path) -> list[Path]:
     items: dict[str, set[str]] = defaultdict(set)
     generated: dict[str, bool] = {}
     files: dict[tuple[str, str], IO[bytes]] = {}
+    seen: dict[str, dict[str, None]] = {name: {} for name in ORDERED}
     paths: list[Path] = []
     with ExitStack() as stack:
-        for a in source.answers():
+        for count, a in enumerate(source.answers()):
             if (a.persona, a.task) not in files:
                 path = make_inner(folder, file_name(a.persona)) / f"samples_{file_name(a.task)}.jsonl"
                 beside = stack.enter_context(replacing(path))
@@ -96,21 +99,36 @@ def write_lm_eval(source: Source, folder: Path) -> list[Path]:
             asked = source.items.get((a.task, a.item)) or Asked.unknown(a.task, a.item)
             number = docs.setdefault((a.task, a.item), len(items[a.task]))
             items[a.task].add(a.item)
+            for name, names in seen.items():
+                names.setdefault(getattr(a, name))
             generated[a.task] = a.text is not None
             shown = sample(a, asked, number, source, systems.get(a.persona))
             tally = counts[a.persona][a.task][filter_of(a)]
             tally.grades[a.grade] += 1
             for metric in shown["metrics"]:
                 tally.add(metric, a.item, shown[metric])
-            files[a.persona, a.task].write(orjson.dumps(shown, option=orjson.OPT_APPEND_NEWLINE))
+            # Tables are sums in the order of the answers: so they can be had again to the bit.
+            files[a.persona, a.task].write(orjson.dumps(shown | {"place": count}, option=orjson.OPT_APPEND_NEWLINE))
     for persona, tasks in counts.items():
         path = folder / file_name(persona) / "results.json"
         found = results(source, persona, tasks, {t: len(i) for t, i in items.items()}, generated)
+        # For ``warmeng analyze``, which reads these files as it reads the run: names in the run's order.
+        found["warmeng"] = {"model": source.model, "orders": ordered_names(source, seen)}
         system = systems.get(persona)
         found |= {"system_instruction": system, "system_instruction_sha": _hash(system.encode()) if system else None}
         write_atomic(path, orjson.dumps(found, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
         paths.append(path)
     return paths
+
+
+def ordered_names(source: Source, seen: Mapping[str, Mapping[str, None]]) -> dict[str, list[str]]:
+    """Return the names of each of ``ORDERED`` in the order in which ``read_run`` has them."""
+    known = orders(source.manifest.inputs)
+    known["persona"] = known.pop("personas")
+    return {
+        name: list(dict.fromkeys((*(one for one in known.get(name, ()) if one in names), *names)))
+        for name, names in seen.items()
+    }
 
 
 def filter_of(a: Answer) -> str:
@@ -223,6 +241,10 @@ def sample(a: Answer, asked: Asked, number: int, source: Source, system: str | N
         **metrics,
         "grade": a.grade,
         "which": a.which or None,
+        "binary": a.binary,
+        "exact": a.exact,
+        "judged": {verdict.judge: verdict.grade for verdict in a.verdicts},
+        "status": a.status,
     }
 
 

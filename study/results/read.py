@@ -195,13 +195,17 @@ def orders(inputs: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def concat(parts: Sequence[tuple[Frame, RunInfo]]) -> tuple[Frame, RunInfo]:
-    """Return several runs as one, as the paper pools its models. Raises ``UsageError`` where a model comes twice."""
+    """Return several runs as one, as the paper pools its models; a model's personas may be in several of them.
+
+    Raises ``UsageError`` where a model's persona comes twice.
+    """
     frames = [frame for frame, _ in parts]
     if len(parts) == 1:
         return parts[0]
-    models = [name for _, info in parts for name in info.models]
-    if len(set(models)) != len(models):
-        raise UsageError(f"model {next(m for m in models if models.count(m) > 1)!r} comes twice: give each model once")
+    models = list(dict.fromkeys(name for _, info in parts for name in info.models))
+    given = Counter(pair for frame in frames for pair in _compared(frame))
+    if twice := next((pair for pair, count in given.items() if count > 1), None):
+        raise UsageError(f"persona {twice[1]!r} of model {twice[0]!r} comes twice: give each once")
     if len({info.rule for _, info in parts}) > 1:
         raise UsageError("runs and folders of the authors' files can't be pooled: their grades follow other rules")
     factors: dict[str, Any] = {name: joined([getattr(frame, name) for frame in frames]) for name in COLUMNS}
@@ -229,6 +233,12 @@ def concat(parts: Sequence[tuple[Frame, RunInfo]]) -> tuple[Frame, RunInfo]:
         pooled, notes=tuple(notes), judges={}, exact_rule={}, reasons={}, judged={}, doses={}, manipulation={},
         claim=infos[0].claim if len(claims) == 1 else None,
     )  # fmt: skip
+
+
+def _compared(frame: Frame) -> set[tuple[str, str]]:
+    """Return each model with each of its personas."""
+    codes = set(zip(frame.model.codes.tolist(), frame.persona.codes.tolist(), strict=True))
+    return {(frame.model.names[model], frame.persona.names[persona]) for model, persona in codes}
 
 
 def joined(factors: Sequence[Factor]) -> Factor:

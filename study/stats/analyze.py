@@ -14,6 +14,9 @@ from warmeng.common.errors import InputError, UsageError
 from warmeng.common.files import make_inner, write_atomic
 from warmeng.common.manifest import FILE as MANIFEST
 from warmeng.study.grading.grade import GRADES
+from warmeng.study.imports.mapping import read_mappings
+from warmeng.study.imports.read import files_of as import_files
+from warmeng.study.imports.read import read_imports
 from warmeng.study.personas import baseline_of
 from warmeng.study.results.authors import files_of, read_authors_run
 from warmeng.study.results.combine import first_trusted
@@ -242,24 +245,34 @@ def analyze_sources(
     rule: str | None = None,
     baseline: str | None = None,
     published: Path | None = None,
+    mapping: Path | None = None,
 ) -> tuple[Path, dict[str, Any]]:
-    """Analyse run folders, or folders in the authors' columns, together; return where the files are, and everything.
+    """Analyse runs, logs of other software and answers in the authors' columns together; return where the files are,
+    and everything.
 
-    A single run's files go into its folder unless told; otherwise ``out`` is needed. Raises ``UsageError`` without it
-    or where it is another run's folder, and as ``read_run``, ``read_authors``, ``concat`` and ``analyze``.
+    ``mapping`` is a file that says what the columns of other software's files mean. A single run's files go into its
+    folder unless told; otherwise ``out`` is needed. Raises ``UsageError`` without it or where it is another run's
+    folder, and as ``read_run``, ``read_imports``, ``read_authors``, ``concat`` and ``analyze``.
     """
     single = len(sources) == 1 and is_run(sources[0])
     if out is not None:
         refuse_other_runs(out, *(sources if single else ()))
-    for source in sources:
-        if not is_run(source):
+    mappings = None if mapping is None else read_mappings(mapping)
+    imported = {source: [] if is_run(source) else import_files(source, mapping is not None) for source in sources}
+    for source, files in imported.items():
+        if not files and not is_run(source):
             files_of(source)
+    if mapping is not None and not any(imported.values()):
+        raise UsageError("--mapping is given, but no source is a log of other software: leave it out")
     if out is None and not single:
         raise UsageError("where the tables shall go is not told: give --out FOLDER")
     runs = [source for source in sources if is_run(source)]
     for source in runs:
         refuse_untied(source, require_manifest(source))
-    parts = [read_run(source) if is_run(source) else read_authors_run(source) for source in sources]
+    own = [source for source in sources if not imported[source]]
+    parts = [read_run(source) if is_run(source) else read_authors_run(source) for source in own]
+    if logs := [file for files in imported.values() for file in files]:
+        parts.append(read_imports(logs, mappings))
     margins = concat_margins([read_margins(source) for source in runs]) if runs else None
     analysis = analyze(*concat(parts), seed, bootstrap, rule, baseline, published, margins)
     folder = out or sources[0]
@@ -271,7 +284,7 @@ def analyze_sources(
 def is_run(source: Path) -> bool:
     """Whether a source is a run's folder. Raises ``InputError`` where nothing is there."""
     if not source.exists():
-        raise InputError(f"{source}: is not there: give a run folder or a folder of the authors' CSV files")
+        raise InputError(f"{source}: is not there: give a run folder, a log, or a folder of such")
     return (source / MANIFEST).exists()
 
 
