@@ -64,6 +64,8 @@ def parsed(line: str, whole: bool) -> None:
         found = command.get_command(click.Context(command), words[0])
         assert found is not None, f"{line}: there is no command {words[0]}"
         command, words = found, words[1:]
+    if command.context_settings.get("ignore_unknown_options"):
+        return  # another program's
     if whole and not isinstance(command, click.Group):
         command.make_context(command.name, list(words))
     names = {name for option in command.params for name in (*option.opts, *option.secondary_opts)} | {"--help"}
