@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
@@ -173,7 +174,9 @@ class EngineLoop:
     def _post(self) -> None:
         if self._events:
             events, self._events = self._events, []
-            self._loop.call_soon_threadsafe(self._deliver, events)
+            # It is closed where whoever ran it was interrupted: then nobody waits any more.
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._deliver, events)
 
 
 def _refusal(request: Request, error: Exception) -> ApiError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import orjson
 
 from warmeng.common.errors import InputError, show
-from warmeng.common.files import read_json, read_jsonl
+from warmeng.common.files import read_jsonl, reading
 from warmeng.study.imports.rows import Log, Row, compared
 
 PREFIX = "samples_"
@@ -85,7 +86,18 @@ def _results(path: Path) -> Mapping[str, Any]:
     """Return the results file beside a sample file: that of the same time, or the only one; nothing without one."""
     time = _TIME.search(path.stem)
     wanted = path.with_name(f"results_{time[1]}.json" if time else "results.json")
-    return read_json(wanted, MAX_RESULTS) if wanted.is_file() else {}
+    if not wanted.is_file():
+        return {}
+    with reading(wanted), wanted.open("rb") as file:
+        raw = file.read(MAX_RESULTS + 1)
+    try:
+        # The harness writes NaN, which is no JSON, where a metric has no value.
+        found = json.loads(raw) if len(raw) <= MAX_RESULTS else None
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise InputError(f"{wanted}: is no results file of lm-evaluation-harness: restore it, or take it away")
+    return found
 
 
 def _compared(path: Path, told: Mapping[str, Any]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections import Counter
 from collections.abc import Sequence
@@ -34,6 +35,8 @@ from warmeng.study.tasks.task import is_disinformation
 MAX_JSON = 2**29
 SUFFIXES = (".eval", ".json", ".jsonl", ".csv")
 DEFAULTS = {"context": UNMODIFIED, "belief": "none", "framing": "plain", "which": None, "text": None}
+# How a log of Inspect begins.
+_INSPECT = re.compile(rb'\s*\{\s*"version"\s*:\s*\d+\s*,\s*"status"\s*:')
 # Names longer than this are no names.
 MAX_NAME = 4096
 
@@ -75,9 +78,11 @@ def read_log(path: Path, mapping: FileMapping) -> Log:
         return read_lm_eval(path, bool(mapping.where)) if is_sample(first) else read_table(path)
     if path.suffix == ".csv":
         return read_table(path)
+    with reading(path), opened(path) as file:
+        # Inspect's own reader may take what is no strict JSON, such as NaN.
+        if _INSPECT.match(file.read(1024)):
+            return read_inspect(path)
     data = read_json(path, MAX_JSON)
-    if {"eval", "status", "version"} <= data.keys():
-        return read_inspect(path)
     if isinstance(data.get("results"), dict) and "results" in data["results"]:
         return read_promptfoo(path, data)
     raise InputError(f"{path}: is neither a log of Inspect nor results of promptfoo: it has {name_some(data)}")
@@ -112,7 +117,10 @@ class _Gathered:
         if missing:
             self._statuses[MISSING] += missing
         self._notes |= dict.fromkeys(
-            [f"Some answers were read from {log.kind}'s files: their grades are theirs.", *log.notes]
+            [
+                f"Some answers come from other software's files ({log.kind}), with the grades that they have there.",
+                *log.notes,
+            ]
         )
         self._orders = {**log.orders, **self._orders}
 

@@ -10,6 +10,7 @@ from warmeng.common.cells import FORMULA
 from warmeng.common.files import parse_json, read_csv, read_jsonl
 from warmeng.study.imports.rows import NAMES, SOME_MODEL, Log, Row
 
+KIND = "tables"
 # Of the columns that ``warmeng export`` writes; a table that has them under these names needs no mapping.
 PLAIN = (*NAMES, "grade", "which", "text", "status", "exact")
 
@@ -17,8 +18,8 @@ PLAIN = (*NAMES, "grade", "which", "text", "status", "exact")
 def read_table(path: Path) -> Log:
     """Return the rows of a CSV or JSONL file. An answer without ``text`` has none: labels were scored."""
     if path.suffix == ".csv":
-        return Log("table", (_row(path, line, dict(row)) for line, row in _csv(path)))
-    return Log("table", (_row(path, line, row) for line, row in read_jsonl(path)))
+        return Log(KIND, (_row(path, line, dict(row)) for line, row in _csv(path)))
+    return Log(KIND, (_row(path, line, row) for line, row in read_jsonl(path)))
 
 
 def _csv(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:

@@ -112,6 +112,22 @@ def test_what_inspect_asks_for_is_what_it_gets(tiny_model: Callable[[str], Path]
     assert "600" in (long.error or "") or "the model takes 512" in (long.error or "")
 
 
+def test_after_an_interrupt_the_next_evaluation_has_the_engine_to_itself(tiny_model: Callable[[str], Path]) -> None:
+    model = opened(tiny_model("llama"))
+    expected = one(model, max_tokens=8, temperature=0.0).completion
+
+    async def cut_off() -> None:
+        asked = [model.generate("a", config=GenerateConfig(max_tokens=400, seed=k)) for k in range(8)]
+        await asyncio.wait_for(asyncio.gather(*asked), 0.05)
+
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            asyncio.run(cut_off())
+        assert one(model, max_tokens=8, temperature=0.0).completion == expected
+    held = model.api._engine.occupancy
+    assert (held.running, held.waiting, held.available_blocks) == (0, 0, held.blocks)
+
+
 @tool
 def clock() -> Any:
     async def execute() -> str:

@@ -149,7 +149,8 @@ def test_a_persona_of_the_harness_is_one_here(tmp_path: Path) -> None:
         folder = tmp_path / persona
         write_lines(folder / "samples_who.jsonl", [lm_eval_sample(0, 1.0)])
         args = f"pretrained=some/base,persona={persona}"
-        (folder / "results.json").write_text(json.dumps({"config": {"model": "warmeng", "model_args": args}}))
+        found = {"config": {"model": "warmeng", "model_args": args}, "results": {"who": {"acc": float("nan")}}}
+        (folder / "results.json").write_text(json.dumps(found))
     frame, info = read_imports(sorted(tmp_path.rglob("*.jsonl")))
     assert (frame.persona.names, info.models) == (("cold", "warm"), ("base",))
 
@@ -295,7 +296,7 @@ def test_damaged_and_unknown_files_end_in_one_line(tmp_path: Path) -> None:
     as_json.write_text(json.dumps(data | {"version": 99}))
     assert "version 99" in refusal(as_json)
     as_json.write_text(as_json.read_text()[:-40])
-    assert "is not valid JSON" in refusal(as_json)
+    assert "Inspect can't read it" in refusal(as_json)
     as_json.write_text('{"some": 1}')
     assert "neither a log of Inspect nor results of promptfoo: it has some" in refusal(as_json)
     foo = promptfoo(tmp_path / "results.json", {"a": [True]})
@@ -308,6 +309,10 @@ def test_damaged_and_unknown_files_end_in_one_line(tmp_path: Path) -> None:
         tmp_path / "samples_who.jsonl", [lm_eval_sample(0, 1.0), {"doc": 1, "doc_id": 1, "resps": []}]
     )
     assert "samples_who.jsonl:2: has no doc, metrics and resps" in refusal(samples)
+    write_lines(samples, [lm_eval_sample(0, 1.0)])
+    (tmp_path / "results.json").write_text('{"config": ')
+    assert "results.json: is no results file" in refusal(samples)
+    (tmp_path / "results.json").unlink()
     samples.write_text(json.dumps(lm_eval_sample(0, 1.0)) + "\n" + json.dumps(lm_eval_sample(1, 1.0))[:-9])
     assert "samples_who.jsonl:2: is not valid JSON" in refusal(samples)
     (tmp_path / "notes.txt").write_text("a")

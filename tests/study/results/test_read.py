@@ -143,7 +143,7 @@ def test_runs_of_several_models_become_one(tmp_path):
     assert frame.persona.names[0] == "original"
     assert frame.item.names == ("facts/x",)
     assert (info.planned, dict(info.statuses)) == (3, {"ok": 2, "missing": 1})
-    with pytest.raises(UsageError, match="'one' comes twice"):
+    with pytest.raises(UsageError, match="persona 'warm' of model 'one' comes twice"):
         concat([a, a])
 
 
