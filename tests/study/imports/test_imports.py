@@ -137,7 +137,7 @@ def test_two_sample_files_are_compared_question_by_question(tmp_path: Path) -> N
     _, found = analyze_sources([tmp_path / "one", tmp_path / "two"], tmp_path / "out", bootstrap=40)
     assert (found["models"], found["baseline"], found["variants"]) == (["models"], "one", ["two"])
     (row,) = found["tables"]["mcnemar"]["rows"]
-    assert (row["task"], row["n"], row["b"], row["c"]) == ("who", 4, 0, 2)
+    assert (row["task"], row["n"], row["b"], row["c"]) == ("who", 4, 2, 0)
     one, two = (tmp_path / name / "samples_who_2026-01-02T03-04-05.678.jsonl" for name in ("one", "two"))
     write_lines(two, [lm_eval_sample(place, 1.0) for place in range(7, 9)])
     with pytest.raises(UsageError, match="two and one have no question of who in common"):
