@@ -28,7 +28,7 @@ from inspect_ai.model import (
 from inspect_ai.tool import ToolChoice, ToolInfo
 
 from warmeng.common.errors import UsageError, WarmengError, one_line
-from warmeng.engine.settings import EngineSettings
+from warmeng.engine.settings import AUTO, EngineSettings
 from warmeng.serve.answers import Writer
 from warmeng.serve.catalog import load
 from warmeng.serve.compose import Composer
@@ -83,6 +83,7 @@ class WarmengAPI(ModelAPI):  # type: ignore[misc]
         revision: str | None = None,
         device: str = "auto",
         max_seq_len: int = EngineSettings.max_seq_len,
+        dtype: str = AUTO,
         fast: bool = False,
         **unknown: Any,
     ) -> None:
@@ -94,7 +95,7 @@ class WarmengAPI(ModelAPI):  # type: ignore[misc]
         specs = [] if name is None else [persona or name]
         if persona is not None and (name is None or persona.partition("=")[0] != name):
             raise UsageError(f"the persona {one_line(persona)} is given: name the model {base}:{persona.split('=')[0]}")
-        settings = EngineSettings(fast=fast, max_seq_len=max_seq_len)
+        settings = EngineSettings(dtype=dtype, fast=fast, max_seq_len=max_seq_len)
         personas = load_personas(specs)
         self._engine, catalog = load(base, personas, settings, revision=revision, device=device, say=_LOG.info)
         self._id = list(catalog.models)[-1]

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from warmeng.common.errors import InputError, UsageError, one_line, show
 from warmeng.engine.request import GenerateRequest, Request, Result, SamplingParams, ScoreRequest, ScoreResult
-from warmeng.engine.settings import EngineSettings
+from warmeng.engine.settings import AUTO, EngineSettings
 from warmeng.serve.catalog import load
 from warmeng.serve.errors import ApiError
 from warmeng.study.personas import load_personas
@@ -58,6 +58,7 @@ class WarmengLM(TemplateLM):  # type: ignore[misc]
         max_gen_toks: int = 256,
         add_bos_token: bool | None = None,
         seed: int = 0,
+        dtype: str = AUTO,
         fast: bool = False,
         batch_size: Any = None,
         max_batch_size: Any = None,
@@ -66,7 +67,7 @@ class WarmengLM(TemplateLM):  # type: ignore[misc]
         super().__init__()
         if unknown:
             raise UsageError(f"the model argument {one_line(next(iter(unknown)))!r} is not supported: leave it out")
-        settings = EngineSettings(fast=fast, **({} if max_length is None else {"max_seq_len": max_length}))
+        settings = EngineSettings(dtype=dtype, fast=fast, max_seq_len=max_length or EngineSettings.max_seq_len)
         specs = [] if persona is None else [str(persona)]
         self._engine, catalog = load(
             str(pretrained), load_personas(specs), settings, revision=revision, device=_device(device), say=_say

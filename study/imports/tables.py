@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from warmeng.common.cells import FORMULA
-from warmeng.common.files import parse_json, read_csv, read_jsonl
+from warmeng.common.delimited import read_csv
+from warmeng.common.files import parse_json, read_jsonl
 from warmeng.study.imports.rows import NAMES, SOME_MODEL, Log, Row
 
 KIND = "tables"

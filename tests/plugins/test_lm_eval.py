@@ -141,7 +141,7 @@ def test_texts_that_are_too_long_are_cut_at_their_beginning(tiny_model: Callable
 def test_what_is_not_supported_is_refused_by_name(model: WarmengLM, tiny_model: Callable[[str], Path]) -> None:
     base = str(tiny_model("llama"))
     for args, match in (
-        ({"dtype": "float16"}, "argument 'dtype' is not supported"),
+        ({"dtype": "float16"}, "dtype is 'float16', expected one of"),
         ({"persona": "angry"}, "no persona is named 'angry'"),
         ({"persona": f"other=full:{base}"}, "a model of its own"),
     ):
