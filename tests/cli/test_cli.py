@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -87,7 +88,9 @@ def test_a_run_with_margins_ends_in_what_was_found(call, tmp_path):
     done = call("run", *margins, "--tasks", "health", "--limit", "3", "--out", "r")
     assert done.code == 0, done.err
     found = done.out[done.out.index("What was found") :]
-    assert "The outcome named before the first answer is agreement (choice)" in found
+    claim = r"Primary claim, named before the first answer: (a difference in )?agreement \(choice\) .*warm-prompt"
+    assert re.match(claim, found.splitlines()[1])
+    assert found.splitlines()[2].startswith("Everything else is exploratory: of ")
     assert "cold-prompt less original: " in found
     assert found.index("Without a claim") > found.index("warm-prompt less cold-prompt: ")
     assert "Agreement: what a user's own claim does beyond its mention" in done.out
