@@ -122,7 +122,7 @@ def test_a_study_file_with_overrides(call, tmp_path):
         (["run", "--tasks", "fact"], 2, ["fact", "misconceptions"]),
         (["run", "--contexts", "bored"], 2, ["bored", "emotion:sad"]),
         (["run", "--beliefs", "maybe"], 2, ["maybe", "doubt"]),
-        (["run", "--persona", "warmth"], 2, ["warmth", "NAME=[ADAPTER|full:MODEL][@PROMPT]"]),
+        (["run", "--persona", "warmth"], 2, ["warmth", "NAME=[ADAPTER|full:MODEL|openai:MODEL][@PROMPT]"]),
         (["run", "--persona", "warm=/no/adapter"], 65, ["/no/adapter"]),
         (["run", "--temperature", "-1"], 2, ["temperature"]),
         (["run", "--limit", "x"], 2, ["limit"]),
