@@ -198,7 +198,11 @@ OTHERS: dict[str, tuple[Harm, str, str]] = {  # harms to the rest of a base's fo
     "a field that is not known": (changes(hidden_multiplier=2.0), "hidden_multiplier", "arithmetic"),
     "quantised weights": (changes(quantization_config={"bits": 4}), "quantization_config", "quantised"),
     "another encoding": (content("config.json", '{"a": "é"}'.encode("latin-1")), "config.json", "is not UTF-8"),
-    "another width": (content("config.json", json.dumps(CONFIG).encode("utf-16")), "config.json", "is not UTF-8"),
+    "another width": (
+        content("config.json", json.dumps(CONFIG).encode("utf-16")),
+        "config.json",
+        "is UTF-16: save the file as UTF-8",
+    ),
     "deep nesting": (content("config.json", b'{"a":' * 200_000), "config.json", "nested too deeply"),
     "a key twice": (content("config.json", b'{"a": 1, "a": 2}'), "config.json", "twice"),
     "NaN": (content("config.json", b'{"rms_norm_eps": NaN}'), "config.json", "NaN"),
