@@ -168,6 +168,7 @@ def test_what_is_not_supported_is_refused_by_name(model: WarmengLM, tiny_model: 
     assert kind.loglikelihood(requests("loglikelihood", [(opened, " b")]), disable_tqdm=True)[0][0] < 0
 
 
+@pytest.mark.slow
 def test_the_command_runs_the_harness_and_its_samples_are_read_back(
     tiny_model: Callable[[str], Path], tmp_path: Path
 ) -> None:
