@@ -115,6 +115,9 @@ class StudySettings:
     prices: str | None = None
 
     def __post_init__(self) -> None:
+        # Before anything reads it as text.
+        if not _is_text(self.model):
+            raise UsageError(f"model is {show(self.model)}, expected text")
         api = is_api(self.model)
         if type(self.warmth_prompts) is int and self.warmth_prompts == UNSET:
             packaged = self.model == BUILT_IN_MODEL and self.personas in ((), [])

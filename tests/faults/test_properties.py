@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from warmeng.common.journal import Journal, encode
+from warmeng.common.journal import Journal, encode, read_journal
 from warmeng.engine.cache import NULL_BLOCK, BlockPool
 from warmeng.engine.request import GenerateRequest, Request, SamplingParams, ScoreRequest
 from warmeng.engine.scheduler import Scheduler
@@ -240,7 +240,7 @@ def test_any_record_comes_back_as_it_was(effort: settings, tmp_path: Path) -> No
         writer.close()
         raw = path.read_bytes()
         assert raw.count(b"\n") == len(records)
-        read = [{k: v for k, v in record.items() if k != "crc32"} for record in read_records(path)]
+        read = [{k: v for k, v in record.items() if k != "crc32"} for record in read_journal(path)]
         assert read == records
         assert raw == b"".join(encode(record) for record in records)
 

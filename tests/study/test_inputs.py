@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from contextlib import suppress
+from dataclasses import fields
 
 import pytest
 
@@ -184,6 +186,7 @@ def test_settings_come_from_file_and_overrides(tmp_path):
         ("cells: -1\n", "cells is -1"),
         ("judges: [a, a]\n", "judges is ['a', 'a']"),
         ("judge_gate: 1\n", "judge_gate is 1"),
+        ("model: [a, b]\n", "model is ['a', 'b']"),
         ("statements: 5\n", "statements is 5"),
         ("number_temperature: -1\n", "number_temperature is -1"),
         ("composition: messy\n", "use clean, paper"),
@@ -244,3 +247,10 @@ def test_the_packaged_adapters_change_the_built_in_model():
     assert set(applied) == {"warm", "cold"}
     assert all(found.probe > 0.1 for found in applied.values())
     assert applied["warm"].hash != applied["cold"].hash
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(StudySettings)])
+def test_a_setting_of_another_type_is_refused_by_its_name(name):
+    for value in (None, [], {}, "", "x", "openai:x", 3, -1, 3.5, float("nan"), True, ["a"], [3], [None], [["a"]], b"x"):
+        with suppress(UsageError, InputError):
+            StudySettings(**{name: value})
