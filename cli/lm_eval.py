@@ -19,7 +19,8 @@ def lm_eval(arguments: tuple[str, ...]) -> None:
     """Run lm-evaluation-harness with the model `warmeng`: a base or one of its personas, on the engine in this process.
 
     ARGUMENTS are those of `lm_eval`; see `warmeng lm-eval --help`. Of `--model_args`: pretrained (as --model of
-    `warmeng run`), persona (as its --persona), revision, device, max_length, max_gen_toks, add_bos_token, seed, fast.
+    `warmeng run`), persona (as its --persona), revision, device, max_length, max_gen_toks, add_bos_token, seed, dtype,
+    fast.
     """
     from warmeng.common.errors import UsageError
 

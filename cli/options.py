@@ -16,6 +16,6 @@ def names(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -
 dtype_option = click.option(
     "--dtype",
     type=click.Choice(DTYPES),
-    help="Precision of products: bfloat16 on a CPU with AVX512_BF16 or AMX is about twice as fast as float32, and "
-    "rounds more.  [default: auto: float32 on the CPU, bfloat16 on CUDA]",
+    help="Precision of products: bfloat16 on a CPU with AVX512_BF16 or AMX is faster than float32, and rounds more."
+    "  [default: auto: float32 on the CPU, bfloat16 on CUDA]",
 )

@@ -11,6 +11,7 @@ from typing import Any
 
 # Apostrophes too, so that taking one away gives the text back.
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
+_QUOTED = re.compile(r"'+[=+\-@\t\r]")
 NUMBER = re.compile(r"[+-]?\d[\d.,]*(e[+-]?\d+)?%?", re.IGNORECASE)
 
 
@@ -24,3 +25,8 @@ def as_cell(value: Any) -> Any:
     if isinstance(value, str) and FORMULA.match(value) and not NUMBER.fullmatch(value):
         return f"'{value}"
     return value
+
+
+def from_cell(text: str) -> str:
+    """Return the text that ``as_cell`` made a cell of."""
+    return text[1:] if _QUOTED.match(text) else text

@@ -23,10 +23,11 @@ _PREFILL_ROWS = 384
 # The tile that the others are compared with.
 _WHOLE_ROWS = 96
 _LADDER = (16, 32, 64, _WHOLE_ROWS, _PREFILL_ROWS)
-# oneDNN has another order for few rows than for many, where the processor has AMX: 48 to 128 rows agreed everywhere.
+# oneDNN has another order for few rows than for many, and for many of a wide weight, where the processor has AMX. From
+# 48 rows to 256 all weights of the built-in model agreed there.
 _BF16_LADDER = (16, 32, 48, 64, _WHOLE_ROWS, 128, 192, 256, _PREFILL_ROWS)
-# Adapters of these ranks are tried beside the weights.
-_RANKS = (8, 64)
+# Of adapters that are tried beside weights of bfloat16.
+_RANK = 64
 # MKL kept one order of summation at 576 and changed it at 1536.
 _MAX_REDUCTION = 1024
 # A hint to oneDNN: the arrangement it chooses for this many rows was fast at all counts.
@@ -160,6 +161,8 @@ class Arrangement:
     """How weights are laid out on this machine, and the row counts that their products may be called with."""
 
     project: Callable[[Tensor], Projection]
+    # Adapters' matrices, which come in any rank.
+    project_adapter: Callable[[Tensor], Projection]
     tiles: RowTiles
     # Bits may depend on the number of rows.
     fast: bool = False
@@ -170,26 +173,31 @@ class Arrangement:
 def arrange(shapes: Sequence[tuple[int, int]], dtype: torch.dtype, device: torch.device, fast: bool) -> Arrangement:
     """Choose how weights of these shapes (out, in), given in float32, are multiplied, by trying it on random ones.
 
-    ``dtype``: float32, or bfloat16 where ``multiplies_bf16``. ``fast`` takes them without a check. Raises RuntimeError
-    where no way keeps a row's bits on this machine.
+    ``dtype``: float32, or bfloat16 where ``multiplies_bf16``; adapters stay in float32 then, because with AMX their
+    rank decides the order of summation too. ``fast`` takes all without a check. Raises RuntimeError where no way keeps
+    a row's bits on this machine.
     """
     distinct = sorted(set(shapes))
     if dtype == torch.bfloat16:
-        into = {(rank, width) for _, width in distinct for rank in _RANKS}
-        out_of = {(min(out, 4096), rank) for out, _ in distinct for rank in _RANKS}
-        tried = map(_bf16_trial, sorted({*distinct, *into, *out_of}))
-        tiles = RowTiles() if fast else batch_invariant_row_tiles(tried, _BF16_LADDER)
-        return Arrangement(Bf16Projection, tiles, fast, dtype)
+        if fast:
+            return Arrangement(Bf16Projection, PackedProjection, RowTiles(), fast, dtype)
+        into = {(_RANK, width) for _, width in distinct}
+        out_of = {(out, _RANK) for out, _ in distinct}
+        if not _packed_agree(into | out_of, device):
+            raise RuntimeError("products of adapters give other bits in other batches here: take float32, or --fast")
+        tiles = batch_invariant_row_tiles(map(_bf16_trial, distinct), _BF16_LADDER)
+        return Arrangement(Bf16Projection, PackedProjection, tiles, fast, dtype)
     packed = can_pack(dtype, device)
     if fast:
-        return Arrangement(PackedProjection if packed else PlainProjection, RowTiles(exact=not packed), fast=True)
-    if packed and all(_agrees(PackedProjection(_random(shape, dtype, device)), dtype, device) for shape in distinct):
-        return Arrangement(PackedProjection, RowTiles())
+        either = PackedProjection if packed else PlainProjection
+        return Arrangement(either, either, RowTiles(exact=not packed), fast=True)
+    if packed and _packed_agree(distinct, device):
+        return Arrangement(PackedProjection, PackedProjection, RowTiles())
     trials = (
         (PlainProjection(_random(shape, dtype, device)), _random((_LADDER[-1], shape[1]), dtype, device))
         for shape in distinct
     )
-    return Arrangement(PlainProjection, batch_invariant_row_tiles(trials, _LADDER))
+    return Arrangement(PlainProjection, PlainProjection, batch_invariant_row_tiles(trials, _LADDER))
 
 
 def _random(shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -202,7 +210,7 @@ def _bf16_trial(shape: tuple[int, int]) -> tuple[Projection, Tensor]:
     """Return a weight and rows whose products show every order of summation, though they are rounded to bfloat16.
 
     Each product's terms cancel each other, in a random order, so what is left is the rounding of the sums. Where sums
-    of random numbers differed in one output of 30,000, these do in three of four.
+    of random numbers differed in one output of 9,000 to 26,000, these do in three of four.
     """
     out, width = shape
     generator = torch.Generator().manual_seed(out * 31 + width)
@@ -218,6 +226,12 @@ def _bf16_trial(shape: tuple[int, int]) -> tuple[Projection, Tensor]:
     w = drawn(min(out, 4096), 1.0)
     w = w.repeat(-(-out // len(w)), 1)[:out]
     return Bf16Projection(w), drawn(_BF16_LADDER[-1], -1.0).float()
+
+
+def _packed_agree(shapes: Iterable[tuple[int, int]], device: torch.device) -> bool:
+    """Tell whether products of arranged weights of float32 keep a row's bits, at all of these shapes."""
+    taken = (PackedProjection(_random(shape, torch.float32, device)) for shape in sorted(shapes))
+    return all(_agrees(projection, torch.float32, device) for projection in taken)
 
 
 @torch.inference_mode()

@@ -57,8 +57,8 @@ class WarmengAPI(ModelAPI):  # type: ignore[misc]
     """A base or one of its personas.
 
     ``model_name``: ``BASE`` or ``BASE:PERSONA``. Model arguments (``-M``): ``persona`` for one that is not built in, as
-    ``--persona`` of ``warmeng run`` has it; ``revision``, ``device``, ``max_seq_len`` and ``fast``, as ``warmeng
-    serve`` has them. Raises PrerequisiteError, which Inspect shows as one line.
+    ``--persona`` of ``warmeng run`` has it; ``revision``, ``device``, ``max_seq_len``, ``dtype`` and ``fast``, as
+    ``warmeng serve`` has them. Raises PrerequisiteError, which Inspect shows as one line.
     """
 
     def __init__(

@@ -45,7 +45,8 @@ class WarmengLM(TemplateLM):  # type: ignore[misc]
     ``pretrained``: the model, as ``--model`` of ``warmeng run`` has it. ``persona``: a persona, as ``--persona`` has
     it; the base itself unless given. ``device``: "cpu", "cuda" or "auto". ``max_length``: the most tokens of context
     and continuation together. ``add_bos_token``: whether texts begin with the model's first token; as its tokenizer
-    has it unless given. ``seed``: of what is sampled. ``batch_size`` has no effect: the engine takes what fits.
+    has it unless given. ``seed``: of what is sampled. ``dtype`` and ``fast``: as ``warmeng run`` has them.
+    ``batch_size`` has no effect: the engine takes what fits.
     """
 
     def __init__(

@@ -175,7 +175,10 @@ def read_prices(path: Path) -> dict[str, Price]:
     for name, value in read_yaml(path).items():
         if not isinstance(value, dict) or set(value) != {"in", "out"}:
             raise InputError(f"{path}: {show(name)} is {show(value)}, expected in and out, as in {{in: 1.5, out: 6}}")
-        found[str(name)] = Price(*(price_of(value[key], f"{path}: {key} of {show(name)}") for key in ("in", "out")))
+        try:
+            found[name] = Price(*(price_of(value[key], f"{path}: {key} of {show(name)}") for key in ("in", "out")))
+        except UsageError as error:
+            raise InputError(str(error)) from None
     return found
 
 

@@ -55,7 +55,7 @@ class Failure:
 
 
 class Rejected(InputError):
-    """The server refuses the request, and would again. ``param`` is what it names, ``said`` its words."""
+    """The server refuses the request, and would again. ``said``: what it names, and its words."""
 
     def __init__(self, message: str, said: str = "") -> None:
         super().__init__(message)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from urllib.parse import urlsplit
 
 from warmeng.common.errors import UsageError, show
+from warmeng.common.hosts import is_loopback
 
 # Before the name of a model that OpenAI, or a server that speaks as it does, answers for.
 PREFIX = "openai:"
@@ -63,13 +63,6 @@ def key_for(base: str) -> str:
         return NO_KEY
     if not key.isascii() or not key.isprintable() or " " in key:
         raise UsageError(f"{KEY} is no usable key, expected printable ASCII characters without blanks")
-    if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         raise UsageError(f"{base} would get {KEY} unencrypted: use https, or unset {KEY} for a server without a key")
     return key
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

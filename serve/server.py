@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 import socket
 import sys
@@ -15,6 +14,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from warmeng.common.errors import UsageError, WarmengError, one_line, without_secrets
+from warmeng.common.hosts import is_loopback
 from warmeng.common.interrupts import interruptible
 from warmeng.serve.app import Service, application
 from warmeng.serve.limits import Limits
@@ -44,14 +44,6 @@ def key_for(host: str) -> str | None:
     if len(key) < LEAST_KEY or not key.isascii() or not key.isprintable() or " " in key:
         raise UsageError(f"{KEY} is no usable key, expected at least {LEAST_KEY} printable ASCII characters, no blanks")
     return key
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether only this machine reaches a host; a name other than localhost may mean anything."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -27,8 +27,9 @@ def start(
 ) -> None:
     """Serve until a signal; ``say`` tells what happens. Raises UsageError and InputError as loading does."""
     try:
+        from warmeng.common.hosts import is_loopback
         from warmeng.serve.app import Service
-        from warmeng.serve.server import Server, is_loopback, key_for, listen, serve_until_interrupted
+        from warmeng.serve.server import Server, key_for, listen, serve_until_interrupted
     except ImportError as error:
         raise UsageError(f"a package is missing ({error}): pip install 'warmeng[serve]'") from None
     from warmeng.engine.settings import AUTO, EngineSettings

@@ -122,7 +122,7 @@ class CpuRunner:
     def add_adapter(self, adapter: Adapter) -> None:
         """Lay an adapter out, unless one of its content is there."""
         if adapter.hash not in self.ops.adapters:
-            laid_out = arrange_adapter(adapter, self.config, self.dtype, self.arrangement.project)
+            laid_out = arrange_adapter(adapter, self.config, self.dtype, self.arrangement.project_adapter)
             self.ops.adapters[adapter.hash] = laid_out
 
     def add_vector(self, vector: Vector) -> None:

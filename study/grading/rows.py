@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from warmeng.common.cells import from_cell
 from warmeng.common.errors import InputError, show
 from warmeng.common.files import parse_json
 from warmeng.engine.tables import is_delimited
@@ -24,8 +24,6 @@ OWN = {"answer": ("answer",), "right": ("right", "correct_answer")}
 # What ``warmeng export --format csv`` writes.
 EXPORT = {"answer": ("text",), "right": ("answer",)}
 EXPORTED = {"key", "question", "answer"}  # columns that say so
-# A cell of an export that has an apostrophe in front (study/export/table.py).
-ESCAPED = re.compile(r"'+[=+\-@\t\r]")
 COMPARED = tuple(name for name in GRADINGS if name not in GENERATED)  # gradings of answers that nobody wrote
 NAMES = ("aliases", "wrong_aliases", "others")  # columns that hold lists
 QUESTION = ("question", "content_key", "prompt_disinfo")
@@ -98,7 +96,7 @@ def _read(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     divided = is_delimited(path)
     for number, row in read_table(path):
         if divided and _ours(row):
-            yield number, {name: cell[1:] if ESCAPED.match(cell) else cell for name, cell in row.items()}
+            yield number, {name: from_cell(cell) for name, cell in row.items()}
         else:
             yield number, row
 

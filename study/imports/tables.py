@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from warmeng.common.cells import FORMULA
+from warmeng.common.cells import from_cell
 from warmeng.common.delimited import read_csv
 from warmeng.common.files import parse_json, read_jsonl
 from warmeng.study.imports.rows import NAMES, SOME_MODEL, Log, Row
@@ -25,8 +25,7 @@ def read_table(path: Path) -> Log:
 
 def _csv(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
     for line, row in read_csv(path):
-        # As ``as_cell`` puts one before what a spreadsheet would run.
-        yield line, {name: text[1:] if text[:1] == "'" and FORMULA.match(text) else text for name, text in row.items()}
+        yield line, {name: from_cell(text) for name, text in row.items()}
 
 
 def _row(path: Path, line: int, raw: Mapping[str, Any]) -> Row:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from warmeng.study.claim import Claim
 from warmeng.study.outcomes import outcome_parts
 from warmeng.study.report.headline import MEANINGS
 from warmeng.study.report.settings_text import Fact, listed, several
@@ -54,6 +55,13 @@ def paragraph(manifest: Manifest, facts: Sequence[Fact], questions: int) -> str:
     if about.primary:
         meaning = MEANINGS[outcome_parts(about.primary)[0]]
         found.append(f"The outcome named before the first answer was {about.primary}: {meaning}, in nats.")
+    if claim := Claim.parse(about.claim):
+        digest = _short(str(about.claim.get("sha256") or ""))
+        found.append(
+            f"The primary claim, named before the first answer, is a difference in {claim.outcome} between "
+            f"{claim.variant} and {claim.against} (SHA-256 of claim and study {digest}); "
+            "everything else is exploratory."
+        )
     found.append(
         "Contrasts between personas are paired by question, and 95 % intervals are clustered by question; each stands "
         "for itself unless a table says that it is corrected."

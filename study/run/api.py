@@ -13,7 +13,7 @@ from warmeng.common.progress import Progress
 from warmeng.common.watchdog import Watchdog
 from warmeng.remote.budget import FILE, Budget, Limits, Price, read_prices
 from warmeng.remote.engine import RemoteEngine
-from warmeng.remote.names import is_api, model_of
+from warmeng.remote.names import PREFIX, is_api, model_of
 from warmeng.remote.pace import Patience
 from warmeng.study.api import NOT_GIVEN
 from warmeng.study.api_plan import ApiPlanner
@@ -40,7 +40,7 @@ def prices_of(settings: StudySettings, names: Iterable[str]) -> dict[str, Price]
     if s.price_in is not None and s.price_out is not None:
         found = dict.fromkeys(models, Price(s.price_in, s.price_out))
     elif s.prices is not None:
-        told = {name.removeprefix("openai:"): price for name, price in read_prices(Path(s.prices)).items()}
+        told = {name.removeprefix(PREFIX): price for name, price in read_prices(Path(s.prices)).items()}
         found = {model: told[model] for model in models if model in told}
     without = [model for model in models if model not in found]
     if without and (s.max_cost is not None or s.prices is not None):

@@ -13,6 +13,7 @@ from warmeng.engine import load
 from warmeng.engine.engine import Engine, EngineSettings
 from warmeng.engine.identity import identity_of
 from warmeng.engine.load import choose_dtype
+from warmeng.engine.random import random_adapter
 from warmeng.engine.request import GenerateRequest, SamplingParams
 from warmeng.kernels.linear import multiplies_bf16
 from warmeng.study.settings import StudySettings
@@ -46,6 +47,24 @@ def test_log_probabilities_are_as_near_as_those_of_transformers(tiny_model: Call
         errors["theirs"].append((theirs - exact).abs())
     ours, theirs = (torch.cat(errors[name]).mean() for name in ("ours", "theirs"))
     assert 0 < ours < 1.1 * theirs
+
+
+@with_bf16
+@pytest.mark.slow
+def test_adapters_of_a_high_rank_keep_their_bits_in_any_company() -> None:
+    # Of the built-in model's widths: the products of small ones have one order.
+    engine = Engine.load("smollm2-135m-instruct", device="cpu", settings=EngineSettings(dtype="bfloat16"))
+    engine.add_adapter("high", random_adapter(engine.config, 48, 1))
+    params = SamplingParams(max_new_tokens=4, logprobs=True)
+    asked = [
+        GenerateRequest(str(k), tuple(engine.tokenizer.encode(f"Item {k}: {TEXTS[k % 2]}")), params, "high")
+        for k in range(90)
+    ]
+    together = {r.id: (r.token_ids, r.logprobs) for r in engine.generate(asked)}
+    for one in asked[::30]:
+        engine.reset_prefix_cache()
+        (alone,) = engine.generate([one])
+        assert (alone.token_ids, alone.logprobs) == together[one.id]
 
 
 @with_bf16

@@ -195,3 +195,16 @@ def test_the_trial_sees_an_order_of_summation_that_rounding_hides(monkeypatch: p
     assert sizes[0] >= 48
     assert 96 in sizes
     assert arrange([shape], torch.bfloat16, CPU, fast=True).tiles == RowTiles()
+
+
+@with_bf16
+@pytest.mark.parametrize("rank", [24, 64, 96, 128, 192, 256])
+@pytest.mark.parametrize("width", [576, 1536])
+def test_adapters_of_any_rank_keep_their_bits_beside_bf16_weights(rank: int, width: int) -> None:
+    found = arrange([(576, 576)], torch.bfloat16, CPU, fast=False)
+    for shape in ((rank, width), (width, rank)):
+        projection, x = found.project_adapter(torch.randn(*shape)), torch.randn(384, shape[1])
+        whole = matmul(x, projection, RowTiles((96,)))
+        for size in found.tiles.sizes:
+            rows = torch.randperm(384)[:size]
+            assert torch.equal(projection.multiply(x[rows]), whole[rows]), (shape, size)

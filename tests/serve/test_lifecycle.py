@@ -20,8 +20,9 @@ from launching import Launcher, Process
 from serving import Running, engine_with_personas, serving
 
 from warmeng.common.errors import UsageError
+from warmeng.common.hosts import is_loopback
 from warmeng.serve.catalog import Catalog
-from warmeng.serve.server import KEY, is_loopback, key_for
+from warmeng.serve.server import KEY, key_for
 from warmeng.study.personas import Persona
 
 LONG = {

@@ -33,12 +33,14 @@ def test_versions_hashes_and_counts_are_the_manifests(run_folder: Path, tmp_path
     folder = changed(run_folder, tmp_path / "run")
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["inputs"] |= {"model": {"weights": "ab" * 32}, "adapter": {"twice": "cd" * 32 + "*2.0"}}
+    manifest["facts"]["claim"] = {"outcome": "error rates", "variant": "warm", "against": "cold", "sha256": "ef" * 32}
     manifest["facts"]["judges"] = {"a-judge": {"n": 250, "agreement": 0.9124, "trusted": False}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     told, run = methods(folder), load_run(folder)
     assert f"{run.questions:,} questions were asked" in told
     assert f"warmeng {manifest['facts']['warmeng']}" in told
     assert f"weights {'ab' * 8}, adapter of twice {'cd' * 8}*2.0" in told
+    assert f"in error rates between warm and cold (SHA-256 of claim and study {'ef' * 8})" in told
     assert "Judge a-judge agreed with people in 91.2 % of 250 labelled answers" in told
     assert told.count("@software{") == told.count("@article{") == 1
 
