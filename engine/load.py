@@ -18,6 +18,7 @@ from warmeng.engine.settings import AUTO, EngineLimits, EngineSettings
 from warmeng.kernels.linear import arrange, multiplies_bf16
 
 DEVICES = ("auto", "cpu", "cuda", "interpret")
+_BY_NAME = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _INSTALL = "install the gpu extra: pip install warmeng[gpu]"
 
 
@@ -51,12 +52,12 @@ def choose_dtype(dtype: str, device: str) -> torch.dtype:
         only = "bfloat16" if device == "cuda" else "float32"
         if dtype not in (AUTO, only):
             raise UsageError(f"dtype is {dtype!r}, and {device} computes in {only}: take that, or another --device")
-        return getattr(torch, only)  # type: ignore[no-any-return]
+        return _BY_NAME[only]
     if dtype == "bfloat16" and not multiplies_bf16(torch.device("cpu")):
         raise UsageError(
             "dtype is 'bfloat16', and this processor has no instructions for it (AVX512_BF16 or AMX): take float32"
         )
-    return torch.bfloat16 if dtype == "bfloat16" else torch.float32
+    return _BY_NAME["float32" if dtype == AUTO else dtype]
 
 
 def instructions(device: str) -> str:
