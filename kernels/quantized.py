@@ -27,6 +27,8 @@ HALF = 64
 BLOCK = 2 * HALF
 # The zero of a symmetric weight of 4 bits.
 MIDDLE = 8
+# The kind of a weight that is not quantised.
+PLAIN = "plain"
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,11 @@ class Int4:
 Weight = Tensor | RowScaled | Int4
 
 
+def kind_of(weight: Weight) -> str:
+    """Return plain, int8, fp8 or int4."""
+    return PLAIN if isinstance(weight, Tensor) else weight.kind
+
+
 def pack_int4(numbers: Tensor, scales: Tensor, zeros: Tensor | None, group: int) -> Int4:
     """Return a weight of 4 bits. numbers: [out, in], 0 to 15; scales and zeros: [groups, out]."""
     out, width = numbers.shape
@@ -120,6 +127,24 @@ def quantize(rows: Tensor, dtype: torch.dtype, scale: float | None = None) -> tu
         scales = torch.full((len(x),), scale, dtype=torch.float32, device=x.device)
     quotients = (x / scales[:, None]).clamp_(-largest, largest)
     return (quotients.round_() if dtype == torch.int8 else quotients).to(dtype), scales
+
+
+def quantized(w: Tensor, kind: str, group: int = BLOCK) -> Weight:
+    """Return a weight [out, in] rounded to the nearest numbers of a kind, see ``kind_of``.
+
+    int4: symmetric, by scales of ``group`` inputs of a row, which reach from -8 to 8 times the scale; they have the
+    type of ``w``, or float32.
+    """
+    if kind == PLAIN:
+        return w
+    if kind != "int4":
+        return RowScaled(*quantize(w, torch.int8 if kind == "int8" else torch.float8_e4m3fn))
+    width = w.shape[1]
+    groups = torch.nn.functional.pad(w.float(), (0, -width % group)).view(len(w), -1, group)
+    scales = (groups.abs().amax(2) / (MIDDLE - 0.5)).to(w.dtype)
+    scales = torch.where(scales > 0, scales, 1.0)
+    numbers = (groups / scales.float()[:, :, None]).round_().add_(MIDDLE).clamp_(0, 2 * MIDDLE - 1)
+    return pack_int4(numbers.flatten(1)[:, :width], scales.t(), None, group)
 
 
 def stack(weights: Sequence[Weight]) -> Weight:

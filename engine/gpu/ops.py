@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -14,20 +16,24 @@ from warmeng.kernels.gpu.activation import silu_mul
 from warmeng.kernels.gpu.along import along
 from warmeng.kernels.gpu.attention import Tiling, attention
 from warmeng.kernels.gpu.lora import Product
-from warmeng.kernels.gpu.matmul import Tile, lora_shrink, project
+from warmeng.kernels.gpu.matmul import lora_shrink, project
 from warmeng.kernels.gpu.norm import add_rms_norm, add_with_lora
 from warmeng.kernels.gpu.rope import Heads, rotate_and_write
+from warmeng.kernels.gpu.tiles import Tile
+from warmeng.kernels.quantized import PLAIN, Weight, kind_of
 
 
 class DeviceWeight:
     """A weight [out, in] that kernels read where it lies; nothing is arranged or copied."""
 
-    def __init__(self, w: Tensor) -> None:
+    def __init__(self, w: Weight) -> None:
         self.w = w
         self.shape = (w.shape[0], w.shape[1])
+        self.kind = kind_of(w)
 
     def multiply(self, x: Tensor, add_to: Tensor | None = None) -> Tensor:
-        """Return ``x @ w.T`` by the device's library, plus ``add_to`` where it is given."""
+        """Return ``x @ w.T`` by the device's library, plus ``add_to`` where it is given; plain weights alone."""
+        assert isinstance(self.w, Tensor), f"the library has no product for {self.kind}"
         y = torch.mm(x, self.w.t())
         return y if add_to is None else y.add_(add_to)
 
@@ -41,13 +47,14 @@ class GpuOps:
         weights: Weights,
         bank: AdapterBank,
         cache: list[tuple[Tensor, Tensor]],
-        tiles: tuple[Tile, ...],
+        tiles: Mapping[str, tuple[Tile, ...]],
         tiling: Tiling,
         max_seq_len: int,
         fast: bool,
     ) -> None:
-        """``cache``: keys and values of each layer, [blocks, kv_heads, block_size, head_dim]. ``fast``: the base's
-        products are the library's, whose order of summation depends on the number of rows.
+        """``cache``: keys and values of each layer, [blocks, kv_heads, block_size, head_dim]. ``tiles``: by the kind of
+        weight. ``fast``: products of plain weights are the library's, whose order of summation depends on the number
+        of rows.
         """
         self.config = config
         self.weights = weights
@@ -71,8 +78,8 @@ class GpuOps:
         """Multiply with a layer's weight; with adapters in the batch, the same launch does the LoRA shrink."""
         weight: DeviceWeight = getattr(self.weights.layers[layer], name)
         lora = self.bank.layers[layer][name] if batch.adapters is not None and self.bank.layers else None
-        if not self.fast:
-            return project(x, weight.w, lora, batch.adapters, tiles=self.tiles)
+        if not self.fast or weight.kind != PLAIN:
+            return project(x, weight.w, lora, batch.adapters, tiles=self.tiles[weight.kind])
         y = weight.multiply(x)
         if lora is None:
             return Product(y)
@@ -127,9 +134,9 @@ class GpuOps:
         head = self.weights.head
         assert isinstance(head, DeviceWeight)
         normed = add_rms_norm(None, hidden, self.weights.final_norm, self.config.rms_norm_eps)
-        if self.fast and normed.is_cuda:
+        if self.fast and normed.is_cuda and isinstance(head.w, Tensor):
             return torch.mm(normed, head.w.t(), out_dtype=torch.float32)
-        return project(normed, head.w, out_dtype=torch.float32, tiles=self.tiles).y
+        return project(normed, head.w, out_dtype=torch.float32, tiles=self.tiles[head.kind]).y
 
 
 def _complete(product: Product) -> Product:

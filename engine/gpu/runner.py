@@ -17,7 +17,7 @@ from torch import Tensor
 from warmeng.engine.adapters import Adapter
 from warmeng.engine.backend import NOT_FINITE, StepOutput
 from warmeng.engine.cache import NULL_BLOCK
-from warmeng.engine.checkpoint import Weights, projection_shapes
+from warmeng.engine.checkpoint import Weights
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.constraints import ConstraintCompiler
 from warmeng.engine.gpu.batch import (
@@ -36,6 +36,7 @@ from warmeng.engine.gpu.graphs import DecodeGraphs
 from warmeng.engine.gpu.lora import AdapterBank
 from warmeng.engine.gpu.memory import Budget, plan_cache
 from warmeng.engine.gpu.ops import GpuOps
+from warmeng.engine.gpu.tiles import select_tiles
 from warmeng.engine.layout import Ints, Layout, LogitsPlan, build_layout
 from warmeng.engine.mixture import Mixture
 from warmeng.engine.model import forward
@@ -44,9 +45,6 @@ from warmeng.engine.sequence import Sequence
 from warmeng.engine.settings import EngineLimits, EngineSettings
 from warmeng.engine.vectors import Vector
 from warmeng.kernels.gpu.along import along
-from warmeng.kernels.gpu.attention import Tiling, tiling_for
-from warmeng.kernels.gpu.invariance import batch_invariant_tiles, batch_invariant_tiling, check_norm, fitting_tiles
-from warmeng.kernels.gpu.matmul import TILES, Tile, tiles_for
 from warmeng.kernels.gpu.sampling import log_normaliser, sample
 from warmeng.kernels.sampling import top_tokens
 
@@ -109,7 +107,7 @@ class GpuRunner:
         self.fast = settings.fast
         self._group = config.num_heads // config.num_kv_heads
         self._cuda = self.device.type == "cuda"
-        tiles, attention_tiles = _select_tiles(config, self.block_size, self.fast, self.dtype, self.device)
+        tiles, attention_tiles = select_tiles(config, weights, self.block_size, self.fast)
         self.bank = AdapterBank(config, self.dtype, self.device)
         self.ops = GpuOps(config, weights, self.bank, [], tiles, attention_tiles, limits.max_seq_len, self.fast)
         self._graphs: DecodeGraphs | None = None
@@ -184,7 +182,7 @@ class GpuRunner:
             "device": "cuda" if self._cuda else "interpret",
             "dtype": str(self.dtype).removeprefix("torch."),
             "products": "library" if self.fast else "fixed tiles",
-            "tiles": [t.label for t in self.ops.tiles],
+            "tiles": {kind: [t.label for t in tiles] for kind, tiles in self.ops.tiles.items()},
             "attention": asdict(self.ops.tiling),
             "memory": self.memory.as_dict() | {"adapters": self.bank.num_bytes},
         }
@@ -333,23 +331,3 @@ class GpuRunner:
         done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         done.record()
         return GpuStepHandle(host, done, plan, len(self._projected))
-
-
-def _select_tiles(
-    config: ModelConfig, block_size: int, fast: bool, dtype: torch.dtype, device: torch.device
-) -> tuple[tuple[Tile, ...], Tiling]:
-    """Return the tiles of products and of attention for a device; unless ``fast``, those found batch-invariant there.
-
-    Raises RuntimeError where none is.
-    """
-    if device.type != "cuda":
-        return TILES, tiling_for(config.head_dim, fast, 90)
-    major, minor = torch.cuda.get_device_capability(device)
-    tiles = fitting_tiles(dtype, device, tiles_for(10 * major + minor))
-    attention_tiles = tiling_for(config.head_dim, fast, 10 * major + minor)
-    if not fast:
-        tiles = batch_invariant_tiles(list(projection_shapes(config).values()), dtype, device, tiles)
-        sizes = (config.num_heads, config.num_kv_heads, config.head_dim, block_size)
-        attention_tiles = batch_invariant_tiling(attention_tiles, *sizes, dtype, device)
-        check_norm(config.hidden_size, dtype, device)
-    return tiles, attention_tiles

@@ -13,8 +13,10 @@ from triton.runtime.errors import OutOfResources
 
 from warmeng.kernels.gpu.attention import SEGMENT_FIELDS, PagedPlan, Tiling, attention, cut_tiles
 from warmeng.kernels.gpu.lora import NO_COLUMNS, RANK_TILE, AdapterRows, LoraWeights, Product, column_ranges
-from warmeng.kernels.gpu.matmul import TILES, Tile, project
+from warmeng.kernels.gpu.matmul import project
 from warmeng.kernels.gpu.norm import add_rms_norm
+from warmeng.kernels.gpu.tiles import TILES, Tile
+from warmeng.kernels.quantized import PLAIN, quantized
 
 # Outputs of a trial, at most: more outputs are more of the same.
 _OUTS = 2048
@@ -28,9 +30,14 @@ _CONTEXT = 300
 
 
 @torch.inference_mode()
-def fitting_tiles(dtype: torch.dtype, device: torch.device, tiles: tuple[Tile, ...] = TILES) -> tuple[Tile, ...]:
-    """Return the tiles that this device has the shared memory for, with adapters too; the first one must fit."""
-    trial = _Trial(256, 128, dtype, device, rank=128)
+def fitting_tiles(
+    dtype: torch.dtype, device: torch.device, tiles: tuple[Tile, ...] = TILES, kind: str = PLAIN
+) -> tuple[Tile, ...]:
+    """Return the tiles that this device has the shared memory for, with adapters too; the first one must fit.
+
+    ``kind``: of the weight, see ``kind_of``.
+    """
+    trial = _Trial(256, 128, dtype, device, kind, rank=128)
     kept: list[Tile] = []
     for tile in tiles:
         try:
@@ -46,8 +53,9 @@ def fitting_tiles(dtype: torch.dtype, device: torch.device, tiles: tuple[Tile, .
 
 @torch.inference_mode()
 def batch_invariant_tiles(
-    shapes: Sequence[tuple[int, int]], dtype: torch.dtype, device: torch.device, tiles: tuple[Tile, ...] = TILES
-) -> tuple[Tile, ...]:
+    shapes: Sequence[tuple[int, int]], dtype: torch.dtype, device: torch.device, tiles: tuple[Tile, ...] = TILES,
+    kind: str = PLAIN,
+) -> tuple[Tile, ...]:  # fmt: skip
     """Return the tiles whose products of weights (out, in) have the same bits at any number of rows.
 
     That includes steps in which other rows carry adapters, which take another variant of the kernel, and the rows of
@@ -55,7 +63,7 @@ def batch_invariant_tiles(
     """
     kept = list(tiles)
     for outs, depth in sorted(set(shapes)):
-        trial = _Trial(min(outs, _OUTS), depth, dtype, device)
+        trial = _Trial(min(outs, _OUTS), depth, dtype, device, kind)
         y = trial.run(tiles[0], max(_ROWS), False, torch.float32).y
         lora_a_out = trial.run(tiles[0], max(_ROWS), True, None).lora_a_out
         assert lora_a_out is not None
@@ -72,14 +80,14 @@ class _Trial:
     """A product of random numbers, of which a tile computes the last rows; every other row carries an adapter."""
 
     def __init__(
-        self, outs: int, depth: int, dtype: torch.dtype, device: torch.device, rank: int = RANK_TILE
+        self, outs: int, depth: int, dtype: torch.dtype, device: torch.device, kind: str, rank: int = RANK_TILE
     ) -> None:  # fmt: skip
         generator = torch.Generator(device=device).manual_seed(outs * 31 + depth)
 
         def normal(*shape: int) -> Tensor:
             return torch.randn(*shape, dtype=dtype, device=device, generator=generator)
 
-        self.w, self.x = normal(outs, depth), normal(max(_ROWS), depth)
+        self.w, self.x = quantized(normal(outs, depth), kind), normal(max(_ROWS), depth)
         self.lora = LoraWeights(normal(rank, depth), normal(outs, rank), (outs,))
         self.rank = rank
 

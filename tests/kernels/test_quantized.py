@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmeng.kernels.quantized import RowScaled, pack_int4, quantize, stack
+from warmeng.kernels.quantized import RowScaled, kind_of, pack_int4, quantize, quantized, stack
 
 
 @given(st.integers(1, 5), st.sampled_from([1, 64, 100, 128, 200, 256]), st.sampled_from([32, 64, 128]), st.booleans())
@@ -19,11 +19,24 @@ def test_numbers_of_four_bits_come_back(out: int, width: int, group: int, asymme
     weight = pack_int4(numbers, scales, zeros, group)
     assert weight.shape == (out, width)
     assert torch.equal(weight.numbers(), numbers)
-    for o in range(out):
-        for i in range(width):
-            zero = 8 if zeros is None else int(zeros[i // group, o])
-            expected = (torch.tensor(float(numbers[o, i]) - zero).half() * scales[i // group, o]).half()
-            assert weight.dequantized(torch.float16)[o, i] == expected
+    each = torch.arange(width) // group
+    zero = torch.full((groups, out), 8) if zeros is None else zeros.long()
+    expected = (numbers.long() - zero.t()[:, each]).half() * scales.t()[:, each]
+    assert torch.equal(weight.dequantized(torch.float16), expected)
+
+
+@given(st.sampled_from(["int8", "fp8", "int4"]), st.sampled_from([1, 100, 128, 300]))
+def test_weights_are_rounded_to_the_nearest_numbers_of_their_kind(kind: str, width: int) -> None:
+    """The largest error is half a step of a row's, or a group's, largest number."""
+    w = torch.randn(5, width) * torch.logspace(-3, 3, 5)[:, None]
+    w[2] = 0
+    found = quantized(w, kind)
+    assert not isinstance(found, torch.Tensor)
+    assert kind_of(found) == found.kind == kind
+    error = (found.dequantized() - w).abs()
+    step = {"int8": 1 / 127, "fp8": 1 / 14, "int4": 1 / 7}[kind]
+    # fp8 has steps that grow with the number; half of the largest is 1/28 of it.
+    assert (error <= w.abs().amax(1, keepdim=True) * step * 0.51 + 1e-12).all()
 
 
 def test_rounding_is_to_even_by_each_rows_largest_number() -> None:

@@ -31,12 +31,18 @@ from triton.runtime.driver import driver
 
 from warmeng.kernels.gpu import activation, along, attention, matmul, norm, rope, sampling
 from warmeng.kernels.gpu.lora import RANK_TILE, ROW_TILE, AdapterRows, LoraWeights, Product
+from warmeng.kernels.gpu.tiles import Tile, tiles_for
+from warmeng.kernels.quantized import Int4, RowScaled, Weight, kind_of
 
 assert os.environ.get("TRITON_INTERPRET", "0") == "0", "kernels are interpreted in this process, not compiled"
 
 SHARED_MEMORY = {80: 166_912, 90: 232_448, 100: 232_448}  # bytes that one block may use
 _BIN = Path(triton.__file__).parent / "backends/nvidia/bin"
-_MATRIX = {80: ("HMMA",), 90: ("HGMMA", "HMMA"), 100: ("UTCHMMA", "UTCQMMA", "UTCMMA", "UTCOMMA", "HMMA")}
+_MATRIX = {
+    80: ("HMMA", "IMMA"),
+    90: ("HGMMA", "QGMMA", "IGMMA", "HMMA"),
+    100: ("UTCHMMA", "UTCQMMA", "UTCIMMA", "UTCMMA", "UTCOMMA", "HMMA", "IMMA"),
+}
 
 
 class _Utils:
@@ -111,7 +117,7 @@ def describe(kernel: triton.compiler.CompiledKernel, arch: int) -> dict[str, Any
     def count(pattern: str) -> dict[str, int]:
         return dict(sorted(Counter(re.findall(rf"\b({pattern})(?=[\s;])", sass)).items()))
 
-    constants = {kernel.src.fn.arg_names[k[0]]: v for k, v in kernel.src.constants.items() if not isinstance(v, str)}
+    constants = {kernel.src.fn.arg_names[k[0]]: v for k, v in kernel.src.constants.items() if isinstance(v, int)}
     return {
         "kernel": kernel.name,
         "arch": arch,
@@ -159,12 +165,12 @@ OTHER_ROWS = (1, 2, 16, 64)  # must take the same kernels
 _BLOCKS, _BLOCK_SIZE = 1000, 16
 
 
-def launch(model: Model, arch: int, count: int = ROWS, tiles: tuple[matmul.Tile, ...] | None = None) -> None:
+def launch(model: Model, arch: int, count: int = ROWS, tiles: tuple[Tile, ...] | None = None) -> None:
     """Launch what the engine does for a step of ``count`` rows, with and without adapters, deterministic and fast.
 
     ``tiles``: of the products; None takes all.
     """
-    tiles = matmul.tiles_for(arch) if tiles is None else tiles
+    tiles = tiles_for(arch) if tiles is None else tiles
     heads = model.heads
     q, kv = heads.queries * heads.size, heads.keys * heads.size
     rows = AdapterRows(_ints(count), _floats(3, 2 * RANK_TILE), _ints(-(-count // ROW_TILE), 2))
@@ -210,6 +216,30 @@ def launch(model: Model, arch: int, count: int = ROWS, tiles: tuple[matmul.Tile,
     sampling.log_normaliser(logits, model.vocab)
 
 
+def launch_quantized(model: Model, arch: int, every: bool, count: int = ROWS) -> None:
+    """Launch the products of quantised weights and the rounding of their rows: ``every`` tile, with adapters and
+    without, or the first and the largest tile with adapters, which take most registers.
+    """
+    depth, outs, rank = model.hidden, 2 * model.inter, 2 * RANK_TILE
+    x, lora = _bf16(count, depth), LoraWeights(_bf16(2 * rank, depth), _bf16(outs, rank), (outs // 2,) * 2)
+    rows = AdapterRows(_ints(count), _floats(3, rank), _ints(-(-count // ROW_TILE), 2))
+
+    def products(w: Weight) -> None:
+        tiles = tiles_for(arch, kind_of(w))
+        for tile in tiles if every else (tiles[0], tiles[-1]):
+            for changes in (None, lora) if every else (lora,):
+                matmul.project(x, w, changes, rows, tiles=(tile,))
+
+    # Tensor cores take fp8 from Ada and Hopper on.
+    for eight in (torch.int8, torch.float8_e4m3fn) if arch > 80 else (torch.int8,):
+        products(RowScaled(torch.empty(outs, depth, dtype=eight, device="meta"), _floats(outs)))
+    packed = torch.empty(outs, depth // 2, dtype=torch.uint8, device="meta")
+    bf16 = _bf16(depth // 128, outs)
+    zeros = torch.empty(depth // 128, outs, dtype=torch.uint8, device="meta")
+    for scales, zero in ((bf16, None), (bf16.half(), zeros)):
+        products(Int4(packed, scales, zero, 128, depth))
+
+
 def _bf16(*shape: int) -> torch.Tensor:
     return torch.empty(*shape, dtype=torch.bfloat16, device="meta")
 
@@ -228,13 +258,14 @@ def main() -> None:
     if "--shard" in options:
         shard, of = map(int, options[-1].split("/"))
         with compiled_for(arch) as found:
-            tiles = matmul.tiles_for(arch)[shard::of]
+            tiles = tiles_for(arch)[shard::of]
             launch(MODELS[PART[0]], arch, tiles=tiles)
         print(f"{len(found)} kernels compiled")
         return
     with compiled_for(arch) as found:
         for name in PART if "--part" in options else MODELS:
             launch(MODELS[name], arch)
+        launch_quantized(MODELS[PART[0]], arch, "--part" not in options)
         first = len(found)
         for count in OTHER_ROWS:
             launch(MODELS[PART[0]], arch, count)

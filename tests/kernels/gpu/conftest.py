@@ -27,7 +27,8 @@ TOLERANCE = {
     torch.bfloat16: 4e-3,  # up to three roundings on the way (product, change, result) of 2^-9 at most each
 }
 WORST = 8  # times the tolerance: of one element's error against |reference| + the root mean square of all
-POISON = -7_777_777  # what integers hold that nobody wrote
+# What integers hold that nobody wrote: in 8 bits its last ones.
+POISON = -7_777_777
 
 
 class _WithoutTriton(pytest.Module):
@@ -48,14 +49,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def interpreted_bf16() -> None:
-    """Let the interpreter compute with bf16 as devices do: it multiplies the bits as integers and cuts in casts."""
+def interpreted_types() -> None:
+    """Let the interpreter compute with bf16 and fp8 as devices do: it multiplies bf16's bits as integers, and its casts
+    to both cut, or round halves away from zero.
+    """
     if not INTERPRETED:
         return
     import triton.language as tl
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
     dot, cast = InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl
+    convert = InterpreterBuilder.create_fp_to_fp
 
     def widened(x: Any) -> Any:
         if x.dtype.scalar != tl.bfloat16:
@@ -73,7 +77,14 @@ def interpreted_bf16() -> None:
             return widened(x)
         return cast(self, x, to)
 
+    def create_fp_to_fp(self: Any, x: Any, to: Any, rounding: Any) -> Any:
+        if x.dtype.scalar == tl.float32 and to.scalar == tl.float8e4nv:
+            eight = torch.tensor(np.asarray(x.data), device="cpu").to(torch.float8_e4m3fn).view(torch.uint8)
+            return TensorHandle(eight.numpy(), to.scalar)
+        return convert(self, x, to, rounding)
+
     InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl = create_dot, cast_impl
+    InterpreterBuilder.create_fp_to_fp = create_fp_to_fp
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -123,7 +134,9 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def poisonous(make: Callable[..., Tensor], **defaults: object) -> Callable[..., Tensor]:
         def fill(*args: object, **kwargs: object) -> Tensor:
             out = make(*args, **{**defaults, **kwargs})
-            return out.fill_(torch.nan if out.is_floating_point() else POISON)
+            if out.is_floating_point():
+                return out.fill_(torch.nan)
+            return out.fill_(POISON if out.itemsize > 1 else POISON % 100)
 
         return fill
 

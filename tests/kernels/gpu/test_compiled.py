@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 SHARED_MEMORY = {80: 166_912, 90: 232_448, 100: 232_448}
 KERNELS = {
     "_tile_product", "_rms_norm", "_add_with_lora", "_silu_mul", "_rotate_and_write", "_paged_attention",
-    "_combine_chunks", "_sample", "_log_normaliser", "_along",
+    "_combine_chunks", "_sample", "_log_normaliser", "_along", "_quantize_rows", "_int4_product",
 }  # fmt: skip
 Kernels = list[dict[str, Any]]
 
@@ -84,13 +84,21 @@ def test_shared_memory_suffices(arch: int, kernels: Kernels) -> None:
 
 
 def test_products_take_the_devices_own_instructions(arch: int, kernels: Kernels) -> None:
-    """Tiles of 64 rows take those of the generation; tiles of 16 rows, the common ones."""
+    """Tiles of 64 rows take those of the generation; tiles of 16 rows, the common ones. Numbers of 8 bits have theirs,
+    beside the adapters' product of bfloat16.
+    """
     best = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}[arch]
+    int8, fp8 = {80: ("IMMA", ""), 90: ("IGMMA", "QGMMA"), 100: ("UTCIMMA", "UTCQMMA")}[arch]
 
     def fault(kernel: dict[str, Any]) -> bool:
-        wanted = best if kernel["constants"]["BLOCK_M"] >= 64 else "HMMA"
-        return {name.split(".")[0] for name in kernel["matrix"]} != {wanted}
+        constants = kernel["constants"]
+        wanted = {best if constants["BLOCK_M"] >= 64 else "HMMA"}
+        if constants.get("SCALED"):
+            eight = fp8 if constants["IMPRECISE"] else int8
+            wanted = wanted | {eight} if constants["HAS_LORA"] else {eight}
+        return {name.split(".")[0] for name in kernel["matrix"]} != wanted
 
+    check(kernels, {"_int4_product"}, fault)
     check(kernels, {"_tile_product", "_paged_attention"}, fault)
     changed = [k for k in kernels if k["constants"].get("HAS_LORA", True)]
     check(changed, {"_add_with_lora", "_silu_mul", "_rotate_and_write"}, lambda k: not k["matrix"])
@@ -103,6 +111,8 @@ def test_operands_are_copied_ahead_and_16_bytes_at_a_time(kernels: Kernels) -> N
         return sum(n for name, n in kernel["copies"].items() if name.endswith("128") or name.startswith("UTMA"))
 
     check(kernels, {"_tile_product"}, lambda k: not 0 < wide(k) == sum(k["copies"].values()))
+    # A thread unpacks 8 bytes of a row, 16 numbers.
+    check(kernels, {"_int4_product"}, lambda k: not wide(k))
     # Entries of the block table are single integers, but one of them serves many copies.
     check(kernels, {"_paged_attention"}, lambda k: not sum(k["copies"].values()) - wide(k) < wide(k))
 

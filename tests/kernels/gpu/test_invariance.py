@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from triton.runtime.errors import OutOfResources
 from warmeng.kernels.gpu import invariance
 from warmeng.kernels.gpu.attention import PagedPlan, Tiling, tiling_for
 from warmeng.kernels.gpu.lora import AdapterRows, LoraWeights, Product
-from warmeng.kernels.gpu.matmul import TILES, Tile
 from warmeng.kernels.gpu.norm import add_rms_norm
+from warmeng.kernels.gpu.tiles import TILES, Tile, tiles_for
+from warmeng.kernels.quantized import Weight, kind_of
 
 HERE = torch.device("cpu")
 
@@ -49,6 +51,27 @@ def test_tiles_that_differ_are_left_out(when: str, lora_a: bool, monkeypatch: py
 
     monkeypatch.setattr(invariance, "project", StandIn(moody, lora_a))
     assert invariance.batch_invariant_tiles([(96, 64), (64, 96)], torch.float32, HERE) == (*TILES[:2], *TILES[3:])
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8", "int4"])
+def test_weights_of_every_kind_are_tried(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their own product, and a kind whose rows' bits depend on their number is refused."""
+    product, met = invariance.project, set()
+
+    def watched(x: Tensor, w: Weight, *others: object, **options: Any) -> Product:
+        met.add(kind_of(w))
+        made = product(x, w, *others, **options)
+        return Product(made.y + moody * (len(x) == 17), made.lora_a_out, made.lora, made.rows)
+
+    moody = 0.0
+    monkeypatch.setattr(invariance, "project", watched)
+    monkeypatch.setattr(invariance, "_ROWS", (1, 17, 64))
+    tiles = tiles_for(90, kind)[:2]
+    assert invariance.batch_invariant_tiles([(48, 64)], torch.float32, HERE, tiles, kind) == tiles
+    assert met == {kind}
+    moody = 1e-3
+    with pytest.raises(RuntimeError, match="--fast"):
+        invariance.batch_invariant_tiles([(48, 64)], torch.float32, HERE, tiles, kind)
 
 
 @pytest.mark.parametrize("adapters", [False, True])

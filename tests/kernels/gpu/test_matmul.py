@@ -9,16 +9,8 @@ import pytest
 import torch
 
 from warmeng.kernels.gpu.lora import ROW_TILE, AdapterRows, column_weights
-from warmeng.kernels.gpu.matmul import (
-    TILES,
-    Tile,
-    lora_shrink,
-    plan_launch,
-    project,
-    project_plain,
-    select_tile,
-    tiles_for,
-)
+from warmeng.kernels.gpu.matmul import lora_shrink, project, project_plain
+from warmeng.kernels.gpu.tiles import TILES, Tile, plan_launch, select_tile, tiles_for
 
 # rows, the parts' widths, depth: no multiples of the tiles, and one that fits all of them
 SHAPES = [(1, (3, 5), 64), (2, (64,), 70), (15, (60, 70), 48), (16, (128, 128), 128), (17, (33,), 100),
