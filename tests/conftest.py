@@ -11,6 +11,7 @@ import gc
 import json
 import os
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import interpreting
 import pytest
 from launching import Launcher
 
@@ -59,6 +61,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_unconfigure() -> None:
     """Let everything be collected at the end: libraries tell of what is left."""
     gc.unfreeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def prepared_interpreter() -> None:
+    """Let kernels that are interpreted round as devices do, and quickly."""
+    if os.environ["TRITON_INTERPRET"] == "1" and find_spec("triton"):
+        interpreting.prepare()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -46,70 +45,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "dtype" in metafunc.fixturenames:
         half = pytest.param(torch.bfloat16, id="bfloat16", marks=[pytest.mark.slow] * INTERPRETED)
         metafunc.parametrize("dtype", [pytest.param(torch.float32, id="float32"), half] if INTERPRETED else [half])
-
-
-@pytest.fixture(scope="session", autouse=True)
-def interpreted_types() -> None:
-    """Let the interpreter compute with bf16 and fp8 as devices do: it multiplies bf16's bits as integers, and its casts
-    to both cut, or round halves away from zero.
-    """
-    if not INTERPRETED:
-        return
-    import triton.language as tl
-    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
-
-    dot, cast = InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl
-    convert = InterpreterBuilder.create_fp_to_fp
-
-    def widened(x: Any) -> Any:
-        if x.dtype.scalar != tl.bfloat16:
-            return x
-        return TensorHandle((np.asarray(x.data, np.uint32) << 16).view(np.float32), tl.float32)
-
-    def create_dot(self: Any, a: Any, b: Any, *others: Any) -> Any:
-        return dot(self, widened(a), widened(b), *others)
-
-    def cast_impl(self: Any, x: Any, to: Any) -> Any:
-        if x.dtype.scalar == tl.float32 and to.scalar == tl.bfloat16:
-            rounded = torch.tensor(np.asarray(x.data), device="cpu").bfloat16().view(torch.uint16)
-            return TensorHandle(rounded.numpy(), to.scalar)
-        if x.dtype.scalar == tl.bfloat16 and to.scalar == tl.float32:
-            return widened(x)
-        return cast(self, x, to)
-
-    def create_fp_to_fp(self: Any, x: Any, to: Any, rounding: Any) -> Any:
-        if x.dtype.scalar == tl.float32 and to.scalar == tl.float8e4nv:
-            eight = torch.tensor(np.asarray(x.data), device="cpu").to(torch.float8_e4m3fn).view(torch.uint8)
-            return TensorHandle(eight.numpy(), to.scalar)
-        return convert(self, x, to, rounding)
-
-    InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl = create_dot, cast_impl
-    InterpreterBuilder.create_fp_to_fp = create_fp_to_fp
-
-
-@pytest.fixture(scope="session", autouse=True)
-def quick_interpreter() -> None:
-    """Let the interpreter replace the language's functions once a launch, not at each call between kernels: a third."""
-    if not INTERPRETED:
-        return
-    from triton.runtime import interpreter
-
-    # Nor does it need to check every sum of integers for overflow: compiled kernels don't either.
-    object.__setattr__(interpreter.interpreter_builder.options, "sanitize_overflow", False)
-    replace, launch = interpreter._patch_lang, interpreter.GridExecutor.__call__
-    replaced: set[int] = set()
-
-    def replace_once(fn: Any) -> Any:
-        if id(fn.__globals__) in replaced:
-            return None
-        replaced.add(id(fn.__globals__))
-        return replace(fn)
-
-    def launch_anew(self: Any, *args: Any, **kwargs: Any) -> None:
-        replaced.clear()
-        launch(self, *args, **kwargs)
-
-    interpreter._patch_lang, interpreter.GridExecutor.__call__ = replace_once, launch_anew
 
 
 @pytest.fixture(autouse=True)
