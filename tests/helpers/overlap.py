@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 JACCARD = 0.5  # of content words, where at least two are shared
 SHARED_RARE = 2  # rare words in common, where they are also LEAST of the shorter text's content words
@@ -38,11 +39,13 @@ PHRASES = ("united states", "united kingdom", "olympic games", "social media", "
 ITEM_SHARE = 0.7  # of an item's content words, which with its answer make a text that gives the item away
 
 
-def words(text: str) -> list[str]:
+@lru_cache(20_000)
+def words(text: str) -> tuple[str, ...]:
     """Return the words in small letters, without apostrophes."""
-    return re.findall(r"[^\W_]+", re.sub(r"['’]\w{1,2}\b", "", text.casefold()))
+    return tuple(re.findall(r"[^\W_]+", re.sub(r"['’]\w{1,2}\b", "", text.casefold())))
 
 
+@lru_cache(20_000)
 def content(text: str) -> frozenset[str]:
     """Return the words that carry content, without endings that only bend them."""
     plain = " ".join(words(text))

@@ -165,10 +165,13 @@ OTHER_ROWS = (1, 2, 16, 64)  # must take the same kernels
 _BLOCKS, _BLOCK_SIZE = 1000, 16
 
 
-def launch(model: Model, arch: int, count: int = ROWS, tiles: tuple[Tile, ...] | None = None) -> None:
+def launch(
+    model: Model, arch: int, count: int = ROWS, tiles: tuple[Tile, ...] | None = None, every: bool = True
+) -> None:  # fmt: skip
     """Launch what the engine does for a step of ``count`` rows, with and without adapters, deterministic and fast.
 
-    ``tiles``: of the products; None takes all.
+    ``tiles``: of the products; None takes all. Not ``every``: products without adapters, which take fewer registers
+    than those with them, have the first tile alone.
     """
     tiles = tiles_for(arch) if tiles is None else tiles
     heads = model.heads
@@ -181,7 +184,8 @@ def launch(model: Model, arch: int, count: int = ROWS, tiles: tuple[Tile, ...] |
         x, w = _bf16(count, depth), _bf16(sum(widths), depth)
         found = []
         for tile in tiles:
-            found = [matmul.project(x, w, c, rows, tiles=(tile,)) for c in (None, lora)]
+            changes = (None, lora) if every or tile == tiles[0] else (lora,)
+            found = [matmul.project(x, w, c, rows, tiles=(tile,)) for c in changes]
         return found
 
     for tile in tiles:
@@ -218,7 +222,7 @@ def launch(model: Model, arch: int, count: int = ROWS, tiles: tuple[Tile, ...] |
 
 def launch_quantized(model: Model, arch: int, every: bool, count: int = ROWS) -> None:
     """Launch the products of quantised weights and the rounding of their rows: ``every`` tile, with adapters and
-    without, or the first and the largest tile with adapters, which take most registers.
+    without, or the largest with adapters, which takes most registers.
     """
     depth, outs, rank = model.hidden, 2 * model.inter, 2 * RANK_TILE
     x, lora = _bf16(count, depth), LoraWeights(_bf16(2 * rank, depth), _bf16(outs, rank), (outs // 2,) * 2)
@@ -226,7 +230,7 @@ def launch_quantized(model: Model, arch: int, every: bool, count: int = ROWS) ->
 
     def products(w: Weight) -> None:
         tiles = tiles_for(arch, kind_of(w))
-        for tile in tiles if every else (tiles[0], tiles[-1]):
+        for tile in tiles if every else tiles[-1:]:
             for changes in (None, lora) if every else (lora,):
                 matmul.project(x, w, changes, rows, tiles=(tile,))
 
@@ -263,12 +267,13 @@ def main() -> None:
         print(f"{len(found)} kernels compiled")
         return
     with compiled_for(arch) as found:
-        for name in PART if "--part" in options else MODELS:
-            launch(MODELS[name], arch)
-        launch_quantized(MODELS[PART[0]], arch, "--part" not in options)
+        every = "--part" not in options
+        for name in MODELS if every else PART:
+            launch(MODELS[name], arch, every=every)
+        launch_quantized(MODELS[PART[0]], arch, every)
         first = len(found)
         for count in OTHER_ROWS:
-            launch(MODELS[PART[0]], arch, count)
+            launch(MODELS[PART[0]], arch, count, every=every)
     for i, kernel in enumerate(found):
         about = describe(kernel, arch) | {"again": i >= first}
         if "--table" not in options:
