@@ -81,6 +81,7 @@ setup(
             "hypothesis>=6.100",
             "ruff>=0.9",
             "mypy>=1.14",
+            "compressed-tensors>=0.20",
             "peft>=0.18",
             "trl>=1.0",
             "sentencepiece>=0.2",

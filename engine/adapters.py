@@ -18,7 +18,8 @@ import torch
 
 from warmeng.common.errors import InputError, name_some, one_line, show
 from warmeng.common.files import read_json
-from warmeng.engine.config import ModelConfig, inside, is_inert
+from warmeng.engine.config import ModelConfig, inside
+from warmeng.engine.scheme import is_inert
 from warmeng.engine.tensors import Checkpoint, open_checkpoint
 
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")

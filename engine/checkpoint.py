@@ -15,14 +15,17 @@ from pathlib import Path
 
 import torch
 
-from warmeng.common.errors import InputError
+from warmeng.common.errors import InputError, UsageError
 from warmeng.engine.config import ModelConfig
-from warmeng.engine.tensors import Checkpoint, content_hash, open_checkpoint
+from warmeng.engine.quantization.layers import Layer, Stored, is_quantized, read_layer, stored_tensors
+from warmeng.engine.settings import AUTO
+from warmeng.engine.tensors import FLOATS, Checkpoint, content_hash, open_checkpoint
 from warmeng.kernels.linear import PlainProjection, Projection
+from warmeng.kernels.quantized import Weight, round_weight, stack
 
 __all__ = [
     "Checkpoint", "LayerWeights", "Weights", "check_shapes", "content_hash", "expected_names", "load_weights",
-    "open_checkpoint",
+    "open_checkpoint", "plain_only",
 ]  # fmt: skip
 
 # Buffers that old versions of transformers saved; they follow from the configuration.
@@ -46,7 +49,7 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class Weights:
-    """All weights of a decoder, of one dtype on one device."""
+    """All weights of a decoder on one device; those that are not quantised are of one dtype."""
 
     embed: torch.Tensor  # [V, H]
     layers: tuple[LayerWeights, ...]
@@ -59,29 +62,60 @@ def load_weights(
     config: ModelConfig,
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
-    project: Callable[[torch.Tensor], Projection] = PlainProjection,
+    project: Callable[[Weight], Projection] | None = None,
+    kind: str = AUTO,
 ) -> Weights:
     """Read the checkpoint in ``folder`` for ``config``, converting to ``dtype`` on ``device``.
 
-    ``project`` arranges each weight [out, in]. Raises:
+    ``project`` arranges each weight [out, in]; unless given, weights that are not quantised stay as they are. ``kind``:
+    what the layers' weights are rounded to, int8, fp8 or int4, or "auto" to keep them as the checkpoint has them;
+    embedding, norms and head stay as they are. Raises:
         InputError: a file, tensor or shape that isn't as expected, one that is missing, or one that is not used.
     """
-    checkpoint = open_checkpoint(folder)
+    checkpoint = open_folder(folder, config)
     check_shapes(checkpoint, config)
-    loader = _Loader(checkpoint, config, dtype, torch.device(device), project)
+    project = project or plain_only(PlainProjection)
+    loader = _Loader(checkpoint, config, dtype, torch.device(device), project, kind)
     hidden, vocab = config.hidden_size, config.vocab_size
     embed = loader.read("model.embed_tokens.weight", vocab, hidden)
     final_norm = loader.read("model.norm.weight", hidden)
     layers = [loader.layer(f"model.layers.{i}.") for i in range(config.num_layers)]
-    head = None if config.tie_word_embeddings else loader.fused(["lm_head.weight"], [vocab], hidden)
+    head = None if config.tie_word_embeddings else loader.plain(["lm_head.weight"], [vocab], hidden)
     loader.run()
     if config.tie_word_embeddings:
         loader.check_tie(embed)
     for name in checkpoint.names:
         if _BUFFER.fullmatch(name):
             checkpoint.ignore(name)
+    _ignore_biases(checkpoint, config)
     checkpoint.finish()
     return Weights(embed, tuple(layer() for layer in layers), final_norm, head.value if head else project(embed))
+
+
+def _ignore_biases(checkpoint: Checkpoint, config: ModelConfig) -> None:
+    """Let quantised layers have biases of zeros, which old versions of AutoGPTQ gave to all of them."""
+    if config.quantization is None:
+        return
+    expected = expected_shapes(config)
+    for name in checkpoint.names:
+        if name.endswith("_proj.bias") and name not in expected and bool(checkpoint.tensor(name).any()):
+            raise InputError(f"{checkpoint.folder}: {name} isn't zero, and this architecture has no such bias")
+
+
+def open_folder(folder: Path, config: ModelConfig) -> Checkpoint:
+    """Open a base's checkpoint, whose tensors may be of integers and FP8 where its configuration says so."""
+    return open_checkpoint(folder, quantized=config.quantization is not None)
+
+
+def plain_only(project: Callable[[torch.Tensor], Projection]) -> Callable[[Weight], Projection]:
+    """Return what arranges weights that are not quantised, and raises UsageError for others."""
+
+    def arranged(weight: Weight) -> Projection:
+        if isinstance(weight, torch.Tensor):
+            return project(weight)
+        raise UsageError(f"weights of {weight.kind} are not multiplied here: take a base that is not quantised")
+
+    return arranged
 
 
 def projection_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
@@ -139,14 +173,41 @@ def check_shapes(checkpoint: Checkpoint, config: ModelConfig) -> None:
 
     Reads no tensor and makes none: sizes that only the configuration claims take no memory.
     """
-    wanted = expected_shapes(config)
-    checkpoint.require(wanted)
-    for name, shape in wanted.items():
-        if checkpoint.shape(name) != shape:
+    wanted = _wanted(checkpoint, config)
+    checkpoint.require(name for name, stored in wanted.items() if not stored.optional)
+    for name, stored in wanted.items():
+        if not checkpoint.has(name):
+            continue
+        if checkpoint.shape(name) not in stored.shapes:
             raise InputError(
-                f"{checkpoint.folder}: {name} has shape {list(checkpoint.shape(name))}, expected {list(shape)} "
-                "from config.json: the two don't belong together"
+                f"{checkpoint.folder}: {name} has shape {list(checkpoint.shape(name))}, expected "
+                f"{' or '.join(str(list(s)) for s in stored.shapes)} from config.json: the two don't belong together"
             )
+        if checkpoint.dtype(name) not in stored.dtypes:
+            raise InputError(
+                f"{checkpoint.folder}: {name} has dtype {checkpoint.dtype(name)}, expected "
+                f"{' or '.join(sorted(stored.dtypes))}: the file isn't what its config.json says"
+            )
+
+
+def _wanted(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, Stored]:
+    """Return what tensors must be there, and what they must look like."""
+    wanted = {name: Stored((shape,), FLOATS) for name, shape in expected_shapes(config).items()}
+    scheme = config.quantization
+    if scheme is None:
+        return wanted
+    modules = [name.removesuffix(".weight") for name in wanted if name.endswith("_proj.weight")]
+    quantized = [module for module in modules if is_quantized(checkpoint, module, scheme)]
+    if not quantized:
+        raise InputError(f"{checkpoint.folder}: no layer is quantised though config.json says {scheme.words()}")
+    for module in quantized:
+        ((out, width),) = wanted.pop(f"{module}.weight").shapes
+        try:
+            tensors = stored_tensors(scheme, out, width)
+        except ValueError as error:
+            raise InputError(f"{checkpoint.folder}: {module}: {error}: the config.json is wrong") from None
+        wanted |= {f"{module}.{end}": stored for end, stored in tensors.items()}
+    return wanted
 
 
 class _Pending:
@@ -173,9 +234,11 @@ class _Loader:
         config: ModelConfig,
         dtype: torch.dtype,
         device: torch.device,
-        project: Callable[[torch.Tensor], Projection],
+        project: Callable[[Weight], Projection],
+        kind: str,
     ) -> None:
         self.checkpoint = checkpoint
+        self.kind = kind
         self.jobs: list[Callable[[], None]] = []
         self.config = config
         self.dtype = dtype
@@ -202,17 +265,46 @@ class _Loader:
         self.jobs.append(partial(self.checkpoint.read_into, name, dest))
         return dest
 
-    def fused(self, names: list[str], heights: list[int], width: int) -> _Pending:
+    def plain(self, names: list[str], heights: list[int], width: int) -> _Pending:
         """The checkpoint's ``[height, width]`` matrices one below the other, arranged."""
-        pending = _Pending()
 
-        def job() -> None:
+        def weight() -> Weight:
             dest = self.empty(sum(heights), width)
             for name, part in zip(names, torch.split(dest, heights), strict=True):
                 self.checkpoint.read_into(name, part)
-            pending.set(self.project(dest))
+            return dest
 
-        self.jobs.append(job)
+        return self._pending(weight)
+
+    def fused(self, names: list[str], heights: list[int], width: int) -> _Pending:
+        """The same for layers that may be quantised, or are to be."""
+        scheme = self.config.quantization
+        modules = [name.removesuffix(".weight") for name in names]
+        stored = scheme is not None and any(is_quantized(self.checkpoint, module, scheme) for module in modules)
+        if self.kind == AUTO and not stored:
+            return self.plain(names, heights, width)
+
+        def part(module: str, height: int) -> Weight:
+            if scheme is not None and is_quantized(self.checkpoint, module, scheme):
+                return read_layer(Layer(self.checkpoint, module, scheme, height, width, self.device))
+            kept = torch.float32 if self.kind != AUTO else self.dtype
+            dest = torch.empty(height, width, dtype=kept, device=self.device)
+            self.checkpoint.read_into(f"{module}.weight", dest)
+            return dest if self.kind == AUTO else round_weight(dest, self.kind)
+
+        def weight() -> Weight:
+            parts = [part(module, height) for module, height in zip(modules, heights, strict=True)]
+            try:
+                return stack(parts)
+            except ValueError as error:
+                what = f"{', '.join(modules)}: {error}: use another quantisation of the model"
+                raise InputError(f"{self.checkpoint.folder}: {what}") from None
+
+        return self._pending(weight)
+
+    def _pending(self, weight: Callable[[], Weight]) -> _Pending:
+        pending = _Pending()
+        self.jobs.append(lambda: pending.set(self.project(weight())))
         return pending
 
     def layer(self, prefix: str) -> Callable[[], LayerWeights]:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from warmeng.common.errors import InputError, name_some, one_line, show
 from warmeng.common.files import read_json
+from warmeng.engine.scheme import Scheme, is_inert, parse_scheme
 
 
 def _words(text: str) -> frozenset[str]:
@@ -28,7 +29,7 @@ _FAMILIES: dict[str, str] = {
 _ARITHMETIC = _words("""
     vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim
     hidden_act rms_norm_eps rope_theta rope_scaling rope_parameters tie_word_embeddings max_position_embeddings
-    attention_bias mlp_bias layer_types eos_token_id bos_token_id model_type architectures
+    attention_bias mlp_bias layer_types eos_token_id bos_token_id model_type architectures quantization_config
 """)
 _WINDOWED = _words("sliding_window use_sliding_window max_window_layers")  # not read for llama
 _BOOKKEEPING = _words("""
@@ -102,6 +103,8 @@ class ModelConfig:
     # Union of config and generation config, ascending.
     stop_token_ids: tuple[int, ...]
     bos_token_id: int | None
+    # How linear layers are quantised; None: not at all.
+    quantization: Scheme | None = None
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -120,11 +123,6 @@ def inside(folder: Path, name: str) -> Path:
     if not any(target.is_relative_to(place) for place in allowed):
         raise InputError(f"{path} is a link that leaves its folder: replace it with the file itself")
     return path
-
-
-def is_inert(value: object) -> bool:
-    """Whether a configuration value can't switch anything on: null, false or empty."""
-    return value is None or value is False or (isinstance(value, str | list | dict) and not value)
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -204,12 +202,12 @@ class _Reader:
             sliding_window=window,
             stop_token_ids=tuple(sorted(stops)),
             bos_token_id=min(self.token_ids(self.data, "bos_token_id", vocab), default=None),
+            quantization=self.quantization(),
         )
 
     def check_keys(self, family: str) -> None:
-        for key, why in (("auto_map", "code of a checkpoint is never run"), ("quantization_config", "quantised")):
-            if not is_inert(self.data.get(key)):
-                raise self.fail(f"{key} is set ({why}): use a checkpoint without it")
+        if not is_inert(self.data.get("auto_map")):
+            raise self.fail("auto_map is set (code of a checkpoint is never run): use a checkpoint without it")
         known = _ARITHMETIC | _BOOKKEEPING | _SAMPLING | (_words("") if family == "llama" else _WINDOWED)
         unknown = {key for key, value in self.data.items() if key not in known and not is_inert(value)}
         if unknown:
@@ -222,6 +220,10 @@ class _Reader:
         names = self.data.get("architectures") or [_FAMILIES[family]]
         if names != [_FAMILIES[family]]:
             raise self.fail(f"architectures is {one_line(names, 80)}, expected [{_FAMILIES[family]!r}]")
+
+    def quantization(self) -> Scheme | None:
+        data = self.data.get("quantization_config")
+        return None if is_inert(data) else parse_scheme(data, self.fail)
 
     def window(self, family: str, layers: int) -> int | None:
         """The sliding window of any layer that has one."""

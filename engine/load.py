@@ -9,7 +9,7 @@ import torch
 
 from warmeng.common.errors import UsageError
 from warmeng.engine.backend import Runner
-from warmeng.engine.checkpoint import Weights, check_shapes, load_weights, open_checkpoint, projection_shapes
+from warmeng.engine.checkpoint import Weights, check_shapes, load_weights, open_folder, plain_only, projection_shapes
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.cpu.runner import CpuRunner
 from warmeng.engine.random import random_weights
@@ -79,7 +79,7 @@ def load_runner(
     """Load a checkpoint, or make random weights from a seed, for a chosen device; or take weights as they lie there."""
     if isinstance(source, ModelSource):
         # Before anything is made in the sizes that a configuration only claims.
-        check_shapes(open_checkpoint(source.folder), config)
+        check_shapes(open_folder(source.folder, config), config)
     if device == "cpu":
         if isinstance(source, Weights):
             raise UsageError("the CPU backend arranges weights when it loads them: give a model or a seed")
@@ -94,7 +94,7 @@ def load_runner(
     elif isinstance(source, int):
         weights = random_weights(config, source, dtype, where, DeviceWeight)
     else:
-        weights = load_weights(source.folder, config, dtype, where, DeviceWeight)
+        weights = load_weights(source.folder, config, dtype, where, plain_only(DeviceWeight))
     return GpuRunner(config, weights, settings, limits, vocab_size)
 
 
@@ -109,7 +109,7 @@ def _on_cpu(
     if isinstance(source, int):
         weights = random_weights(config, source, dtype, where, arrangement.project)
     else:
-        weights = load_weights(source.folder, config, dtype, where, arrangement.project)
+        weights = load_weights(source.folder, config, dtype, where, plain_only(arrangement.project))
     assert limits.kv_bytes is not None
     slot = 2 * config.num_layers * config.num_kv_heads * config.head_dim * weights.embed.element_size()
     num_blocks = max(2, limits.kv_bytes // (slot * settings.block_size)) + 1

@@ -95,7 +95,11 @@ def recover(
         UsageError: a rank out of range.
     """
     config = read_config(base)
-    _check_same_architecture(config, read_config(merged), base, merged)
+    other = read_config(merged)
+    for folder, known in ((base, config), (merged, other)):
+        if known.quantization is not None:
+            raise InputError(f"{folder} is quantised: a change is recovered from full-precision weights alone")
+    _check_same_architecture(config, other, base, merged)
     limit = min(min(shape) for shape in target_shapes(config).values())
     if rank is not None and not 1 <= rank <= limit:
         raise UsageError(f"rank is {rank}, expected 1 to {limit} for this base")

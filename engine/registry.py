@@ -142,7 +142,7 @@ def verify_model(name: str, revision: str | None = None, log: Callable[[str], No
         InputError: no such model, or a file that differs or is damaged.
     """
     source = resolve_model(name, revision, log)
-    open_checkpoint(source.folder)
+    open_checkpoint(source.folder, quantized=True)
     if source.origin == "built-in":
         hashes = builtin.verify_files(source.folder)
     else:

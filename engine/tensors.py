@@ -12,7 +12,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 MAX_TENSORS = 20_000
 # The header of ``MAX_TENSORS`` tensors with the longest names.
 MAX_HEADER_BYTES = 8 * 2**20
+FLOATS = frozenset({"F32", "F16", "BF16"})
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+# Of quantised layers alone.
+_QUANTIZED_BYTES = {"F8_E4M3": 1, "I8": 1, "I32": 4, "I64": 8}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,255}")
 _SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,200}\.safetensors")
 # Nanoseconds within which a changed file may change again without showing it in its times.
@@ -48,7 +51,7 @@ class TensorEntry:
 
     file: Path
     shape: tuple[int, ...]
-    dtype: str  # a key of _ITEM_BYTES
+    dtype: str  # as the file names it
 
 
 class Checkpoint:
@@ -87,6 +90,15 @@ class Checkpoint:
             raise InputError(f"{self.folder} lacks the tensor {name}: fetch it again or use another checkpoint")
         return self._entries[name].shape
 
+    def has(self, name: str) -> bool:
+        """Whether there is a tensor ``name``."""
+        return name in self._entries
+
+    def dtype(self, name: str) -> str:
+        """The type of tensor ``name`` as safetensors names it; InputError when there's none."""
+        self.shape(name)
+        return self._entries[name].dtype
+
     def require(self, names: Iterable[str]) -> None:
         """InputError that names all of ``names`` that are missing."""
         if missing := set(names) - self._entries.keys():
@@ -98,7 +110,6 @@ class Checkpoint:
 
     def tensor(self, name: str) -> torch.Tensor:
         """Tensor ``name`` as a read-only view of the mapped file in its stored dtype, all values finite."""
-        import torch
         from safetensors import safe_open
 
         self.shape(name)
@@ -110,8 +121,7 @@ class Checkpoint:
         except Exception as error:
             # The library has an error type for each kind of damage.
             raise InputError(f"can't read {name} from {path} ({one_line(error, 120)}): fetch it again") from None
-        low, high = torch.aminmax(source)
-        if not (torch.isfinite(low) and torch.isfinite(high)):
+        if not _all_finite(source):
             raise InputError(f"{path}: {name} has NaN or infinite values, expected finite weights: fetch it again")
         self._unused.discard(name)
         return source
@@ -146,6 +156,18 @@ class Checkpoint:
             )
 
 
+def _all_finite(source: torch.Tensor) -> bool:
+    import torch
+
+    if source.dtype == torch.float8_e4m3fn:
+        # It has no infinities, and NaN with either sign. Few operations take the type itself.
+        return not bool((source.view(torch.uint8) & 0x7F == 0x7F).any())
+    if not source.is_floating_point():
+        return True
+    low, high = torch.aminmax(source)
+    return bool(torch.isfinite(low) and torch.isfinite(high))
+
+
 def copy_rows(source: torch.Tensor, dest: torch.Tensor) -> None:
     """``dest.copy_(source)``, blockwise where ``dest`` is a transposed view: more than twice as fast there."""
     if source.dim() != 2 or dest.is_contiguous():
@@ -156,15 +178,15 @@ def copy_rows(source: torch.Tensor, dest: torch.Tensor) -> None:
         dest[rows].copy_(source[rows].to(dest.dtype))
 
 
-def open_checkpoint(folder: Path, stem: str = "model") -> Checkpoint:
+def open_checkpoint(folder: Path, stem: str = "model", quantized: bool = False) -> Checkpoint:
     """The checkpoint in ``folder``: ``<stem>.safetensors``, or the shards of ``<stem>.safetensors.index.json``.
 
-    Reads and checks every header and no tensor.
+    Reads and checks every header and no tensor. ``quantized`` lets tensors have the types of quantised layers.
 
     Raises:
         InputError: no such file, or one that is damaged or hostile.
     """
-    return Checkpoint(folder, _entries(folder, tensor_files(folder, stem)))
+    return Checkpoint(folder, _entries(folder, tensor_files(folder, stem), quantized))
 
 
 def open_file(path: Path) -> Checkpoint:
@@ -255,10 +277,11 @@ def _weight_map(index: Path) -> dict[str, str]:
     return weights
 
 
-def _entries(folder: Path, files: tuple[Path, ...]) -> dict[str, TensorEntry]:
+def _entries(folder: Path, files: tuple[Path, ...], quantized: bool = False) -> dict[str, TensorEntry]:
+    sizes = _ITEM_BYTES | _QUANTIZED_BYTES if quantized else _ITEM_BYTES
     entries: dict[str, TensorEntry] = {}
     for path in files:
-        for name, entry in _read_header(path).items():
+        for name, entry in _read_header(path, sizes).items():
             if name in entries:
                 raise InputError(f"{path} and {entries[name].file.name} both have {name}: fetch the checkpoint again")
             entries[name] = entry
@@ -272,8 +295,8 @@ def _entries(folder: Path, files: tuple[Path, ...]) -> dict[str, TensorEntry]:
     return entries
 
 
-def _read_header(path: Path) -> dict[str, TensorEntry]:
-    """The checked header of one file."""
+def _read_header(path: Path, sizes: Mapping[str, int]) -> dict[str, TensorEntry]:
+    """The checked header of one file; ``sizes``: bytes of the types that it may have."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little") if size >= 8 else 0
@@ -289,7 +312,7 @@ def _read_header(path: Path) -> dict[str, TensorEntry]:
     entries: dict[str, TensorEntry] = {}
     spans: list[tuple[int, int, str]] = []
     for name, fields in header.items():
-        entries[name], start, end = _entry(path, name, fields)
+        entries[name], start, end = _entry(path, name, fields, sizes)
         spans.append((start, end, name))
     position = 0
     for start, end, name in sorted(spans):
@@ -304,7 +327,7 @@ def _read_header(path: Path) -> dict[str, TensorEntry]:
     return entries
 
 
-def _entry(path: Path, name: str, fields: object) -> tuple[TensorEntry, int, int]:
+def _entry(path: Path, name: str, fields: object, sizes: Mapping[str, int]) -> tuple[TensorEntry, int, int]:
     where = f"{path}: tensor {show(name, 120)}"
     if not _NAME.fullmatch(name) or ".." in name:
         raise InputError(
@@ -313,13 +336,11 @@ def _entry(path: Path, name: str, fields: object) -> tuple[TensorEntry, int, int
     if not isinstance(fields, dict) or fields.keys() != {"dtype", "shape", "data_offsets"}:
         raise InputError(f"{where} isn't described by dtype, shape and data_offsets: fetch it again")
     dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
-        raise InputError(
-            f"{where} has dtype {one_line(dtype, 40)}, expected {', '.join(_ITEM_BYTES)}: convert it first"
-        )
+    if not isinstance(dtype, str) or dtype not in sizes:
+        raise InputError(f"{where} has dtype {one_line(dtype, 40)}, expected {', '.join(sizes)}: convert it first")
     if not _whole(shape) or len(shape) > 8 or 0 in shape:
         raise InputError(f"{where} has shape {one_line(shape, 80)}, expected sizes above 0: fetch it again")
-    if not _whole(offsets) or len(offsets) != 2 or offsets[1] - offsets[0] != math.prod(shape) * _ITEM_BYTES[dtype]:
+    if not _whole(offsets) or len(offsets) != 2 or offsets[1] - offsets[0] != math.prod(shape) * sizes[dtype]:
         raise InputError(f"{where} has offsets {one_line(offsets, 80)} that don't fit its shape: fetch it again")
     return TensorEntry(path, tuple(shape), dtype), offsets[0], offsets[1]
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from warmeng.common.errors import show
-from warmeng.engine.config import is_inert
+from warmeng.engine.scheme import is_inert
 
 ROLES = {"human": "user", "user": "user", "system": "system", "developer": "system"} | dict.fromkeys(
     ("gpt", "assistant", "chatgpt", "bing", "bard", "model"), "assistant"

@@ -58,6 +58,8 @@ def merge(
         raise UsageError(f"{out} is there already: choose a new folder")
     source = resolve_model(model, revision, log)
     config = read_config(source.folder)
+    if config.quantization is not None:
+        raise InputError(f"{source.name} is quantised: an adapter is merged into full-precision weights alone")
     base = base_hash(source)
     change = load_adapter(adapter, config, base)
     for line in provenance(adapter, source.name, template_hash(source.folder)).lines():

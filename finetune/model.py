@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from warmeng.engine.adapters import target_shapes
-from warmeng.engine.checkpoint import LayerWeights, Weights, load_weights
+from warmeng.engine.checkpoint import LayerWeights, Weights, load_weights, plain_only
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.model import rope_frequencies
 from warmeng.finetune.frozen import FrozenWeight, frozen
@@ -74,7 +74,7 @@ class TrainingModel:
         """Load the checkpoint. Raises InputError where it can't be used."""
         leave_cudnn_attention()
         dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-        return cls(config, load_weights(folder, config, dtype, device, FrozenWeight), max_length)
+        return cls(config, load_weights(folder, config, dtype, device, plain_only(FrozenWeight)), max_length)
 
     def backward(
         self,

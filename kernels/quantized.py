@@ -29,6 +29,8 @@ BLOCK = 2 * HALF
 MIDDLE = 8
 # The kind of a weight that is not quantised.
 PLAIN = "plain"
+# Of weights that are rounded here, the first that divides the input.
+_GROUPS = (128, 64, 32)
 
 
 @dataclass(frozen=True)
@@ -122,28 +124,28 @@ def quantize(rows: Tensor, dtype: torch.dtype, scale: float | None = None) -> tu
     largest = INT8_MAX if dtype == torch.int8 else FP8_MAX
     if scale is None:
         scales = x.abs().amax(1) / largest
-        scales = torch.where(scales > 0, scales, 1.0)
+        # NaN stays, so that a row with one does not come out as numbers.
+        scales = torch.where(scales == 0, 1.0, scales)
     else:
         scales = torch.full((len(x),), scale, dtype=torch.float32, device=x.device)
     quotients = (x / scales[:, None]).clamp_(-largest, largest)
     return (quotients.round_() if dtype == torch.int8 else quotients).to(dtype), scales
 
 
-def quantized(w: Tensor, kind: str, group: int = BLOCK) -> Weight:
-    """Return a weight [out, in] rounded to the nearest numbers of a kind, see ``kind_of``.
+def round_weight(w: Tensor, kind: str) -> RowScaled | Int4:
+    """Round a weight [out, in] to the nearest numbers of a kind: int8, fp8 or int4.
 
-    int4: symmetric, by scales of ``group`` inputs of a row, which reach from -8 to 8 times the scale; they have the
-    type of ``w``, or float32.
+    int4 is symmetric, in groups of 128 inputs, or of 64 or 32 where these divide the width and 128 doesn't. A group's
+    scale is its largest magnitude over 7.5, rounded to bfloat16: half a step more than the ends -8 and 7 are cut.
     """
-    if kind == PLAIN:
-        return w
     if kind != "int4":
         return RowScaled(*quantize(w, torch.int8 if kind == "int8" else torch.float8_e4m3fn))
     width = w.shape[1]
-    groups = torch.nn.functional.pad(w.float(), (0, -width % group)).view(len(w), -1, group)
-    scales = (groups.abs().amax(2) / (MIDDLE - 0.5)).to(w.dtype)
-    scales = torch.where(scales > 0, scales, 1.0)
-    numbers = (groups / scales.float()[:, :, None]).round_().add_(MIDDLE).clamp_(0, 2 * MIDDLE - 1)
+    group = next((size for size in _GROUPS if width % size == 0), _GROUPS[0])
+    x = torch.nn.functional.pad(w.float(), (0, -width % group)).view(len(w), -1, group)
+    scales = (x.abs().amax(2) / (MIDDLE - 0.5)).to(torch.bfloat16)
+    scales = torch.where(scales == 0, 1.0, scales)
+    numbers = (x / scales[:, :, None]).round_().clamp_(-MIDDLE, MIDDLE - 1).add_(MIDDLE)
     return pack_int4(numbers.flatten(1)[:, :width], scales.t(), None, group)
 
 

@@ -16,7 +16,7 @@ from warmeng.kernels.gpu.lora import NO_COLUMNS, RANK_TILE, AdapterRows, LoraWei
 from warmeng.kernels.gpu.matmul import project
 from warmeng.kernels.gpu.norm import add_rms_norm
 from warmeng.kernels.gpu.tiles import TILES, Tile
-from warmeng.kernels.quantized import PLAIN, quantized
+from warmeng.kernels.quantized import PLAIN, round_weight
 
 # Outputs of a trial, at most: more outputs are more of the same.
 _OUTS = 2048
@@ -87,7 +87,8 @@ class _Trial:
         def normal(*shape: int) -> Tensor:
             return torch.randn(*shape, dtype=dtype, device=device, generator=generator)
 
-        self.w, self.x = quantized(normal(outs, depth), kind), normal(max(_ROWS), depth)
+        w, self.x = normal(outs, depth), normal(max(_ROWS), depth)
+        self.w = w if kind == PLAIN else round_weight(w, kind)
         self.lora = LoraWeights(normal(rank, depth), normal(outs, rank), (outs,))
         self.rank = rank
 

@@ -139,7 +139,8 @@ def test_stop_tokens_are_the_union_and_sampling_defaults_are_not_read(tmp_path: 
     [
         ({"model_type": "gpt2"}, "gpt2"),
         ({"auto_map": {"AutoModel": "evil.Model"}}, "auto_map"),
-        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"quantization_config": {"bits": 4}}, "quant_method is None"),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, "bitsandbytes"),
         ({"logit_scale": 0.5}, "logit_scale"),
         ({"attention_multiplier": 2}, "attention_multiplier"),
         ({"sliding_window": 64}, "sliding_window"),  # llama has none

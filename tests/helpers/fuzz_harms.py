@@ -196,7 +196,7 @@ OTHERS: dict[str, tuple[Harm, str, str]] = {  # harms to the rest of a base's fo
     "a number of another type": (changes(hidden_size="12"), "hidden_size", "'12'"),
     "a family that is a list": (changes(model_type=["llama"]), "model_type", "expected one of"),
     "a field that is not known": (changes(hidden_multiplier=2.0), "hidden_multiplier", "arithmetic"),
-    "quantised weights": (changes(quantization_config={"bits": 4}), "quantization_config", "quantised"),
+    "quantised weights of an unknown kind": (changes(quantization_config={"bits": 4}), "quant_method", "quantisation"),
     "another encoding": (content("config.json", '{"a": "é"}'.encode("latin-1")), "config.json", "is not UTF-8"),
     "another width": (
         content("config.json", json.dumps(CONFIG).encode("utf-16")),

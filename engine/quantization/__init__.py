@@ -1,0 +1,1 @@
+"""Quantised layers: from the tensors of a checkpoint to weights as the engine multiplies them."""
