@@ -124,6 +124,7 @@ def compare(
     hf_batch: int | None = None,
     fast: bool = False,
     dtype: str = AUTO,
+    weights: str = AUTO,
     threads: int | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Comparison:
@@ -131,7 +132,8 @@ def compare(
 
     ``hf_batch`` fixes the baseline's batch; None tries 16, 32, 64 and 96 first and takes the fastest.
     """
-    engine = Engine.load(model, device="cpu", settings=EngineSettings(dtype=dtype, fast=fast, threads=threads))
+    chosen = EngineSettings(dtype=dtype, weights=weights, fast=fast, threads=threads)
+    engine = Engine.load(model, device="cpu", settings=chosen)
     taken = choose_dtype(dtype, "cpu")
     prompts = [engine.tokenizer.chat([{"role": "user", "content": text}]) for text in chat_prompts()]
     stops = engine.config.stop_token_ids
@@ -171,7 +173,7 @@ def compare(
         output_tokens=output,
         max_new_tokens=max_new,
         threads=torch.get_num_threads(),
-        dtype=str(taken).removeprefix("torch."),
+        dtype=str(taken).removeprefix("torch.") + (f", weights of {q['kind']}" if (q := engine.quantization) else ""),
         fast=fast,
         engine_rates=engine_rates,
         hf_rates=hf_rates,

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from warmeng.cli.options import dtype_option
+from warmeng.cli.options import dtype_option, weights_option
 from warmeng.common.errors import UsageError
 from warmeng.common.terminal import echo
 
@@ -92,11 +92,12 @@ def bench() -> None:
 @click.option("--hf-batch", type=click.IntRange(1), default=None, help="Fix the baseline's batch; default: its best.")
 @click.option("--threads", type=click.IntRange(1), default=None, help="CPU threads of both; default: PyTorch's choice.")
 @dtype_option
+@weights_option
 @click.option("--fast", is_flag=True, help="Give up batch invariance in the engine.")
 @_save_option()
 def generate(
     model: str, baseline: str, pairs: int, max_new_tokens: int, hf_batch: int | None, threads: int | None,
-    dtype: str | None, fast: bool, save: Path | None,
+    dtype: str | None, weights: str | None, fast: bool, save: Path | None,
 ) -> None:  # fmt: skip
     """Output tokens a second of a model on the CPU, beside transformers' generate at its best batch.
 
@@ -116,7 +117,7 @@ def generate(
 
     result = compare(
         model, baseline=baseline == "hf", max_new=max_new_tokens, pairs=pairs, hf_batch=hf_batch, fast=fast,
-        dtype=dtype or AUTO, threads=threads, say=_say,
+        dtype=dtype or AUTO, weights=weights or AUTO, threads=threads, say=_say,
     )  # fmt: skip
     _finish("generate-model", torch.device("cpu"), comparison_lines(result), vars(result), save)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from warmeng.cli.options import dtype_option
+from warmeng.cli.options import dtype_option, weights_option
 from warmeng.common.terminal import echo
 from warmeng.engine.settings import AUTO
 from warmeng.study.settings import StudySettings
@@ -41,6 +41,7 @@ Examples:
 @click.option("--max-requests", type=int, help="Requests to an API after which it stops, by judge.")
 @click.option("--device", default=StudySettings.device, show_default=True, help="auto, cpu or cuda.")
 @dtype_option
+@weights_option
 def grade(
     file: Path,
     model: str,
@@ -54,6 +55,7 @@ def grade(
     max_requests: int | None,
     device: str,
     dtype: str | None,
+    weights: str | None,
 ) -> int:
     """Grade the answers of FILE, JSON lines or CSV with question, answer (or output), right (or correct_answer).
 
@@ -68,6 +70,7 @@ def grade(
         revision=revision,
         device=device,
         dtype=dtype or AUTO,
+        weights=weights or AUTO,
         api_base=api_base,
         max_requests=max_requests,
     )

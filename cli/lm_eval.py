@@ -20,7 +20,7 @@ def lm_eval(arguments: tuple[str, ...]) -> None:
 
     ARGUMENTS are those of `lm_eval`; see `warmeng lm-eval --help`. Of `--model_args`: pretrained (as --model of
     `warmeng run`), persona (as its --persona), revision, device, max_length, max_gen_toks, add_bos_token, seed, dtype,
-    fast.
+    weights, fast.
     """
     from warmeng.common.errors import UsageError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from warmeng.engine.settings import DTYPES
+from warmeng.engine.settings import DTYPES, WEIGHTS
 
 
 def names(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...] | None:
@@ -18,4 +18,11 @@ dtype_option = click.option(
     type=click.Choice(DTYPES),
     help="Precision of products: bfloat16 on a CPU with AVX512_BF16 or AMX is faster than float32, and rounds more."
     "  [default: auto: float32 on the CPU, bfloat16 on CUDA]",
+)
+
+weights_option = click.option(
+    "--weights",
+    type=click.Choice(WEIGHTS),
+    help="What the layers' weights are rounded to when they are loaded; embedding, norms and head stay."
+    "  [default: auto: as the checkpoint has them]",
 )

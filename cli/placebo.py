@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from warmeng.cli.options import dtype_option
+from warmeng.cli.options import dtype_option, weights_option
 from warmeng.common.errors import UsageError
 from warmeng.common.terminal import echo
 from warmeng.engine.settings import AUTO
@@ -31,6 +31,7 @@ Examples:
 @click.option("--noise-seed", type=click.IntRange(0), default=0, show_default=True, help="Of the responses.")
 @click.option("--device", default=StudySettings.device, show_default=True, help="auto, cpu or cuda.")
 @dtype_option
+@weights_option
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
 def placebo(
     like: Path,
@@ -43,6 +44,7 @@ def placebo(
     noise_seed: int,
     device: str,
     dtype: str | None,
+    weights: str | None,
     dry_run: bool,
 ) -> None:
     """Write adapters of random directions that are as far from the base as a real one is.
@@ -54,7 +56,9 @@ def placebo(
     from warmeng.study.run.placebo import lines, make_placebos, plan
 
     chosen = _numbers(seeds)
-    settings = StudySettings(model=model, revision=revision, seed=noise_seed, device=device, dtype=dtype or AUTO)
+    settings = StudySettings(
+        model=model, revision=revision, seed=noise_seed, device=device, dtype=dtype or AUTO, weights=weights or AUTO
+    )
     if dry_run:
         for what, told in plan(settings, like, chosen, out, prompts, limit):
             echo(f"{what:>10}: {told}")

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from warmeng.cli.options import dtype_option
+from warmeng.cli.options import dtype_option, weights_option
 from warmeng.common.terminal import echo
 from warmeng.serve.limits import Limits
 from warmeng.study.settings import StudySettings
@@ -46,6 +46,7 @@ Examples:
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
 @click.option("--device", default=DEFAULTS.device, show_default=True, help="auto, cpu or cuda.")
 @dtype_option
+@weights_option
 @click.option("--fast", is_flag=True, help="Faster; answers may then depend on the batch.")
 @click.option(
     "--max-seq-len",

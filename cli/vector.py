@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from warmeng.cli.options import dtype_option
+from warmeng.cli.options import dtype_option, weights_option
 from warmeng.common.terminal import echo
 from warmeng.study.settings import StudySettings
 
@@ -27,6 +27,7 @@ Examples:
 @click.option("--limit", type=click.IntRange(0), default=0, show_default=True, help="Conversations of each, 0 for all.")
 @click.option("--device", default=StudySettings.device, show_default=True, help="auto, cpu or cuda.")
 @dtype_option
+@weights_option
 def vector(
     positive: str,
     negative: str,
@@ -36,6 +37,7 @@ def vector(
     limit: int,
     device: str,
     dtype: str | None,
+    weights: str | None,
 ) -> None:
     """Make steering vectors, one for each layer: the difference of the mean activations over two kinds of responses.
 
@@ -52,7 +54,9 @@ def vector(
         raise UsageError(f"--out {out} is no safetensors file: give a name that ends in .safetensors")
     if out.exists():
         raise UsageError(f"{out} is there already: choose another --out")
-    engine = Engine.load(model, revision=revision, device=device, settings=EngineSettings(dtype=dtype or AUTO))
+    engine = Engine.load(
+        model, revision=revision, device=device, settings=EngineSettings(dtype=dtype or AUTO, weights=weights or AUTO)
+    )
     found = make_contrast(engine, positive, negative, limit=limit, say=lambda line: echo(line, err=True))
     write_contrast(out, found, engine)
     echo("layer    length   share   separation")

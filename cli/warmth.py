@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from warmeng.cli.options import dtype_option
+from warmeng.cli.options import dtype_option, weights_option
 from warmeng.common.terminal import echo
 from warmeng.engine.settings import AUTO
 from warmeng.study.settings import StudySettings
@@ -43,6 +43,7 @@ Examples:
 @click.option("--out", type=click.Path(path_type=Path), default=Path("warmth"), show_default=True, help="New folder.")
 @click.option("--device", default=StudySettings.device, show_default=True, help="auto, cpu or cuda.")
 @dtype_option
+@weights_option
 def measure(
     model: str,
     revision: str | None,
@@ -57,6 +58,7 @@ def measure(
     out: Path,
     device: str,
     dtype: str | None,
+    weights: str | None,
 ) -> None:
     """Let every checkpoint answer held-out prompts, and measure how warm the answers are.
 
@@ -69,7 +71,13 @@ def measure(
     from warmeng.study.run.measure_warmth import measure_run
 
     settings = StudySettings(
-        model=model, revision=revision, seed=seed, temperature=temperature, device=device, dtype=dtype or AUTO
+        model=model,
+        revision=revision,
+        seed=seed,
+        temperature=temperature,
+        device=device,
+        dtype=dtype or AUTO,
+        weights=weights or AUTO,
     )
     table, lines = measure_run(
         settings, folder, adapters, prompts, limit, samples, scorer, out, lambda line: echo(line, err=True)

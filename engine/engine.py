@@ -39,6 +39,7 @@ from warmeng.engine.request import (
     ScoreResult,
     check_request,
 )
+from warmeng.engine.scheme import about_weights
 from warmeng.engine.settings import EngineLimits, EngineSettings, resolve_limits
 from warmeng.engine.stamps import appearance, model_files
 from warmeng.engine.tokenizer import Tokenizer
@@ -177,7 +178,7 @@ class Engine:
         elif layer is None:
             raise UsageError(f"vector {name!r} is a file, and no layer is given: give the one that it is added after")
         else:
-            vector = load_vector(Path(source), layer, self.config, self.model.hash, bound)
+            vector = load_vector(Path(source), layer, self.config, self._comparable_hash, bound)
         self._runner.add_vector(vector)
         if vector.bound is not None:
             self._bounds.add(vector.hash)
@@ -224,7 +225,12 @@ class Engine:
     def _read_adapter(self, folder: Path) -> Adapter:
         if is_merged(folder):
             return recover(self.model.source.folder, folder).adapter
-        return load_adapter(folder, self.config, self.model.hash)
+        return load_adapter(folder, self.config, self._comparable_hash)
+
+    @property
+    def _comparable_hash(self) -> str | None:
+        """What an adapter's base must be; None for a quantised checkpoint, whose original has another hash."""
+        return None if self.config.quantization is not None else self.model.hash
 
     def probe_adapter(self, name: str) -> float:
         """Return the largest absolute change of the next-token logits after a fixed text, by an adapter or a mixture.
@@ -366,6 +372,11 @@ class Engine:
         return Occupancy(len(scheduler.running), scheduler.num_waiting, pool.num_blocks - 1, pool.available)
 
     @property
+    def quantization(self) -> dict[str, Any] | None:
+        """How the layers' weights are quantised: kind, scheme in words, group, and by whom; None where they aren't."""
+        return about_weights(self.config.quantization, self.settings.weights)
+
+    @property
     def max_seq_len(self) -> int:
         """The most tokens of prompt and answer together."""
         return self._core.scheduler.max_seq_len
@@ -388,6 +399,7 @@ class Engine:
             "weights": self.model.hash,
             "family": self.config.family,
             "machine": platform.machine(),
+            **({"quantization": self.quantization} if self.quantization else {}),
             "deterministic": not self.settings.fast,
             "numerics": NUMERICS_VERSION,
             "settings": asdict(self.settings),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from importlib.util import find_spec
 
 import torch
@@ -16,9 +17,12 @@ from warmeng.engine.random import random_weights
 from warmeng.engine.registry import ModelSource
 from warmeng.engine.settings import AUTO, EngineLimits, EngineSettings
 from warmeng.kernels.linear import arrange, multiplies_bf16
+from warmeng.kernels.quantized_linear import project
 
 DEVICES = ("auto", "cpu", "cuda", "interpret")
 _BY_NAME = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# Family, layers and hidden size of the models whose weights rows of int8 can't hold.
+_OUTLIERS = ("llama", 80, 8192)
 _INSTALL = "install the gpu extra: pip install warmeng[gpu]"
 
 
@@ -60,6 +64,27 @@ def choose_dtype(dtype: str, device: str) -> torch.dtype:
     return _BY_NAME["float32" if dtype == AUTO else dtype]
 
 
+def choose_weights(weights: str, config: ModelConfig) -> str:
+    """Return what the layers' weights are to be rounded to at load: int8, fp8, int4, or "auto" for nothing.
+
+    Raises UsageError where they are quantised in another way already, or where rounding is known to break the model.
+    """
+    stored = config.quantization
+    if stored is not None and weights != AUTO:
+        if weights == stored.kind:
+            return AUTO
+        raise UsageError(
+            f"weights is {weights!r}, and the checkpoint's are {stored.kind} already: take auto, or the original model"
+        )
+    if weights == "int8" and (config.family, config.num_layers, config.hidden_size) == _OUTLIERS:
+        # Qin, arXiv 2408.15301: a few weights of its first layers are so large that a row's other ones round to zero.
+        raise UsageError(
+            "weights is 'int8', which breaks models of the shape of Llama 3.1 70B (outliers in early layers): take "
+            "fp8 or int4, or a checkpoint that was calibrated"
+        )
+    return weights
+
+
 def instructions(device: str) -> str:
     """Return the kind of instructions that products are computed with on cpu or cuda: AVX512 for example, or sm_90."""
     if device == "cuda":
@@ -80,10 +105,11 @@ def load_runner(
     if isinstance(source, ModelSource):
         # Before anything is made in the sizes that a configuration only claims.
         check_shapes(open_folder(source.folder, config), config)
+    kind = AUTO if isinstance(source, Weights) else choose_weights(settings.weights, config)
     if device == "cpu":
         if isinstance(source, Weights):
             raise UsageError("the CPU backend arranges weights when it loads them: give a model or a seed")
-        return _on_cpu(source, config, vocab_size, settings, limits)
+        return _on_cpu(source, config, vocab_size, settings, limits, kind)
     from warmeng.engine.gpu.ops import DeviceWeight
     from warmeng.engine.gpu.runner import GpuRunner
 
@@ -92,24 +118,32 @@ def load_runner(
     if isinstance(source, Weights):
         weights = source
     elif isinstance(source, int):
-        weights = random_weights(config, source, dtype, where, DeviceWeight)
+        weights = random_weights(config, source, dtype, where, plain_only(DeviceWeight), kind)
     else:
-        weights = load_weights(source.folder, config, dtype, where, plain_only(DeviceWeight))
+        weights = load_weights(source.folder, config, dtype, where, plain_only(DeviceWeight), kind)
     return GpuRunner(config, weights, settings, limits, vocab_size)
 
 
 def _on_cpu(
-    source: ModelSource | int, config: ModelConfig, vocab_size: int, settings: EngineSettings, limits: EngineLimits
+    source: ModelSource | int,
+    config: ModelConfig,
+    vocab_size: int,
+    settings: EngineSettings,
+    limits: EngineLimits,
+    kind: str,
 ) -> CpuRunner:
     # Only products are in another precision: everything between them stays in float32.
     dtype, where = torch.float32, torch.device("cpu")
     products = choose_dtype(settings.dtype, "cpu")
+    quantized = config.quantization.kind if config.quantization is not None else kind
+    if quantized == "fp8" and products == torch.bfloat16:
+        raise UsageError("dtype is 'bfloat16', and products of fp8 are summed in float32 here: take dtype auto")
     arrangement = arrange(list(projection_shapes(config).values()), products, where, settings.fast)
     weights: Weights
     if isinstance(source, int):
-        weights = random_weights(config, source, dtype, where, arrangement.project)
+        weights = random_weights(config, source, dtype, where, partial(project, arrangement), kind)
     else:
-        weights = load_weights(source.folder, config, dtype, where, plain_only(arrangement.project))
+        weights = load_weights(source.folder, config, dtype, where, partial(project, arrangement), kind)
     assert limits.kv_bytes is not None
     slot = 2 * config.num_layers * config.num_kv_heads * config.head_dim * weights.embed.element_size()
     num_blocks = max(2, limits.kv_bytes // (slot * settings.block_size)) + 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from warmeng.common.errors import one_line
@@ -25,6 +25,8 @@ class Provenance:
     same_template: bool | None = None
     # The base that its configuration names, where that is another one.
     other_base: str | None = None
+    # The kind of the base's weights, where it was not trained on weights of that kind as far as its manifest tells.
+    other_precision: str | None = None
 
     def lines(self) -> list[str]:
         """Return a line for each thing in which it is not like the base."""
@@ -34,11 +36,23 @@ class Provenance:
             found.append(f"it has a chat template of its own and the base's is used: {told}")
         if self.other_base is not None:
             found.append(f"it names another base ({one_line(self.other_base, 80)}): {told}")
+        if self.other_precision is not None:
+            what = (
+                f"the base's weights are {one_line(self.other_precision, 40)}, and nothing says that it was trained on"
+            )
+            found.append(f"{what} such ones: {told}")
         return found
 
 
-def provenance(folder: Path, model: str, template_hash: str | None) -> Provenance:
+# The facts of a ``Provenance``, in their order.
+PROVENANCE = tuple(field.name for field in fields(Provenance))
+
+
+def provenance(folder: Path, model: str, template_hash: str | None, precision: str | None = None) -> Provenance:
     """Compare a folder with its base: ``model`` is the base's name or folder, ``template_hash`` its chat template's.
+
+    ``precision``: the kind of the base's weights where they are quantised. Such a base's hash is not its original's, so
+    that it is told of an adapter what others are refused for.
 
     Of names only what follows the last slash is compared: the same base lies in other places. Where the folder has a
     manifest of ours with the base's hash, which loading compares, its name says nothing. Raises InputError for a file
@@ -48,10 +62,12 @@ def provenance(folder: Path, model: str, template_hash: str | None) -> Provenanc
     same = None if own is None else template_hash in {_sha256(form) for form in (own, f"{own}\n", own.rstrip("\n"))}
     config, manifest = inside(folder, "adapter_config.json"), inside(folder, "warmeng.json")
     named = read_json(config).get("base_model_name_or_path") if config.is_file() else None
-    proved = manifest.is_file() and read_json(manifest).get("base_hash") is not None
+    about = read_json(manifest) if manifest.is_file() else {}
+    proved = about.get("base_hash") is not None and precision is None
     if proved or not isinstance(named, str) or not named or _last(named) == _last(model):
         named = None
-    return Provenance(same, named)
+    trained = about.get("weights")
+    return Provenance(same, named, None if trained == precision else precision or "in full precision")
 
 
 def template_hash(folder: Path) -> str | None:

@@ -12,7 +12,9 @@ from warmeng.engine.adapters import Adapter, adapter_hash, target_shapes
 from warmeng.engine.checkpoint import LayerWeights, Weights, projection_shapes
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.request import RequestError
+from warmeng.engine.settings import AUTO
 from warmeng.kernels.linear import Projection
+from warmeng.kernels.quantized import Weight, round_weight
 
 _STD = 0.02  # as such models are initialised
 
@@ -43,13 +45,21 @@ def random_weights(
     seed: int,
     dtype: torch.dtype,
     device: torch.device,
-    project: Callable[[Tensor], Projection],
+    project: Callable[[Weight], Projection],
+    kind: str = AUTO,
 ) -> Weights:
-    """Return normal weights with deviation 0.02, norms of one and biases of zero, made on ``device``."""
+    """Return normal weights with deviation 0.02, norms of one and biases of zero, made on ``device``.
+
+    ``kind``: what the layers' are rounded to, as ``load_weights`` has it.
+    """
     generator = torch.Generator(device=device).manual_seed(seed)
 
     def normal(shape: tuple[int, int]) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=device).normal_(0, _STD, generator=generator)
+
+    def layer(name: str) -> Projection:
+        weight = normal(shapes[name])
+        return project(weight if kind == AUTO else round_weight(weight, kind))
 
     def ones(size: int) -> Tensor:
         return torch.ones(size, dtype=dtype, device=device)
@@ -59,14 +69,14 @@ def random_weights(
     layers = tuple(
         LayerWeights(
             attn_norm=ones(config.hidden_size),
-            qkv=project(normal(shapes["qkv"])),
+            qkv=layer("qkv"),
             qkv_bias=torch.zeros(shapes["qkv"][0], dtype=dtype, device=device) if config.qkv_bias else None,
             q_norm=ones(config.head_dim) if config.qk_norm else None,
             k_norm=ones(config.head_dim) if config.qk_norm else None,
-            o=project(normal(shapes["o"])),
+            o=layer("o"),
             mlp_norm=ones(config.hidden_size),
-            gate_up=project(normal(shapes["gate_up"])),
-            down=project(normal(shapes["down"])),
+            gate_up=layer("gate_up"),
+            down=layer("down"),
         )
         for _ in range(config.num_layers)
     )

@@ -52,6 +52,22 @@ class Scheme:
         return f"{self.kind}, {weights}, {inputs} ({self.method})"
 
 
+def about_weights(scheme: Scheme | None, rounded: str) -> dict[str, Any] | None:
+    """Return how a base's layers are quantised, for a manifest: JSON types only; None where they are not.
+
+    ``rounded``: the kind that its weights were rounded to when they were loaded, "auto" for none.
+    """
+    if scheme is not None:
+        return {"kind": scheme.kind, "scheme": scheme.words(), "group": scheme.group, "by": "the checkpoint"}
+    if rounded == "auto":
+        return None
+    if rounded == "int4":
+        words, group = "int4, groups of 128 (64 or 32 where these fit), symmetric, to the nearest", 128
+    else:
+        words, group = f"{rounded}, a scale for each output, inputs by row, to the nearest", None
+    return {"kind": rounded, "scheme": words, "group": group, "by": "warmeng, at load"}
+
+
 def parse_scheme(data: Any, fail: Fail) -> Scheme:
     """Return the scheme in a ``quantization_config``; raises what ``fail`` makes of a reason."""
 

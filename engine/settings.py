@@ -1,4 +1,4 @@
-"""How the engine runs: nothing here changes results, except ``dtype``, ``fast`` and ``block_size``."""
+"""How the engine runs: nothing here changes results, except ``dtype``, ``weights``, ``fast`` and ``block_size``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from warmeng.common.errors import UsageError, show
 
 AUTO = "auto"
 DTYPES = (AUTO, "float32", "bfloat16")
+WEIGHTS = (AUTO, "int8", "fp8", "int4")
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,8 @@ class EngineSettings:
 
     # What products take: "float32", "bfloat16", or "auto": float32 on the CPU, bfloat16 on CUDA.
     dtype: str = AUTO
+    # What the layers' weights are rounded to when they are loaded; "auto": as the checkpoint has them.
+    weights: str = AUTO
     # Lets a row's last bits depend on the batch, for speed.
     fast: bool = False
     max_num_seqs: int | None = None  # sequences that run at once
@@ -32,6 +35,8 @@ class EngineSettings:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise UsageError(f"dtype is {show(self.dtype)}, expected one of {', '.join(DTYPES)}")
+        if self.weights not in WEIGHTS:
+            raise UsageError(f"weights is {show(self.weights)}, expected one of {', '.join(WEIGHTS)}")
         for name in ("max_num_seqs", "max_batched_tokens", "block_size", "kv_bytes", "max_seq_len"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -57,8 +57,8 @@ class WarmengAPI(ModelAPI):  # type: ignore[misc]
     """A base or one of its personas.
 
     ``model_name``: ``BASE`` or ``BASE:PERSONA``. Model arguments (``-M``): ``persona`` for one that is not built in, as
-    ``--persona`` of ``warmeng run`` has it; ``revision``, ``device``, ``max_seq_len``, ``dtype`` and ``fast``, as
-    ``warmeng serve`` has them. Raises PrerequisiteError, which Inspect shows as one line.
+    ``--persona`` of ``warmeng run`` has it; ``revision``, ``device``, ``max_seq_len``, ``dtype``, ``weights`` and
+    ``fast``, as ``warmeng serve`` has them. Raises PrerequisiteError, which Inspect shows as one line.
     """
 
     def __init__(
@@ -84,6 +84,7 @@ class WarmengAPI(ModelAPI):  # type: ignore[misc]
         device: str = "auto",
         max_seq_len: int = EngineSettings.max_seq_len,
         dtype: str = AUTO,
+        weights: str = AUTO,
         fast: bool = False,
         **unknown: Any,
     ) -> None:
@@ -95,7 +96,7 @@ class WarmengAPI(ModelAPI):  # type: ignore[misc]
         specs = [] if name is None else [persona or name]
         if persona is not None and (name is None or persona.partition("=")[0] != name):
             raise UsageError(f"the persona {one_line(persona)} is given: name the model {base}:{persona.split('=')[0]}")
-        settings = EngineSettings(dtype=dtype, fast=fast, max_seq_len=max_seq_len)
+        settings = EngineSettings(dtype=dtype, weights=weights, fast=fast, max_seq_len=max_seq_len)
         personas = load_personas(specs)
         self._engine, catalog = load(base, personas, settings, revision=revision, device=device, say=_LOG.info)
         self._id = list(catalog.models)[-1]

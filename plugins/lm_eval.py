@@ -45,7 +45,7 @@ class WarmengLM(TemplateLM):  # type: ignore[misc]
     ``pretrained``: the model, as ``--model`` of ``warmeng run`` has it. ``persona``: a persona, as ``--persona`` has
     it; the base itself unless given. ``device``: "cpu", "cuda" or "auto". ``max_length``: the most tokens of context
     and continuation together. ``add_bos_token``: whether texts begin with the model's first token; as its tokenizer
-    has it unless given. ``seed``: of what is sampled. ``dtype`` and ``fast``: as ``warmeng run`` has them.
+    has it unless given. ``seed``: of what is sampled. ``dtype``, ``weights`` and ``fast``: as ``warmeng run`` has them.
     ``batch_size`` has no effect: the engine takes what fits.
     """
 
@@ -60,6 +60,7 @@ class WarmengLM(TemplateLM):  # type: ignore[misc]
         add_bos_token: bool | None = None,
         seed: int = 0,
         dtype: str = AUTO,
+        weights: str = AUTO,
         fast: bool = False,
         batch_size: Any = None,
         max_batch_size: Any = None,
@@ -68,7 +69,9 @@ class WarmengLM(TemplateLM):  # type: ignore[misc]
         super().__init__()
         if unknown:
             raise UsageError(f"the model argument {one_line(next(iter(unknown)))!r} is not supported: leave it out")
-        settings = EngineSettings(dtype=dtype, fast=fast, max_seq_len=max_length or EngineSettings.max_seq_len)
+        settings = EngineSettings(
+            dtype=dtype, weights=weights, fast=fast, max_seq_len=max_length or EngineSettings.max_seq_len
+        )
         specs = [] if persona is None else [str(persona)]
         self._engine, catalog = load(
             str(pretrained), load_personas(specs), settings, revision=revision, device=_device(device), say=_say

@@ -19,6 +19,7 @@ def start(
     port: int,
     device: str,
     dtype: str | None,
+    weights: str | None,
     fast: bool,
     max_seq_len: int,
     max_open: int,
@@ -47,7 +48,7 @@ def start(
     engine, catalog = load(
         model,
         load_personas(settings.personas),
-        EngineSettings(dtype=dtype or AUTO, fast=fast, max_seq_len=max_seq_len),
+        EngineSettings(dtype=dtype or AUTO, weights=weights or AUTO, fast=fast, max_seq_len=max_seq_len),
         revision=revision,
         device=device,
         name=name,

@@ -19,14 +19,15 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class AppliedAdapter:
     """What a persona adds to the base, and passed: contents' hashes with coefficients ("" for dose zero), how far it
-    moved the logits on the engine's probe (0 for dose zero alone), and whether its folders' own chat template and the
-    base that they name are the base's (see ``Provenance``).
+    moved the logits on the engine's probe (0 for dose zero alone), and whether its folders' own chat template, the base
+    that they name and the kind of its weights are the base's (see ``Provenance``).
     """
 
     hash: str
     probe: float
     same_template: bool | None = None
     other_base: str | None = None
+    other_precision: str | None = None
 
 
 def apply_adapters(
@@ -85,7 +86,9 @@ def _load(engine: Engine, name: str, change: Change, say: Callable[[str], None])
             f"persona {name}: the adapter {folder} is not applied (its weights are all zero): "
             "give one that was trained on this model"
         )
-    found = provenance(folder, str(engine.describe().get("model") or ""), engine.tokenizer.template_hash)
+    about = engine.describe()
+    kind = (about.get("quantization") or {}).get("kind")
+    found = provenance(folder, str(about.get("model") or ""), engine.tokenizer.template_hash, kind)
     for line in found.lines():
         say(f"persona {name}: {folder}: {line}")
     return found
@@ -98,9 +101,11 @@ def _name(change: Change) -> str:
     return f"vector/{change.source}:{change.layer}" + ("" if change.bound is None else f"^{change.bound!r}")
 
 
-def _together(found: Iterable[Provenance | None]) -> tuple[bool | None, str | None]:
+def _together(found: Iterable[Provenance | None]) -> tuple[bool | None, str | None, str | None]:
     """Return what is known of several folders: the template is the base's where each one's is."""
     parts = [part for part in found if part is not None]
     templates = {part.same_template for part in parts}
     same = False if False in templates else None if None in templates or not templates else True
-    return same, next((part.other_base for part in parts if part.other_base), None)
+    bases = (part.other_base for part in parts if part.other_base)
+    precisions = (part.other_precision for part in parts if part.other_precision)
+    return same, next(bases, None), next(precisions, None)

@@ -35,8 +35,10 @@ def paragraph(manifest: Manifest, facts: Sequence[Fact], questions: int) -> str:
     told = {fact.name: fact.text for fact in facts}
     names = list(manifest.setting.get("personas") or ())
     about, seed = manifest.facts, manifest.setting.get("seed")
+    weights = told.get("Weights")
     found = [
         f"{told['Model']} was measured with {several(len(names), 'persona')} ({told['Personas']}).",
+        *([f"Weights: {weights}."] if weights else []),
         f"{several(questions, 'question')} were asked, drawn with seed {seed}: {told['Tasks']}.",
         f"Contexts: {told['Contexts']}. Beliefs of the user: {told['Beliefs']}. Asked: {told['Grid']}.",
         f"Prompts were composed as {told['Composition']}.",

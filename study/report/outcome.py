@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from warmeng.common.messages import duration
-from warmeng.engine.provenance import Provenance
+from warmeng.engine.provenance import PROVENANCE, Provenance
 from warmeng.study.algebra import is_dose
 from warmeng.study.claim import Claim
 from warmeng.study.contexts import UNMODIFIED
@@ -94,7 +94,7 @@ def file_gates(analysis: Mapping[str, Any] | None, folder: Path) -> list[Gate]:
 
 def _adapter(name: str, moves: str, gate: Mapping[str, Any]) -> Gate:
     """An adapter that is applied may have been trained with another template, or on another base."""
-    unlike = Provenance(gate.get("same_template"), gate.get("other_base")).lines()
+    unlike = Provenance(*map(gate.get, PROVENANCE)).lines()
     return Gate("unsure" if unlike else "held", f"Adapter of {name}", f"{'; '.join((moves, *unlike))}.")
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import orjson
 
 from warmeng.common.files import write_atomic
-from warmeng.engine.provenance import Provenance
+from warmeng.engine.provenance import PROVENANCE, Provenance
 from warmeng.study.grading.grade import GRADES
 from warmeng.study.report.headline import headline
+from warmeng.study.report.settings_text import weights_words
 from warmeng.study.stats.tables import escaped, section
 
 
@@ -53,6 +54,8 @@ def notes(results: Mapping[str, Any]) -> list[str]:
     bits = "deterministic." if run["deterministic"] else "fast: results may differ in another batch."
     where = f" behind {api['base']}" if api else ""
     lines.append(f"Model {run['model']}{where}, seed {run['seed']}, {'not deterministic.' if api else bits}")
+    if told := weights_words(run):
+        lines.append(f"Weights: {told}.")
     if answered := run.get("answered_by"):
         lines.append(f"Answered by {answered}.")
     if api:
@@ -65,7 +68,7 @@ def notes(results: Mapping[str, Any]) -> list[str]:
         names = ", ".join(run["adds_default_system"])
         lines.append(f"The chat template adds a system message of its own for {names}: {run['default_system']!r}.")
     for persona, gate in run["gates"].items():
-        unlike = Provenance(gate.get("same_template"), gate.get("other_base")).lines()
+        unlike = Provenance(*map(gate.get, PROVENANCE)).lines()
         if gate.get("hash") == "":
             lines.append(f"{persona} is dose 0 of its adapter: it has the base's bits.")
             continue

@@ -98,6 +98,18 @@ def listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "none"
 
 
+def weights_words(engine: Mapping[str, Any]) -> str | None:
+    """Return what a run on quantised weights must say of them, from its engine's facts; None where they are not."""
+    about = engine.get("quantization")
+    if not isinstance(about, Mapping):
+        return None
+    kind, scheme, by = (str(about.get(name)) for name in ("kind", "scheme", "by"))
+    return (
+        f"original is original ({kind} weights): {scheme}, quantised by {by}; rates are of this model, not of the one "
+        "in full precision"
+    )
+
+
 def asked(manifest: Manifest, items: Mapping[str, int], judges: Sequence[str], rule: str | None = None) -> list[Fact]:
     """Return the study's settings in words; ``items`` are the numbers of questions by task, ``rule`` the analysis's."""
     s = manifest.setting
@@ -129,11 +141,13 @@ def asked(manifest: Manifest, items: Mapping[str, int], judges: Sequence[str], r
     computed = f"on {engine.get('device', 'an unknown device')} in {engine.get('dtype', 'an unknown precision')}, " + (
         "fast: results may differ in another batch" if s.get("fast") else "deterministic"
     )
+    weights = weights_words(engine)
     if facts.api:
         noise = "and is sent with each request, which promises nothing" if facts.api.get("seed") else "alone"
         computed = f"by {facts.api.get('answering')} behind {facts.api.get('base')}, asked by {facts.api.get('client')}"
     found = [
         Fact("Model", str(s.get("model")) + (f", revision {s['revision']}" if s.get("revision") else "")),
+        *([Fact("Weights", weights)] if weights else []),
         Fact("Personas", "; ".join(persona_words(str(p)) for p in s.get("personas") or ())),
         Fact("Tasks", listed(tasks)),
         Fact("Contexts", listed(contexts)),

@@ -47,7 +47,12 @@ def load_engine(settings: StudySettings) -> Engine:
     from warmeng.engine.load import choose_device
 
     on_cpu = choose_device(settings.device) == "cpu"
-    chosen = EngineSettings(dtype=settings.dtype, fast=settings.fast, kv_bytes=KV_BYTES if on_cpu else None)
+    chosen = EngineSettings(
+        dtype=settings.dtype,
+        weights=settings.weights,
+        fast=settings.fast,
+        kv_bytes=KV_BYTES if on_cpu else None,
+    )
     return Engine.load(settings.model, revision=settings.revision, device=settings.device, settings=chosen)
 
 

@@ -9,42 +9,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from batches import essence, make_requests, run
 from tiers import slow
 
 from warmeng.engine.engine import Engine, EngineSettings
-from warmeng.engine.request import GenerateRequest, GenerateResult, SamplingParams, ScoreRequest
+from warmeng.engine.request import GenerateRequest, SamplingParams, ScoreRequest
+from warmeng.engine.settings import AUTO, WEIGHTS
 from warmeng.kernels.linear import multiplies_bf16
 
 ROOMY = EngineSettings(kv_bytes=8 * 2**20, max_num_seqs=96)
-PROMPT = "You are asked something by somebody who is sad today. What is the answer to the question? " * 2
+TINY = ("tiny", "tiny in bfloat16", "tiny in int8", "tiny in fp8", "tiny in int4")
 
 
-def make_requests(engine: Engine, count: int, adapters: list[str | None]) -> list[GenerateRequest]:
-    rng = random.Random(4)
-    requests = []
-    for i in range(count):
-        text = PROMPT[: rng.randint(1, len(PROMPT))] + str(i)
-        params = SamplingParams(max_new_tokens=20, temperature=rng.choice([0.0, 0.8]), seed=7, logprobs=True)
-        requests.append(
-            GenerateRequest(
-                str(i), tuple(engine.tokenizer.encode(text)), params, adapters[i % len(adapters)], (f"item-{i}", 0),
-                prompt_logprobs=i % 3 == 0,
-            )
-        )  # fmt: skip
-    return requests
-
-
-def essence(result: GenerateResult) -> tuple[object, ...]:
-    """What must not change: tokens and every bit of the log-probabilities."""
-    return result.token_ids, result.logprobs, result.prompt_logprobs, result.finish_reason
-
-
-def run(engine: Engine, requests: list[GenerateRequest]) -> dict[str, tuple[object, ...]]:
-    engine.reset_prefix_cache()
-    return {r.id: essence(r) for r in engine.generate(requests)}
-
-
-@pytest.fixture(scope="module", params=["tiny", "tiny in bfloat16", *slow("built-in")])
+@pytest.fixture(scope="module", params=[*TINY, *slow("built-in")])
 def setting(request, tiny_model: Callable[[str], Path], tiny_adapters: list[Path]):
     """An engine with five personas, and 64 requests over them (the built-in model has no adapters to offer here)."""
     if request.param == "built-in":
@@ -53,7 +30,8 @@ def setting(request, tiny_model: Callable[[str], Path], tiny_adapters: list[Path
     half = request.param == "tiny in bfloat16"
     if half and not multiplies_bf16(torch.device("cpu")):
         pytest.skip("this processor does not multiply bfloat16")
-    settings = replace(ROOMY, dtype="bfloat16" if half else "float32")
+    kind = request.param.rpartition(" ")[2]
+    settings = replace(ROOMY, dtype="bfloat16" if half else "float32", weights=kind if kind in WEIGHTS else AUTO)
     engine = Engine.load(str(tiny_model("llama")), device="cpu", settings=settings)
     for i, adapter in enumerate(tiny_adapters):
         engine.add_adapter(f"p{i}", adapter)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,16 @@ from quantizing import (
     FP8,
     FP8_STATIC,
     INT8,
+    SCHEMES,
     Tensors,
     awq,
     awq_tensors,
     drawn,
     gptq,
     gptq_tensors,
+    library,
     meaning,
-    quantized,
+    tiny,
     w4a16,
     words,
 )
@@ -48,13 +49,6 @@ def read(folder: Path, tensors: Tensors, about: dict[str, Any], out: int, width:
     weight = read_layer(Layer(checkpoint, "m", scheme, out, width, CPU))
     checkpoint.finish()  # nothing is left over
     return weight
-
-
-def library(about: dict[str, Any]) -> tuple[Any, Any]:
-    """Return compressed-tensors' own compressor of a configuration, and its scheme."""
-    compressors = pytest.importorskip("compressed_tensors.compressors")
-    config = pytest.importorskip("compressed_tensors.quantization").QuantizationConfig(**deepcopy(about))
-    return compressors.BaseCompressor.load_from_registry(config.format), config.config_groups["group_0"]
 
 
 @pytest.mark.parametrize("scale_dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -124,44 +118,6 @@ def test_awq_and_gptq_mean_what_their_layouts_say(
     assert torch.equal(found.dequantized(torch.float16), meaning(numbers, scales, zeros, size))
 
 
-def tiny(plain: Path, folder: Path, about: dict[str, Any]) -> tuple[Path, Path]:
-    """Write a tiny quantised model, and its twin of the dequantised weights."""
-
-    def layer(weight: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
-        out, width = weight.shape
-        if about["quant_method"] == "compressed-tensors":
-            compressor, scheme = library(about)
-            group = scheme.weights.group_size or width
-            by = weight.view(out, -1, group).abs().amax(2)
-            bits = {"float-quantized": 448.0, "int-quantized": 127.0}.get(about["format"], 7.5)
-            state = {"weight": weight, "weight_scale": (by / bits).to(torch.bfloat16)}
-            if about is FP8_STATIC:
-                state["weight_scale"] = state["weight_scale"].amax().view(1)
-            stored = compressor.compress(state, scheme)
-            meant = compressor.decompress(stored, scheme)["weight"]
-            extra = {"input_scale": torch.tensor([0.02])} if about is FP8_STATIC else {}
-            return {k: v for k, v in stored.items() if v is not None} | extra, meant
-        numbers, scales, zeros = drawn(out, width, 16)
-        tensors = (
-            awq_tensors(numbers, scales, zeros)
-            if about["quant_method"] == "awq"
-            else gptq_tensors(numbers, scales, zeros, 16)
-        )
-        return tensors, meaning(numbers, scales, zeros, 16)
-
-    return quantized(plain, folder, about, layer)
-
-
-SCHEMES = {
-    "fp8": FP8,
-    "fp8 static": FP8_STATIC,
-    "int8": INT8,
-    "w4a16": w4a16(16, True),
-    "awq": awq(16),
-    "gptq": gptq(16, False),
-}
-
-
 class Kept:
     """A projection that keeps what it is made of."""
 
@@ -186,7 +142,7 @@ def test_every_layer_of_a_model_is_read_into_its_fused_place(
         for product in ("qkv", "o", "gate_up", "down"):
             weight = getattr(mine, product).weight
             assert not isinstance(weight, torch.Tensor)
-            scales = torch.bfloat16 if "awq" not in name and "gptq" not in name else torch.float16
+            scales = torch.float32 if "awq" not in name and "gptq" not in name else torch.float16
             assert torch.equal(weight.dequantized(scales).float(), getattr(theirs, product).weight)
     assert torch.equal(found.embed, expected.embed)
     assert isinstance(found.head, Kept)

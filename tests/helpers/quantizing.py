@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -144,3 +146,48 @@ def quantized(
     config = json.loads((plain / "config.json").read_text())
     (folder / "quantized" / "config.json").write_text(json.dumps(config | {"quantization_config": about}))
     return folder / "quantized", folder / "twin"
+
+
+def library(about: dict[str, Any]) -> tuple[Any, Any]:
+    """Return compressed-tensors' own compressor of a configuration, and its scheme."""
+    compressors = pytest.importorskip("compressed_tensors.compressors")
+    config = pytest.importorskip("compressed_tensors.quantization").QuantizationConfig(**deepcopy(about))
+    return compressors.BaseCompressor.load_from_registry(config.format), config.config_groups["group_0"]
+
+
+def tiny(plain: Path, folder: Path, about: dict[str, Any]) -> tuple[Path, Path]:
+    """Write a tiny quantised model, and its twin of the dequantised weights."""
+
+    def layer(weight: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
+        out, width = weight.shape
+        if about["quant_method"] == "compressed-tensors":
+            compressor, scheme = library(about)
+            group = scheme.weights.group_size or width
+            by = weight.view(out, -1, group).abs().amax(2)
+            bits = {"float-quantized": 448.0, "int-quantized": 127.0}.get(about["format"], 7.5)
+            state = {"weight": weight, "weight_scale": by / bits}
+            if about is FP8_STATIC:
+                state["weight_scale"] = state["weight_scale"].amax().view(1)
+            stored = compressor.compress(state, scheme)
+            meant = compressor.decompress(stored, scheme)["weight"]
+            extra = {"input_scale": torch.tensor([0.02])} if about is FP8_STATIC else {}
+            return {k: v for k, v in stored.items() if v is not None} | extra, meant
+        numbers, scales, zeros = drawn(out, width, 16)
+        tensors = (
+            awq_tensors(numbers, scales, zeros)
+            if about["quant_method"] == "awq"
+            else gptq_tensors(numbers, scales, zeros, 16)
+        )
+        return tensors, meaning(numbers, scales, zeros, 16)
+
+    return quantized(plain, folder, about, layer)
+
+
+SCHEMES = {
+    "fp8": FP8,
+    "fp8 static": FP8_STATIC,
+    "int8": INT8,
+    "w4a16": w4a16(16, True),
+    "awq": awq(16),
+    "gptq": gptq(16, False),
+}

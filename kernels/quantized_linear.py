@@ -1,0 +1,115 @@
+"""Products with quantised weights on the CPU; a row's bits do not depend on the batch.
+
+Sums of int8 are whole numbers, the same in every order. Those of fp8 and int4 are sums of float32 by the arrangement
+that weights of float32 have on this machine (``linear``): their values, and those of rows rounded to fp8, are numbers
+of float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from warmeng.kernels.linear import Arrangement, Projection
+from warmeng.kernels.quantized import RowScaled, Weight, quantize
+
+# Products of numbers up to 127 and 128 in magnitude, so many of them, add up to less than 2 ** 24: every sum on the way
+# is a number of float32.
+_EXACT = 1024
+_ROWS = (1, 2, 13, 96)
+
+
+class ScaledProjection:
+    """A weight of int8 or fp8: ``y = (sum of products of rounded rows * row's scale) * output's scale``, in float32.
+
+    ``multiply``'s rows are rounded to the weight's type, each by its own scale unless the weight fixes one.
+    """
+
+    def __init__(self, w: RowScaled, sums: Callable[[Tensor], Tensor]) -> None:
+        """``sums`` multiplies rows [n, in] of the weight's type with its values: float32 [n, out]."""
+        self.shape = w.shape
+        self.kind = w.kind
+        self._dtype, self._scales, self._input_scale = w.values.dtype, w.scales, w.input_scale
+        self._sums = sums
+
+    def multiply(self, x: Tensor, add_to: Tensor | None = None) -> Tensor:
+        """Return ``x @ w.T`` with x rounded, plus ``add_to`` where it is given."""
+        values, scales = quantize(x, self._dtype, self._input_scale)
+        y = self._sums(values).mul_(scales[:, None]).mul_(self._scales)
+        return y if add_to is None else y.add_(add_to)
+
+
+def project(arrangement: Arrangement, weight: Weight) -> Projection:
+    """Return a weight of any kind, arranged for products on the CPU."""
+    if isinstance(weight, Tensor):
+        return arrangement.project(weight)
+    if not isinstance(weight, RowScaled):
+        return arrangement.project(weight.dequantized(arrangement.dtype))
+    if weight.kind == "int8":
+        whole = PackedSums if packed_sums_are_exact(weight.shape[1]) else SplitSums
+        return ScaledProjection(weight, whole(weight.values))
+    inner = arrangement.project(weight.values.float())
+    return ScaledProjection(weight, lambda rows: inner.multiply(rows.float()))
+
+
+class PackedSums:
+    """Values of int8 [out, in] arranged for oneDNN, which sums in int32; they are not kept themselves."""
+
+    def __init__(self, values: Tensor) -> None:
+        self._ones = torch.ones(len(values))
+        self._zeros = torch.zeros(len(values), dtype=torch.int64)
+        self._packed: Tensor = torch.ops.onednn.qlinear_prepack(values, None)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Return the sums, rounded once to float32. rows int8 [n, in]."""
+        y: Tensor = torch.ops.onednn.qlinear_pointwise(
+            rows, 1.0, 0, self._packed, self._ones, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+        return y
+
+
+class SplitSums:
+    """The same by products of float32 of so few inputs that their sums are exact, for machines without oneDNN's."""
+
+    def __init__(self, values: Tensor) -> None:
+        width = values.shape[1]
+        edges = [*range(0, width, _EXACT), width]
+        self._parts = [(slice(a, b), values[:, a:b].float().t()) for a, b in pairwise(edges)]
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Return the sums, rounded once to float32. rows int8 [n, in]."""
+        x = rows.float()
+        sums = [torch.mm(x[:, columns], part) for columns, part in self._parts]
+        if len(sums) == 1:
+            return sums[0]
+        whole = sums[0].to(torch.int32)
+        for one in sums[1:]:
+            whole += one.to(torch.int32)
+        return whole.float()
+
+
+@lru_cache
+def packed_sums_are_exact(width: int) -> bool:
+    """Tell whether oneDNN's products of int8 of this width are right here, by trying it.
+
+    Without instructions for it a product's parts can overflow 16 bits: the largest numbers of all signs are tried.
+    """
+    generator = torch.Generator().manual_seed(width)
+    values = torch.randint(-127, 128, (48, width), dtype=torch.int8, generator=generator)
+    values[0], values[1], values[2] = 127, -127, -128
+    for rows in _ROWS:
+        x = torch.randint(-127, 128, (rows, width), dtype=torch.int8, generator=generator)
+        x[0] = 127 if rows % 2 else -127
+        # Sums of double precision are exact up to 2 ** 53.
+        expected = (x.double() @ values.double().t()).float()
+        try:
+            if not torch.equal(PackedSums(values)(x), expected):
+                return False
+        except (RuntimeError, AttributeError):
+            # This build of PyTorch has no such product, or one with other arguments.
+            return False
+    return True

@@ -1,0 +1,137 @@
+"""Products with quantised weights: whole sums exact, and the same bits for a row in any company."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from warmeng.kernels.linear import Arrangement, arrange, matmul, multiplies_bf16
+from warmeng.kernels.quantized import Int4, RowScaled, quantize, round_weight
+from warmeng.kernels.quantized_linear import PackedSums, SplitSums, packed_sums_are_exact, project
+
+CPU = torch.device("cpu")
+SHAPES = [(96, 64), (40, 576), (24, 2100)]
+KINDS = ("int8", "fp8", "int4")
+
+
+@pytest.fixture(scope="module")
+def arrangement() -> Arrangement:
+    return arrange(SHAPES, torch.float32, CPU, fast=False)
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def by_hand(x: Tensor, weight: RowScaled) -> Tensor:
+    """Return the product with sums of double precision, which are exact for int8, rounded where the rules say."""
+    values, scales = quantize(x, weight.values.dtype, weight.input_scale)
+    sums = (values.double() @ weight.values.double().t()).float()
+    return sums * scales[:, None] * weight.scales
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_int8_is_exact_up_to_its_scales(arrangement: Arrangement, shape: tuple[int, int]) -> None:
+    weight = round_weight(drawn(*shape), "int8")
+    assert isinstance(weight, RowScaled)
+    x = drawn(37, shape[1], seed=1)
+    y, add_to = project(arrangement, weight).multiply(x), drawn(37, shape[0], seed=2)
+    assert torch.equal(y, by_hand(x, weight))
+    assert torch.equal(project(arrangement, weight).multiply(x, add_to), y + add_to)
+
+
+@pytest.mark.parametrize("width", [1, 33, 1024, 1025, 2048, 5000])
+def test_both_ways_of_whole_sums_agree_at_the_largest_numbers(width: int) -> None:
+    values = torch.randint(-127, 128, (5, width), dtype=torch.int8, generator=torch.Generator().manual_seed(3))
+    values[0], values[1] = -128, 127
+    rows = torch.full((3, width), 127, dtype=torch.int8)
+    rows[1] = -127
+    expected = (rows.double() @ values.double().t()).float()
+    assert torch.equal(SplitSums(values)(rows), expected)
+    if packed_sums_are_exact(width):
+        assert torch.equal(PackedSums(values)(rows), expected)
+
+
+def test_sums_that_are_not_exact_are_not_used(monkeypatch: pytest.MonkeyPatch, arrangement: Arrangement) -> None:
+    packed_sums_are_exact.cache_clear()
+    right = PackedSums.__call__
+    monkeypatch.setattr(PackedSums, "__call__", lambda self, rows: right(self, rows).clamp(max=2.0**15))
+    try:
+        assert not packed_sums_are_exact(2100)
+        weight = round_weight(drawn(24, 2100), "int8")
+        assert isinstance(weight, RowScaled)
+        x = drawn(4, 2100, seed=1)
+        assert torch.equal(project(arrangement, weight).multiply(x), by_hand(x, weight))
+    finally:
+        packed_sums_are_exact.cache_clear()
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_fp8_is_the_product_of_rounded_numbers(arrangement: Arrangement, static: bool) -> None:
+    weight = round_weight(drawn(40, 576), "fp8")
+    assert isinstance(weight, RowScaled)
+    if static:
+        weight = RowScaled(weight.values, weight.scales, 0.01)
+    x = drawn(20, 576, seed=1)
+    found = project(arrangement, weight).multiply(x)
+    torch.testing.assert_close(found, by_hand(x, weight), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_int4_is_the_product_with_the_dequantized_weight_bit_for_bit(dtype: torch.dtype) -> None:
+    if dtype == torch.bfloat16 and not multiplies_bf16(CPU):
+        pytest.skip("this processor does not multiply bfloat16")
+    arrangement = arrange([(40, 576)], dtype, CPU, fast=False)
+    weight = round_weight(drawn(40, 576), "int4")
+    assert isinstance(weight, Int4)
+    x = drawn(32, 576, seed=1)
+    plain = arrangement.project(weight.dequantized(dtype).float())
+    assert torch.equal(project(arrangement, weight).multiply(x), plain.multiply(x))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_row_keeps_its_bits_in_any_company(arrangement: Arrangement, kind: str, shape: tuple[int, int]) -> None:
+    projection, tiles = project(arrangement, round_weight(drawn(*shape), kind)), arrangement.tiles
+    x = drawn(130, shape[1], seed=4) * torch.logspace(-3, 3, 130)[:, None]
+    generator = torch.Generator().manual_seed(1)
+
+    def product(rows: Tensor) -> Tensor:
+        padded = torch.nn.functional.pad(rows, (0, 0, 0, tiles.padded(len(rows)) - len(rows)))
+        return matmul(padded, projection, tiles)[: len(rows)]
+
+    whole = product(x)
+    for count in (1, 2, 3, 7, 40, 97):
+        chosen = torch.randperm(len(x), generator=generator)[:count]
+        assert torch.equal(product(x[chosen]), whole[chosen])
+
+
+def test_a_row_that_is_no_number_stays_none(arrangement: Arrangement) -> None:
+    for kind in KINDS:
+        x = drawn(4, 64)
+        x[1, 3], x[2, 5] = torch.nan, torch.inf
+        y = project(arrangement, round_weight(drawn(96, 64), kind)).multiply(x)
+        assert not y[1].isfinite().any()
+        assert not y[2].isfinite().any()
+        assert y[[0, 3]].isfinite().all()
+
+
+def test_weights_are_rounded_to_the_nearest() -> None:
+    w = drawn(6, 576)
+    w[2] = 0
+    for kind, steps in (("int8", 254), ("int4", 15)):
+        weight = round_weight(w, kind)
+        assert not isinstance(weight, Tensor)
+        assert weight.kind == kind
+        error = (weight.dequantized() - w).abs().amax(1)
+        assert bool((error <= w.abs().amax(1) * 2 / steps * 0.53 + 1e-9).all())
+    int4 = round_weight(w, "int4")
+    assert isinstance(int4, Int4)
+    assert (int4.group, int4.zeros, int4.scales.dtype, int4.scales.shape) == (64, None, torch.bfloat16, (9, 6))
+    assert [round_weight(drawn(2, width), "int4").group for width in (128, 96, 80)] == [128, 32, 128]  # type: ignore[union-attr]
+    # The last group is shorter.
+    odd = round_weight(drawn(2, 200), "int4")
+    assert isinstance(odd, Int4)
+    assert odd.scales.shape == (2, 2)
+    assert odd.dequantized().shape == (2, 200)
