@@ -19,7 +19,6 @@ from torch import Tensor
 
 from warmeng.bench.lengths import read_lengths
 from warmeng.bench.workload import PERSONAS, prompts
-from warmeng.engine.checkpoint import plain_only
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.constraints import ConstraintCompiler
 from warmeng.engine.engine import Engine
@@ -107,7 +106,7 @@ class _Idle(GpuRunner):
     """The runner of a card, on the CPU, without the device's work: every token is 1."""
 
     def __init__(self, config: ModelConfig, settings: EngineSettings, limits: EngineLimits) -> None:
-        weights = random_weights(config, 0, torch.float32, torch.device("cpu"), plain_only(DeviceWeight))
+        weights = random_weights(config, 0, torch.float32, torch.device("cpu"), DeviceWeight)
         super().__init__(config, weights, settings, limits, config.vocab_size)
         self._graphs = cast(DecodeGraphs, _Inputs(config.hidden_size))
         # Sequences and rows of the last step.

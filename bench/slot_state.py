@@ -13,7 +13,7 @@ import torch
 from warmeng.bench.lengths import Lengths, read_lengths
 from warmeng.bench.roofline import NOMINAL_H100, Roofline
 from warmeng.bench.workload import PERSONAS, make_requests, prompts
-from warmeng.engine.checkpoint import Weights, plain_only
+from warmeng.engine.checkpoint import Weights
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.engine import Engine
 from warmeng.engine.gpu.ops import DeviceWeight
@@ -73,7 +73,7 @@ class Slot:
         """Return the random weights that all engines share."""
         if self.weights is None:
             dtype = torch.bfloat16 if self.device == "cuda" else torch.float32
-            self.weights = random_weights(self.config, 0, dtype, self.where, plain_only(DeviceWeight))
+            self.weights = random_weights(self.config, 0, dtype, self.where, DeviceWeight)
         return self.weights
 
     def free(self) -> None:

@@ -21,7 +21,7 @@ from warmeng.bench.profile import decode_until, profile_lines, profile_steps
 from warmeng.bench.roofline import measure_roofline
 from warmeng.bench.slot_state import Slot
 from warmeng.bench.workload import PERSONAS, prompts
-from warmeng.engine.checkpoint import load_weights, plain_only
+from warmeng.engine.checkpoint import load_weights
 from warmeng.engine.config import read_config
 from warmeng.engine.engine import Engine
 from warmeng.engine.gpu.ops import DeviceWeight
@@ -236,7 +236,7 @@ def oracle(slot: Slot) -> dict[str, Any]:
         folder = Path(name)
         theirs.save_pretrained(folder)
         config = read_config(folder)
-        weights = load_weights(folder, config, dtype, slot.where, plain_only(DeviceWeight))
+        weights = load_weights(folder, config, dtype, slot.where, DeviceWeight)
     settings = EngineSettings(kv_bytes=2**20 if slot.tiny else 2**30, max_batched_tokens=64 if slot.tiny else None)
     engine = random_engine(config, device=slot.device, settings=settings, weights=weights)
     texts = [text[:200] for text in prompts(slot.lengths(64), vocab)]

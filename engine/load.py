@@ -10,7 +10,7 @@ import torch
 
 from warmeng.common.errors import UsageError
 from warmeng.engine.backend import Runner
-from warmeng.engine.checkpoint import Weights, check_shapes, load_weights, open_folder, plain_only, projection_shapes
+from warmeng.engine.checkpoint import Weights, check_shapes, load_weights, open_folder, projection_shapes
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.cpu.runner import CpuRunner
 from warmeng.engine.random import random_weights
@@ -118,9 +118,9 @@ def load_runner(
     if isinstance(source, Weights):
         weights = source
     elif isinstance(source, int):
-        weights = random_weights(config, source, dtype, where, plain_only(DeviceWeight), kind)
+        weights = random_weights(config, source, dtype, where, DeviceWeight, kind)
     else:
-        weights = load_weights(source.folder, config, dtype, where, plain_only(DeviceWeight), kind)
+        weights = load_weights(source.folder, config, dtype, where, DeviceWeight, kind)
     return GpuRunner(config, weights, settings, limits, vocab_size)
 
 

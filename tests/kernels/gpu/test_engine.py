@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiers import slow
 
 from warmeng.engine.adapters import load_adapter
 from warmeng.engine.config import read_config
@@ -121,6 +122,35 @@ def test_personas_in_one_batch(
     assert kernels.stats.steps < 25  # they did share steps
     assert kernels.probe_adapter("p1") == pytest.approx(plain.probe_adapter("p1"), abs=1e-3)
     assert kernels.probe_adapter("p1") > 0
+
+
+# Of log-probabilities, where rows are rounded to 8 bits: what falls on the other side of a half is a step away.
+STEPS = {"int8": 0.05, "fp8": 0.1, "int4": CLOSE}
+
+
+@pytest.mark.parametrize("kind", [*slow("int8", "fp8"), "int4"])
+def test_quantised_weights_give_the_tokens_of_the_cpu(
+    kind: str, tiny_model: Callable[[str], Path], tiny_adapters: list[Path]
+) -> None:
+    """Base and an adapter together; the base's bits are those it has alone."""
+    settings = replace(SETTINGS, weights=kind)
+    kernels, plain, names = both(tiny_model("llama"), tiny_adapters[:1], settings)
+    prompts = [tuple(plain.tokenizer.encode(TEXT[: 10 + 7 * i])) for i in range(2)]
+    params = SamplingParams(max_new_tokens=3, logprobs=True, ignore_eos=True)
+    requests = [
+        GenerateRequest(f"{name}-{i}", prompt, params, name, prompt_logprobs=True)
+        for name in names
+        for i, prompt in enumerate(prompts)
+    ]
+    found, expected = answer(kernels, requests), answer(plain, requests)
+    for key, result in found.items():
+        assert result.token_ids == expected[key].token_ids, key
+        assert numbers(result) == pytest.approx(numbers(expected[key]), abs=STEPS[kind]), key
+    kernels.reset_prefix_cache()
+    alone = answer(kernels, [request for request in requests if request.adapter is None][:1])
+    assert alone["None-0"] == found["None-0"]
+    changed = [numbers(found[f"None-{i}"]) != numbers(found[f"p0-{i}"]) for i in range(2)]
+    assert all(changed)
 
 
 @pytest.mark.slow
