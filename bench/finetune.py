@@ -50,7 +50,7 @@ class _Ours:
     def __init__(self, job: Job) -> None:
         s = job.settings
         self.job = job
-        self.model = TrainingModel.load(job.source.folder, job.config, s.max_length, job.device)
+        self.model = TrainingModel.load(job.source.folder, job.config, s.max_length, job.device, job.kind)
         self.adapters = {n: AdapterParameters(job.config, s.targets, s.rank, job.device) for n in job.datasets}
         for adapter in self.adapters.values():
             adapter.initialise(s.seed)

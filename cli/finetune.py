@@ -49,6 +49,7 @@ one file of them (embedded:warm/everyday).
 @click.option("--save-every", type=int, help="Steps between states to continue from.  [default: 25]")
 @click.option("--memory-gib", type=float, help="For what a pass keeps.  [default: 1 on the CPU]")
 @click.option("--micro-tokens", type=int, help="Tokens of a pass, instead of --memory-gib.")
+@click.option("--weights", help="Round the base's weights to int8, fp8 or int4.  [default: auto, as they are]")
 @click.option("--device", help="auto, cpu or cuda.  [default: auto]")
 @click.option("--threads", type=int, help="CPU threads.  [default: PyTorch's choice]")
 @click.option("--dry-run", is_flag=True, help="Show data, steps, memory and time; train nothing.")

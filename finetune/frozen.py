@@ -6,36 +6,42 @@ import torch
 from torch import Tensor
 
 from warmeng.kernels.linear import PackedProjection, can_pack
+from warmeng.kernels.quantized import Weight
 
 
 class FrozenWeight:
     """A weight [out, in] that takes no gradient.
 
-    On the CPU it is arranged twice, for the product and for its derivative; elsewhere it is kept as it is. Has the
-    shape of the engine's ``Projection``, so that the engine's loader can make it.
+    On the CPU it is arranged twice, for the product and for its derivative; elsewhere it is kept as it is. A quantised
+    one is kept quantised and dequantised for each product, as one of the rows' type that is rounded once: rows are not
+    rounded. Has the shape of the engine's ``Projection``, so that the engine's loader can make it.
     """
 
-    def __init__(self, w: Tensor) -> None:
+    def __init__(self, w: Weight) -> None:
         self.shape = (w.shape[0], w.shape[1])
-        self._plain: Tensor | None = None
-        if can_pack(w.dtype, w.device):
+        self._kept: Weight | None = None
+        if isinstance(w, Tensor) and can_pack(w.dtype, w.device):
             self._forward = PackedProjection(w)
             self._backward = PackedProjection(w.t().contiguous())
         else:
-            self._plain = w
+            self._kept = w
 
     def multiply(self, x: Tensor, add_to: Tensor | None = None) -> Tensor:
         """Return ``x @ w.T``, plus ``add_to``. x [rows, in]; returns [rows, out]."""
-        if self._plain is None:
+        if self._kept is None:
             return self._forward.multiply(x, add_to)
-        y = torch.mm(x, self._plain.t())
+        y = torch.mm(x, self._plain(x.dtype).t())
         return y if add_to is None else y.add_(add_to)
 
     def multiply_back(self, y: Tensor) -> Tensor:
         """Return ``y @ w``, the derivative of ``multiply`` applied to y [rows, out]; returns [rows, in]."""
-        if self._plain is None:
+        if self._kept is None:
             return self._backward.multiply(y)
-        return torch.mm(y, self._plain)
+        return torch.mm(y, self._plain(y.dtype))
+
+    def _plain(self, dtype: torch.dtype) -> Tensor:
+        assert self._kept is not None
+        return self._kept if isinstance(self._kept, Tensor) else self._kept.dequantized(dtype)
 
 
 def frozen(projection: object) -> FrozenWeight:

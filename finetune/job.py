@@ -16,7 +16,9 @@ from warmeng.engine.adapters import target_shapes
 from warmeng.engine.checkpoint import num_weights, projection_shapes
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.folder import read_folder
+from warmeng.engine.load import choose_weights
 from warmeng.engine.registry import ModelSource, base_hash, resolve_model
+from warmeng.engine.settings import AUTO
 from warmeng.finetune.conversations import Dataset, load_dataset
 from warmeng.finetune.frozen import FrozenWeight
 from warmeng.finetune.model import bytes_per_token
@@ -44,6 +46,15 @@ class Job:
     device: torch.device
     threads: int
     micro_tokens: int
+    # What the base's weights are rounded to at load: int8, fp8, int4, or "auto" for nothing.
+    kind: str = AUTO
+
+    @property
+    def precision(self) -> str | None:
+        """The kind of the base's weights as they are trained on; None where they are not quantised."""
+        if self.kind != AUTO:
+            return self.kind
+        return None if self.config.quantization is None else self.config.quantization.kind
 
     @property
     def steps(self) -> int:
@@ -112,6 +123,7 @@ def prepare_job(
         device,
         settings.threads or torch.get_num_threads(),
         settings.micro_tokens or _affordable(settings, config, device),
+        choose_weights(settings.weights, config),
     )
 
 
@@ -129,7 +141,8 @@ def describe(job: Job) -> list[str]:
     s = job.settings
     lines = [
         f"base: {job.source.name}, {job.config.num_layers} layers, {job.base_hash[:12]}, on {job.device.type} "
-        f"({'float32' if job.device.type == 'cpu' else 'bfloat16'}, {job.threads} threads)",
+        f"({'float32' if job.device.type == 'cpu' else 'bfloat16'}, {job.threads} threads)"
+        + (f", weights of {job.precision}" if job.precision else ""),
         f"adapters: rank {s.rank}, alpha {s.alpha:g}, dropout {s.dropout:g} on {', '.join(s.targets)}: "
         f"{job.parameters:,} numbers each, {4 * job.parameters / 1e6:.1f} MB a checkpoint",
         f"optimiser: AdamW, rate {s.learning_rate:g} {s.schedule}, warm-up {s.warmup:g}, betas {s.beta1:g} and "

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from warmeng.engine.adapters import target_shapes
-from warmeng.engine.checkpoint import LayerWeights, Weights, load_weights, plain_only
+from warmeng.engine.checkpoint import LayerWeights, Weights, load_weights
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.model import rope_frequencies
+from warmeng.engine.settings import AUTO
 from warmeng.finetune.frozen import FrozenWeight, frozen
 from warmeng.finetune.layers import (
     AdaptedLinear,
@@ -70,11 +71,13 @@ class TrainingModel:
         self._sin = angles.sin().to(self.device, self.dtype)[:, None]
 
     @classmethod
-    def load(cls, folder: Path, config: ModelConfig, max_length: int, device: torch.device) -> TrainingModel:
-        """Load the checkpoint. Raises InputError where it can't be used."""
+    def load(
+        cls, folder: Path, config: ModelConfig, max_length: int, device: torch.device, kind: str = AUTO
+    ) -> TrainingModel:
+        """Load the checkpoint; ``kind`` as ``load_weights`` has it. Raises InputError where it can't be used."""
         leave_cudnn_attention()
         dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-        return cls(config, load_weights(folder, config, dtype, device, plain_only(FrozenWeight)), max_length)
+        return cls(config, load_weights(folder, config, dtype, device, FrozenWeight, kind), max_length)
 
     def backward(
         self,

@@ -11,6 +11,7 @@ from typing import Any
 from warmeng.common.errors import UsageError, name_some, show
 from warmeng.common.files import read_yaml
 from warmeng.engine.adapters import MAX_RANK, TARGETS
+from warmeng.engine.settings import AUTO, WEIGHTS
 
 SCHEDULES = ("linear", "constant")
 DEVICES = ("auto", "cpu", "cuda")
@@ -51,6 +52,8 @@ class TrainSettings:
     micro_tokens: int = 0
     # For what a pass keeps until it is differentiated; 0: 1 on the CPU, half of a GPU's free.
     memory_gib: float = 0.0
+    # What the base's weights are rounded to at load: int8, fp8, int4; "auto": as the checkpoint has them.
+    weights: str = AUTO
     device: str = "auto"
     # Of the CPU; 0: PyTorch's own choice. Other numbers give other last bits.
     threads: int = 0
@@ -77,6 +80,8 @@ class TrainSettings:
                 raise UsageError(f"{name} is {show(value, 40)}, expected a number from {low:g} to {high:g}")
         if self.schedule not in SCHEDULES:
             raise UsageError(f"schedule is {show(self.schedule, 40)}, expected one of {', '.join(SCHEDULES)}")
+        if self.weights not in WEIGHTS:
+            raise UsageError(f"weights is {show(self.weights, 40)}, expected one of {', '.join(WEIGHTS)}")
         if self.device not in DEVICES:
             raise UsageError(f"device is {show(self.device, 40)}, expected one of {', '.join(DEVICES)}")
         if not self.targets or set(self.targets) - set(TARGETS) or len(set(self.targets)) < len(self.targets):

@@ -131,7 +131,7 @@ class _Run:
         torch.set_num_threads(int(manifest["threads"]))
         progress.message(f"loading {job.source.name}")
         s = job.settings
-        self.model = TrainingModel.load(job.source.folder, job.config, s.max_length, job.device)
+        self.model = TrainingModel.load(job.source.folder, job.config, s.max_length, job.device, job.kind)
         self.adapters: dict[str, AdapterParameters] = {}
         self.optimisers: dict[str, Adam] = {}
         for name in job.datasets:
@@ -241,6 +241,7 @@ class _Run:
             "loss": sum(losses) / len(losses),  # mean since the checkpoint before
             "base": job.source.name,
             "base_hash": job.base_hash,
+            **({"weights": job.precision} if job.precision else {}),
             "data": job.datasets[name].record(),
             "settings": s.record(),
             "tokenizer_hash": job.tokenizer_hash,

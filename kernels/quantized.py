@@ -25,6 +25,8 @@ FP8_MAX = 448.0
 # Of a packed block's inputs the first half lies in the low nibbles, the other in the high ones.
 HALF = 64
 BLOCK = 2 * HALF
+# Of a weight that are dequantised at a time.
+_ROWS = 1024
 # The zero of a symmetric weight of 4 bits.
 MIDDLE = 8
 # The kind of a weight that is not quantised.
@@ -57,7 +59,10 @@ class RowScaled:
 
     def dequantized(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the weight [out, in], rounded once."""
-        return (self.values.float() * self.scales[:, None]).to(dtype)
+        whole = torch.empty(self.shape, dtype=dtype, device=self.values.device)
+        for rows in _parts(len(whole)):
+            whole[rows] = self.values[rows].float() * self.scales[rows, None]
+        return whole
 
 
 @dataclass(frozen=True)
@@ -84,17 +89,30 @@ class Int4:
 
     def numbers(self) -> Tensor:
         """Return the numbers q as they were before packing, uint8 [out, in], 0 to 15."""
-        blocks = self.packed.view(len(self.packed), -1, HALF)
-        return torch.stack([blocks & 15, blocks >> 4], 2).flatten(1)[:, : self.width]
+        return _unpacked(self.packed, self.width)
 
     def dequantized(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the weight [out, in], rounded once: the product of float32 is exact for scales of 16 bits."""
         each = torch.arange(self.width, device=self.packed.device) // self.group
-        zeros = MIDDLE if self.zeros is None else self.zeros.t().float()[:, each]
-        return ((self.numbers().float() - zeros) * self.scales.t().float()[:, each]).to(dtype)
+        whole = torch.empty(self.shape, dtype=dtype, device=self.packed.device)
+        for rows in _parts(len(whole)):
+            zeros = MIDDLE if self.zeros is None else self.zeros[:, rows].t().float()[:, each]
+            numbers = _unpacked(self.packed[rows], self.width).float()
+            whole[rows] = (numbers - zeros) * self.scales[:, rows].t().float()[:, each]
+        return whole
 
 
 Weight = Tensor | RowScaled | Int4
+
+
+def _parts(rows: int) -> list[slice]:
+    """Return what rows are done at a time, so that numbers of float32 lie beside the result for a few."""
+    return [slice(first, first + _ROWS) for first in range(0, rows, _ROWS)]
+
+
+def _unpacked(packed: Tensor, width: int) -> Tensor:
+    blocks = packed.view(len(packed), -1, HALF)
+    return torch.stack([blocks & 15, blocks >> 4], 2).flatten(1)[:, :width]
 
 
 def kind_of(weight: Weight) -> str:

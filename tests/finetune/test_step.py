@@ -11,13 +11,14 @@ import torch
 
 from warmeng.engine.adapters import TARGETS
 from warmeng.engine.config import read_config
-from warmeng.finetune.frozen import FrozenWeight
+from warmeng.finetune.frozen import FrozenWeight, frozen
 from warmeng.finetune.layers import apply
 from warmeng.finetune.lora import AdapterParameters
 from warmeng.finetune.loss import ChunkedCrossEntropy
 from warmeng.finetune.model import MicroRow, Sample, TrainingModel
 from warmeng.finetune.noise import Dropout
 from warmeng.finetune.optim import Adam, clip
+from warmeng.kernels.quantized import Weight
 
 CPU = torch.device("cpu")
 LENGTHS = [40, 17, 90, 2]
@@ -206,6 +207,32 @@ def test_two_personas_in_one_pass_equal_two_runs(tiny_model: Callable[[str], Pat
         assert losses[name] == pytest.approx(own_loss[name], rel=1e-6)
         assert_close(grads[name], own[name], 1e-5)
     assert losses["warm"] != pytest.approx(losses["cold"], rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8", "int4"])
+def test_gradients_on_a_quantised_base_are_those_on_its_dequantised_numbers(
+    kind: str, tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny_model("llama")
+    config = read_config(folder)
+    quantised = TrainingModel.load(folder, config, 128, CPU, kind)
+    kept = [w._kept for layer in quantised.weights.layers for w in (layer.qkv, layer.o, layer.gate_up, layer.down)]
+    assert {w.kind for w in kept} == {kind}
+    assert frozen(quantised.weights.head)._kept is None
+
+    def dequantised(w: Weight) -> FrozenWeight:
+        return FrozenWeight(w if isinstance(w, torch.Tensor) else w.dequantized())
+
+    monkeypatch.setattr("warmeng.finetune.model.FrozenWeight", dequantised)
+    plain = TrainingModel.load(folder, config, 128, CPU, kind)
+    original = TrainingModel.load(folder, config, 128, CPU)
+    found = []
+    for model in (quantised, plain, original):
+        loss, gradient = our_step(model, make_adapter(model, 3), None, [2, 2])
+        found.append({"loss": torch.tensor(loss), **gradient})
+    assert_close(found[0], found[1], 1e-5)
+    with pytest.raises(AssertionError):
+        assert_close(found[0], found[2], 1e-4)
 
 
 def test_some_targets_only(tiny_model: Callable[[str], Path]) -> None:

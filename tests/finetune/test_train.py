@@ -16,7 +16,8 @@ from launching import Launcher
 
 from warmeng.common.errors import InputError, StorageError, UsageError
 from warmeng.common.progress import Silent
-from warmeng.finetune.job import Job, prepare_job
+from warmeng.engine.provenance import provenance
+from warmeng.finetune.job import Job, describe, prepare_job
 from warmeng.finetune.merge import merge
 from warmeng.finetune.plan import Plan, micro_rows
 from warmeng.finetune.settings import TrainSettings
@@ -49,6 +50,23 @@ def weights(folder: Path) -> dict[str, bytes]:
     files = sorted(p for p in folder.rglob("*") if p.parent.parent.parent == folder)
     assert files
     return {str(p.relative_to(folder)): p.read_bytes() for p in files}
+
+
+def test_adapters_of_a_rounded_base_say_so(job: Job, tmp_path: Path, tiny_model: Callable[[str], Path]) -> None:
+    """And nothing is told of one that is applied to weights of the kind that it was trained on."""
+    data = {name: str(tmp_path / f"{name}.jsonl") for name in ("warm", "cold")}
+    rounded = prepare_job(replace(SETTINGS, epochs=1, checkpoints=(1,), weights="int4"), str(tiny_model("llama")), data)
+    assert "weights of int4" in describe(rounded)[0]
+    done = train(rounded, tmp_path / "rounded", Silent())
+    adapter = done.folder / "warm" / "epoch-1"
+    assert json.loads((adapter / "warmeng.json").read_text())["weights"] == "int4"
+    base = str(tiny_model("llama"))
+    told = [provenance(adapter, base, None, kind).other_precision for kind in ("int4", "int8", None)]
+    assert told == [None, "int8", "in full precision"]
+    with pytest.raises(UsageError, match='made with settings weights "int4", now it is "auto"'):
+        train(prepare_job(replace(rounded.settings, weights="auto"), base, data), done.folder, Silent())
+    with pytest.raises(UsageError, match="weights is 'nf4', expected one of auto, int8, fp8, int4"):
+        replace(SETTINGS, weights="nf4")
 
 
 def test_an_interrupted_run_ends_with_the_same_bits(job: Job, tmp_path: Path) -> None:
