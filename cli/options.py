@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from warmeng.engine.settings import DTYPES, WEIGHTS
+from warmeng.engine.settings import DTYPES, KV_DTYPES, WEIGHTS
 
 
 def names(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...] | None:
@@ -25,4 +25,10 @@ weights_option = click.option(
     type=click.Choice(WEIGHTS),
     help="What the layers' weights are rounded to when they are loaded; embedding, norms and head stay."
     "  [default: auto: as the checkpoint has them]",
+)
+
+kv_dtype_option = click.option(
+    "--kv-dtype",
+    type=click.Choice(KV_DTYPES),
+    help="What keys and values are kept in: fp8 makes room for twice the sequences on a GPU.  [default: auto: as rows]",
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from warmeng.cli.options import dtype_option, names, weights_option
+from warmeng.cli.options import dtype_option, kv_dtype_option, names, weights_option
 from warmeng.common.terminal import echo
 from warmeng.study.settings import WARMTH_PROMPTS, StudySettings, load_settings
 
@@ -170,6 +170,7 @@ The same command again continues a run that was interrupted, or prints a finishe
 @click.option("--device", help="auto, cpu or cuda." + _default("device"))
 @dtype_option
 @weights_option
+@kv_dtype_option
 @click.option("--fast", is_flag=True, default=None, help="Faster; results may then depend on the batch.")
 @click.option(
     "--warmth-prompts",

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from warmeng.cli.options import dtype_option, weights_option
+from warmeng.cli.options import dtype_option, kv_dtype_option, weights_option
 from warmeng.common.terminal import echo
 from warmeng.serve.limits import Limits
 from warmeng.study.settings import StudySettings
@@ -47,6 +47,7 @@ Examples:
 @click.option("--device", default=DEFAULTS.device, show_default=True, help="auto, cpu or cuda.")
 @dtype_option
 @weights_option
+@kv_dtype_option
 @click.option("--fast", is_flag=True, help="Faster; answers may then depend on the batch.")
 @click.option(
     "--max-seq-len",

@@ -40,7 +40,7 @@ from warmeng.engine.request import (
     check_request,
 )
 from warmeng.engine.scheme import about_weights
-from warmeng.engine.settings import EngineLimits, EngineSettings, resolve_limits
+from warmeng.engine.settings import AUTO, EngineLimits, EngineSettings, resolve_limits
 from warmeng.engine.stamps import appearance, model_files
 from warmeng.engine.tokenizer import Tokenizer
 from warmeng.engine.vectors import Vector, load_vector
@@ -400,6 +400,7 @@ class Engine:
             "family": self.config.family,
             "machine": platform.machine(),
             **({"quantization": self.quantization} if self.quantization else {}),
+            **({"kv_dtype": self.settings.kv_dtype} if self.settings.kv_dtype != AUTO else {}),
             "deterministic": not self.settings.fast,
             "numerics": NUMERICS_VERSION,
             "settings": asdict(self.settings),

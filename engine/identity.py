@@ -15,7 +15,7 @@ def identity_of(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return what determines the results of prompts of token ids, from ``Engine.describe()``: JSON types only."""
     found = {name: facts.get(name) for name in IDENTITY} | {"torch": (facts.get("versions") or {}).get("torch")}
     # Absent where nothing is quantised, as in work that was begun before there was such a thing.
-    return found | ({"quantization": facts["quantization"]} if facts.get("quantization") else {})
+    return found | {name: facts[name] for name in ("quantization", "kv_dtype") if facts.get(name)}
 
 
 def whole_identity(engine: Engine) -> dict[str, Any]:

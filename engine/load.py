@@ -147,4 +147,7 @@ def _on_cpu(
     assert limits.kv_bytes is not None
     slot = 2 * config.num_layers * config.num_kv_heads * config.head_dim * weights.embed.element_size()
     num_blocks = max(2, limits.kv_bytes // (slot * settings.block_size)) + 1
-    return CpuRunner(config, weights, arrangement, num_blocks, settings.block_size, limits.max_seq_len, vocab_size)
+    return CpuRunner(
+        config, weights, arrangement, num_blocks, settings.block_size, limits.max_seq_len, vocab_size,
+        kv_fp8=settings.kv_dtype == "fp8",
+    )  # fmt: skip

@@ -1,4 +1,7 @@
-"""How the engine runs: nothing here changes results, except ``dtype``, ``weights``, ``fast`` and ``block_size``."""
+"""How the engine runs.
+
+Nothing here changes results, except ``dtype``, ``weights``, ``kv_dtype``, ``fast`` and ``block_size``.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from warmeng.common.errors import UsageError, show
 AUTO = "auto"
 DTYPES = (AUTO, "float32", "bfloat16")
 WEIGHTS = (AUTO, "int8", "fp8", "int4")
+KV_DTYPES = (AUTO, "fp8")
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,8 @@ class EngineSettings:
     dtype: str = AUTO
     # What the layers' weights are rounded to when they are loaded; "auto": as the checkpoint has them.
     weights: str = AUTO
+    # What keys and values are kept in: "auto", the precision of the rows, or "fp8".
+    kv_dtype: str = AUTO
     # Lets a row's last bits depend on the batch, for speed.
     fast: bool = False
     max_num_seqs: int | None = None  # sequences that run at once
@@ -37,6 +43,8 @@ class EngineSettings:
             raise UsageError(f"dtype is {show(self.dtype)}, expected one of {', '.join(DTYPES)}")
         if self.weights not in WEIGHTS:
             raise UsageError(f"weights is {show(self.weights)}, expected one of {', '.join(WEIGHTS)}")
+        if self.kv_dtype not in KV_DTYPES:
+            raise UsageError(f"kv_dtype is {show(self.kv_dtype)}, expected one of {', '.join(KV_DTYPES)}")
         for name in ("max_num_seqs", "max_batched_tokens", "block_size", "kv_bytes", "max_seq_len"):
             value = getattr(self, name)
             if value is not None and value < 1:

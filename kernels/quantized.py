@@ -167,6 +167,11 @@ def round_weight(w: Tensor, kind: str) -> RowScaled | Int4:
     return pack_int4(numbers.flatten(1)[:, :width], scales.t(), None, group)
 
 
+def through_fp8(x: Tensor) -> Tensor:
+    """Return keys or values as a cache of float8_e4m3fn gives them back: rounded, those past 448 as 448; x's type."""
+    return x.clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn).to(x.dtype)
+
+
 def stack(weights: Sequence[Weight]) -> Weight:
     """Return weights of the same input one below the other, as one.
 

@@ -20,6 +20,7 @@ def start(
     device: str,
     dtype: str | None,
     weights: str | None,
+    kv_dtype: str | None,
     fast: bool,
     max_seq_len: int,
     max_open: int,
@@ -48,7 +49,9 @@ def start(
     engine, catalog = load(
         model,
         load_personas(settings.personas),
-        EngineSettings(dtype=dtype or AUTO, weights=weights or AUTO, fast=fast, max_seq_len=max_seq_len),
+        EngineSettings(
+            dtype=dtype or AUTO, weights=weights or AUTO, kv_dtype=kv_dtype or AUTO, fast=fast, max_seq_len=max_seq_len
+        ),
         revision=revision,
         device=device,
         name=name,

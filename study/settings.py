@@ -14,7 +14,7 @@ import orjson
 from warmeng.common.errors import InputError, UsageError, show
 from warmeng.common.files import read_yaml
 from warmeng.common.watchdog import SECONDS
-from warmeng.engine.settings import AUTO, DTYPES, WEIGHTS
+from warmeng.engine.settings import AUTO, DTYPES, KV_DTYPES, WEIGHTS
 from warmeng.remote.names import check_base, is_api, model_of
 from warmeng.study.algebra import expand
 from warmeng.study.outcomes import check_outcome
@@ -43,6 +43,7 @@ DESIGN = {
 # Told only where they are not the default, so that the same study keeps its digest and its folder.
 UNSAID: Mapping[str, Any] = {
     "asking": (OPEN,), "outcome": None, "contrast": None, "api_base": None, "dtype": AUTO, "weights": AUTO,
+    "kv_dtype": AUTO,
 }  # fmt: skip
 
 
@@ -101,6 +102,8 @@ class StudySettings:
     dtype: str = AUTO
     # What the weights of every model on this machine are rounded to at load: see ``EngineSettings``.
     weights: str = AUTO
+    # What their keys and values are kept in: see ``EngineSettings``.
+    kv_dtype: str = AUTO
     fast: bool = False
     # Seconds without a step of the engine after which the run ends; 0 waits for ever.
     stall_seconds: int = SECONDS
@@ -158,7 +161,7 @@ class StudySettings:
             if type(getattr(self, name)) is not bool:
                 raise UsageError(f"{name} is {show(getattr(self, name))}, expected true or false")
         optional = ("revision", "statements", "outcome", "contrast")
-        for name in ("model", "device", "dtype", "weights", "composition", *optional):
+        for name in ("model", "device", "dtype", "weights", "kv_dtype", "composition", *optional):
             value = getattr(self, name)
             if not _is_text(value) and not (name in optional and value is None):
                 raise UsageError(f"{name} is {show(value)}, expected text")
@@ -171,7 +174,11 @@ class StudySettings:
             for name in names:
                 if name not in known:
                     raise UsageError(f"no {kind} is named {show(name)}: use {', '.join(known)}")
-        for what, given, choices in (("dtype", self.dtype, DTYPES), ("kind of weights", self.weights, WEIGHTS)):
+        for what, given, choices in (
+            ("dtype", self.dtype, DTYPES),
+            ("kind of weights", self.weights, WEIGHTS),
+            ("precision of keys and values", self.kv_dtype, KV_DTYPES),
+        ):
             if given not in choices:
                 raise UsageError(f"no {what} is named {show(given)}: use {', '.join(choices)}")
         if self.outcome is not None:

@@ -10,7 +10,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from warmeng.engine.settings import DTYPES, WEIGHTS
+from warmeng.engine.settings import DTYPES, KV_DTYPES, WEIGHTS
 from warmeng.study.prompts import ASKINGS, BELIEFS, COMPOSITIONS, FRAMINGS
 from warmeng.study.settings import StudySettings
 
@@ -28,6 +28,7 @@ CHOICES: Mapping[str, Sequence[str]] = {
     "composition": tuple(COMPOSITIONS),
     "dtype": DTYPES,
     "weights": WEIGHTS,
+    "kv_dtype": KV_DTYPES,
     "device": ("auto", "cpu", "cuda"),
 }
 _JSON = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}

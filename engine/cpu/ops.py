@@ -18,6 +18,7 @@ from warmeng.kernels.along import along
 from warmeng.kernels.attention import attention
 from warmeng.kernels.linear import Projection, RowTiles, add_lora, matmul
 from warmeng.kernels.norm import add_rms_norm, rms_norm
+from warmeng.kernels.quantized import through_fp8
 from warmeng.kernels.rope import rotate, write_cache
 
 
@@ -34,12 +35,17 @@ class LayerCache:
 class CpuOps:
     """See ``Ops``; a product is complete as it is made, its adapters' changes included."""
 
-    def __init__(self, config: ModelConfig, weights: Weights, tiles: RowTiles, cache: list[LayerCache]) -> None:
-        """``tiles`` are the row counts that products may take."""
+    def __init__(
+        self, config: ModelConfig, weights: Weights, tiles: RowTiles, cache: list[LayerCache], kv_fp8: bool = False
+    ) -> None:
+        """``tiles`` are the row counts that products may take. ``kv_fp8``: keys and values are rounded to fp8, as a
+        GPU keeps them; here they take as much memory as others.
+        """
         self.config = config
         self.weights = weights
         self.tiles = tiles
         self.cache = cache
+        self.kv_fp8 = kv_fp8
         self.adapters: dict[str, AdapterWeights] = {}
         self.vectors: dict[str, Vector] = {}
 
@@ -74,6 +80,8 @@ class CpuOps:
         else:
             rotated = rotate(heads[:, : c.num_heads + c.num_kv_heads], batch.cos, batch.sin)
             rotated_q, rotated_k = rotated[:, : c.num_heads], rotated[:, c.num_heads :]
+        if self.kv_fp8:
+            rotated_k, v = through_fp8(rotated_k), through_fp8(v)
         write_cache(rotated_k, v, slots.k, slots.v, batch.blocks, batch.offsets)
         return attention(rotated_q, slots.k, slots.v, batch.attention, c.head_dim**-0.5)
 

@@ -60,6 +60,7 @@ class CpuRunner:
         block_size: int,
         max_seq_len: int,
         vocab_size: int,
+        kv_fp8: bool = False,
     ) -> None:
         """``arrangement``: how the weights are laid out; ``vocab_size``: token ids of the tokenizer, others masked."""
         self.config = config
@@ -81,7 +82,7 @@ class CpuRunner:
             )
             for _ in range(config.num_layers)
         ]
-        self.ops = CpuOps(config, weights, arrangement.tiles, cache)
+        self.ops = CpuOps(config, weights, arrangement.tiles, cache, kv_fp8)
         # By key.
         self.mixtures: dict[str, Mixture] = {}
         self._projected: list[Vector] = []

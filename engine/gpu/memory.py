@@ -10,6 +10,7 @@ import torch
 
 from warmeng.common.errors import UsageError
 from warmeng.engine.cache import NULL_BLOCK
+from warmeng.engine.config import ModelConfig
 from warmeng.engine.gpu.ops import GpuOps
 from warmeng.engine.layout import Layout, LogitsPlan
 from warmeng.engine.settings import EngineLimits
@@ -36,18 +37,19 @@ class Budget:
         return {name: value for name, value in asdict(self).items() if name != "num_blocks"}
 
 
-def block_bytes(ops: GpuOps, block_size: int) -> int:
-    """Return the bytes of one block over all layers."""
-    c = ops.config
-    return 2 * c.num_layers * c.num_kv_heads * c.head_dim * block_size * ops.weights.embed.element_size()
+def block_bytes(config: ModelConfig, block_size: int, itemsize: int) -> int:
+    """Return the bytes of one block over all layers. ``itemsize``: of a number of a key or value."""
+    return 2 * config.num_layers * config.num_kv_heads * config.head_dim * block_size * itemsize
 
 
-def plan_cache(ops: GpuOps, limits: EngineLimits, block_size: int, rehearse: Callable[[Layout, int], None]) -> Budget:
+def plan_cache(
+    ops: GpuOps, limits: EngineLimits, block_size: int, itemsize: int, rehearse: Callable[[Layout, int], None]
+) -> Budget:
     """Return how much cache fits beside the weights and the largest step, which is run once to see what it takes.
 
     ``rehearse(layout, logit_rows)`` runs a step with a cache of one block. Raises UsageError where no cache fits.
     """
-    size = block_bytes(ops, block_size)
+    size = block_bytes(ops.config, block_size, itemsize)
     device = ops.weights.embed.device
     if device.type != "cuda":
         assert limits.kv_bytes is not None

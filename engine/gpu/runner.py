@@ -107,14 +107,16 @@ class GpuRunner:
         self.fast = settings.fast
         self._group = config.num_heads // config.num_kv_heads
         self._cuda = self.device.type == "cuda"
-        tiles, attention_tiles = select_tiles(config, weights, self.block_size, self.fast)
+        # Of keys and values.
+        self._kept = torch.float8_e4m3fn if settings.kv_dtype == "fp8" else self.dtype
+        tiles, attention_tiles = select_tiles(config, weights, self._kept, self.block_size, self.fast)
         self.bank = AdapterBank(config, self.dtype, self.device)
         self.ops = GpuOps(config, weights, self.bank, [], tiles, attention_tiles, limits.max_seq_len, self.fast)
         self._graphs: DecodeGraphs | None = None
         self._projected: list[Vector] = []
         # Tokens that the last step sampled.
         self._previous = torch.zeros(1, dtype=torch.int32, device=self.device)
-        self.memory: Budget = plan_cache(self.ops, limits, self.block_size, self._rehearse)
+        self.memory: Budget = plan_cache(self.ops, limits, self.block_size, self._kept.itemsize, self._rehearse)
         self.num_blocks = self.memory.num_blocks
         self.ops.cache = self._empty_cache(self.num_blocks)
         if self._cuda:
@@ -205,7 +207,7 @@ class GpuRunner:
     def _empty_cache(self, num_blocks: int) -> list[tuple[Tensor, Tensor]]:
         c = self.config
         shape = (num_blocks, c.num_kv_heads, self.block_size, c.head_dim)
-        zeros = partial(torch.zeros, shape, dtype=self.dtype, device=self.device)
+        zeros = partial(torch.zeros, shape, dtype=self._kept, device=self.device)
         return [(zeros(), zeros()) for _ in range(c.num_layers)]
 
     @torch.inference_mode()

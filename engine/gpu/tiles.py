@@ -17,10 +17,10 @@ _FP8_FROM = 89
 
 
 def select_tiles(
-    config: ModelConfig, weights: Weights, block_size: int, fast: bool
+    config: ModelConfig, weights: Weights, kept: torch.dtype, block_size: int, fast: bool
 ) -> tuple[dict[str, tuple[Tile, ...]], Tiling]:
     """Return the tiles of products, by the kind of weight, and of attention; unless ``fast``, those found
-    batch-invariant on the device.
+    batch-invariant on the device. ``kept``: what keys and values are kept in.
 
     Raises RuntimeError where none is, UsageError where the device can't multiply a kind.
     """
@@ -29,10 +29,11 @@ def select_tiles(
         return {kind: tiles_for(90, kind) for kind in kinds}, tiling_for(config.head_dim, fast, 90)
     major, minor = torch.cuda.get_device_capability(device)
     capability = 10 * major + minor
-    if "fp8" in kinds and capability < _FP8_FROM:
+    eight = [*(["weights"] if "fp8" in kinds else []), *(["keys and values"] if kept == torch.float8_e4m3fn else [])]
+    if eight and capability < _FP8_FROM:
         raise UsageError(
-            f"the weights are fp8, and {torch.cuda.get_device_name(device)} (sm_{capability}) has no products of it, "
-            f"expected sm_{_FP8_FROM} or later: take --weights int8"
+            f"{' and '.join(eight)} are fp8, and {torch.cuda.get_device_name(device)} (sm_{capability}) has no "
+            f"instructions for it, expected sm_{_FP8_FROM} or later: take --weights int8 or --kv-dtype auto"
         )
     tiles = {kind: fitting_tiles(dtype, device, tiles_for(capability, kind), kind) for kind in kinds}
     attention_tiles = tiling_for(config.head_dim, fast, capability)
@@ -40,7 +41,7 @@ def select_tiles(
         shapes = list(projection_shapes(config).values())
         tiles = {kind: batch_invariant_tiles(shapes, dtype, device, found, kind) for kind, found in tiles.items()}
         sizes = (config.num_heads, config.num_kv_heads, config.head_dim, block_size)
-        attention_tiles = batch_invariant_tiling(attention_tiles, *sizes, dtype, device)
+        attention_tiles = batch_invariant_tiling(attention_tiles, *sizes, dtype, device, kept=kept)
         check_norm(config.hidden_size, dtype, device)
     return tiles, attention_tiles
 

@@ -158,7 +158,7 @@ def _attend_slots(
                 k = tl.load(k_cache + at, mask=load, other=0.0)
             else:
                 k = tl.load(k_cache + at)
-        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+        scores = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision="ieee") * scale
         if MASKED:
             scores = tl.where(there[None, :] & (n[None, :] <= last[:, None]), scores, -float("inf"))
         m_new = tl.maximum(m_i, tl.max(scores, 1))
@@ -173,7 +173,7 @@ def _attend_slots(
             v = tl.load(v_cache + at, mask=load, other=0.0)
         else:
             v = tl.load(v_cache + at)
-        acc = tl.dot(p.to(v.dtype), v, acc * alpha[:, None], input_precision="ieee")
+        acc = tl.dot(p.to(q.dtype), v.to(q.dtype), acc * alpha[:, None], input_precision="ieee")
         m_i = m_new
     return acc, m_i, l_i
 
@@ -265,7 +265,8 @@ def attention(
 ) -> Tensor:
     """Return softmax(q k^T scale) v of each query token over the slots that its plan lets it see.
 
-    q [tokens, heads, head_dim]; k_cache, v_cache [blocks, kv_heads, block_size, head_dim]; context_lens: int32
+    q [tokens, heads, head_dim]; k_cache, v_cache [blocks, kv_heads, block_size, head_dim], of q's type or
+    float8_e4m3fn, which is widened to it; context_lens: int32
     [tokens], the slots from the start of its table to each token, itself included (used where a context has several
     chunks). Returns [tokens, heads * head_dim]; rows of no segment (padding) are left as they are.
     """

@@ -125,17 +125,18 @@ def _every_other(mixtures: npt.NDArray[np.int32], rank: int, device: torch.devic
 @torch.inference_mode()
 def batch_invariant_tiling(
     tiles: Tiling, heads: int, kv_heads: int, size: int, block_size: int, dtype: torch.dtype, device: torch.device,
-    trials: int = _TRIALS,
+    trials: int = _TRIALS, kept: torch.dtype | None = None,
 ) -> Tiling:  # fmt: skip
     """Return ``tiles``, prefilling as decoding does where a prefilled token would else have other bits.
 
+    ``dtype``: of queries; ``kept``: of the cache, where that is another.
     ``trials``: sequences of random numbers that are attended to in both ways. Raises RuntimeError where a decoded token
     and the same one prefilled differ even so.
     """
     for tried in (tiles, replace(tiles, prefill=tiles.decode)):
 
         def attend(steps: list[int], seed: int, tried: Tiling = tried) -> Tensor:
-            return _attend(tried, steps, heads, kv_heads, size, block_size, dtype, device, seed)
+            return _attend(tried, steps, heads, kv_heads, size, block_size, dtype, device, seed, kept or dtype)
 
         if all(torch.equal(attend([_CONTEXT], s), attend([_CONTEXT - 130, 1, 64, 1, 64], s)) for s in range(trials)):
             return tried
@@ -147,13 +148,13 @@ def batch_invariant_tiling(
 
 def _attend(
     tiles: Tiling, steps: list[int], heads: int, kv_heads: int, size: int, block_size: int, dtype: torch.dtype,
-    device: torch.device, seed: int,
+    device: torch.device, seed: int, kept: torch.dtype,
 ) -> Tensor:  # fmt: skip
     """Attend to one random sequence whose tokens are given in runs of these lengths, one segment each."""
     generator = torch.Generator(device=device).manual_seed((heads * 31 + size) * 1009 + seed)
     blocks = -(-_CONTEXT // block_size)
     shape = (blocks, kv_heads, block_size, size)
-    k, v = (torch.randn(shape, dtype=dtype, device=device, generator=generator) for _ in range(2))
+    k, v = (torch.randn(shape, dtype=dtype, device=device, generator=generator).to(kept) for _ in range(2))
     q = torch.randn(_CONTEXT, heads, size, dtype=dtype, device=device, generator=generator)
     ends = np.cumsum(steps)
     no_hole = np.iinfo(np.int32).max

@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from warmeng.kernels.gpu.lora import RANK_TILE, ROW_TILE, Product, lora_expand_plain, lora_expand_tile
+from warmeng.kernels.quantized import FP8_MAX
 
 # Rows of a program, with LoRA and without.
 _ROWS = 16
@@ -36,13 +37,24 @@ class Heads:
         return self.queries + 2 * self.keys
 
 
+@triton.jit
+def _kept(x, LARGEST: tl.constexpr):
+    """Return numbers as the cache holds them: with a ``LARGEST`` as fp8, those past it as it."""
+    # The compiler takes only one of two types from a branch that it knows.
+    if LARGEST > 0:
+        kept = tl.minimum(tl.maximum(x.to(tl.float32), -LARGEST), LARGEST).to(tl.float8e4nv)
+    else:
+        kept = x
+    return kept
+
+
 @triton.jit(do_not_specialize=["rows"])
 def _rotate_and_write(
     qkv, lora_a_out, b, range_table, bias, q_norm, k_norm, cos, sin, positions, slots, q, k_cache, v_cache,
     rows, eps, lora_stride, rank,
     Q_HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, HALF: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     HAS_LORA: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_NORM: tl.constexpr,
-    BLOCK_M: tl.constexpr, ROW_TILE: tl.constexpr, RANK_TILE: tl.constexpr,
+    BLOCK_M: tl.constexpr, ROW_TILE: tl.constexpr, RANK_TILE: tl.constexpr, LARGEST: tl.constexpr,
 ):  # fmt: skip
     tile, head = tl.program_id(0), tl.program_id(1)
     m = tile * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -76,8 +88,8 @@ def _rotate_and_write(
     cache_row = slot // BLOCK_SIZE * KV_HEADS * BLOCK_SIZE + slot % BLOCK_SIZE
     if head >= Q_HEADS + KV_HEADS:
         to = v_cache + (cache_row + (head - Q_HEADS - KV_HEADS) * BLOCK_SIZE)[:, None] * HEAD_DIM + d[None, :]
-        tl.store(to, x, mask=mask)
-        tl.store(to + HEAD_DIM // 2, y, mask=mask)
+        tl.store(to, _kept(x, LARGEST), mask=mask)
+        tl.store(to + HEAD_DIM // 2, _kept(y, LARGEST), mask=mask)
         return
     x, y = x.to(tl.float32), y.to(tl.float32)
     if HAS_NORM:
@@ -97,10 +109,12 @@ def _rotate_and_write(
     second_half = (y * c + x * s).to(q.dtype.element_ty)
     if head < Q_HEADS:
         to = q + m[:, None].to(tl.int64) * (Q_HEADS * HEAD_DIM) + head * HEAD_DIM + d[None, :]
+        tl.store(to, first_half, mask=mask)
+        tl.store(to + HEAD_DIM // 2, second_half, mask=mask)
     else:
-        to = k_cache + (cache_row + (head - Q_HEADS) * BLOCK_SIZE)[:, None] * HEAD_DIM + d[None, :]
-    tl.store(to, first_half, mask=mask)
-    tl.store(to + HEAD_DIM // 2, second_half, mask=mask)
+        at_k = k_cache + (cache_row + (head - Q_HEADS) * BLOCK_SIZE)[:, None] * HEAD_DIM + d[None, :]
+        tl.store(at_k, _kept(first_half, LARGEST), mask=mask)
+        tl.store(at_k + HEAD_DIM // 2, _kept(second_half, LARGEST), mask=mask)
 
 
 def rotate_and_write(
@@ -119,8 +133,8 @@ def rotate_and_write(
 
     product: y [rows, heads.total * size], which may be changed in place; bias [heads.total * size]; norms: weights
     [size] for queries and for keys; rotation: cos, sin, fp32 [max positions, size / 2]; positions, slots: int32 [rows],
-    a slot being block * block_size + offset; k_cache, v_cache [blocks, keys, block_size, size]. Padding rows may share
-    a slot.
+    a slot being block * block_size + offset; k_cache, v_cache [blocks, keys, block_size, size], of the product's type
+    or float8_e4m3fn. Padding rows may share a slot.
     """
     rows, dtype = product.y.shape[0], product.y.dtype
     q = torch.empty(rows, heads.queries, heads.size, dtype=dtype, device=product.y.device)
@@ -133,7 +147,8 @@ def rotate_and_write(
         positions, slots, q, k_cache, v_cache, rows, eps, lora_stride, rank,
         Q_HEADS=heads.queries, KV_HEADS=heads.keys, HEAD_DIM=heads.size, HALF=half,
         BLOCK_SIZE=k_cache.shape[2], HAS_LORA=product.lora_a_out is not None, HAS_BIAS=bias is not None,
-        HAS_NORM=norms is not None, BLOCK_M=_ROWS, ROW_TILE=ROW_TILE, RANK_TILE=RANK_TILE, num_warps=4,
+        HAS_NORM=norms is not None, BLOCK_M=_ROWS, ROW_TILE=ROW_TILE, RANK_TILE=RANK_TILE,
+        LARGEST=FP8_MAX if k_cache.dtype == torch.float8_e4m3fn else 0.0, num_warps=4,
         enable_fp_fusion=False,
     )  # fmt: skip
     return q

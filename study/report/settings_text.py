@@ -99,14 +99,18 @@ def listed(names: Sequence[str]) -> str:
 
 
 def weights_words(engine: Mapping[str, Any]) -> str | None:
-    """Return what a run on quantised weights must say of them, from its engine's facts; None where they are not."""
-    about = engine.get("quantization")
+    """Return what a run on quantised weights, or keys and values, must say of them; None where they are not.
+
+    engine: its engine's facts.
+    """
+    about, kept = engine.get("quantization"), engine.get("kv_dtype")
+    kept = f"keys and values are kept in {kept}" if kept else None
     if not isinstance(about, Mapping):
-        return None
+        return kept
     kind, scheme, by = (str(about.get(name)) for name in ("kind", "scheme", "by"))
     return (
         f"original is original ({kind} weights): {scheme}, quantised by {by}; rates are of this model, not of the one "
-        "in full precision"
+        "in full precision" + (f"; {kept}" if kept else "")
     )
 
 

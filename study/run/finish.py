@@ -111,7 +111,7 @@ def make_results(study: Study, manifest: Manifest, frame: Frame, info: RunInfo, 
             "seed": s.seed,
             "deterministic": not s.fast and not facts.api,
             "settings": s.as_dict(),
-            **{key: facts.engine[key] for key in ("quantization",) if facts.engine.get(key)},
+            **{key: facts.engine[key] for key in ("quantization", "kv_dtype") if facts.engine.get(key)},
             **{key: getattr(facts, key) for key in TOLD},
         },
     }

@@ -50,6 +50,7 @@ def load_engine(settings: StudySettings) -> Engine:
     chosen = EngineSettings(
         dtype=settings.dtype,
         weights=settings.weights,
+        kv_dtype=settings.kv_dtype,
         fast=settings.fast,
         kv_bytes=KV_BYTES if on_cpu else None,
     )

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from batches import essence, make_requests, run
 from quantizing import SCHEMES, awq, tiny
 from torch import Tensor
+from transformers.models.llama import modeling_llama
 
 from warmeng.common.errors import InputError, UsageError
 from warmeng.engine.config import read_config
@@ -21,7 +23,7 @@ from warmeng.engine.provenance import provenance
 from warmeng.engine.random import random_adapter
 from warmeng.engine.request import GenerateRequest, SamplingParams
 from warmeng.engine.shapes import SHAPES, shape_config
-from warmeng.kernels.quantized import RowScaled, quantize, round_weight
+from warmeng.kernels.quantized import RowScaled, quantize, round_weight, through_fp8
 from warmeng.study.report.settings_text import weights_words
 
 SMALL = EngineSettings(kv_bytes=4 * 2**20, max_num_seqs=96)
@@ -139,6 +141,38 @@ def test_base_and_adapters_in_one_batch_are_as_alone(tiny_model: Callable[[str],
     text = GenerateRequest("x", requests[0].prompt, SamplingParams(max_new_tokens=4, logprobs=True))
     bits = [essence(engine.generate([replace(text, adapter=name)])[0]) for name in (None, "a", "b")]
     assert len(set(bits)) == 3
+
+
+def test_keys_and_values_of_fp8(tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row's bits are the same in any company, with a cached prefix too; a twin rounds keys and values in place."""
+    engine = Engine.load(str(tiny_model("llama")), device="cpu", settings=replace(SMALL, kv_dtype="fp8"))
+    engine.add_adapter("a", random_adapter(engine.config, 4, 1))
+    requests = make_requests(engine, 24, [None, "a"])
+    together = run(engine, requests)
+    assert {r.id: essence(r) for r in engine.generate(requests[::5])} == {r.id: together[r.id] for r in requests[::5]}
+    assert run(engine, requests[7:8]) == {requests[7].id: together[requests[7].id]}
+    plain = Engine.load(str(tiny_model("llama")), device="cpu", settings=SMALL)
+    prompt = tuple(engine.tokenizer.encode(TEXT))
+    asked = [GenerateRequest("x", prompt, SamplingParams(max_new_tokens=1, logprobs=True), prompt_logprobs=True)]
+    found, other = engine.generate(asked)[0], plain.generate(asked)[0]
+    model = twin(tiny_model("llama"), None)
+    attend = modeling_llama.eager_attention_forward
+
+    def rounded(module: torch.nn.Module, q: Tensor, k: Tensor, v: Tensor, *others: Any, **named: Any) -> Any:
+        return attend(module, q, through_fp8(k), through_fp8(v), *others, **named)
+
+    monkeypatch.setattr(modeling_llama, "eager_attention_forward", rounded)
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt])).logits[0, :-1, : engine._runner.vocab_size].log_softmax(-1)
+    expected = logits[torch.arange(len(prompt) - 1), torch.tensor(prompt[1:])]
+    # What falls on the other side of a half is a step away.
+    torch.testing.assert_close(torch.tensor(found.prompt_logprobs), expected, atol=0.02, rtol=0)
+    assert float((torch.tensor(other.prompt_logprobs) - expected).abs().max()) > 0.02
+    facts = [identity_of(e.describe()) for e in (engine, plain)]
+    assert [f.get("kv_dtype") for f in facts] == ["fp8", None]
+    with pytest.raises(UsageError, match="kv_dtype is 'int8', expected one of auto, fp8"):
+        EngineSettings(kv_dtype="int8")
 
 
 def test_adapters_are_multiplied_with_rows_that_are_not_rounded(tiny_model: Callable[[str], Path]) -> None:

@@ -220,6 +220,24 @@ def launch(
     sampling.log_normaliser(logits, model.vocab)
 
 
+def launch_fp8_cache(model: Model, arch: int, count: int = ROWS) -> None:
+    """Launch what writes and reads a cache of fp8."""
+    heads = model.heads
+    eight = torch.float8_e4m3fn
+    cache = [torch.empty(_BLOCKS, heads.keys, 32, heads.size, dtype=eight, device="meta") for _ in range(2)]
+    rotation = tuple(torch.empty(8192, heads.size // 2, dtype=torch.float32, device="meta") for _ in range(2))
+    product = Product(_bf16(count, heads.total * heads.size))
+    rope.rotate_and_write(
+        product, heads, None, None, 1e-5, (rotation[0], rotation[1]), _ints(count), _ints(count), *cache
+    )
+    plan = attention.PagedPlan(
+        _ints(40, attention.SEGMENT_FIELDS), _ints(40, count), _ints(33, 2), _ints(7, 2), 3 + count
+    )  # fmt: skip
+    tiling = attention.tiling_for(heads.size, False, arch)
+    queries = _bf16(count, heads.queries, heads.size)
+    attention.attention(queries, *cache, plan, _ints(count), heads.size**-0.5, tiling)
+
+
 def launch_quantized(model: Model, arch: int, every: bool, count: int = ROWS) -> None:
     """Launch the products of quantised weights and the rounding of their rows: ``every`` tile, with adapters and
     without, or the largest with adapters, which takes most registers.
@@ -271,6 +289,8 @@ def main() -> None:
         for name in MODELS if every else PART:
             launch(MODELS[name], arch, every=every)
         launch_quantized(MODELS[PART[0]], arch, every)
+        if every and arch > 80:
+            launch_fp8_cache(MODELS[PART[0]], arch)
         first = len(found)
         for count in OTHER_ROWS:
             launch(MODELS[PART[0]], arch, count, every=every)

@@ -21,6 +21,7 @@ from warmeng.kernels.gpu.attention import (
     cut_tiles,
     tiling_for,
 )
+from warmeng.kernels.quantized import through_fp8
 
 # 16 rows and slots, so that short contexts have many tiles; different ones for decoding and prefill.
 SMALL = Tiling(AttentionTile(16, 16, 4, 2), AttentionTile(32, 32, 4, 2), 64)
@@ -135,6 +136,16 @@ def test_the_memory_accelerator_brings_the_same_numbers(block: int, dtype: torch
         case = make(pieces, (4, 2, 32), tiles, dtype, rng, block=block)
         plain = check(case, near)
         assert torch.equal(check(replace(case, tiles=replace(tiles, tma=True)), near), plain)
+
+
+@pytest.mark.parametrize("tma", [False, True])
+def test_a_cache_of_fp8_is_attended_to_as_its_numbers(tma: bool, dtype: torch.dtype, near, rng) -> None:
+    """The bits are those of a cache that holds the same numbers in the queries' type."""
+    case = make([*MIXED, Piece(1, 100, (20, 70))], (4, 2, 32), replace(UNCUT, tma=tma), dtype, rng, block=32)
+    k, v = through_fp8(case.k), through_fp8(case.v)
+    plain = check(replace(case, k=k, v=v), near)
+    eight = torch.float8_e4m3fn
+    assert torch.equal(replace(case, k=k.to(eight), v=v.to(eight)).run(), plain)
 
 
 def test_random_plans(dtype: torch.dtype, near, rng) -> None:

@@ -11,6 +11,7 @@ from tiers import slow
 
 from warmeng.kernels.gpu.lora import Product
 from warmeng.kernels.gpu.rope import Heads, rotate_and_write, rotate_plain
+from warmeng.kernels.quantized import through_fp8
 
 EPS = 1e-6
 # rows, heads (queries, keys, size), cache block
@@ -80,6 +81,23 @@ def test_every_combination(has_bias: bool, has_norm: bool, changed: bool, dtype,
     bias = torch.randn(y.shape[1]).to(dtype) if has_bias else None
     norms = (torch.rand(24).to(dtype) + 0.5, torch.rand(24).to(dtype) + 0.5) if has_norm else None
     check(product, heads, 16, rng, near, bias, norms, padding=4)
+
+
+def test_a_cache_of_fp8_holds_the_same_keys_and_values_rounded(dtype: torch.dtype, rng) -> None:
+    heads, count, block = Heads(4, 2, 32), 19, 16
+    y = torch.randn(count, heads.total * 32).to(dtype)
+    # What is past its largest number becomes that.
+    y[3] *= 1000
+    positions, slots = (torch.arange(i, i + count, dtype=torch.int32) for i in (5, 16))
+    found = []
+    for kept in (dtype, torch.float8_e4m3fn):
+        caches = [torch.zeros(3, heads.keys, block, 32).to(kept) for _ in range(2)]
+        rotate_and_write(Product(y.clone()), heads, None, None, EPS, tables(50, 32), positions, slots, *caches)
+        found.append([cache.to(dtype) for cache in caches])
+    for eight, plain in zip(found[1], found[0], strict=True):
+        assert torch.equal(eight, through_fp8(plain))
+        assert float(eight.abs().max()) == 448
+        assert not torch.equal(eight, plain)
 
 
 def test_a_row_does_not_see_the_others(make_adapters, dtype: torch.dtype, near, rng, seed: int) -> None:
