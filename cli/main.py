@@ -34,6 +34,7 @@ COMMANDS = {
         "analyze",
         "Statistics of runs, other software's logs, the authors' files.",
     ),
+    "fidelity": ("warmeng.cli.fidelity", "fidelity", "Compare two runs on weights of two precisions."),
     "report": ("warmeng.cli.report", "report", "Write a run's report page and its figures."),
     "export": ("warmeng.cli.export", "export", "Write a run's answers for other tools: CSV, Parquet, lm-eval."),
     "grade": ("warmeng.cli.grade", "grade", "Grade answers of a JSONL or CSV file with a judge model."),

@@ -110,7 +110,8 @@ def weights_words(engine: Mapping[str, Any]) -> str | None:
     kind, scheme, by = (str(about.get(name)) for name in ("kind", "scheme", "by"))
     return (
         f"original is original ({kind} weights): {scheme}, quantised by {by}; rates are of this model, not of the one "
-        "in full precision" + (f"; {kept}" if kept else "")
+        "in full precision, and what that changes, warmeng fidelity measures beside a run of it"
+        + (f"; {kept}" if kept else "")
     )
 
 

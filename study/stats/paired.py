@@ -67,14 +67,19 @@ def _conditions(
                 continue
             names = (f.names[int(code)] for f, code in zip(factors, np.unravel_index(k, shape), strict=True))
             head = dict(zip(("model", "task", "belief", "context"), names, strict=True)) | {"variant": variant}
-            mine.append(head | _test(change[here], item[here]))
+            mine.append(head | tested(change[here], item[here]))
         for row, corrected in zip(mine, false_discovery(_values(mine, "p_pairs")), strict=True):
             row["p_pairs_fdr"] = number(corrected)
         rows += mine
     return rows
 
 
-def _test(change: Ints, item: Ints) -> dict[str, Any]:
+def tested(change: Ints, item: Ints) -> dict[str, Any]:
+    """Return the exact tests of pairs: ``change`` is 1 where only the second is right, -1 where only the first is.
+
+    ``item`` is each pair's question, ``[pairs]`` both. ``b`` and ``c`` count what only the first and only the second
+    has right; ``difference`` is the second's accuracy less the first's, in points.
+    """
     n, b, c = len(change), int(np.sum(change < 0)), int(np.sum(change > 0))
     questions, at = np.unique(item, return_inverse=True)
     net = np.bincount(at, weights=change, minlength=len(questions)).astype(np.int64)

@@ -15,7 +15,7 @@ from warmeng.study.results.frame import Frame, Small
 from warmeng.study.results.views import NONE
 from warmeng.study.stats.changes import differences
 from warmeng.study.stats.draws import number
-from warmeng.study.stats.intervals import POWER_Z, Z
+from warmeng.study.stats.intervals import detectable
 from warmeng.study.stats.margins import ALL
 from warmeng.study.stats.missing import missing_bounds
 from warmeng.study.stats.paired import false_discovery
@@ -52,7 +52,7 @@ def primary(frame: Frame, known: Small, claim: Claim, found: Row | None) -> list
     row |= {name: found[name] for name in ("n", "value", "low", "high", "p")}
     if found["low"] is not None:
         # By its own spread, not an assumed one.
-        row["detectable"] = (found["high"] - found["low"]) / 2 * (Z + POWER_Z) / Z
+        row["detectable"] = detectable(found["low"], found["high"])
     if claim.is_errors:
         place = plain_place(frame, claim)
         if bounds := _first(missing_bounds(frame, known, claim.against, (claim.variant,)), place):
