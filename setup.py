@@ -9,7 +9,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-FOLDERS = ("common", "kernels", "engine", "remote", "finetune", "study", "serve", "plugins", "bench", "cli")
+FOLDERS = ("common", "kernels", "engine", "fleet", "remote", "finetune", "study", "serve", "plugins", "bench", "cli")
 HERE = Path(__file__).parent
 
 version = re.search(r'^__version__ = "([^"]+)"', (HERE / "face" / "__init__.py").read_text(encoding="utf-8"), re.M)[1]
@@ -72,6 +72,7 @@ setup(
         "parquet": ["pyarrow>=15"],
         "serve": ["starlette>=1.0,<2", "uvicorn>=0.40,<1", "pydantic>=2.11,<3", "prometheus-client>=0.21"],
         "api": ["openai>=3.0,<4"],
+        "ray": ["ray>=2.50,<3"],
         "lm-eval": ["lm_eval>=0.4.10,<0.5", "tqdm>=4.66"],
         "inspect": ["inspect_ai>=0.3.200,<0.4", "pydantic>=2.11,<3"],
         "docs": ["mkdocs-material>=9.5,<10"],
@@ -90,7 +91,7 @@ setup(
             "statsmodels>=0.14",
             "types-PyYAML>=6.0",
             "pre-commit>=4.0",
-            "warmeng[gpu,parquet,docs,serve,api,lm-eval,inspect]",
+            "warmeng[gpu,parquet,docs,serve,api,ray,lm-eval,inspect]",
         ],
     },
     entry_points={

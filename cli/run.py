@@ -10,7 +10,9 @@ from typing import Any
 import click
 
 from warmeng.cli.options import dtype_option, kv_dtype_option, names, weights_option
+from warmeng.common.errors import UsageError
 from warmeng.common.terminal import echo
+from warmeng.fleet.settings import FleetSettings
 from warmeng.study.settings import WARMTH_PROMPTS, StudySettings, load_settings
 
 DEFAULTS = StudySettings()
@@ -19,6 +21,20 @@ DEFAULTS = StudySettings()
 def _default(name: str) -> str:
     value = getattr(DEFAULTS, name)
     return f"  [default: {','.join(value) if isinstance(value, tuple) else value}]"
+
+
+def fleet_of(ray: str | None, workers: int | None, cores: int | None, settings: StudySettings) -> FleetSettings | None:
+    """Return the fleet that options ask for, if any. Raises ``UsageError`` where there can be none."""
+    if ray is None:
+        if workers is not None or cores is not None:
+            raise UsageError("--workers and --worker-cores are of --ray: give it too, or leave them out")
+        return None
+    from warmeng.fleet.cluster import require_ray
+    from warmeng.study.run.fleet import check_fleet
+
+    check_fleet(settings)
+    require_ray()
+    return FleetSettings(ray, workers, cores)
 
 
 @click.command(
@@ -36,6 +52,7 @@ Examples:
   warmeng run study.yaml --seed 1                settings of a file, one of them changed
   warmeng run --tasks TruthfulQA.csv,medqa=test.jsonl --contexts all --cells 6 --judge ./judge-model
   warmeng run --model ./base --tasks TruthfulQA.csv@judge --composition paper --framings plain,neutral --judge base
+  warmeng run --model ./base --ray --workers 8   on eight GPUs of this machine
   warmeng run --model openai:gpt-4o --persona original --persona warm=@warm --max-requests 2000 --dry-run
 The same command again continues a run that was interrupted, or prints a finished one's tables.
 """
@@ -203,6 +220,25 @@ The same command again continues a run that was interrupted, or prints a finishe
     "--prices", metavar="FILE", help="YAML file of prices by model, as in gpt-4o: {in: 1.5, out: 6}, for both of these."
 )
 @click.option(
+    "--ray",
+    is_flag=False,
+    flag_value="local",
+    metavar="[ADDRESS]",
+    help="Let workers answer, each an engine of its own, with the bits of one process: on a Ray cluster (HOST:PORT, or "
+    "auto for the one that this machine belongs to), or on one that is started on this machine for the run. Needs "
+    "warmeng[ray].",
+)
+@click.option(
+    "--workers",
+    type=int,
+    help="Workers of --ray.  [default: one for each GPU; without GPUs one for each machine]",
+)
+@click.option(
+    "--worker-cores",
+    type=int,
+    help="CPU cores of each worker.  [default: without GPUs its share of them; with a GPU 1]",
+)
+@click.option(
     "--dry-run",
     is_flag=True,
     help="Show requests, tokens, memory, smallest effect, and time and energy by a probe; of an API the cost, without "
@@ -210,7 +246,15 @@ The same command again continues a run that was interrupted, or prints a finishe
 )
 @click.option("--no-probe", is_flag=True, help="With --dry-run: don't load the model; time and energy stay unknown.")
 def run(
-    study: Path | None, out: Path | None, reuse: tuple[Path, ...], dry_run: bool, no_probe: bool, **options: Any
+    study: Path | None,
+    out: Path | None,
+    reuse: tuple[Path, ...],
+    ray: str | None,
+    workers: int | None,
+    worker_cores: int | None,
+    dry_run: bool,
+    no_probe: bool,
+    **options: Any,
 ) -> int:
     """Measure personas: what each does to accuracy, and how far a user's claim moves it.
 
@@ -223,10 +267,11 @@ def run(
         options[name] = options[name] or None
     settings = load_settings(study, options)
     folder = out or settings.default_folder
+    fleet = fleet_of(ray, workers, worker_cores, settings)
     if dry_run:
         from warmeng.study.run.dry_run import dry_run as planned
 
-        for line in planned(settings, folder, probe=not no_probe):
+        for line in planned(settings, folder, probe=not no_probe, fleet=fleet):
             echo(line)
         if reuse:
             echo("What --reuse takes over is not counted off: the model tells it, which a dry run needs not load.")
@@ -236,7 +281,7 @@ def run(
     from warmeng.study.run.run import run_study
 
     command = shlex.join(["warmeng", *sys.argv[1:]])
-    outcome = run_study(settings, folder, for_stderr(), command, reuse)
+    outcome = run_study(settings, folder, for_stderr(), command, reuse, fleet)
     if outcome.results is not None:
         print_results(console(100), outcome.results)
         report = folder / "report.html"

@@ -39,6 +39,13 @@ class UsageError(WarmengError, ValueError):
     exit_code = 2
 
 
+class Stopped(WarmengError):
+    """Nothing is wrong with what was asked, and what was answered is kept: the same again goes on."""
+
+    # EX_TEMPFAIL of sysexits.h.
+    exit_code = 75
+
+
 class FolderLocked(WarmengError):
     """Another process writes the folder."""
 

@@ -94,6 +94,11 @@ def is_merged(folder: Path) -> bool:
     return (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file()
 
 
+def comparable_hash(config: ModelConfig, base_hash: str) -> str | None:
+    """Return what the hash of an adapter's base must be; None for a quantised checkpoint, whose original has another."""
+    return None if config.quantization is not None else base_hash
+
+
 def load_adapter(folder: Path, config: ModelConfig, base_hash: str | None = None) -> Adapter:
     """The PEFT LoRA adapter in ``folder`` for the base that ``config`` describes.
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from warmeng.common.errors import InputError, UsageError
-from warmeng.engine.adapters import Adapter, is_merged, load_adapter
+from warmeng.engine.adapters import Adapter, comparable_hash
 from warmeng.engine.backend import Runner
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.constraints import ConstraintCompiler, Matcher
@@ -25,7 +25,7 @@ from warmeng.engine.folder import read_folder
 from warmeng.engine.load import choose_device, instructions, load_runner
 from warmeng.engine.mixture import BASE, Mixture
 from warmeng.engine.prompts import Prompt, as_requests
-from warmeng.engine.recover import recover
+from warmeng.engine.recover import read_adapter
 from warmeng.engine.registry import ModelSource, base_hash, resolve_model
 from warmeng.engine.request import (
     GenerateRequest,
@@ -155,7 +155,10 @@ class Engine:
         checkpoint's change isn't low-rank.
         """
         self._refuse_taken(name)
-        adapter = source if isinstance(source, Adapter) else self._read_adapter(Path(source))
+        if isinstance(source, Adapter):
+            adapter = source
+        else:
+            adapter = read_adapter(Path(source), self.model.source.folder, self.config, self.model.hash)
         self._runner.add_adapter(adapter)
         self.model.adapters[name] = adapter
         self._name_mixture(name, Mixture(((adapter.hash, 1.0),)))
@@ -178,7 +181,7 @@ class Engine:
         elif layer is None:
             raise UsageError(f"vector {name!r} is a file, and no layer is given: give the one that it is added after")
         else:
-            vector = load_vector(Path(source), layer, self.config, self._comparable_hash, bound)
+            vector = load_vector(Path(source), layer, self.config, comparable_hash(self.config, self.model.hash), bound)
         self._runner.add_vector(vector)
         if vector.bound is not None:
             self._bounds.add(vector.hash)
@@ -221,16 +224,6 @@ class Engine:
     def _name_mixture(self, name: str, mixture: Mixture) -> None:
         self._runner.add_mixture(mixture)
         self.model.mixtures[name] = mixture
-
-    def _read_adapter(self, folder: Path) -> Adapter:
-        if is_merged(folder):
-            return recover(self.model.source.folder, folder).adapter
-        return load_adapter(folder, self.config, self._comparable_hash)
-
-    @property
-    def _comparable_hash(self) -> str | None:
-        """What an adapter's base must be; None for a quantised checkpoint, whose original has another hash."""
-        return None if self.config.quantization is not None else self.model.hash
 
     def probe_adapter(self, name: str) -> float:
         """Return the largest absolute change of the next-token logits after a fixed text, by an adapter or a mixture.
@@ -380,6 +373,11 @@ class Engine:
     def max_seq_len(self) -> int:
         """The most tokens of prompt and answer together."""
         return self._core.scheduler.max_seq_len
+
+    @property
+    def max_num_seqs(self) -> int:
+        """The most sequences that run at once."""
+        return self._core.scheduler.max_num_seqs
 
     @property
     def vocab_size(self) -> int:

@@ -21,7 +21,15 @@ from torch import Tensor
 
 from warmeng.common.errors import InputError, NotLowRank, UsageError, name_some
 from warmeng.engine.adapter_folder import module_name, save_adapter
-from warmeng.engine.adapters import TARGETS, Adapter, adapter_hash, target_shapes
+from warmeng.engine.adapters import (
+    TARGETS,
+    Adapter,
+    adapter_hash,
+    comparable_hash,
+    is_merged,
+    load_adapter,
+    target_shapes,
+)
 from warmeng.engine.checkpoint import check_shapes, expected_names
 from warmeng.engine.config import ModelConfig, read_config
 from warmeng.engine.provenance import provenance, template_hash
@@ -74,6 +82,18 @@ class Recovery:
     merged_hash: str
     # The plain decomposition's (A, B), for comparison.
     plain: tuple[Mapping[str, tuple[Tensor, Tensor]], ...]
+
+
+def read_adapter(folder: Path, base: Path, config: ModelConfig, base_hash: str) -> Adapter:
+    """Return the adapter in a folder, for the base in another one: PEFT's LoRA, or what a merged checkpoint changed.
+
+    Raises as ``load_adapter`` and ``recover``.
+    """
+    return (
+        recover(base, folder).adapter
+        if is_merged(folder)
+        else load_adapter(folder, config, comparable_hash(config, base_hash))
+    )
 
 
 def recover(

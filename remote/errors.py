@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from warmeng.common.errors import InputError, WarmengError
-
-
-class Stopped(WarmengError):
-    """Nothing is wrong with what was asked, and what was answered is kept: the same again goes on."""
-
-    # EX_TEMPFAIL of sysexits.h.
-    exit_code = 75
+from warmeng.common.errors import InputError, Stopped
 
 
 class BudgetReached(Stopped):

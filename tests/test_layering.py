@@ -19,13 +19,14 @@ ALLOWED = {
     "common": set(),
     "kernels": set(),
     "engine": {"kernels", "common"},
+    "fleet": {"engine", "common"},
     "remote": {"common"},
     "finetune": {"engine", "kernels", "common"},
-    "study": {"remote", "engine", "common"},
+    "study": {"remote", "fleet", "engine", "common"},
     "serve": {"study", "engine", "common"},
     "plugins": {"serve", "study", "engine", "common"},
-    "bench": {"finetune", "engine", "kernels", "common"},
-    "cli": {"plugins", "serve", "study", "finetune", "bench", "engine", "common"},
+    "bench": {"finetune", "fleet", "engine", "kernels", "common"},
+    "cli": {"plugins", "serve", "study", "finetune", "bench", "fleet", "engine", "common"},
     "face": {"study", "engine", "common"},
 }
 FOLDERS = set(ALLOWED) - {"face"}

@@ -12,7 +12,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("face", "common", "kernels", "engine", "remote", "finetune", "study", "serve", "plugins", "bench", "cli")
+FOLDERS = (
+    "face", "common", "kernels", "engine", "fleet", "remote", "finetune", "study", "serve", "plugins", "bench", "cli",
+)  # fmt: skip
+OPTIONAL = ("gpu", "parquet", "serve", "api", "ray", "lm-eval", "inspect")  # extras that product code imports
 MODULES = {"pyyaml": "yaml"}  # what a distribution is imported as, where it is not its name
 BESIDE = {"peft", "trl", "datasets"}  # benches compare with these where they are installed
 IF_THERE = {"pynvml"}  # reads a GPU's energy where the driver's package is installed
@@ -53,7 +56,7 @@ def imported() -> set[str]:
 
 
 def test_what_is_imported_is_required_and_nothing_else() -> None:
-    optional = modules([r for name in ("gpu", "parquet", "serve", "api", "lm-eval", "inspect") for r in EXTRAS[name]])
+    optional = modules([r for name in OPTIONAL for r in EXTRAS[name]])
     assert imported() - IF_THERE - BESIDE - optional == modules(REQUIRED)
     assert modules(EXTRAS["dev"]) >= BESIDE
 

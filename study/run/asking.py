@@ -12,7 +12,9 @@ from typing import Any, cast
 from warmeng.common.interrupts import interruptible
 from warmeng.common.journal import Journal
 from warmeng.common.progress import Pace, Progress
-from warmeng.engine.request import GenerateRequest, GenerateResult, Result, ScoreResult
+from warmeng.engine import work as engine_work
+from warmeng.engine.request import GenerateResult, Result, ScoreResult
+from warmeng.fleet.engine import FleetEngine
 from warmeng.remote.engine import RemoteEngine
 from warmeng.remote.request import ChatRequest, ChatResult
 from warmeng.study.grading.exact import grade_answer, grade_scores
@@ -35,8 +37,6 @@ from warmeng.study.run.models import AnyEngine
 
 # Requests that the engine holds at once, which bounds memory: each result makes room for another.
 MOST_OPEN = 16384
-# Tokens a second: only their proportion counts, for the time left.
-PROMPT_RATE, OUTPUT_RATE = 900.0, 300.0
 # Of an ordinary judgment's prompt, without the rubric that all share.
 JUDGE_TOKENS = 200
 
@@ -146,6 +146,7 @@ class _Asker:
         self.engine = cast(Any, engine)
         self.client, self.records, self.display = client, records, display
         self.meter, self.count = meter, 0
+        self.most = max(MOST_OPEN, self.engine.most_open) if isinstance(self.engine, FleetEngine) else MOST_OPEN
         self.asked: dict[str, Planned] = {}
 
     def run(self, jobs: Iterable[Planned | JudgmentTask], interrupted: Sequence[int]) -> bool:
@@ -153,8 +154,8 @@ class _Asker:
         left = iter(jobs)
         while self._fill(left, interrupted):
             # The engine stands still once this ends, whatever ends it.
-            # An API may let wait for long, so it looks for interrupts itself.
-            more = (interrupted,) if isinstance(self.engine, RemoteEngine) else ()
+            # What works elsewhere may let wait for long, so it looks for interrupts itself.
+            more = (interrupted,) if isinstance(self.engine, RemoteEngine | FleetEngine) else ()
             with closing(self.engine.results(*more)) as results:
                 for result in results:
                     self._take(result)
@@ -170,7 +171,7 @@ class _Asker:
         """Give the engine as many requests as it may hold; return whether it holds any, unless an interrupt came."""
         while not interrupted:
             held = len(self.asked) + (len(self.client.open) if self.client is not None else 0)
-            job = next(left, None) if held < MOST_OPEN else None
+            job = next(left, None) if held < self.most else None
             if job is None:
                 return held > 0
             if isinstance(job, JudgmentTask):
@@ -270,15 +271,10 @@ def _parts(planned: Planned, result: ScoreResult) -> dict[str, Any]:
 
 def work(planned: Planned) -> float:
     """Seconds that a request takes at the plan's rates: only its proportions matter."""
-    request = planned.request
-    if isinstance(request, ChatRequest):
-        # What takes time is that it is one more request.
-        return 1.0
-    if isinstance(request, GenerateRequest):
-        return len(request.prompt) / PROMPT_RATE + request.sampling.max_new_tokens / 2 / OUTPUT_RATE
-    return (len(request.prompt) + sum(map(len, request.labels))) / PROMPT_RATE
+    # What takes time of an API is that it is one more request.
+    return 1.0 if isinstance(planned.request, ChatRequest) else engine_work.work(planned.request)
 
 
 def judging_work() -> float:
     """Seconds that a judgment takes at the plan's rates."""
-    return JUDGE_TOKENS / PROMPT_RATE
+    return JUDGE_TOKENS / engine_work.PROMPT_RATE

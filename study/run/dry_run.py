@@ -14,6 +14,7 @@ from warmeng.common.messages import duration
 from warmeng.common.progress import Silent
 from warmeng.engine.adapters import is_merged, load_adapter
 from warmeng.engine.vectors import load_vector
+from warmeng.fleet.settings import LOCAL, FleetSettings
 from warmeng.remote.names import is_api
 from warmeng.study.adapters import apply_adapters
 from warmeng.study.estimate import Estimate, estimate
@@ -61,9 +62,11 @@ def load_tokenizer(settings: StudySettings) -> tuple[Tokenizer, ModelConfig, int
     return tokenizer, config, int(weights + KV_BYTES + RUNTIME)
 
 
-def dry_run(settings: StudySettings, folder: Path, probe: bool = True) -> Iterator[str]:
+def dry_run(
+    settings: StudySettings, folder: Path, probe: bool = True, fleet: FleetSettings | None = None
+) -> Iterator[str]:
     """Yield the plan as lines: requests by kind, tokens of the real tokenizer, memory, smallest effect; then, with
-    ``probe``, time and energy at the speeds of a sample that is run now.
+    ``probe``, time and energy at the speeds of a sample that is run now. ``fleet``: the workers that would answer.
 
     Raises ``UsageError``, ``InputError`` and ``StorageError`` as a run would.
     """
@@ -92,6 +95,8 @@ def dry_run(settings: StudySettings, folder: Path, probe: bool = True) -> Iterat
     plan = estimate(*planners)
     shown = [*_grid(study, folder, plan, to_write), *_costs(plan, memory, longest), *_power(study), *api_lines(study)]
     yield from (f"{name:<16} {value}" for name, value in shown)
+    if fleet is not None:
+        yield f"{'workers':<16} {_workers(fleet)}"
     if tokenizer.default_system:
         yield f"{'template adds':<16} {tokenizer.default_system!r} where a persona has no system prompt"
     if probe:
@@ -148,6 +153,12 @@ def _grid(study: Study, folder: Path, plan: Estimate, to_write: int) -> Lines:
         yield "wrong answers", f"{to_write:,} are missing and will be {how}"
     if s.judges:
         yield "judges", f"{', '.join(s.judges)}: grade every generated answer once more"
+
+
+def _workers(fleet: FleetSettings) -> str:
+    where = "a Ray cluster that is started here" if fleet.address == LOCAL else f"the Ray cluster at {fleet.address}"
+    count = "as many as there is room for" if fleet.workers is None else f"{fleet.workers}"
+    return f"{count}, on {where}"
 
 
 def _costs(plan: Estimate, memory: int, longest: int) -> Lines:

@@ -8,15 +8,17 @@ from __future__ import annotations
 from pathlib import Path
 
 POWERCAP = Path("/sys/class/powercap")
+# Of work that this machine does not do.
+ELSEWHERE = "elsewhere"
 
 
 class EnergyMeter:
     """Joules since it was made; ``None`` where no counter can be read."""
 
     def __init__(self, device: str = "cpu", powercap: Path = POWERCAP) -> None:
-        """``device``: ``cpu``, ``cuda``, or ``api`` (elsewhere: not counted); ``powercap`` holds the counters."""
+        """``device``: ``cpu``, ``cuda``, or ``ELSEWHERE``, which is not counted; ``powercap`` holds the counters."""
         self._cuda = device == "cuda"
-        counted = device not in ("cuda", "api")
+        counted = device not in ("cuda", ELSEWHERE)
         self._packages = [] if not counted else [p for p in sorted(powercap.glob("*-rapl:*")) if p.name.count(":") == 1]
         self._last = self._read()
         self._joules = 0.0

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Union
 from warmeng.common.errors import InputError
 from warmeng.common.progress import Progress
 from warmeng.engine.identity import whole_identity
+from warmeng.fleet.engine import FleetEngine
 from warmeng.remote.engine import RemoteEngine
 from warmeng.remote.names import is_api
 from warmeng.study.personas import Persona, by_model, unlike
@@ -41,7 +42,7 @@ def identity(engine: AnyEngine) -> dict[str, Any]:
     return engine.identity if isinstance(engine, RemoteEngine) else whole_identity(engine)
 
 
-def load_engine(settings: StudySettings) -> Engine:
+def load_engine(settings: StudySettings, threads: int | None = None) -> Engine:
     """Load the model of this machine that the settings name; raises as ``Engine.load``."""
     from warmeng.engine.engine import Engine, EngineSettings
     from warmeng.engine.load import choose_device
@@ -53,6 +54,7 @@ def load_engine(settings: StudySettings) -> Engine:
         kv_dtype=settings.kv_dtype,
         fast=settings.fast,
         kv_bytes=KV_BYTES if on_cpu else None,
+        threads=threads,
     )
     return Engine.load(settings.model, revision=settings.revision, device=settings.device, settings=chosen)
 
@@ -85,7 +87,7 @@ class Models:
         if self._engine is None:
             return
         self._freed = self.used()
-        if isinstance(self._engine, RemoteEngine):
+        if isinstance(self._engine, RemoteEngine | FleetEngine):
             self._engine.close()
         self._engine = self._settings = None
         gc.collect()

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from warmeng.common.errors import Stopped
 from warmeng.common.files import sweep
 from warmeng.common.journal import Journal
 from warmeng.common.locks import FolderLock
 from warmeng.common.progress import Progress, for_stderr
 from warmeng.common.watchdog import Watchdog, Watched
-from warmeng.remote.errors import BudgetReached, Stopped
+from warmeng.fleet.settings import FleetSettings
+from warmeng.remote.errors import BudgetReached
 from warmeng.remote.names import is_api
 from warmeng.study.plan import Study
 from warmeng.study.results.items import FILE as ITEMS
@@ -20,8 +22,10 @@ from warmeng.study.results.manifest import Manifest, read_manifest, refuse_chang
 from warmeng.study.results.records import FILE, LOCK, read_records
 from warmeng.study.results.tied import PLAN, digest, refuse_edited
 from warmeng.study.run.api import Apis
+from warmeng.study.run.energy import ELSEWHERE
 from warmeng.study.run.execute import Grid, unknown_records
 from warmeng.study.run.finish import FAILED, UNBALANCED, Outcome, finish
+from warmeng.study.run.fleet import Fleet
 from warmeng.study.run.models import AnyEngine, Models, load_engine
 from warmeng.study.run.prepare import check_judges, check_own_models, known_inputs, prepare, storing
 from warmeng.study.run.reuse import take_over
@@ -43,6 +47,7 @@ def run_study(
     progress: Progress | None = None,
     command: str = "run_study with the same arguments",
     reuse: Sequence[Path] = (),
+    fleet: FleetSettings | None = None,
 ) -> Outcome:
     """Run a study, continue an interrupted one, or make a finished one's tables again.
 
@@ -50,6 +55,7 @@ def run_study(
     ``runs/<hash of the settings>`` unless given. ``progress``: a display on stderr unless given; ``Silent()`` of
     ``warmeng.common.progress`` shows nothing. ``command``: what messages say continues the run after a failure.
     ``reuse``: folders of earlier runs of the same model, whose answers are taken over where this run asks the same.
+    ``fleet``: the Ray cluster whose workers answer, with the bits of one process.
 
     Returns the exit code (0 for a run that is whole), the folder, and the results as ``results.json`` has them (None
     after an interrupt). A run without a step for ``stall_seconds`` ends the process.
@@ -82,7 +88,7 @@ def run_study(
                 return finish(study, folder, before, progress, command)
             if len(keys) >= before.records:
                 raise unknown_records(path, len(keys), before.records)
-        return _run(study, folder, before, progress, command, reuse)
+        return _run(study, folder, before, progress, command, reuse, fleet)
 
 
 def _read_unchanged(study: Study, folder: Path) -> Manifest | None:
@@ -98,20 +104,31 @@ def _read_unchanged(study: Study, folder: Path) -> Manifest | None:
 
 
 def _run(
-    study: Study, folder: Path, before: Manifest | None, progress: Progress, command: str, reuse: Sequence[Path]
+    study: Study,
+    folder: Path,
+    before: Manifest | None,
+    progress: Progress,
+    command: str,
+    reuse: Sequence[Path],
+    fleet: FleetSettings | None,
 ) -> Outcome:
     settings = study.settings
-    if is_api(settings.model):
-        device = "api"
+    if is_api(settings.model) or fleet is not None:
+        device = ELSEWHERE
     else:
         from warmeng.engine.load import choose_device
 
         device = choose_device(settings.device)
     watchdog = Watchdog(settings.stall_seconds, folder, command, progress.stop)
     apis = Apis(study, folder, progress, command, watchdog)
+    workers = Fleet(fleet, progress, watchdog) if fleet is not None else None
 
     def load(chosen: StudySettings) -> AnyEngine:
-        return apis.load(chosen) if is_api(chosen.model) else cast("Engine", Watched(load_engine(chosen), watchdog))
+        if is_api(chosen.model):
+            return apis.load(chosen)
+        if workers is not None:
+            return cast("Engine", workers.load(chosen))
+        return cast("Engine", Watched(load_engine(chosen), watchdog))
 
     models = Models(load, progress)
     try:
@@ -119,6 +136,8 @@ def _run(
     finally:
         models.free()
         apis.close()
+        if workers is not None:
+            workers.close()
 
 
 def _run_with(
