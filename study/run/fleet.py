@@ -14,6 +14,7 @@ from warmeng.common.watchdog import Watchdog
 from warmeng.fleet.cluster import RayCluster, join
 from warmeng.fleet.engine import FleetEngine
 from warmeng.fleet.settings import FleetSettings
+from warmeng.remote.names import is_api
 from warmeng.study.run.models import load_engine
 from warmeng.study.settings import StudySettings
 
@@ -73,5 +74,7 @@ class Fleet:
 
 def check_fleet(settings: StudySettings) -> None:
     """Raise ``UsageError`` for settings that a fleet can't keep."""
+    if is_api(settings.model):
+        raise UsageError(f"{settings.model} is behind an API, which needs no workers: leave --ray out")
     if settings.fast:
         raise UsageError("fast lets bits depend on the batch, and a fleet compares them: leave --fast or --ray out")

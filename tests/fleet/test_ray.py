@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
+import signal
+from dataclasses import replace
 
+import fleets as helpers
 import pytest
 from fakes import Heard
 from studies import lines, widened
 
+from warmeng.fleet import engine as fleet_engine
+from warmeng.fleet.crew import Crew
+from warmeng.fleet.settings import FleetSettings
 from warmeng.study.run import fleet as fleets
 from warmeng.study.run.run import run_study
 from warmeng.study.settings import StudySettings
@@ -19,7 +25,7 @@ pytest.importorskip("ray")
 def settings(tiny_model, tmp_path_factory):
     """The default study, small, on a tiny model."""
     model = widened(tiny_model("llama"), tmp_path_factory.mktemp("fleet") / "model")
-    return StudySettings(model=str(model), limit=4, max_new_tokens=24, warmth_prompts=2, stall_seconds=60)
+    return StudySettings(model=str(model), limit=2, max_new_tokens=16, warmth_prompts=0, stall_seconds=60)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,29 +46,35 @@ def whole(settings, tmp_path_factory):
 
 @pytest.fixture
 def ask(cluster, settings, monkeypatch):
-    """Runs the study by the cluster's workers; returns the records and what was said."""
+    """Runs the study by the cluster's workers; returns the exit code, the records and what was said."""
     monkeypatch.setattr(fleets, "join", lambda *given: cluster)
     monkeypatch.setattr(type(cluster), "close", lambda self: None)
+    monkeypatch.setattr(fleet_engine, "PROBE_SECONDS", 0.3)
 
     def run(folder, heard=None, **changes):
-        from dataclasses import replace
-
-        from warmeng.fleet.settings import FleetSettings
-
         heard = heard or Heard()
         done = run_study(replace(settings, **changes), folder, heard, fleet=FleetSettings(workers=2))
         return done.exit_code, sorted(lines(folder)), heard.lines
 
-    yield run
-    monkeypatch.undo()
+    return run
 
 
-def workers_of(cluster):
-    """Return the processes of the actors that are alive."""
-    from ray.util.state import list_actors  # noqa: F401
+@pytest.fixture
+def harm(monkeypatch):
+    """Sends a signal to a worker at some of all turns."""
+    call, turns = Crew.call, 0
 
-    found = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-    return [int(line.split()[0]) for line in found.splitlines() if "ray::Worker" in line]
+    def at(chosen, number):
+        def harming(self, member, kind, *given, **more):
+            nonlocal turns
+            call(self, member, kind, *given, **more)
+            turns += kind == "turn"
+            if kind == "turn" and turns in chosen:
+                os.kill(member.about.pid, number)
+
+        monkeypatch.setattr(Crew, "call", harming)
+
+    return at
 
 
 def test_two_workers_leave_the_records_of_one_process(ask, whole, tmp_path):
@@ -71,3 +83,30 @@ def test_two_workers_leave_the_records_of_one_process(ask, whole, tmp_path):
     assert found == whole
     assert any("2 workers with 1 CPU core each" in line for line in said)
     assert not any("lost" in line or "taken out" in line for line in said)
+
+
+def test_a_killed_worker_loses_and_doubles_nothing(ask, whole, harm, tmp_path):
+    harm({9}, signal.SIGKILL)
+    code, found, said = ask(tmp_path / "r")
+    assert code == 0
+    assert found == whole
+    assert sum("is lost" in line for line in said) == 1
+
+
+def test_a_frozen_worker_is_ended_and_its_requests_asked_elsewhere(ask, whole, harm, tmp_path):
+    harm({8}, signal.SIGSTOP)
+    code, found, said = ask(tmp_path / "r", stall_seconds=4)
+    assert code == 0
+    assert found == whole
+    # Where the other one is slow to start, the frozen one is ended first; else its requests were copied.
+    assert not any("taken out" in line for line in said)
+
+
+def test_a_worker_with_one_wrong_bit_is_named_and_taken_out(ask, whole, settings, monkeypatch, tmp_path):
+    monkeypatch.setattr(fleets, "load_engine", helpers.lying_load)
+    code, found, said = ask(tmp_path / "r")
+    assert code == 0
+    assert found == whole
+    (line,) = (line for line in said if "taken out" in line)
+    assert "token_logprobs" in line
+    assert "(process " in line

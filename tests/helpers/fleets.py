@@ -15,7 +15,7 @@ from fakes import FakeConfig, FakeEngine, FakeTokenizer, number
 
 from warmeng.common.errors import WarmengError
 from warmeng.engine.mixture import Mixture
-from warmeng.engine.request import Request, Result
+from warmeng.engine.request import Request, Result, ScoreResult
 from warmeng.fleet.cluster import WorkerLost
 from warmeng.fleet.engine import FleetEngine
 from warmeng.fleet.worker import Worker
@@ -147,11 +147,16 @@ def pretended_fleet(cluster: PretendedCluster, make: Callable[[int], Any], said:
     return fleet
 
 
-def lying_engine(mark: str, after: int, load: Callable[[], Any]) -> Any:
-    """Load an engine; the first worker that makes the file ``mark`` gives wrong bits after so many results."""
-    engine = load()
+LIES_AFTER = 60
+
+
+def lying_load(settings: Any, threads: int | None = None) -> Any:
+    """Load the real engine; in the first worker that makes a file, a bit is wrong after ``LIES_AFTER`` results."""
+    from warmeng.study.run.models import load_engine
+
+    engine: Any = load_engine(settings, threads)
     try:
-        Path(mark).touch(exist_ok=False)
+        (Path(settings.model).parent / "lied").touch(exist_ok=False)
     except FileExistsError:
         return engine
     take, count = engine.take, 0
@@ -160,18 +165,25 @@ def lying_engine(mark: str, after: int, load: Callable[[], Any]) -> Any:
         nonlocal count
         results = take()
         count += len(results)
-        return [_bent(r) if count > after else r for r in results]
+        return [_bent(r) if count > LIES_AFTER else r for r in results]
 
     engine.take = lying
     return engine
 
 
 def _bent(result: Any) -> Any:
-    """Change the last bit of a first log-probability."""
-    if not result.logprobs:
+    """Change the last bit of a score's first log-probability."""
+    if not isinstance(result, ScoreResult):
         return result
-    first, *rest = result.logprobs
-    return replace(result, logprobs=(math.nextafter(first, 0.0), *rest))
+    (first, *tokens), *labels = result.token_logprobs
+    return replace(result, token_logprobs=((math.nextafter(first, 0.0), *tokens), *labels))
 
 
-__all__ = ["PretendedCluster", "SteppingEngine", "lying_engine", "number", "pretended_fleet"]
+def hurry(seconds: float = 0.5) -> None:
+    """Let answers be confirmed, and so recorded, after so many seconds already."""
+    import warmeng.fleet.engine
+
+    warmeng.fleet.engine.PROBE_SECONDS = seconds
+
+
+__all__ = ["PretendedCluster", "SteppingEngine", "hurry", "lying_load", "number", "pretended_fleet"]
