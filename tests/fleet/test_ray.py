@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 from dataclasses import replace
 
@@ -110,3 +111,27 @@ def test_a_worker_with_one_wrong_bit_is_named_and_taken_out(ask, whole, settings
     (line,) = (line for line in said if "taken out" in line)
     assert "token_logprobs" in line
     assert "(process " in line
+
+
+@pytest.mark.slow
+def test_workers_killed_at_random_moments(ask, whole, monkeypatch, tmp_path, count):
+    wanted, kills, call = count(6, 50), 0, Crew.call
+    rng = random.Random(0)
+
+    def killing(self, member, kind, *given, **more):
+        nonlocal kills
+        call(self, member, kind, *given, **more)
+        if kind == "turn" and kills < wanted and rng.random() < 0.06:
+            os.kill(member.about.pid, signal.SIGKILL)
+            kills += 1
+
+    monkeypatch.setattr(Crew, "call", killing)
+    runs = 0
+    while kills < wanted:
+        before = kills
+        code, found, said = ask(tmp_path / str(runs))
+        assert code == 0
+        assert found == whole
+        assert not any("taken out" in line for line in said)
+        runs += kills > before or not before
+    assert kills == wanted

@@ -1,0 +1,48 @@
+"""The driver of a fleet killed or interrupted: the same command goes on, and Ray's processes end by themselves."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+
+import pytest
+from studies import lines, widened
+
+pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
+
+
+def ray_processes():
+    """Return the command lines of Ray's processes that runs started on this machine."""
+    found = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in found.splitlines() if "warmeng-ray-" in line]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+def test_a_driver_that_ends_early_is_continued(number, code, real_launcher, tiny_model, tmp_path):
+    model = widened(tiny_model("llama"), tmp_path / "model")
+    command = ["run", "--model", model, "--limit", "3", "--max-new-tokens", "16", "--warmth-prompts", "0", "--out"]
+    done = real_launcher.run([*command, tmp_path / "whole"])
+    assert done.code == 0, done.err
+    whole = sorted(lines(tmp_path / "whole"))
+    folder = tmp_path / "r"
+    fleet = [*command, folder, "--ray", "--workers", "2", "--worker-cores", "1"]
+    process = real_launcher.start(fleet, setup=["fleets", "hurry"])
+    end = time.monotonic() + 120
+    while not lines(folder):
+        assert time.monotonic() < end, process.err.read_text()
+        time.sleep(0.05)
+    process.kill(number)
+    assert process.wait().code == code
+    kept = set(lines(folder))
+    assert 0 < len(kept) < len(whole)
+    end = time.monotonic() + 60
+    while ray_processes():
+        assert time.monotonic() < end, ray_processes()
+        time.sleep(0.2)
+    done = real_launcher.run(fleet)
+    assert done.code == 0, done.err
+    assert sorted(lines(folder)) == whole
+    assert kept <= set(whole)
+    assert not ray_processes()
