@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     # Kernels need triton, which isn't everywhere.
     from warmeng.bench.finetune import TrainComparison
+    from warmeng.bench.fleet import FleetResult
     from warmeng.bench.generate import Comparison
     from warmeng.bench.grade import GradeResult
     from warmeng.bench.host import HostResult
@@ -118,6 +119,22 @@ def host_lines(found: Sequence[HostResult]) -> list[str]:
     ]  # fmt: skip
     yardsticks = statistics.median(f.yardstick for f in found)
     return [*_columns(rows), f"the loop beside it: {yardsticks * 1e3:.2f} ms"]
+
+
+def fleet_lines(found: Sequence[FleetResult]) -> list[str]:
+    """Return how near fleets came to the ideal, and what the driver took."""
+    rows = [
+        ["workers", "seconds", "ideal", "share", "records/s", "driver's CPU, s", "its most records/s", "memory, MiB"]
+    ]
+    rows += [
+        [
+            str(f.workers), f"{f.seconds:.1f}", f"{f.ideal:.1f}", f"{f.share:.1%}", f"{f.records_rate:,.0f}",
+            f"{f.driver_cpu:.1f}", f"{f.most_records:,.0f}", f"{f.driver_memory / 2**20:,.0f}",
+        ]
+        for f in found
+    ]  # fmt: skip
+    first = found[0]
+    return [*_columns(rows), f"{first.requests:,} answers, {first.rate:,.0f} output tokens/s of each worker"]
 
 
 def simulated_lines(found: Sequence[Simulated], card: str) -> list[str]:

@@ -320,6 +320,31 @@ def host(sequences: tuple[int, ...], adapters: int, temperature: float, save: Pa
 
 
 @bench.command()
+@click.option("--workers", callback=_numbers, default="8,64", show_default=True, help="Numbers of workers.")
+@click.option("--requests", type=click.IntRange(1), default=None, help="Answers.  [default: 133,125]")
+@click.option("--rate", type=click.FloatRange(1.0), default=None,
+              help="Output tokens/s of each worker.  [default: of Llama-3.1-8B's shape on one H200]")  # fmt: skip
+@_save_option()
+def fleet(workers: tuple[int, ...], requests: int | None, rate: float | None, save: Path | None) -> None:
+    """What many workers lose to dealing, Ray and the driver: engines that take a known time and compute nothing.
+
+    All workers run on this machine, beside the driver. Needs warmeng[ray].
+
+    \b
+    Examples:
+      warmeng bench fleet
+      warmeng bench fleet --workers 4 --requests 5000
+    """
+    import torch
+
+    from warmeng.bench.fleet import RATE, REQUESTS, measure_fleet
+    from warmeng.bench.tables import fleet_lines
+
+    results = [measure_fleet(count, requests or REQUESTS, rate or RATE, _say) for count in workers]
+    _finish("fleet", torch.device("cpu"), fleet_lines(results), {"results": results}, save)
+
+
+@bench.command()
 @click.option("--shape", "shapes", multiple=True, help="As of 'bench workload'; may be given again; default: three.")
 @click.option("--card", type=click.Choice(["h100", "h200"]), default="h100", show_default=True)
 @click.option("--timings", type=click.Path(dir_okay=False, path_type=Path), default=None,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         ScoreResult,
     )
     from warmeng.engine.settings import EngineSettings
+    from warmeng.fleet.settings import FleetSettings
     from warmeng.study.run.finish import Outcome
     from warmeng.study.run.run import run_study
     from warmeng.study.settings import StudySettings
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Engine",
     "EngineSettings",
+    "FleetSettings",
     "GenerateRequest",
     "GenerateResult",
     "InputError",
@@ -57,6 +59,7 @@ _MODULES = {
         "ScoreResult",
     ),
     "warmeng.engine.settings": ("EngineSettings",),
+    "warmeng.fleet.settings": ("FleetSettings",),
     "warmeng.study.run.finish": ("Outcome",),
     "warmeng.study.run.run": ("run_study",),
     "warmeng.study.settings": ("StudySettings",),

@@ -154,6 +154,9 @@ def join(settings: FleetSettings, device: str = "auto") -> RayCluster:
                 )  # fmt: skip
             else:
                 ray.init(address=settings.address, log_to_driver=False, logging_level="CRITICAL")
+            # It has no setting for this: what it says of workers that died would stand among a run's tables on stdout,
+            # and the fleet says it too.
+            ray._private.worker.print_to_stdstream = lambda *given, **more: None
         except Exception as error:
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)

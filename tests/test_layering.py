@@ -27,7 +27,7 @@ ALLOWED = {
     "plugins": {"serve", "study", "engine", "common"},
     "bench": {"finetune", "fleet", "engine", "kernels", "common"},
     "cli": {"plugins", "serve", "study", "finetune", "bench", "fleet", "engine", "common"},
-    "face": {"study", "engine", "common"},
+    "face": {"study", "fleet", "engine", "common"},
 }
 FOLDERS = set(ALLOWED) - {"face"}
 BY_NAME = re.compile(rf"warmeng\.({'|'.join(FOLDERS)})\b")  # modules that are imported by name later

@@ -27,7 +27,7 @@ from warmeng.study.run.gates import checks_warmth, measure_personas
 from warmeng.study.run.judges import BASE, is_judged
 from warmeng.study.run.models import KV_BYTES, load_engine, settings_of
 from warmeng.study.run.prepare import check_judges, check_own_models, known_inputs
-from warmeng.study.run.probe import run_probe
+from warmeng.study.run.probe import Probe, run_probe
 from warmeng.study.settings import StudySettings
 from warmeng.study.stats.intervals import DISCORDANT, pairs_needed, smallest_effect
 from warmeng.study.stats.published import EFFECTS
@@ -42,6 +42,8 @@ WARMTH = 3  # held-out prompts of the probe
 PAPER = EFFECTS[1, "all"]
 # Bytes of libraries, a step's workspace, analysis and report: what the default study took.
 RUNTIME = 1.4 * 2**30
+# A second, that a fleet's driver writes at most: warmeng bench fleet.
+MOST_RECORDS = 3500
 
 Lines = Iterator[tuple[str, Any]]
 
@@ -100,7 +102,7 @@ def dry_run(
     if tokenizer.default_system:
         yield f"{'template adds':<16} {tokenizer.default_system!r} where a persona has no system prompt"
     if probe:
-        yield from (f"{name:<16} {value}" for name, value in _probed(study, plan))
+        yield from (f"{name:<16} {value}" for name, value in _probed(study, plan, fleet))
 
 
 def _check(study: Study, folder: Path) -> None:
@@ -161,6 +163,17 @@ def _workers(fleet: FleetSettings) -> str:
     return f"{count}, on {where}"
 
 
+def _scaling(probe: Probe, plan: Estimate, judged: int, workers: int, one: float) -> str:
+    """Say what the time above holds for, and where more workers stop helping."""
+    most = probe.useful(plan, judged)
+    if probe.answer_rate:
+        most = min(most, max(1, int(MOST_RECORDS / probe.answer_rate)))
+    return (
+        f"{workers} as fast as this machine, which alone takes {duration(one)}; more than about {most} help little: "
+        f"they take {duration(probe.predict(plan, judged, most))}, the manipulation check aside"
+    )
+
+
 def _costs(plan: Estimate, memory: int, longest: int) -> Lines:
     yield "prompt tokens", f"{plan.prompt_tokens:,}, of which {plan.new_prompt_tokens:,} are not shared"
     yield "output tokens", f"at most {plan.output_tokens:,}"
@@ -184,7 +197,7 @@ def _power(study: Study) -> Lines:
     )
 
 
-def _probed(study: Study, plan: Estimate) -> Lines:
+def _probed(study: Study, plan: Estimate, fleet: FleetSettings | None) -> Lines:
     """Run the probe and say what the plan takes at its speeds."""
     s = study.settings
     everyone, warms = study.personas, checks_warmth(study)
@@ -204,7 +217,10 @@ def _probed(study: Study, plan: Estimate) -> Lines:
         measure_personas(engine, study.personas, few, Silent(), {})
     gate = (time.monotonic() - began) * s.warmth_prompts / max(1, min(WARMTH, s.warmth_prompts))
     gate *= len(everyone) / len(study.personas)
-    seconds = probe.predict(plan, judged) + gate
+    one = probe.predict(plan, judged) + gate
+    workers = (fleet.workers if fleet is not None else None) or 1
+    gate /= workers
+    seconds = probe.predict(plan, judged, workers) + gate
     rates = [
         f"{probe.answer_rate:.1f} answers/s of {probe.output_tokens:.0f} tokens ({probe.answers} of them)"
         if probe.answer_rate
@@ -217,8 +233,10 @@ def _probed(study: Study, plan: Estimate) -> Lines:
         f"about {duration(seconds)} ({seconds / 3600:.2f} h), of which {duration(gate)} for the manipulation check; "
         "loading and report aside",
     )
+    if fleet is not None:
+        yield "with workers", _scaling(probe, plan, judged, workers, one)
     yield "probe", f"{probe.seconds:.0f} s of the plan on this machine: {', '.join(filter(None, rates))}"
-    joules = probe.energy(seconds)
+    joules = probe.energy(one)
     yield "energy", f"about {joules / 3600:.1f} Wh" if joules is not None else "unknown: this machine does not count it"
     if own := by_model(everyone):
         yield "not known", f"the speed of {', '.join(own)}: taken to be the base's"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 from warmeng.engine.request import GenerateRequest, GenerateResult, Request, Result, ScoreRequest
+from warmeng.fleet.shards import MOST as SHARD
 from warmeng.study.estimate import Estimate
 from warmeng.study.grading.judge import Judge
 from warmeng.study.grading.rows import row_of
@@ -47,16 +48,31 @@ class Probe:
     judge_rate: float | None
     joules: float | None
 
-    def predict(self, plan: Estimate, judged: int = 0) -> float:
-        """Return the seconds that a plan's requests, and so many judgments by the base, take; loading excluded."""
+    def predict(self, plan: Estimate, judged: int = 0, workers: int = 1) -> float:
+        """Return the seconds that a plan's requests, and so many judgments by the base, take; loading excluded.
+
+        ``workers``, each as fast as this machine, divide all between them. Their first and last answers take as long
+        as those of one.
+        """
         total = 0.0
         if plan.generations and self.answer_rate:
-            total += self.answer_seconds + max(0, plan.generations - self.answers) / self.answer_rate
+            total += self.answer_seconds + max(0.0, plan.generations / workers - self.answers) / self.answer_rate
         if plan.scores and self.prompt_rate:
-            total += plan.new_score_tokens / self.prompt_rate
+            total += plan.new_score_tokens / workers / self.prompt_rate
         if judged and self.judge_rate:
-            total += judged / self.judge_rate
+            total += judged / workers / self.judge_rate
         return total
+
+    def useful(self, plan: Estimate, judged: int = 0) -> int:
+        """Return how many workers help, a power of two: twice as many would save less than a tenth of the time, or have
+        less than a shard each.
+        """
+        workers = 1
+        while 2 * workers * SHARD <= plan.generations + plan.scores:
+            if self.predict(plan, judged, 2 * workers) > 0.9 * self.predict(plan, judged, workers):
+                break
+            workers *= 2
+        return workers
 
     def energy(self, seconds: float) -> float | None:
         """Return the joules of so many seconds at the power that the probe drew."""

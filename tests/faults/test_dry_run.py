@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from studies import one_line, snapshot, widened
@@ -21,6 +22,18 @@ def test_a_sound_one_ends_well_and_writes_nothing(model, real_launcher, tmp_path
     ended = real_launcher.run(command(model, "--judge", "base", "--judge", "owner/name@main", "--out", tmp_path / "r"))
     assert ended.code == 0, ended.err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_it_says_what_workers_would_take_and_where_more_help_little(model, real_launcher, tmp_path):
+    fleet = ["--ray", "--workers", "3", "--out", tmp_path / "r"]
+    ended = real_launcher.run(command(model, *fleet))
+    assert ended.code == 0, ended.err
+    assert "workers          3, on a Ray cluster that is started here" in ended.out
+    ended = real_launcher.run([a for a in command(model, *fleet) if a != "--no-probe"])
+    assert ended.code == 0, ended.err
+    (line,) = (line for line in ended.out.splitlines() if line.startswith("with workers"))
+    assert re.search(r" 3 as fast as this machine, which alone takes .*; more than about \d+ help little: ", line), line
 
 
 REFUSED = {

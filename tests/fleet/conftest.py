@@ -13,7 +13,6 @@ HELPERS = Path(__file__).parents[1] / "helpers"
 @pytest.fixture(scope="module")
 def cluster():
     """A cluster of two one-thread workers on this machine, which ends with the module."""
-    pytest.importorskip("ray")
     from warmeng.fleet.cluster import join
     from warmeng.fleet.settings import FleetSettings
 

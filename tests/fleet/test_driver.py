@@ -7,10 +7,10 @@ import subprocess
 import time
 
 import pytest
+from fleets import needs_ray
 from studies import lines, widened
 
-pytest.importorskip("ray")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, needs_ray]
 
 
 def ray_processes():

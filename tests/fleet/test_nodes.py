@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from fakes import Heard
+from fleets import needs_ray
 from studies import lines, widened
 
 from warmeng.common.errors import UsageError
@@ -17,8 +18,7 @@ from warmeng.fleet.settings import FleetSettings
 from warmeng.study.run.run import run_study
 from warmeng.study.settings import StudySettings
 
-pytest.importorskip("ray")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, needs_ray]
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from dataclasses import replace
 import fleets as helpers
 import pytest
 from fakes import Heard
+from fleets import needs_ray
 from studies import lines, widened
 
 from warmeng.fleet import engine as fleet_engine
@@ -19,7 +20,7 @@ from warmeng.study.run import fleet as fleets
 from warmeng.study.run.run import run_study
 from warmeng.study.settings import StudySettings
 
-pytest.importorskip("ray")
+pytestmark = needs_ray
 
 
 @pytest.fixture(scope="module")

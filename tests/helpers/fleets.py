@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import random
 from collections import deque
@@ -11,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fakes import FakeConfig, FakeEngine, FakeTokenizer, number
+import pytest
+from fakes import FakeConfig, FakeEngine, FakeTokenizer
 
 from warmeng.common.errors import WarmengError
 from warmeng.engine.mixture import Mixture
@@ -21,6 +23,8 @@ from warmeng.fleet.engine import FleetEngine
 from warmeng.fleet.worker import Worker
 
 VOCAB = 300
+# Without an import of it: it is ours to start, and listens where its environment said when it was imported.
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 
 
 class SteppingEngine(FakeEngine):
@@ -184,6 +188,3 @@ def hurry(seconds: float = 0.5) -> None:
     import warmeng.fleet.engine
 
     warmeng.fleet.engine.PROBE_SECONDS = seconds
-
-
-__all__ = ["PretendedCluster", "SteppingEngine", "hurry", "lying_load", "number", "pretended_fleet"]

@@ -58,6 +58,22 @@ def test_a_slow_start_and_a_long_end_are_counted_once() -> None:
 
     assert probe.predict(Plan) == pytest.approx(steady[-1] + 9 + 100)  # type: ignore[arg-type]
     assert probe.predict(Plan, judged=100) == pytest.approx(steady[-1] + 9 + 105)  # type: ignore[arg-type]
+    assert probe.predict(Plan, workers=2) == pytest.approx(steady[-1] + 9 + 38)  # type: ignore[arg-type]
+    assert probe.predict(Plan, workers=100) == pytest.approx(steady[-1] + 9)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("generations", "scores", "helps"), [(0, 31, 1), (0, 3200, 64), (2000, 0, 8), (20_000, 0, 128)]
+)
+def test_workers_that_would_save_little_are_not_recommended(generations: int, scores: int, helps: int) -> None:
+    probe = Probe(50.0, 240, 50.0, 10.0, 30.0, 100.0, None, None)
+
+    class Plan:
+        new_score_tokens = 100 * scores
+
+    Plan.generations, Plan.scores = generations, scores  # type: ignore[attr-defined]
+    found = probe.useful(Plan)  # type: ignore[arg-type]
+    assert found == helps
     assert probe.energy(10) is None
 
 
