@@ -9,6 +9,7 @@ counts, and both would have the same bits.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -101,6 +102,7 @@ class FleetEngine:
         # What all workers answer to the probe; None where it must be asked again.
         self._reference: list[Result] | None = None
         self._probes: list[Request] = []
+        self._unread: deque[Result] = deque()
         self._yielded = 0
 
     def open(self) -> None:
@@ -202,9 +204,12 @@ class FleetEngine:
                 self._send()
                 for member, call, turn in self._crew.wait():
                     if member.ready:
-                        for result in self._take(member, call, turn):
-                            self._yielded += 1
-                            yield result
+                        self._take(member, call, turn)
+                while self._unread:
+                    self._yielded += 1
+                    result = self._unread.popleft()
+                    del self._wanted[result.id]
+                    yield result
 
     def generate(
         self, prompts: Iterable[Prompt], *, params: SamplingParams | None = None, adapter: str | None = None
@@ -292,8 +297,8 @@ class FleetEngine:
             return True
         return not member.open and not len(self._queue)
 
-    def _take(self, member: Member, call: Call, turn: Turn) -> Generator[Result, None, None]:
-        """Hold what a turn finished; yield what a probe confirms."""
+    def _take(self, member: Member, call: Call, turn: Turn) -> None:
+        """Hold what a turn finished, until a probe confirms it."""
         for name, before, now in zip(COUNTED, member.totals, turn.totals, strict=True):
             setattr(self.stats, name, getattr(self.stats, name) + now - before)
         member.totals = turn.totals
@@ -304,10 +309,8 @@ class FleetEngine:
             if result.id.startswith(PROBE):
                 if member.probe is not None:
                     member.probe.append(_plain(result))
-                    if len(member.probe) == len(self._probes):
-                        if not self._confirms(member):
-                            return
-                        yield from self._confirmed(member)
+                    if len(member.probe) == len(self._probes) and not self._confirms(member):
+                        return
                 continue
             sent = member.open.get(result.id)
             # Of an earlier request of this name, or dropped since.
@@ -321,20 +324,17 @@ class FleetEngine:
             member.held.append(result)
 
     def _confirms(self, member: Member) -> bool:
+        """Compare a worker's answers to the probe, and let what it holds be read; or take the worker out."""
         assert member.probe is not None
         assert self._reference is not None
         found, member.probe = sorted(member.probe, key=lambda r: r.id), None
-        if found == self._reference:
-            return True
-        self._crew.expel(member, first_unlike(found, self._reference))
-        return False
-
-    def _confirmed(self, member: Member) -> Generator[Result, None, None]:
-        held, member.held, member.losses = member.held, [], 0
-        for result in held:
-            del self._wanted[result.id]
-            self._answered.discard(result.id)
-            yield result
+        if found != self._reference:
+            self._crew.expel(member, first_unlike(found, self._reference))
+            return False
+        self._unread.extend(member.held)
+        self._answered.difference_update(result.id for result in member.held)
+        member.held, member.losses = [], 0
+        return True
 
     def _take_back(self, member: Member) -> None:
         """Ask again what a lost worker had, unless another one has it too."""
