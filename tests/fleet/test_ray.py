@@ -17,7 +17,7 @@ from warmeng.fleet import engine as fleet_engine
 from warmeng.fleet.crew import Crew
 from warmeng.fleet.settings import FleetSettings
 from warmeng.study.run import fleet as fleets
-from warmeng.study.run.run import run_study
+from warmeng.study.run.run import INTERRUPTED, run_study
 from warmeng.study.settings import StudySettings
 
 pytestmark = needs_ray
@@ -112,6 +112,18 @@ def test_a_worker_with_one_wrong_bit_is_named_and_taken_out(ask, whole, settings
     (line,) = (line for line in said if "taken out" in line)
     assert "token_logprobs" in line
     assert "(process " in line
+
+
+@pytest.mark.slow
+def test_workers_go_on_with_what_one_process_began_and_the_other_way_round(ask, whole, settings, tmp_path):
+    for name, first in (("process", run_study), ("fleet", None)):
+        folder, heard = tmp_path / name, Heard(stop_after=40)
+        code = first(settings, folder, heard).exit_code if first else ask(folder, heard)[0]
+        assert code == INTERRUPTED
+        assert 0 < len(lines(folder)) < len(whole)
+        code = ask(folder)[0] if first else run_study(settings, folder, Heard()).exit_code
+        assert code == 0
+        assert sorted(lines(folder)) == whole
 
 
 @pytest.mark.slow
