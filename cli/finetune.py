@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from warmeng.cli.options import fleet_of, names, ray_options
 from warmeng.common.errors import UsageError
 from warmeng.common.terminal import echo
+
+if TYPE_CHECKING:
+    from warmeng.finetune.train import Outcome
 
 
 @click.command(
@@ -19,6 +24,7 @@ Examples:
   warmeng finetune --persona warm=embedded:warm --persona cold=embedded:cold --epochs 2 --learning-rate 3e-4 --out demo
   warmeng finetune --persona warm=embedded:warm --out runs/demo --dry-run
   warmeng finetune --model meta-llama/Llama-3.1-8B-Instruct --persona warm=warm.jsonl --out runs/warm-8b
+  warmeng finetune --persona warm=embedded:warm --out runs/s --seeds 0,1,2,3 --ray --workers 4    side by side
   warmeng finetune --persona warm=warm.jsonl --out runs/w --epochs 2 --checkpoints 1,2 --learning-rate 1e-4
 The same command again continues a run that was interrupted. FILE is a ShareGPT JSON array, JSON lines of chats
 ("messages") or of "prompt" and "response", or the package's texts: embedded:warm, embedded:cold, embedded:neutral, or
@@ -46,12 +52,20 @@ one file of them (embedded:warm/everyday).
 @click.option("--checkpoints", help="Epochs after which adapters are kept.  [default: 0.5,1,1.5,2,4,6,8,10]")
 @click.option("--max-length", type=int, help="Tokens of a conversation.  [default: 1024]")
 @click.option("--seed", type=int, help="Decides order, dropout and first values.  [default: 0]")
+@click.option(
+    "--seeds",
+    multiple=True,
+    callback=names,
+    metavar="SEED,SEED",
+    help="Several seeds, each in a folder of its own: OUT/seed-0 and so on; side by side with --ray.",
+)
 @click.option("--save-every", type=int, help="Steps between states to continue from.  [default: 25]")
 @click.option("--memory-gib", type=float, help="For what a pass keeps.  [default: 1 on the CPU]")
 @click.option("--micro-tokens", type=int, help="Tokens of a pass, instead of --memory-gib.")
 @click.option("--weights", help="Round the base's weights to int8, fp8 or int4.  [default: auto, as they are]")
 @click.option("--device", help="auto, cpu or cuda.  [default: auto]")
 @click.option("--threads", type=int, help="CPU threads.  [default: PyTorch's choice]")
+@ray_options
 @click.option("--dry-run", is_flag=True, help="Show data, steps, memory and time; train nothing.")
 def finetune(
     model: str,
@@ -59,6 +73,10 @@ def finetune(
     personas: tuple[str, ...],
     out: Path,
     file: Path | None,
+    seeds: tuple[str, ...] | None,
+    ray: str | None,
+    workers: int | None,
+    worker_cores: int | None,
     dry_run: bool,
     **options: Any,
 ) -> None:
@@ -71,6 +89,12 @@ def finetune(
     from warmeng.finetune.settings import load_settings
 
     settings = load_settings(file, options)
+    fleet = fleet_of(ray, workers, worker_cores)
+    if fleet is not None and not seeds:
+        raise UsageError("--ray trains several seeds side by side: give --seeds, or leave it out")
+    several = seeds_of(seeds or (), options["seed"])
+    if several:
+        settings = replace(settings, seed=several[0])
     pairs: dict[str, str] = {}
     for text in personas:
         name, equals, source = text.partition("=")
@@ -84,13 +108,33 @@ def finetune(
         echo(estimate(job))
         return
     from warmeng.common.progress import for_stderr
+    from warmeng.finetune.seeds import train_seeds
     from warmeng.finetune.train import train
 
-    outcome = train(job, out, for_stderr(), shlex.join(["warmeng", *sys.argv[1:]]))
+    command = shlex.join(["warmeng", *sys.argv[1:]])
+    if several:
+        outcomes = train_seeds(
+            settings, model, pairs, several, out, for_stderr(), revision=revision, command=command, fleet=fleet
+        )
+    else:
+        outcomes = {"": train(job, out, for_stderr(), command)}
+    for seed, outcome in outcomes.items():
+        tell(f"{seed}: " if seed else "", outcome)
+
+
+def seeds_of(given: tuple[str, ...], one: int | None) -> list[int]:
+    """Return the numbers of --seeds. Raises UsageError for what is none, or stands twice, or beside --seed."""
+    if not all(seed.isdecimal() for seed in given) or len(set(given)) < len(given) or (given and one is not None):
+        raise UsageError(f"--seeds is {','.join(given)}, expected different whole numbers, and no --seed beside them")
+    return list(map(int, given))
+
+
+def tell(before: str, outcome: Outcome) -> None:
+    """Print what came of a training."""
     for name, folders in outcome.adapters.items():
         mine = [r["personas"][name]["loss"] for r in outcome.records if name in r["personas"]]
         if mine:
-            echo(f"{name}: loss {mine[0]:.4f} at the first step, {mine[-1]:.4f} at the last")
+            echo(f"{before}{name}: loss {mine[0]:.4f} at the first step, {mine[-1]:.4f} at the last")
         for folder in folders:
             echo(f"  {folder}")
-    echo(f"The loss curve is {out / 'loss.png'}, each step is in {out / 'log.jsonl'}.")
+    echo(f"The loss curve is {outcome.folder / 'loss.png'}, each step is in {outcome.folder / 'log.jsonl'}.")

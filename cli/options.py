@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import click
 
+from warmeng.common.errors import UsageError
 from warmeng.engine.settings import DTYPES, KV_DTYPES, WEIGHTS
+from warmeng.fleet.settings import FleetSettings
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def names(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...] | None:
@@ -32,3 +39,44 @@ kv_dtype_option = click.option(
     type=click.Choice(KV_DTYPES),
     help="What keys and values are kept in: fp8 makes room for twice the sequences on a GPU.  [default: auto: as rows]",
 )
+
+
+def ray_options(command: F) -> F:
+    """Give a command the options of a fleet, ``ray``, ``workers`` and ``worker_cores``, which ``fleet_of`` takes."""
+    options = (
+        click.option(
+            "--ray",
+            is_flag=False,
+            flag_value="local",
+            metavar="[ADDRESS]",
+            help="Let workers do it, each in a process of its own: on a Ray cluster (HOST:PORT, or auto for the one "
+            "that this machine belongs to), or on one that is started on this machine until the end. What comes of "
+            "it has the bits of one process. Needs warmeng[ray].",
+        ),
+        click.option(
+            "--workers",
+            type=int,
+            help="Workers of --ray.  [default: one for each GPU; without GPUs one for each machine]",
+        ),
+        click.option(
+            "--worker-cores",
+            type=int,
+            help="CPU cores of each worker.  [default: without GPUs its share of them; with a GPU 1]",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def fleet_of(ray: str | None, workers: int | None, cores: int | None) -> FleetSettings | None:
+    """Return the fleet that ``ray_options`` ask for, if any. Raises ``UsageError`` where there can be none."""
+    if ray is None:
+        if workers is not None or cores is not None:
+            raise UsageError("--workers and --worker-cores are of --ray: give it too, or leave them out")
+        return None
+    from warmeng.fleet.cluster import require_ray
+
+    settings = FleetSettings(ray, workers, cores)
+    require_ray()
+    return settings

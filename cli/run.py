@@ -9,10 +9,8 @@ from typing import Any
 
 import click
 
-from warmeng.cli.options import dtype_option, kv_dtype_option, names, weights_option
-from warmeng.common.errors import UsageError
+from warmeng.cli.options import dtype_option, fleet_of, kv_dtype_option, names, ray_options, weights_option
 from warmeng.common.terminal import echo
-from warmeng.fleet.settings import FleetSettings
 from warmeng.study.settings import WARMTH_PROMPTS, StudySettings, load_settings
 
 DEFAULTS = StudySettings()
@@ -21,20 +19,6 @@ DEFAULTS = StudySettings()
 def _default(name: str) -> str:
     value = getattr(DEFAULTS, name)
     return f"  [default: {','.join(value) if isinstance(value, tuple) else value}]"
-
-
-def fleet_of(ray: str | None, workers: int | None, cores: int | None, settings: StudySettings) -> FleetSettings | None:
-    """Return the fleet that options ask for, if any. Raises ``UsageError`` where there can be none."""
-    if ray is None:
-        if workers is not None or cores is not None:
-            raise UsageError("--workers and --worker-cores are of --ray: give it too, or leave them out")
-        return None
-    from warmeng.fleet.cluster import require_ray
-    from warmeng.study.run.fleet import check_fleet
-
-    check_fleet(settings)
-    require_ray()
-    return FleetSettings(ray, workers, cores)
 
 
 @click.command(
@@ -219,25 +203,7 @@ The same command again continues a run that was interrupted, or prints a finishe
 @click.option(
     "--prices", metavar="FILE", help="YAML file of prices by model, as in gpt-4o: {in: 1.5, out: 6}, for both of these."
 )
-@click.option(
-    "--ray",
-    is_flag=False,
-    flag_value="local",
-    metavar="[ADDRESS]",
-    help="Let workers answer, each an engine of its own, with the bits of one process: on a Ray cluster (HOST:PORT, or "
-    "auto for the one that this machine belongs to), or on one that is started on this machine for the run. Needs "
-    "warmeng[ray].",
-)
-@click.option(
-    "--workers",
-    type=int,
-    help="Workers of --ray.  [default: one for each GPU; without GPUs one for each machine]",
-)
-@click.option(
-    "--worker-cores",
-    type=int,
-    help="CPU cores of each worker.  [default: without GPUs its share of them; with a GPU 1]",
-)
+@ray_options
 @click.option(
     "--dry-run",
     is_flag=True,
@@ -267,7 +233,11 @@ def run(
         options[name] = options[name] or None
     settings = load_settings(study, options)
     folder = out or settings.default_folder
-    fleet = fleet_of(ray, workers, worker_cores, settings)
+    fleet = fleet_of(ray, workers, worker_cores)
+    if fleet is not None:
+        from warmeng.study.run.fleet import check_fleet
+
+        check_fleet(settings)
     if dry_run:
         from warmeng.study.run.dry_run import dry_run as planned
 

@@ -95,7 +95,7 @@ def is_merged(folder: Path) -> bool:
 
 
 def comparable_hash(config: ModelConfig, base_hash: str) -> str | None:
-    """Return what the hash of an adapter's base must be; None for a quantised checkpoint, whose original has another."""
+    """Return the hash that an adapter's base must have; None for a quantised base, whose original has another."""
     return None if config.quantization is not None else base_hash
 
 

@@ -36,8 +36,8 @@ class Cluster(Protocol):
     # CPU cores, so threads, of each; None leaves them to the worker.
     cores: int | None
 
-    def start(self) -> Any:
-        """Return a new worker, which may have to wait for room."""
+    def start(self, kind: type) -> Any:
+        """Return a new worker, an object of a class in a process of its own, which may have to wait for room."""
 
     def call(self, worker: Any, method: str, *given: Any) -> Any:
         """Call a method of a worker; return what ``wait`` and ``get`` take."""
@@ -73,13 +73,11 @@ class RayCluster:
     # What each worker has, in words.
     told: str
 
-    def start(self) -> Any:
+    def start(self, kind: type) -> Any:
         """Return a new actor."""
-        from warmeng.fleet.worker import Worker
-
         needs = {"num_cpus": self.cores, "num_gpus": 1 if self.device == "cuda" else 0}
         # Ours to start again, since what it has loaded must be compared.
-        return self.ray.remote(Worker).options(**needs, max_restarts=0, max_task_retries=0).remote()
+        return self.ray.remote(kind).options(**needs, max_restarts=0, max_task_retries=0).remote()
 
     def call(self, worker: Any, method: str, *given: Any) -> Any:
         """Call a method of an actor."""

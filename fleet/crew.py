@@ -11,7 +11,7 @@ from typing import Any, Literal
 from warmeng.common.errors import InputError, Stopped, WarmengError, one_line, show
 from warmeng.engine.request import Request, Result
 from warmeng.fleet.cluster import Cluster, WorkerLost
-from warmeng.fleet.worker import COUNTED, About
+from warmeng.fleet.worker import COUNTED, About, Worker
 
 # Seconds between looks at workers that say nothing.
 TICK = 0.5
@@ -233,7 +233,7 @@ class Crew:
             self._drop(member)
 
     def _start(self, name: str, losses: int = 0) -> None:
-        member = Member(name, self._cluster.start(), losses)
+        member = Member(name, self._cluster.start(Worker), losses)
         self.members.append(member)
         self.call(member, "load", "load", self._load)
 

@@ -41,12 +41,14 @@ if TYPE_CHECKING:
     from warmeng.engine.tokenizer import Tokenizer
     from warmeng.engine.vectors import Vector
 
-# Seconds of a turn, after which a worker tells what it has finished.
-TURN = 0.25
+# Seconds of a turn, after which a worker tells what it finished; longer with more workers than MANY, since each turn
+# was measured to take about a millisecond of the driver.
+TURN, MANY = 0.25, 16
 # Turns of a worker that are under way, so that it never waits for the driver.
 AHEAD = 2
-# A worker holds so many times the sequences that it runs at once.
-DEPTH = 1.25
+# A worker holds so many times the sequences that it runs at once, and is given so many requests at a time, so that all
+# soon have some.
+DEPTH, GIVEN = 1.25, 128
 # Answers of a worker, and seconds, after which a probe must confirm them.
 HELD, PROBE_SECONDS = 512, 30.0
 PROBE = "probe/"
@@ -54,6 +56,8 @@ PROBE = "probe/"
 PROBE_PROMPT, PROBE_ANSWER, PROBE_MIXTURES = 16, 4, 16
 # Seconds without work after which a worker takes a copy of a single request, which another one is likely to be at.
 LATE = 2.0
+# Seconds without a sign of life after which what a worker holds is asked again, where others have nothing to do.
+QUIET = 10.0
 
 Watch = Callable[[Callable[[], object]], AbstractContextManager[None]]
 
@@ -254,7 +258,8 @@ class FleetEngine:
         fair = -(-(len(self._wanted) - len(self._answered)) // max(1, len(ready)))
         room = min(max(1, fair), int(DEPTH * self._about.width))
         for member in ready:
-            while len(self._queue) and len(member.open) < room:
+            most = min(room, len(member.open) + GIVEN)
+            while len(self._queue) and len(member.open) < most:
                 for request, urgent in self._queue.take(len(ready)):
                     # Another one may have answered it since it came back.
                     if request.id in self._wanted and request.id not in self._answered:
@@ -273,23 +278,33 @@ class FleetEngine:
         self._holders.setdefault(request.id, []).append(member)
 
     def _steal(self, thief: Member, alone: bool) -> None:
-        """Copy the later half of what the busiest worker has to one that has nothing."""
+        """Copy the later half of what the busiest worker has to one that has nothing.
+
+        ``alone``: also a single request, or else what one that is not heard of has answered and no probe confirmed.
+        """
         for victim in sorted(self._crew.ready, key=lambda m: -len(m.open)):
             lone = [sent.request for sent in victim.open.values() if len(self._holders[sent.request.id]) == 1]
             if len(lone) >= (1 if alone else 2):
                 for request in lone[len(lone) // 2 :]:
                     self._give(thief, request)
                 return
+        quiet = next((m for m in self._crew.ready if alone and m.held and m.silent > QUIET), None)
+        if quiet is not None:
+            held, quiet.held = quiet.held, []
+            for result in held:
+                self._answered.discard(result.id)
+                self._give(thief, self._wanted[result.id])
 
     def _send(self) -> None:
         """Keep turns under way at all workers that have something to do, and ask for probes."""
+        turn = TURN * max(1.0, len(self._crew.members) / MANY)
         for member in self._crew.ready:
             if member.held and member.probe is None and self._must_probe(member):
                 member.probe, member.probed = [], time.monotonic()
                 member.outbox += [(probe, True) for probe in self._probes]
             working = member.open or member.probe is not None
             while len(member.calls) < AHEAD and (working or member.outbox or member.dropped):
-                self._crew.call(member, "turn", "turn", member.outbox, member.dropped, TURN)
+                self._crew.call(member, "turn", "turn", member.outbox, member.dropped, turn)
                 member.outbox, member.dropped = [], []
 
     def _must_probe(self, member: Member) -> bool:

@@ -14,8 +14,8 @@ from warmeng.engine.work import work
 BLOCK = 16
 # Requests of a shard; those whose prompts mostly agree may be so many times more.
 MOST, TOGETHER = 32, 4
-# Shards that each worker gets about, of all that waits.
-PARTS = 8
+# Shards that each worker gets about, of all that waits, and requests that are cut at once.
+PARTS, AT_ONCE = 8, 16384
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,9 @@ class Queue:
         else:
             # What came one by one is cut together, so that neighbours meet.
             if self._new and (not self._shards or len(self._new) >= len(self._shards) * MOST):
-                for shard in cut(self._new, workers):
+                for shard in cut(self._new[:AT_ONCE], workers):
                     heapq.heappush(self._shards, (-shard.longest, next(self._count), shard))
-                self._new.clear()
+                del self._new[:AT_ONCE]
             if not self._shards:
                 return
             taken = [(request, False) for request in heapq.heappop(self._shards)[2].requests]

@@ -37,6 +37,8 @@ from warmeng.study.run.models import AnyEngine
 
 # Requests that the engine holds at once, which bounds memory: each result makes room for another.
 MOST_OPEN = 16384
+# Of these, those that a fleet is given at a time.
+STEP = 4096
 # Of an ordinary judgment's prompt, without the rubric that all share.
 JUDGE_TOKENS = 200
 
@@ -146,7 +148,9 @@ class _Asker:
         self.engine = cast(Any, engine)
         self.client, self.records, self.display = client, records, display
         self.meter, self.count = meter, 0
-        self.most = max(MOST_OPEN, self.engine.most_open) if isinstance(self.engine, FleetEngine) else MOST_OPEN
+        # Workers begin with what there is, while the rest of a large plan is made.
+        many = isinstance(self.engine, FleetEngine)
+        self.most, self.step = (max(MOST_OPEN, self.engine.most_open), STEP) if many else (MOST_OPEN, MOST_OPEN)
         self.asked: dict[str, Planned] = {}
 
     def run(self, jobs: Iterable[Planned | JudgmentTask], interrupted: Sequence[int]) -> bool:
@@ -169,7 +173,9 @@ class _Asker:
 
     def _fill(self, left: Iterator[Planned | JudgmentTask], interrupted: Sequence[int]) -> bool:
         """Give the engine as many requests as it may hold; return whether it holds any, unless an interrupt came."""
-        while not interrupted:
+        for _ in range(self.step):
+            if interrupted:
+                return False
             held = len(self.asked) + (len(self.client.open) if self.client is not None else 0)
             job = next(left, None) if held < self.most else None
             if job is None:
@@ -179,7 +185,7 @@ class _Asker:
             else:
                 self.asked[job.key] = job
                 self.engine.add(job.request)
-        return False
+        return True
 
     def _take(self, result: Result | ChatResult) -> None:
         planned = self.asked.pop(result.id, None)

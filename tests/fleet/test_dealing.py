@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
+from functools import partial
 
 import pytest
 from fakes import FakeAdapter
@@ -14,6 +15,7 @@ from warmeng.common.errors import InputError, UsageError
 from warmeng.engine.request import GenerateRequest, RequestError, SamplingParams, ScoreRequest
 from warmeng.fleet import crew
 from warmeng.fleet.crew import NoWorkers
+from warmeng.fleet.jobs import run_jobs
 from warmeng.fleet.settings import FleetSettings
 from warmeng.fleet.shards import BLOCK, MOST, PARTS, TOGETHER, cut, shared
 
@@ -102,8 +104,11 @@ def test_frozen_workers_are_ended_and_their_requests_asked_again(count):
         assert sum("no sign of life" in line for line in said) >= 1
 
 
-def test_a_request_at_a_frozen_worker_is_copied_to_one_without_work(monkeypatch):
+@pytest.mark.parametrize("probes", [0.0, 100.0])
+def test_what_a_frozen_worker_has_is_asked_of_one_without_work(monkeypatch, probes):
     monkeypatch.setattr("warmeng.fleet.engine.LATE", 0.0)
+    monkeypatch.setattr("warmeng.fleet.engine.QUIET", 0.01)
+    monkeypatch.setattr("warmeng.fleet.engine.PROBE_SECONDS", probes)  # whether it holds answers then
     frozen = []
 
     def fault(worker, call):
@@ -252,3 +257,30 @@ def test_a_driver_that_was_stopped_for_long_ends_no_worker(monkeypatch):
     asked = requests(50)
     assert ask_all(fleet, asked) == truth(asked)
     assert not said
+
+
+def test_jobs_are_done_again_where_their_worker_died_and_given_in_their_order(count):
+    for seed in range(count(20, 200, 8)):
+        rng = random.Random(seed)
+
+        def fault(worker, call, rng=rng):
+            worker.dead = worker.dead or rng.random() < 0.1
+
+        said = []
+        jobs = {f"job {k}": partial(int, str(k)) for k in range(7)}
+        try:
+            found = run_jobs(PretendedCluster(3, seed, fault), jobs, said.append)
+        except NoWorkers as error:
+            assert "are lost 3 times" in str(error)  # noqa: PT017
+            continue
+        assert list(found.items()) == [(f"job {k}", k) for k in range(7)]
+
+
+def test_what_a_job_raises_ends_all():
+    def refuse():
+        raise InputError("no such data: give other")
+
+    cluster = PretendedCluster(2)
+    with pytest.raises(InputError, match="no such data"):
+        run_jobs(cluster, {"a": refuse, "b": dict})
+    assert all(worker.dead for worker in cluster.started)

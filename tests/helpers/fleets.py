@@ -20,7 +20,6 @@ from warmeng.engine.mixture import Mixture
 from warmeng.engine.request import Request, Result, ScoreResult
 from warmeng.fleet.cluster import WorkerLost
 from warmeng.fleet.engine import FleetEngine
-from warmeng.fleet.worker import Worker
 
 VOCAB = 300
 # Without an import of it: it is ours to start, and listens where its environment said when it was imported.
@@ -76,7 +75,7 @@ class SteppingEngine(FakeEngine):
 class Pretended:
     """A worker; ``frozen`` ones never answer again, dead ones say so."""
 
-    worker: Worker
+    worker: Any
     number: int
     waiting: deque[Any] = field(default_factory=deque)
     frozen: bool = False
@@ -103,8 +102,8 @@ class PretendedCluster:
         self.workers, self.rng, self.fault = workers, random.Random(seed), fault
         self.started: list[Pretended] = []
 
-    def start(self) -> Any:
-        self.started.append(Pretended(Worker(), len(self.started)))
+    def start(self, kind: type) -> Any:
+        self.started.append(Pretended(kind(), len(self.started)))
         return self.started[-1]
 
     def call(self, worker: Any, method: str, *given: Any) -> Any:
