@@ -149,8 +149,8 @@ class _Asker:
         self.client, self.records, self.display = client, records, display
         self.meter, self.count = meter, 0
         # Workers begin with what there is, while the rest of a large plan is made.
-        many = isinstance(self.engine, FleetEngine)
-        self.most, self.step = (max(MOST_OPEN, self.engine.most_open), STEP) if many else (MOST_OPEN, MOST_OPEN)
+        self.most = max(MOST_OPEN, engine.most_open) if isinstance(engine, FleetEngine) else MOST_OPEN
+        self.step = STEP if isinstance(engine, FleetEngine) else MOST_OPEN
         self.asked: dict[str, Planned] = {}
 
     def run(self, jobs: Iterable[Planned | JudgmentTask], interrupted: Sequence[int]) -> bool:
