@@ -149,8 +149,9 @@ class _Asker:
         self.client, self.records, self.display = client, records, display
         self.meter, self.count = meter, 0
         # Workers begin with what there is, while the rest of a large plan is made.
-        self.most = max(MOST_OPEN, engine.most_open) if isinstance(engine, FleetEngine) else MOST_OPEN
-        self.step = STEP if isinstance(engine, FleetEngine) else MOST_OPEN
+        many = isinstance(self.engine, FleetEngine)
+        self.most: int = max(MOST_OPEN, self.engine.most_open) if many else MOST_OPEN
+        self.step = STEP if many else MOST_OPEN
         self.asked: dict[str, Planned] = {}
 
     def run(self, jobs: Iterable[Planned | JudgmentTask], interrupted: Sequence[int]) -> bool:
