@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from warmeng.bench.cases import attention, pointwise, products, sampling
+from warmeng.bench.cases import attention, pointwise, products, quantized, sampling
 from warmeng.bench.cases.case import Case, Sizes, Tensors, workload
 from warmeng.bench.environment import reason
 from warmeng.bench.roofline import Roofline, measure_roofline
@@ -69,7 +69,7 @@ def poisoned() -> Iterator[None]:
 
 def all_cases(sizes: Sizes, only: Sequence[str] = ()) -> list[Case]:
     """Return the cases whose kernel or shape contains one of the words ``only``; all without."""
-    found = [case for module in (attention, products, pointwise, sampling) for case in module.cases(sizes)]
+    found = [case for module in (attention, products, pointwise, sampling, quantized) for case in module.cases(sizes)]
     return [c for c in found if not only or any(word.lower() in f"{c.kernel} {c.shape}".lower() for word in only)]
 
 

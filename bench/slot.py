@@ -31,7 +31,9 @@ PLANS: dict[str, tuple[tuple[str, float], ...]] = {
         ("roofline", 5), ("deterministic", 60), ("invariance", 25), ("fast", 60), ("oracle", 15), ("grade", 20),
         ("huggingface", 50),
     ),
-    "second": (("roofline", 5), ("deterministic", 60), ("blocks", 25), ("huggingface", 60), ("kernels", 20)),
+    "second": (
+        ("roofline", 5), ("deterministic", 60), ("quantised", 60), ("blocks", 25), ("huggingface", 60), ("kernels", 20),
+    ),
 }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from warmeng.engine.engine import Engine
 from warmeng.engine.gpu.ops import DeviceWeight
 from warmeng.engine.random import random_adapter, random_weights
 from warmeng.engine.request import GenerateRequest, SamplingParams
-from warmeng.engine.settings import EngineSettings
+from warmeng.engine.settings import AUTO, EngineSettings
 from warmeng.engine.testing import random_engine
 
 
@@ -60,11 +60,20 @@ class Slot:
         found = read_lengths(self.count(many))
         return [Lengths(min(x.prompt, 12), min(x.answer, 2)) for x in found] if self.tiny else found
 
-    def engine(self, fast: bool = False, most: int | None = None, adapters: int = 2, block: int = 16) -> Engine:
-        """Make an engine on the shared weights, with random adapters and cache blocks of ``block`` slots."""
+    def engine(
+        self, fast: bool = False, most: int | None = None, adapters: int = 2, block: int = 16, weights: str = AUTO,
+        kv_dtype: str = AUTO,
+    ) -> Engine:  # fmt: skip
+        """Make an engine on the shared weights, with random adapters and cache blocks of ``block`` slots.
+
+        ``weights``: rounded ones of another kind, which it has for itself.
+        """
         small: dict[str, Any] = {"kv_bytes": 4 * 2**20, "max_batched_tokens": 64} if self.tiny else {}
-        settings = EngineSettings(fast=fast, max_num_seqs=most, block_size=block, **small)
-        engine = random_engine(self.config, device=self.device, settings=settings, weights=self.base())
+        settings = EngineSettings(
+            fast=fast, max_num_seqs=most, block_size=block, weights=weights, kv_dtype=kv_dtype, **small
+        )
+        base = self.base() if weights == AUTO else None
+        engine = random_engine(self.config, device=self.device, settings=settings, weights=base)
         for i, name in enumerate(PERSONAS[:adapters]):
             engine.add_adapter(name, random_adapter(self.config, 8, i + 1))
         return engine

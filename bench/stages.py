@@ -6,7 +6,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from warmeng.engine.engine import Engine
 from warmeng.engine.gpu.ops import DeviceWeight
 from warmeng.engine.random import random_adapter
 from warmeng.engine.request import GenerateRequest, GenerateResult, SamplingParams
-from warmeng.engine.settings import EngineSettings
+from warmeng.engine.settings import AUTO, EngineSettings
 from warmeng.engine.testing import random_engine
 
 Stage = Callable[[Slot], dict[str, Any]]
@@ -214,6 +214,40 @@ def invariance(slot: Slot) -> dict[str, Any]:
     return {"own": own, "differing": differing, "preemptions": engine.stats.preemptions}
 
 
+def quantised(slot: Slot) -> dict[str, Any]:
+    """Weights of each kind, then keys and values of fp8: the headline's rate, and bits alone and in company."""
+    runs, differing = [], {}
+    # The interpreter takes half a minute for each.
+    chosen = [("int4", "fp8")] if slot.tiny else [("fp8", AUTO), ("int4", AUTO), ("int8", AUTO), (AUTO, "fp8")]
+    for weights, kv_dtype in chosen:
+        name = weights if weights != AUTO else f"keys and values of {kv_dtype}"
+        if slot.deadline - time.monotonic() < 25 and not slot.tiny:
+            slot.say(f"{name}: no time left")
+            break
+        engine = slot.engine(weights=weights, kv_dtype=kv_dtype)
+        slot.say(f"{name}: {engine.describe()['tiles']}, {engine.describe()['memory']}")
+        _warm(slot, engine, 3)
+        runs.append(_run(slot, engine, f"{name}, personas, 1,024 at once", 1024, 3, 0.8))
+        few, many = (
+            [_with_logprobs(r) for r in slot.asked(count, 3, 0.0)] for count in (slot.count(12), slot.count(300))
+        )
+        engine.reset_prefix_cache()
+        alone = engine.generate(few)
+        engine.reset_prefix_cache()
+        among = engine.generate(many)[: len(alone)]
+        pairs = zip(alone, among, strict=True)
+        differing[name] = sum((a.token_ids, a.logprobs) != (b.token_ids, b.logprobs) for a, b in pairs)
+        slot.say(f"{name}: of {len(alone)} requests the bits of {differing[name]} differ from alone")
+        del engine
+        slot.free()
+    return {"runs": runs, "differing": differing}
+
+
+def _with_logprobs(request: GenerateRequest) -> GenerateRequest:
+    most = min(20, request.sampling.max_new_tokens)
+    return replace(request, sampling=replace(request.sampling, max_new_tokens=most, logprobs=True))
+
+
 def oracle(slot: Slot) -> dict[str, Any]:
     """Log-probabilities of prompts on the same random weights: ours, and transformers' in ours and in single precision.
 
@@ -320,5 +354,6 @@ def grade(slot: Slot) -> dict[str, Any]:
 
 
 STAGES: dict[str, Stage] = {
-    s.__name__: s for s in (roofline, deterministic, blocks, invariance, oracle, fast, grade, huggingface, kernels)
+    s.__name__: s
+    for s in (roofline, deterministic, blocks, invariance, quantised, oracle, fast, grade, huggingface, kernels)
 }
