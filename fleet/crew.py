@@ -62,8 +62,10 @@ class Member:
     open: dict[str, Sent] = field(default_factory=dict)
     # Answers that wait for the probe after them.
     held: list[Result] = field(default_factory=list)
+    # Answers to the probe under way, when it was asked, and how the names of its requests begin.
     probe: list[Result] | None = None
     probed: float = 0.0
+    round: str = ""
     # When it last had something to do.
     busy: float = 0.0
     # What the next call tells it.
@@ -149,6 +151,11 @@ class Crew:
         self.await_some()
         found = self._agreed(answers)
         self._asked.append((method, given, found))
+        # One that came meanwhile has only what was asked before.
+        for member in self.members:
+            if member.about is not None and member not in answers:
+                self.call(member, "repeat", "setup", method, *given, repeat=found)
+                member.ready = False
         return found
 
     def agree(self, answers: Mapping[Member, Any]) -> Any:

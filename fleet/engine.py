@@ -106,6 +106,7 @@ class FleetEngine:
         # What all workers answer to the probe; None where it must be asked again.
         self._reference: list[Result] | None = None
         self._probes: list[Request] = []
+        self._rounds = 0
         self._unread: deque[Result] = deque()
         self._yielded = 0
 
@@ -261,9 +262,7 @@ class FleetEngine:
             most = min(room, len(member.open) + GIVEN)
             while len(self._queue) and len(member.open) < most:
                 for request, urgent in self._queue.take(len(ready)):
-                    # Another one may have answered it since it came back.
-                    if request.id in self._wanted and request.id not in self._answered:
-                        self._give(member, request, urgent)
+                    self._give(member, request, urgent)
         if not len(self._queue):
             now = time.monotonic()
             for member in ready:
@@ -300,12 +299,21 @@ class FleetEngine:
         turn = TURN * max(1.0, len(self._crew.members) / MANY)
         for member in self._crew.ready:
             if member.held and member.probe is None and self._must_probe(member):
-                member.probe, member.probed = [], time.monotonic()
-                member.outbox += [(probe, True) for probe in self._probes]
-            working = member.open or member.probe is not None
+                self._probe(member)
+            working = member.open or self._probing(member)
             while len(member.calls) < AHEAD and (working or member.outbox or member.dropped):
                 self._crew.call(member, "turn", "turn", member.outbox, member.dropped, turn)
                 member.outbox, member.dropped = [], []
+
+    def _probe(self, member: Member) -> None:
+        """Ask a worker the probe, under names of their own: answers to an earlier one may be on their way."""
+        self._rounds += 1
+        member.probe, member.probed, member.round = [], time.monotonic(), f"{PROBE}{self._rounds}/"
+        member.outbox += [(replace(probe, id=f"{member.round}{probe.id}"), True) for probe in self._probes]
+
+    def _probing(self, member: Member) -> bool:
+        """Whether answers to a probe are still to come."""
+        return member.probe is not None and len(member.probe) < len(self._probes)
 
     def _must_probe(self, member: Member) -> bool:
         if len(member.held) >= HELD or time.monotonic() - member.probed > PROBE_SECONDS:
@@ -318,14 +326,13 @@ class FleetEngine:
             setattr(self.stats, name, getattr(self.stats, name) + now - before)
         member.totals = turn.totals
         for name, why in turn.refused:
-            if name in member.open:
+            if name in member.open or name.startswith(PROBE):
                 raise RequestError(why)
         for result in turn.results:
-            if result.id.startswith(PROBE):
-                if member.probe is not None:
-                    member.probe.append(_plain(result))
-                    if len(member.probe) == len(self._probes) and not self._confirms(member):
-                        return
+            if member.probe is not None and result.id.startswith(member.round):
+                member.probe.append(replace(result, id=result.id.removeprefix(member.round), cached_tokens=0))
+                if not self._probing(member) and self._reference is not None and not self._confirms(member):
+                    return
                 continue
             sent = member.open.get(result.id)
             # Of an earlier request of this name, or dropped since.
@@ -342,7 +349,7 @@ class FleetEngine:
         """Compare a worker's answers to the probe, and let what it holds be read; or take the worker out."""
         assert member.probe is not None
         assert self._reference is not None
-        found, member.probe = sorted(member.probe, key=lambda r: r.id), None
+        found, member.probe = _in_order(member.probe), None
         if found != self._reference:
             self._crew.expel(member, first_unlike(found, self._reference))
             return False
@@ -371,28 +378,26 @@ class FleetEngine:
             return
         self._crew.await_some()
         self._probes = _probes(self.vocab_size, list(self._mixtures))
-        waited = set(self._crew.ready)
-        for member in waited:
-            self._crew.call(member, "turn", "turn", [(probe, False) for probe in self._probes], [], TURN)
-        found: dict[Member, list[Result]] = {}
-        while waited & set(self._crew.ready):
-            for member, _, turn in self._crew.wait():
-                mine = found.setdefault(member, [])
-                mine += [_plain(r) for r in turn.results if r.id.startswith(PROBE)]
-                if len(mine) >= len(self._probes):
-                    waited.discard(member)
-                elif not member.calls:
-                    self._crew.call(member, "turn", "turn", [], [], TURN)
-        whole = {m: sorted(r, key=lambda r: r.id) for m, r in found.items() if m.ready and len(r) == len(self._probes)}
-        if not whole:
+        asked = self._crew.ready
+        for member in asked:
+            self._probe(member)
+        while any(m.ready and self._probing(m) for m in asked):
+            self._send()
+            for member, call, turn in self._crew.wait():
+                if member.ready:
+                    self._take(member, call, turn)
+        answers = {m: _in_order(m.probe) for m in asked if m.ready and m.probe is not None}
+        if not answers:
             self._agree_on_probe()
             return
-        self._reference = self._crew.agree(whole)
+        self._reference = self._crew.agree(answers)
+        for member in answers:
+            member.probe = None
 
 
-def _plain(result: Result) -> Result:
-    """Return a result without what depends on the worker's cache."""
-    return replace(result, cached_tokens=0)
+def _in_order(results: Iterable[Result]) -> list[Result]:
+    """Return the answers to a probe in an order of their own: they come in any."""
+    return sorted(results, key=lambda result: result.id)
 
 
 def _probes(vocab_size: int, mixtures: Sequence[str]) -> list[Request]:
@@ -403,6 +408,6 @@ def _probes(vocab_size: int, mixtures: Sequence[str]) -> list[Request]:
     found: list[Request] = []
     # The latest are personas' sums; those before are what these are made of.
     for k, name in enumerate([None, *mixtures[-PROBE_MIXTURES:]]):
-        found.append(GenerateRequest(f"{PROBE}{k:02}a", prompt, sampling, name, ("probe", k)))
-        found.append(ScoreRequest(f"{PROBE}{k:02}b", prompt, labels, name))
+        found.append(GenerateRequest(f"{k:02}a", prompt, sampling, name, ("probe", k)))
+        found.append(ScoreRequest(f"{k:02}b", prompt, labels, name))
     return found
