@@ -42,8 +42,8 @@ WARMTH = 3  # held-out prompts of the probe
 PAPER = EFFECTS[1, "all"]
 # Bytes of libraries, a step's workspace, analysis and report: what the default study took.
 RUNTIME = 1.4 * 2**30
-# A second, that a fleet's driver writes at most: warmeng bench fleet.
-MOST_RECORDS = 3500
+# Generated answers a second that a fleet's driver plans, deals, grades and writes at most (docs/many-machines.md).
+MOST_ANSWERS = 600
 
 Lines = Iterator[tuple[str, Any]]
 
@@ -167,7 +167,7 @@ def _scaling(probe: Probe, plan: Estimate, judged: int, workers: int, one: float
     """Say what the time above holds for, and where more workers stop helping."""
     most = probe.useful(plan, judged)
     if probe.answer_rate:
-        most = min(most, max(1, int(MOST_RECORDS / probe.answer_rate)))
+        most = min(most, max(1, int(MOST_ANSWERS / probe.answer_rate)))
     return (
         f"{workers} as fast as this machine, which alone takes {duration(one)}; more than about {most} help little: "
         f"they take {duration(probe.predict(plan, judged, most))}, the manipulation check aside"
