@@ -149,9 +149,9 @@ class _Asker:
         self.client, self.records, self.display = client, records, display
         self.meter, self.count = meter, 0
         # Workers begin with what there is, while the rest of a large plan is made.
-        many = isinstance(self.engine, FleetEngine)
-        self.most: int = max(MOST_OPEN, self.engine.most_open) if many else MOST_OPEN
-        self.step = STEP if many else MOST_OPEN
+        self.most = self.step = MOST_OPEN
+        if isinstance(self.engine, FleetEngine):
+            self.most, self.step = max(MOST_OPEN, self.engine.most_open), STEP
         self.asked: dict[str, Planned] = {}
 
     def run(self, jobs: Iterable[Planned | JudgmentTask], interrupted: Sequence[int]) -> bool:

@@ -9,8 +9,10 @@ from dataclasses import replace
 
 import fleets as helpers
 import pytest
+import torch
 from fakes import Heard
 from fleets import needs_ray
+from safetensors.torch import save_file
 from studies import lines, widened
 
 from warmeng.fleet import engine as fleet_engine
@@ -24,10 +26,17 @@ pytestmark = needs_ray
 
 
 @pytest.fixture(scope="module")
-def settings(tiny_model, tmp_path_factory):
-    """The default study, small, on a tiny model."""
-    model = widened(tiny_model("llama"), tmp_path_factory.mktemp("fleet") / "model")
-    return StudySettings(model=str(model), limit=2, max_new_tokens=16, warmth_prompts=0, stall_seconds=60)
+def settings(tiny_model, tiny_adapters, tmp_path_factory):
+    """The default study, small, on a tiny model, with adapters, a sum of them, and a steering vector."""
+    folder = tmp_path_factory.mktemp("fleet")
+    model = widened(tiny_model("llama"), folder / "model")
+    vector = folder / "vector.safetensors"
+    save_file({"v": torch.randn(4, 48, generator=torch.Generator().manual_seed(0))}, vector)
+    warm, cold = tiny_adapters[:2]
+    personas = ("original", f"warm={warm}", f"apart=warm*0.5-{cold}*0.5", f"steered=vector:{vector}:2")
+    return StudySettings(
+        model=str(model), personas=personas, limit=2, max_new_tokens=16, warmth_prompts=0, stall_seconds=60
+    )
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -83,6 +92,7 @@ def test_two_workers_leave_the_records_of_one_process(ask, whole, tmp_path):
     code, found, said = ask(tmp_path / "r")
     assert code == 0
     assert found == whole
+    assert b'"projections":' in b"".join(found)
     assert any("2 workers with 1 CPU core each" in line for line in said)
     assert not any("lost" in line or "taken out" in line for line in said)
 
