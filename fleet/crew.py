@@ -119,7 +119,7 @@ class Crew:
             self._start(f"worker {k + 1}")
         while any(member.about is None for member in self.members):
             self.wait()
-        facts = self._agreed({m: m.about.facts for m in self.members if m.about is not None})
+        facts = self.agree({m: m.about.facts for m in self.members if m.about is not None})
         for key, mine in self._here.items():
             if facts.get(key) != mine:
                 raise InputError(
@@ -144,12 +144,12 @@ class Crew:
             for member, call, value in self.wait():
                 if call.kind == "ask":
                     (errors if isinstance(value, WarmengError) else answers)[member] = value
-        if errors and not answers:
+        if errors and len(errors) >= len(answers):
             raise next(iter(errors.values()))
         for member, error in errors.items():
             self.expel(member, str(error))
         self.await_some()
-        found = self._agreed(answers)
+        found = self.agree(answers)
         self._asked.append((method, given, found))
         # One that came meanwhile has only what was asked before.
         for member in self.members:
@@ -157,10 +157,6 @@ class Crew:
                 self.call(member, "repeat", "setup", method, *given, repeat=found)
                 member.ready = False
         return found
-
-    def agree(self, answers: Mapping[Member, Any]) -> Any:
-        """Return what most workers gave, and take the others out by name. Raises ``InputError`` without a majority."""
-        return self._agreed(answers)
 
     def call(self, member: Member, kind: Kind, method: str, *given: Any, repeat: Any = None) -> None:
         """Call a worker."""
@@ -234,6 +230,31 @@ class Crew:
         self._returned(member)
         self._require_some(why)
 
+    def agree(self, answers: Mapping[Member, Any]) -> Any:
+        """Return what most workers gave, and take the others out by name. Raises ``InputError`` without a majority."""
+        groups: list[tuple[Any, list[Member]]] = []
+        for member, value in answers.items():
+            for known, members in groups:
+                if known == value:
+                    members.append(member)
+                    break
+            else:
+                groups.append((value, [member]))
+        groups.sort(key=lambda group: -len(group[1]))
+        if not groups:
+            raise NoWorkers("no worker answered")
+        (value, most), *others = groups
+        if others and len(others[0][1]) == len(most):
+            pair = f"{most[0].called} and {others[0][1][0].called}"
+            raise InputError(
+                f"{pair} do not agree, and no majority tells which is wrong: {unlike(others[0][0], value)}: "
+                "leave one of their machines out"
+            )
+        for other, members in others:
+            for member in members:
+                self.expel(member, f"it does not agree with the {len(most)} others: its {unlike(other, value)}")
+        return value
+
     def close(self) -> None:
         """End all workers."""
         for member in list(self.members):
@@ -274,30 +295,6 @@ class Crew:
             self.expel(member, f"it gives {show(value)} where the others give {show(call.repeat)}")
         else:
             member.ready = not member.calls
-
-    def _agreed(self, answers: Mapping[Member, Any]) -> Any:
-        groups: list[tuple[Any, list[Member]]] = []
-        for member, value in answers.items():
-            for known, members in groups:
-                if known == value:
-                    members.append(member)
-                    break
-            else:
-                groups.append((value, [member]))
-        groups.sort(key=lambda group: -len(group[1]))
-        if not groups:
-            raise NoWorkers("no worker answered")
-        (value, most), *others = groups
-        if others and len(others[0][1]) == len(most):
-            pair = f"{most[0].called} and {others[0][1][0].called}"
-            raise InputError(
-                f"{pair} do not agree, and no majority tells which is wrong: {unlike(others[0][0], value)}: "
-                "leave one of their machines out"
-            )
-        for other, members in others:
-            for member in members:
-                self.expel(member, f"it does not agree with the {len(most)} others: its {unlike(other, value)}")
-        return value
 
 
 def unlike(one: Any, other: Any, name: str = "answer") -> str:
