@@ -138,7 +138,7 @@ def test_workers_go_on_with_what_one_process_began_and_the_other_way_round(ask, 
 
 @pytest.mark.slow
 def test_workers_killed_at_random_moments(ask, whole, monkeypatch, tmp_path, count):
-    wanted, kills, call = count(6, 50), 0, Crew.call
+    wanted, kills, call = count(4, 50), 0, Crew.call
     rng = random.Random(0)
 
     def killing(self, member, kind, *given, **more):
