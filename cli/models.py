@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from warmeng.common.cards import CARDS
 from warmeng.common.terminal import echo
 
 
@@ -18,6 +19,7 @@ def models() -> None:
       warmeng models list
       warmeng models fetch smollm2-135m-instruct
       warmeng models verify ./my-checkpoint
+      warmeng models plan llama-3.1-70b --gpu h100
     """
 
 
@@ -77,3 +79,34 @@ def verify(name: str, revision: str | None) -> None:
     for file, digest in verify_model(name, revision, lambda message: echo(message, err=True)).items():
         echo(f"{digest}  {file}")
     echo(f"{name}: no damage found", err=True)
+
+
+@models.command()
+@click.argument("name")
+@click.option("--revision", help="Branch, tag or commit of a hub repository.")
+@click.option("--gpu", type=click.Choice(sorted(CARDS)), default="h100", show_default=True, help="The card.")
+@click.option("--gib", type=click.FloatRange(1), help="Its memory, where it is another card.")
+@click.option(
+    "--tokens", type=click.IntRange(1), default=512, show_default=True, help="Of a prompt and its answer together."
+)
+def plan(name: str, revision: str | None, gpu: str, gib: float | None, tokens: int) -> None:
+    """Tell what model NAME takes on a GPU in each kind of weights, without its weights at hand.
+
+    NAME is a model's, of which the configuration alone is fetched, or a known shape. The largest step is an estimate;
+    a run divides what is really free. Adapters, at most 512 MiB, have room.
+
+    \b
+    Examples:
+      warmeng models plan llama-3.1-70b --gpu h100
+      warmeng models plan Qwen/Qwen2.5-32B-Instruct-AWQ --gpu l40s --tokens 900
+    """
+    from warmeng.engine.plan import plans
+    from warmeng.engine.registry import read_shape
+
+    config = read_shape(name, revision)
+    memory = int(gib * 2**30) if gib else CARDS[gpu] * 2**20
+    echo(f"{name} on {f'{gib:g} GiB' if gib else gpu} ({memory / 2**30:.1f} GiB), {tokens} tokens a sequence")
+    echo("kind       weights GiB   cache GiB   sequences")
+    for found in plans(config, memory, tokens):
+        cache = f"{found.cache / 2**30:9.1f}" if found.sequences else "       no"
+        echo(f"{found.kind:<10} {found.weights / 2**30:11.1f} {cache:>11} {found.sequences:11,d}")

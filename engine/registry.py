@@ -11,6 +11,8 @@ from typing import Literal
 
 from warmeng.common.errors import InputError, one_line, show
 from warmeng.engine import builtin
+from warmeng.engine.config import ModelConfig, read_config
+from warmeng.engine.shapes import SHAPES, shape_config
 from warmeng.engine.tensors import content_hash, file_sha256, open_checkpoint, tensor_files
 
 BUILT_IN = (builtin.NAME,)
@@ -102,6 +104,30 @@ def find_folder(name: str, revision: str | None = None) -> Path | None:
     except Exception:
         # Not in the cache: the library raises all kinds.
         return None
+
+
+def read_shape(name: str, revision: str | None = None) -> ModelConfig:
+    """The configuration of a model or of a known shape; of a repository on the hub nothing else is fetched.
+
+    Raises:
+        InputError: no such model or shape, or a configuration that is not supported.
+    """
+    if name in SHAPES:
+        return shape_config(name)
+    if (folder := find_folder(name, revision)) is not None:
+        return read_config(folder)
+    check_name(name, revision)
+    from huggingface_hub import hf_hub_download
+
+    try:
+        path = Path(hf_hub_download(name, "config.json", revision=revision))
+    except Exception as error:
+        # The hub's client raises all kinds.
+        why = f"{type(error).__name__}: {one_line(error, 160)}"
+        raise InputError(
+            f"no configuration of {name!r} here or on the hub ({why}): give a folder, or one of {', '.join(SHAPES)}"
+        ) from None
+    return read_config(path.parent)
 
 
 def parse_name(name: str) -> tuple[str, str | None]:

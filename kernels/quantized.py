@@ -150,6 +150,11 @@ def quantize(rows: Tensor, dtype: torch.dtype, scale: float | None = None) -> tu
     return (quotients.round_() if dtype == torch.int8 else quotients).to(dtype), scales
 
 
+def group_of(width: int) -> int:
+    """Return how many inputs share a scale where a weight of this width is rounded to int4 here."""
+    return next((size for size in _GROUPS if width % size == 0), _GROUPS[0])
+
+
 def round_weight(w: Tensor, kind: str) -> RowScaled | Int4:
     """Round a weight [out, in] to the nearest numbers of a kind: int8, fp8 or int4.
 
@@ -159,7 +164,7 @@ def round_weight(w: Tensor, kind: str) -> RowScaled | Int4:
     if kind != "int4":
         return RowScaled(*quantize(w, torch.int8 if kind == "int8" else torch.float8_e4m3fn))
     width = w.shape[1]
-    group = next((size for size in _GROUPS if width % size == 0), _GROUPS[0])
+    group = group_of(width)
     x = torch.nn.functional.pad(w.float(), (0, -width % group)).view(len(w), -1, group)
     scales = (x.abs().amax(2) / (MIDDLE - 0.5)).to(torch.bfloat16)
     scales = torch.where(scales == 0, 1.0, scales)

@@ -1,0 +1,71 @@
+"""How many bytes a base takes in each kind of weights, and what a card has room for beside it: from its shape alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from warmeng.engine.checkpoint import projection_shapes
+from warmeng.engine.config import ModelConfig
+from warmeng.engine.scheme import Scheme
+from warmeng.kernels.quantized import BLOCK, HALF, group_of
+
+PLAIN = "bfloat16"
+KINDS = (PLAIN, "int8", "fp8", "int4")
+# As the CUDA backend divides what is free: see ``engine.gpu.memory``.
+_SHARE, _ADAPTERS = 0.94, 512 * 2**20
+# Rows and tokens of its largest step.
+_LOGIT_ROWS, _TOKENS = 1024, 4096
+_ITEM = 2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Bytes of weights, of the largest step (roughly), and of the cache; ``sequences`` that it holds at once."""
+
+    kind: str
+    weights: int
+    workspace: int
+    cache: int
+    sequences: int
+
+
+def plans(config: ModelConfig, memory: int, tokens: int) -> Iterator[Plan]:
+    """Yield the plan of each kind for a card of so many bytes, with sequences of ``tokens`` tokens.
+
+    A checkpoint that is quantised has one kind. A plan without room has no sequences.
+    """
+    per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim * _ITEM
+    for kind in KINDS if config.quantization is None else (config.quantization.kind,):
+        weights, workspace = weight_bytes(config, kind), _workspace(config)
+        cache = max(0, int((memory - weights) * _SHARE) - workspace - _ADAPTERS)
+        yield Plan(kind, weights, workspace, cache, cache // (per_token * tokens))
+
+
+def weight_bytes(config: ModelConfig, kind: str) -> int:
+    """Return the bytes of all weights on a GPU: the layers' of a kind, embedding, norms and head in bfloat16."""
+    shapes = projection_shapes(config)
+    out, width = shapes.pop("head")
+    outer = out * width * (1 if config.tie_word_embeddings else 2)
+    norms = (2 * config.num_layers + 1) * config.hidden_size
+    norms += config.num_layers * (shapes["qkv"][0] * config.qkv_bias + 2 * config.head_dim * config.qk_norm)
+    layer = sum(matrix_bytes(out, width, kind, config.quantization) for out, width in shapes.values())
+    return config.num_layers * layer + _ITEM * (outer + norms)
+
+
+def matrix_bytes(out: int, width: int, kind: str, scheme: Scheme | None = None) -> int:
+    """Return the bytes of a weight [out, width]; ``scheme``: of a checkpoint, unless it is rounded at load."""
+    if kind == PLAIN:
+        return _ITEM * out * width
+    if kind != "int4":
+        # A scale of float32 for each output.
+        return out * width + 4 * out
+    group = group_of(width) if scheme is None else min(scheme.group or width, width)
+    zeros = scheme is not None and not scheme.symmetric
+    return out * -(-width // BLOCK) * HALF + -(-width // group) * out * (_ITEM + zeros)
+
+
+def _workspace(config: ModelConfig) -> int:
+    """Return about what the largest step takes: logits in float32, and the rows of the widest part of a layer."""
+    rows = 3 * config.intermediate_size + 3 * config.hidden_size
+    return 4 * _LOGIT_ROWS * config.vocab_size + _ITEM * _TOKENS * rows

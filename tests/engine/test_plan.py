@@ -1,0 +1,111 @@
+"""What a base takes: against the tensors themselves, made without memory; and the command that tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from warmeng.cli.main import warmeng
+from warmeng.common.cards import CARDS
+from warmeng.engine.checkpoint import load_weights, num_weights, projection_shapes
+from warmeng.engine.config import read_config
+from warmeng.engine.plan import KINDS, plans, weight_bytes
+from warmeng.engine.scheme import Scheme
+from warmeng.engine.shapes import shape_config
+from warmeng.kernels.linear import Projection
+from warmeng.kernels.quantized import Int4, RowScaled, Weight, round_weight
+
+GIB = 2**30
+
+
+def held(weight: Weight) -> int:
+    """Return the bytes of a weight's tensors."""
+    if isinstance(weight, torch.Tensor):
+        return weight.nbytes
+    parts = (getattr(weight, field.name) for field in fields(weight))
+    return sum(part.nbytes for part in parts if isinstance(part, torch.Tensor))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["llama-3.1-8b", "llama-3.1-70b", "qwen2.5-32b", "smollm2-135m"])
+def test_weights_take_what_their_tensors_take(name: str, kind: str) -> None:
+    config = shape_config(name)
+    shapes = projection_shapes(config)
+    head = shapes.pop("head")
+    layer = 0
+    for shape in shapes.values():
+        plain = torch.empty(shape, dtype=torch.bfloat16, device="meta")
+        layer += held(plain if kind == "bfloat16" else round_weight(plain, kind))
+    outer = 2 * head[0] * head[1] * (1 if config.tie_word_embeddings else 2)
+    bias = shapes["qkv"][0] if config.qkv_bias else 0
+    norms = 2 * (config.num_layers * (2 * config.hidden_size + bias) + config.hidden_size)
+    assert weight_bytes(config, kind) == config.num_layers * layer + outer + norms
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("family", ["llama", "qwen2-bias", "qwen3-norm", "llama-tied"])
+def test_a_whole_model_takes_what_is_planned(tiny_model: Callable[[str], Path], family: str, kind: str) -> None:
+    folder = tiny_model(family)
+    config = read_config(folder)
+    seen: list[int] = []
+
+    class Held:
+        def __init__(self, weight: Weight) -> None:
+            self.shape = (weight.shape[0], weight.shape[1])
+            seen.append(held(weight))
+
+        def multiply(self, x: torch.Tensor, add_to: torch.Tensor | None = None) -> torch.Tensor:
+            raise NotImplementedError
+
+    project: Callable[[Weight], Projection] = Held
+    found = load_weights(folder, config, torch.bfloat16, project=project, kind="auto" if kind == "bfloat16" else kind)
+    # A tied head is the embedding.
+    beside = 0 if config.tie_word_embeddings else found.embed.nbytes
+    for layer in found.layers:
+        vectors = (layer.attn_norm, layer.mlp_norm, layer.qkv_bias, layer.q_norm, layer.k_norm)
+        beside += sum(vector.nbytes for vector in vectors if vector is not None)
+    assert weight_bytes(config, kind) == sum(seen) + beside + found.final_norm.nbytes
+
+
+def test_a_checkpoints_own_groups_and_zeros_count() -> None:
+    scheme = Scheme("awq", "int4", 64, symmetric=False)
+    config = replace(shape_config("llama-3.1-8b"), quantization=scheme)
+    (only,) = plans(config, 80 * GIB, 512)
+    assert only.kind == "int4"
+    body = num_weights(config) - 2 * config.vocab_size * config.hidden_size
+    # Half a byte a weight, and for 64 of them a scale of 2 bytes and a zero of 1.
+    assert only.weights == pytest.approx(body * (0.5 + 3 / 64) + 4 * config.vocab_size * config.hidden_size, rel=1e-4)
+
+
+def test_large_models_on_one_card() -> None:
+    h100, h200 = (CARDS[name] * 2**20 for name in ("h100", "h200"))
+    config = shape_config("llama-3.1-70b")
+    on = {memory: {p.kind: p for p in plans(config, memory, 325)} for memory in (h100, h200)}
+    sizes = {kind: plan.weights / GIB for kind, plan in on[h100].items()}
+    assert sizes == pytest.approx({"bfloat16": 131.4, "int8": 67.7, "fp8": 67.7, "int4": 36.8}, abs=0.1)
+    assert on[h100]["bfloat16"].sequences == 0
+    assert 0 < on[h200]["bfloat16"].sequences < 100 < on[h100]["int4"].sequences < on[h200]["fp8"].sequences
+    small = {p.kind: p for p in plans(shape_config("qwen2.5-32b"), h100, 325)}
+    assert small["bfloat16"].weights / GIB == pytest.approx(61.0, abs=0.1)
+    assert small["fp8"].weights / GIB == pytest.approx(32.0, abs=0.1)
+
+
+def test_the_command() -> None:
+    found = CliRunner().invoke(warmeng, ["models", "plan", "llama-3.1-70b", "--gpu", "h100"])
+    assert found.exit_code == 0, found.output
+    rows = {line.split()[0]: line.split()[1:] for line in found.output.splitlines()[2:]}
+    assert rows["bfloat16"] == ["131.4", "no", "0"]
+    assert rows["fp8"][0] == "67.7"
+    assert int(rows["int4"][2].replace(",", "")) > int(rows["fp8"][2].replace(",", "")) > 0
+    none = CliRunner().invoke(warmeng, ["models", "plan", "no-such-model"])
+    assert none.exit_code != 0
+
+
+def test_kinds_are_those_of_the_layout() -> None:
+    w = torch.ones(4, 64)
+    assert [type(round_weight(w, kind)) for kind in KINDS[1:]] == [RowScaled, RowScaled, Int4]
