@@ -25,6 +25,7 @@ from warmeng.engine.request import GenerateRequest, SamplingParams
 from warmeng.engine.shapes import shape_config
 from warmeng.kernels.quantized import RowScaled, quantize, round_weight, through_fp8
 from warmeng.study.report.settings_text import weights_words
+from warmeng.study.settings import StudySettings
 
 SMALL = EngineSettings(kv_bytes=4 * 2**20, max_num_seqs=96)
 KINDS = ("int8", "fp8", "int4")
@@ -226,6 +227,14 @@ def test_what_can_not_be_chosen(tmp_path: Path, tiny_model: Callable[[str], Path
     assert [choose_weights(kind, large) for kind in ("fp8", "int4", "auto")] == ["fp8", "int4", "auto"]
     with pytest.raises(UsageError, match=r"breaks models of the shape of Llama 3\.1 70B .* take fp8 or int4"):
         choose_weights("int8", large)
+
+
+def test_settings_name_it_and_keep_their_folder_without_it() -> None:
+    plain = StudySettings()
+    assert "weights" not in plain.as_dict()
+    assert plain.digest == StudySettings(weights="auto").digest != StudySettings(weights="int4").digest
+    with pytest.raises(UsageError, match="no kind of weights is named 'int5': use auto, int8, fp8, int4"):
+        StudySettings(weights="int5")
 
 
 def test_products_of_fp8_are_not_in_bfloat16(
