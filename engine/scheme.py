@@ -136,9 +136,10 @@ class _Fields:
 
 
 def _compressed(f: _Fields) -> Scheme:
-    formats = ("float-quantized", "int-quantized", "pack-quantized")
+    formats = ("float-quantized", "int-quantized", "naive-quantized", "pack-quantized")
     kept = f.expect("format", formats, what=f"one of {', '.join(formats)}")
-    f.expect("quantization_status", ("compressed",), "compressed")
+    # "frozen" stands in older checkpoints; what is stored, the tensors' types tell.
+    f.expect("quantization_status", ("compressed", "frozen"), "compressed")
     f.absent("kv_cache_scheme", "quantised keys and values are not read")
     f.absent("transform_config", "transformed weights are not read")
     f.absent("moe_sparsity_config", "sparse experts are not read")
@@ -183,7 +184,7 @@ def _packed(weights: _Fields, inputs: _Fields | None) -> Scheme:
 
 def _rows(kept: str, weights: _Fields, inputs: _Fields | None, fail: Fail) -> Scheme:
     """Return a scheme of weights and inputs of 8 bits."""
-    floating = kept == "float-quantized"
+    floating = kept == "float-quantized" or (kept == "naive-quantized" and weights.get("type") == "float")
     if inputs is None:
         raise fail(f"input_activations is missing, expected 8 bits by token with {kept}: {_ANOTHER}")
     for part in (weights, inputs):

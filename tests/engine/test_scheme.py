@@ -54,6 +54,12 @@ def changed(about: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
     return about
 
 
+def test_older_checkpoints_of_eight_bits_have_other_words() -> None:
+    for about, scheme in ((FP8, Scheme(CT, "fp8")), (INT8, Scheme(CT, "int8"))):
+        older = changed(changed(about, "format", "naive-quantized"), "quantization_status", "frozen")
+        assert parse_scheme(older, InputError) == scheme
+
+
 W, X = "config_groups.group_0.weights", "config_groups.group_0.input_activations"
 
 
@@ -66,7 +72,7 @@ W, X = "config_groups.group_0.weights", "config_groups.group_0.input_activations
         ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "'bitsandbytes', expected one of compressed-tensors"),
         ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "'fp8'"),
         (changed(FP8, "format", "nvfp4-pack-quantized"), "format is 'nvfp4-pack-quantized'"),
-        (changed(FP8, "quantization_status", "frozen"), "quantization_status is 'frozen'"),
+        (changed(FP8, "quantization_status", "calibration"), "quantization_status is 'calibration'"),
         (changed(FP8, "kv_cache_scheme", BY_TOKEN), "kv_cache_scheme is set (quantised keys and values"),
         (changed(FP8, "transform_config", {"config_groups": {"R1": {}}}), "transform_config is set"),
         (changed(FP8, "sparsity_config", {"format": "sparse-24-bitmask"}), "sparsity_config.format"),
