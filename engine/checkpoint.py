@@ -28,6 +28,8 @@ __all__ = [
     "open_checkpoint", "plain_only",
 ]  # fmt: skip
 
+# Rows of a weight that are rounded at once.
+_ROUNDED_ROWS = 2048
 # Buffers that old versions of transformers saved; they follow from the configuration.
 _BUFFER = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
 
@@ -290,7 +292,10 @@ class _Loader:
             kept = torch.float32 if self.kind != AUTO else self.dtype
             dest = torch.empty(height, width, dtype=kept, device=self.device)
             self.checkpoint.read_into(f"{module}.weight", dest)
-            return dest if self.kind == AUTO else round_weight(dest, self.kind)
+            if self.kind == AUTO:
+                return dest
+            # In blocks, as rounding makes several copies.
+            return stack([round_weight(rows, self.kind) for rows in torch.split(dest, _ROUNDED_ROWS)])
 
         def weight() -> Weight:
             parts = [part(module, height) for module, height in zip(modules, heights, strict=True)]

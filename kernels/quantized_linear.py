@@ -8,6 +8,7 @@ of float32.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
 
@@ -15,12 +16,13 @@ import torch
 from torch import Tensor
 
 from warmeng.kernels.linear import Arrangement, Projection
-from warmeng.kernels.quantized import RowScaled, Weight, quantize
+from warmeng.kernels.quantized import Int4, RowScaled, Weight, quantize
 
 # Products of numbers up to 127 and 128 in magnitude, so many of them, add up to less than 2 ** 24: every sum on the way
 # is a number of float32.
 _EXACT = 1024
 _ROWS = (1, 2, 13, 96)
+_BLOCK_ROWS = 2048
 
 
 class ScaledProjection:
@@ -48,12 +50,23 @@ def project(arrangement: Arrangement, weight: Weight) -> Projection:
     if isinstance(weight, Tensor):
         return arrangement.project(weight)
     if not isinstance(weight, RowScaled):
-        return arrangement.project(weight.dequantized(arrangement.dtype))
+        return arrangement.project(_dequantized(weight, arrangement.dtype))
     if weight.kind == "int8":
         whole = PackedSums if packed_sums_are_exact(weight.shape[1]) else SplitSums
         return ScaledProjection(weight, whole(weight.values))
     inner = arrangement.project(weight.values.float())
     return ScaledProjection(weight, lambda rows: inner.multiply(rows.float()))
+
+
+def _dequantized(weight: Int4, dtype: torch.dtype) -> Tensor:
+    """Return ``weight.dequantized(dtype)``, made in blocks of rows, as it takes several copies."""
+    whole = torch.empty(weight.shape, dtype=dtype)
+    for start in range(0, len(whole), _BLOCK_ROWS):
+        rows = slice(start, start + _BLOCK_ROWS)
+        zeros = None if weight.zeros is None else weight.zeros[:, rows]
+        part = replace(weight, packed=weight.packed[rows], scales=weight.scales[:, rows], zeros=zeros)
+        whole[rows] = part.dequantized(dtype)
+    return whole
 
 
 class PackedSums:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -88,6 +90,16 @@ def test_int4_is_the_product_with_the_dequantized_weight_bit_for_bit(dtype: torc
     x = drawn(32, 576, seed=1)
     plain = arrangement.project(weight.dequantized(dtype).float())
     assert torch.equal(project(arrangement, weight).multiply(x), plain.multiply(x))
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+def test_a_tall_weight_of_int4_is_dequantized_in_blocks(arrangement: Arrangement, zeros: bool) -> None:
+    weight = round_weight(drawn(4100, 64), "int4")
+    assert isinstance(weight, Int4)
+    if zeros:
+        weight = replace(weight, zeros=torch.randint(0, 16, weight.scales.shape, dtype=torch.uint8))
+    x = drawn(3, 64, seed=1)
+    assert torch.equal(project(arrangement, weight).multiply(x), arrangement.project(weight.dequantized()).multiply(x))
 
 
 @pytest.mark.parametrize("kind", KINDS)
