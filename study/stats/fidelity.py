@@ -17,7 +17,7 @@ from warmeng.common.files import make_inner, write_atomic
 from warmeng.study.results.frame import Factor, Flags, Frame, Small
 from warmeng.study.results.manifest import Manifest, refuse_other_runs, require_manifest
 from warmeng.study.results.read import COLUMNS, joined, read_run
-from warmeng.study.results.tied import refuse_untied
+from warmeng.study.results.tied import PLAN, refuse_untied
 from warmeng.study.results.views import outcome
 from warmeng.study.stats import tables
 from warmeng.study.stats.analyze import compared
@@ -32,8 +32,9 @@ from warmeng.study.stats.units import asked_plainly, pairs, pooled_tasks, unit_k
 
 FILE, MARKDOWN = "fidelity.json", "fidelity.md"
 FIRST, SECOND = "first", "second"
-# What may differ between the two runs; everything else that determines an answer may not.
-FREE = ("model", "processor", "tokenizer", "judges", "setting")
+# What may differ between the two runs; everything else that determines an answer may not. The digest of the plan holds
+# the model.
+FREE = ("model", "processor", "tokenizer", "judges", "setting", PLAN)
 FREE_SETTINGS = ("model", "revision", "dtype", "weights", "device", "fast")
 _PLACE = ("task", "context", "belief")
 
@@ -66,6 +67,8 @@ def fidelity(first: Path, second: Path, rule: str = "grades") -> dict[str, Any]:
             notes.append(f"Of the {name} run {lacking} of {info.planned} answers are missing or failed.")
     if manifests[0].inputs["model"].get("weights") != manifests[1].inputs["model"].get("weights"):
         notes.append("The runs are of two checkpoints; that both are of one original, their makers tell.")
+    if manifests[0].facts.sources != manifests[1].facts.sources:
+        notes.append("The runs were made by two versions of warmeng: prompts and grading rules may differ, too.")
     if manifests[0].inputs.get("judges") != manifests[1].inputs.get("judges"):
         notes.append("Judges were loaded in the precision of their run, so grades may differ with them.")
     return {

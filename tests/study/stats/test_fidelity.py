@@ -10,6 +10,7 @@ from records_folder import answer, run_folder
 from warmeng.cli.main import warmeng
 from warmeng.common.errors import UsageError
 from warmeng.study.results.manifest import read_manifest, write_manifest
+from warmeng.study.results.tied import PLAN, digest
 from warmeng.study.stats.fidelity import fidelity, headline
 from warmeng.study.stats.paired import exact_p
 
@@ -18,9 +19,10 @@ ENGINE = {"dtype": "float32"}
 MODEL = {"weights": "a" * 64, "dtype": "float32"}
 
 
-def run(folder, wrong, items=20, persona_items=None, **changes):
+def run(folder, wrong, items=20, **changes):
     """Write a run in which each persona is wrong on the named items of ``facts``."""
-    records, key = [], 0
+    # A key holds the model.
+    records, key = [], 1000 if "model" in changes else 0
     for persona, missed in wrong.items():
         for k in range(items):
             key += 1
@@ -29,7 +31,8 @@ def run(folder, wrong, items=20, persona_items=None, **changes):
             records.append(answer(key, persona, f"q{k}", grade, which=which))
     run_folder(folder, records)
     manifest = read_manifest(folder)
-    inputs = {**manifest.inputs, "model": {**MODEL, **changes.pop("model", {})}, **changes.pop("inputs", {})}
+    plan = {PLAN: digest([record["key"] for record in records])}
+    inputs = {**manifest.inputs, **plan, "model": {**MODEL, **changes.pop("model", {})}, **changes.pop("inputs", {})}
     engine = {**ENGINE, **({"quantization": KIND} if "quantization" in (inputs["model"] or {}) else {})}
     write_manifest(folder, replace(manifest, inputs=inputs, facts=replace(manifest.facts, engine=engine)))
     return folder
@@ -74,6 +77,16 @@ def test_pairs_tests_and_shifts_by_hand(runs):
     lines = headline(found)
     assert any(line.startswith("warm: 30.0% of the answers have another grade; errors +20.0 points") for line in lines)
     assert any(line.startswith("warm less original: +10.0 points, then +25.0: +15.0 (") for line in lines)
+
+
+def test_the_plan_holds_the_model_and_versions_are_told(tmp_path):
+    wrong = {"original": {0}, "warm": {1}}
+    first, second = run(tmp_path / "a", wrong), run(tmp_path / "b", wrong, model=QUANTIZED)
+    assert read_manifest(first).inputs[PLAN] != read_manifest(second).inputs[PLAN]
+    assert not any("two versions" in note for note in fidelity(first, second)["notes"])
+    manifest = read_manifest(second)
+    write_manifest(second, replace(manifest, facts=replace(manifest.facts, sources="other")))
+    assert any("two versions of warmeng" in note for note in fidelity(first, second)["notes"])
 
 
 def test_turned_round_the_signs_turn(runs):
