@@ -134,18 +134,17 @@ def pack_int4(numbers: Tensor, scales: Tensor, zeros: Tensor | None, group: int)
 def quantize(rows: Tensor, dtype: torch.dtype, scale: float | None = None) -> tuple[Tensor, Tensor]:
     """Round rows to int8 or float8_e4m3fn, each by its own scale, or all by the one that is given.
 
-    rows [n, in], finite; returns (values [n, in] of ``dtype``, scales float32 [n]). The scale is the largest magnitude
+    rows [n, in]; returns (values [n, in] of ``dtype``, scales float32 [n]). The scale is the largest magnitude
     of the row over 127 or 448, as in vLLM; that of a row of zeros is 1. Numbers halfway go to the even neighbour; those
-    past a given scale's range become its ends.
+    past a given scale's range become its ends. The scale of a row that is not finite is NaN.
     """
     x = rows.float()
     largest = INT8_MAX if dtype == torch.int8 else FP8_MAX
-    if scale is None:
-        scales = x.abs().amax(1) / largest
-        # NaN stays, so that a row with one does not come out as numbers.
-        scales = torch.where(scales == 0, 1.0, scales)
-    else:
-        scales = torch.full((len(x),), scale, dtype=torch.float32, device=x.device)
+    most = x.abs().amax(1)
+    scales = most / largest if scale is None else torch.full_like(most, scale)
+    scales = torch.where(scales == 0, 1.0, scales)
+    # Whole numbers can't say that one of a row is not finite.
+    scales = torch.where(most.isfinite(), scales, torch.nan)
     quotients = (x / scales[:, None]).clamp_(-largest, largest)
     return (quotients.round_() if dtype == torch.int8 else quotients).to(dtype), scales
 

@@ -30,7 +30,10 @@ def _quantize_rows(
         scale = tl.full((), 1.0, tl.float32) * given
     else:
         scale = tl.div_rn(tl.max(tl.abs(numbers), 0), tl.full((), LARGEST, tl.float32))
-        scale = tl.where(scale > 0.0, scale, 1.0)
+        scale = tl.where(scale == 0.0, 1.0, scale)
+    # The largest of some numbers may pass over one that is none.
+    lost = tl.sum(tl.where(tl.abs(numbers) < float("inf"), 0, 1))
+    scale = tl.where(lost > 0, float("nan"), scale)
     quotients = tl.div_rn(numbers, tl.zeros_like(numbers) + scale)
     quotients = tl.minimum(tl.maximum(quotients, -LARGEST), LARGEST)
     if WHOLE:

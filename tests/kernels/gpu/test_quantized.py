@@ -34,10 +34,23 @@ def four_bits(outs: int, depth: int, group: int, zeros: bool, dtype: torch.dtype
 def test_rows_are_rounded_as_the_twin_rounds_them(eight: torch.dtype, scale: float | None, dtype: torch.dtype) -> None:
     x = (torch.randn(37, 300) * torch.logspace(-6, 4, 37)[:, None]).to(dtype)
     x[5] = 0
+    x[7, 11], x[9, 3] = torch.nan, -torch.inf
     values, scales = quantize_rows(x, eight, scale)
     expected, of_rows = quantize(x, eight, scale)
-    assert torch.equal(scales, of_rows)
-    assert torch.equal(values.float(), expected.float())
+    lost = scales.isnan()
+    assert lost.nonzero()[:, 0].tolist() == [7, 9]
+    assert torch.equal(lost, of_rows.isnan())
+    assert torch.equal(scales[~lost], of_rows[~lost])
+    assert torch.equal(values[~lost].float(), expected[~lost].float())
+
+
+@pytest.mark.parametrize("eight", EIGHT, **names)
+def test_a_row_that_is_no_numbers_gives_none(eight: torch.dtype) -> None:
+    x, w = torch.randn(20, 64), eight_bits(40, 64, eight)
+    x[3, 5] = torch.nan
+    y = project(x, w).y
+    assert y[3].isnan().all()
+    assert y[[0, 4, 19]].isfinite().all()
 
 
 @pytest.mark.parametrize("eight", EIGHT, **names)
