@@ -106,7 +106,8 @@ def plan(name: str, revision: str | None, gpu: str, gib: float | None, tokens: i
     config = read_shape(name, revision)
     memory = int(gib * 2**30) if gib else CARDS[gpu] * 2**20
     echo(f"{name} on {f'{gib:g} GiB' if gib else gpu} ({memory / 2**30:.1f} GiB), {tokens} tokens a sequence")
-    echo("kind       weights GiB   cache GiB   sequences")
+    echo("kind       weights GiB   cache GiB   sequences   with --kv-dtype fp8")
     for found in plans(config, memory, tokens):
         cache = f"{found.cache / 2**30:9.1f}" if found.sequences else "       no"
-        echo(f"{found.kind:<10} {found.weights / 2**30:11.1f} {cache:>11} {found.sequences:11,d}")
+        room = f"{found.sequences:11,d} {found.fp8_sequences:21,d}"
+        echo(f"{found.kind:<10} {found.weights / 2**30:11.1f} {cache:>11} {room}")

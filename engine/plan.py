@@ -21,13 +21,16 @@ _ITEM = 2
 
 @dataclass(frozen=True)
 class Plan:
-    """Bytes of weights, of the largest step (roughly), and of the cache; ``sequences`` that it holds at once."""
+    """Bytes of weights, of the largest step (roughly), and of the cache; ``sequences`` that it holds at once, and with
+    keys and values of fp8.
+    """
 
     kind: str
     weights: int
     workspace: int
     cache: int
     sequences: int
+    fp8_sequences: int
 
 
 def plans(config: ModelConfig, memory: int, tokens: int) -> Iterator[Plan]:
@@ -39,7 +42,8 @@ def plans(config: ModelConfig, memory: int, tokens: int) -> Iterator[Plan]:
     for kind in KINDS if config.quantization is None else (config.quantization.kind,):
         weights, workspace = weight_bytes(config, kind), _workspace(config)
         cache = max(0, int((memory - weights) * _SHARE) - workspace - _ADAPTERS)
-        yield Plan(kind, weights, workspace, cache, cache // (per_token * tokens))
+        one = per_token * tokens
+        yield Plan(kind, weights, workspace, cache, cache // one, cache * _ITEM // one)
 
 
 def weight_bytes(config: ModelConfig, kind: str) -> int:

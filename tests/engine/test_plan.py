@@ -89,6 +89,8 @@ def test_large_models_on_one_card() -> None:
     sizes = {kind: plan.weights / GIB for kind, plan in on[h100].items()}
     assert sizes == pytest.approx({"bfloat16": 131.4, "int8": 67.7, "fp8": 67.7, "int4": 36.8}, abs=0.1)
     assert on[h100]["bfloat16"].sequences == 0
+    # Numbers of half the size: twice the sequences, or one more.
+    assert all(p.fp8_sequences // 2 == p.sequences for plans in on.values() for p in plans.values())
     assert 0 < on[h200]["bfloat16"].sequences < 100 < on[h100]["int4"].sequences < on[h200]["fp8"].sequences
     small = {p.kind: p for p in plans(shape_config("qwen2.5-32b"), h100, 325)}
     assert small["bfloat16"].weights / GIB == pytest.approx(61.0, abs=0.1)
@@ -99,7 +101,7 @@ def test_the_command() -> None:
     found = CliRunner().invoke(warmeng, ["models", "plan", "llama-3.1-70b", "--gpu", "h100"])
     assert found.exit_code == 0, found.output
     rows = {line.split()[0]: line.split()[1:] for line in found.output.splitlines()[2:]}
-    assert rows["bfloat16"] == ["131.4", "no", "0"]
+    assert rows["bfloat16"] == ["131.4", "no", "0", "0"]
     assert rows["fp8"][0] == "67.7"
     assert int(rows["int4"][2].replace(",", "")) > int(rows["fp8"][2].replace(",", "")) > 0
     none = CliRunner().invoke(warmeng, ["models", "plan", "no-such-model"])
