@@ -77,6 +77,13 @@ The same command again continues a run that was interrupted, or prints a finishe
     "and so on.",
 )
 @click.option(
+    "--seeds",
+    multiple=True,
+    metavar="NAME=FOLDER",
+    help="Trainings of one recipe that differ in their seed, repeatable: warm=runs/warm compares warm_seed-0, "
+    "warm_seed-1 and so on, and a table tells of the recipe, with seeds and questions both as a sample.",
+)
+@click.option(
     "--tasks",
     multiple=True,
     callback=names,
@@ -229,7 +236,7 @@ def run(
     """
     from warmeng.common.terminal import console
 
-    for name in ("personas", "doses", "checkpoints", "judges"):
+    for name in ("personas", "doses", "checkpoints", "seeds", "judges"):
         options[name] = options[name] or None
     settings = load_settings(study, options)
     folder = out or settings.default_folder

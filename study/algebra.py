@@ -9,7 +9,7 @@ a folder as it stands: ``[runs/a*2-b]*0.5``. A term ``vector:FILE:LAYER`` is a s
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +28,9 @@ _VECTOR = re.compile(rf"{VECTOR}(?P<file>.+):(?P<layer>[0-9]{{1,9}})(?:\^(?P<bou
 # Before a system prompt that is written out in place of its file.
 INLINE = "text:"
 DOSES_FORM = "NAME=DOSE,DOSE"
-CHECKPOINTS_FORM = "NAME=FOLDER"
+CHECKPOINTS_FORM = SEEDS_FORM = "NAME=FOLDER"
+# What folders and personas of a training's seed are named with.
+SEED = "seed-"
 
 
 class Term(NamedTuple):
@@ -101,16 +103,30 @@ def split_spec(spec: str) -> tuple[str, str, str]:
     return name, adapter, prompt
 
 
-def expand(personas: Sequence[str], doses: Sequence[str] = (), checkpoints: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return the specs of personas with those that doses and checkpoints stand for.
+def expand(
+    personas: Sequence[str], doses: Sequence[str] = (), checkpoints: Sequence[str] = (), seeds: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """Return the specs of personas with those that doses, checkpoints and seeds stand for.
 
     ``doses``: ``NAME=-1,0,0.5`` of a persona's adapter. They are named ``NAME_x0.5``: names appear in files, where
     ``*`` is not safe. Dose 1 is the persona itself. ``checkpoints``: ``NAME=FOLDER`` of a persona's training run, with
-    folders ``epoch-2``, named ``NAME_epoch-2``.
+    folders ``epoch-2``, named ``NAME_epoch-2``. ``seeds``: ``NAME=FOLDER`` of trainings that differ in their seed,
+    with folders ``seed-2/NAME`` of which the last checkpoint is taken, or adapters ``seed-2``; named ``NAME_seed-2``.
 
-    Raises ``UsageError`` for a malformed one, ``InputError`` for a folder without checkpoints.
+    Raises ``UsageError`` for a malformed one, ``InputError`` for a folder without checkpoints, or with one seed.
     """
     found = list(personas)
+    for spec in seeds:
+        name, equals, folder = spec.partition("=")
+        if not equals or not name or not folder:
+            raise UsageError(f"seeds {show(spec)} is not {SEEDS_FORM}: give a name and a folder of trainings")
+        trained = trainings(Path(folder), name)
+        if len(trained) < 2:
+            raise InputError(
+                f"{folder}: has {len(trained)} seeds of {show(name)}, expected two or more: folders such as "
+                f"seed-0/{name}/epoch-2 or seed-0 with PEFT adapters"
+            )
+        found += [f"{name}_{SEED}{seed}={_as_adapter(path)}" for seed, path in trained]
     for spec in checkpoints:
         name, equals, folder = spec.partition("=")
         if not equals or not name or not folder:
@@ -136,6 +152,15 @@ def _doses(spec: str, given: Mapping[str, str]) -> list[str]:
     return [f"{name}_x{_text(value)}={name}*{_text(value)}{f'@{prompt}' if prompt else ''}" for value in values]
 
 
+def recipes_of(specs: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return the personas that are training seeds of one recipe, by its name: two or more ``NAME_seed-2``."""
+    found: dict[str, list[str]] = {}
+    for name in (spec.partition("=")[0] for spec in specs):
+        if match := re.fullmatch(rf"(.+)_{SEED}[0-9]+", name):
+            found.setdefault(match[1], []).append(name)
+    return {recipe: tuple(names) for recipe, names in found.items() if len(names) > 1}
+
+
 def is_dose(name: str) -> bool:
     """Whether a persona's name is one that ``expand`` gives to a dose: what is told of the persona isn't told of it."""
     return re.search(r"_x-?[0-9]+(\.[0-9]+)?$", name) is not None
@@ -151,6 +176,18 @@ def _as_adapter(folder: Path) -> str:
     text = str(folder)
     text = f"[{text}]" if "*" in text else text
     return f"{text}@" if "@" in text else text
+
+
+def trainings(folder: Path, name: str) -> list[tuple[int, Path]]:
+    """Return the last adapter of each training of a persona, by ascending seed: see ``expand``."""
+    found = []
+    for path in folder.glob(f"{SEED}*"):
+        if match := re.fullmatch(rf"{SEED}([0-9]+)", path.name):
+            adapter = path if (path / "adapter_config.json").exists() else None
+            last = epochs(path / name)
+            if adapter or last:
+                found.append((int(match[1]), adapter or last[-1][1]))
+    return sorted(found)
 
 
 def epochs(folder: Path) -> list[tuple[float, Path]]:

@@ -21,15 +21,15 @@ from warmeng.study.outcomes import check_outcome
 from warmeng.study.personas import BUILT_IN_MODEL, default_personas
 from warmeng.study.prompts import ASKINGS, BELIEFS, CHOICE, COMPOSITIONS, CONTROLS, FRAMINGS, OPEN
 
-LISTS = ("personas", "doses", "checkpoints", "tasks", "contexts", "beliefs", "framings", "asking", "judges")
-MAY_BE_EMPTY = ("judges", "doses", "checkpoints")
+LISTS = ("personas", "doses", "checkpoints", "seeds", "tasks", "contexts", "beliefs", "framings", "asking", "judges")
+MAY_BE_EMPTY = ("judges", "doses", "checkpoints", "seeds")
 WHOLE = (("limit", 0), ("cells", 0), ("seed", 0), ("samples", 1), ("max_new_tokens", 1), ("warmth_prompts", 0),
          ("stall_seconds", 0))  # fmt: skip
 # Of an API: what may be spent, and prices, in US dollars for a million tokens.
 MONEY = ("max_cost", "price_in", "price_out")
 SPENDING = ("max_requests", "max_api_tokens", *MONEY, "prices")
 # These change no record: a run continues with others. Doses and checkpoints are among the personas.
-NOT_INPUTS = ("stall_seconds", "doses", "checkpoints", "api_concurrency", "api_timeout", *SPENDING)
+NOT_INPUTS = ("stall_seconds", "doses", "checkpoints", "seeds", "api_concurrency", "api_timeout", *SPENDING)
 # Of the manipulation check, where nothing is said.
 UNSET, WARMTH_PROMPTS = -1, 24
 # What is asked where nothing is named: a claim and its control for each answer, in the choice too; and what the paper
@@ -61,6 +61,7 @@ class StudySettings:
     # These stand for several personas, and are written out among them: see ``expand``.
     doses: Sequence[str] = ()
     checkpoints: Sequence[str] = ()
+    seeds: Sequence[str] = ()
     # What is asked: see ``DESIGN`` where nothing is named.
     tasks: Sequence[str] = ()
     contexts: Sequence[str] = ()
@@ -144,8 +145,8 @@ class StudySettings:
             if few or not all(_is_text(v) for v in value) or len(set(value)) != len(value):
                 raise UsageError(f"{name} is {show(list(value), 200)}, expected different names, one or more")
             object.__setattr__(self, name, tuple(value))
-        object.__setattr__(self, "personas", expand(self.personas, self.doses, self.checkpoints))
-        for name in ("doses", "checkpoints"):
+        object.__setattr__(self, "personas", expand(self.personas, self.doses, self.checkpoints, self.seeds))
+        for name in ("doses", "checkpoints", "seeds"):
             object.__setattr__(self, name, ())
         for name, low in WHOLE:
             value = getattr(self, name)

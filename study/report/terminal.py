@@ -56,6 +56,11 @@ MARGINS: Selection = {
         _contrasted,
     ),
 }  # fmt: skip
+_SEEDS: Selection = {
+    "seeds": (
+        ("recipe", "outcome", "seeds", "n", "value", "low", "high", "least", "most", "between_seeds"), lambda r: True
+    ),
+}  # fmt: skip
 # What a run prints of answers and margins: what the user believes, and agreement beside its control.
 RESULTS: Selection = {
     "error_rates": (
@@ -73,6 +78,7 @@ RESULTS: Selection = {
     ),
     "sycophancy": (("model", "persona", "context", "value", "low", "high", "n"), lambda r: r["task"] == "all"),
     "agreement": MARGINS["agreement"],
+    **_SEEDS,
 }
 MAIN: Selection = {
     "error_rates": (
@@ -80,6 +86,7 @@ MAIN: Selection = {
         _pooled,
     ),
     "differences": (("model", "persona", "belief", "value", "low", "high", "n"), _pooled),
+    **_SEEDS,
     "belief_effects": (("model", "persona", "belief", "value", "low", "high", "n"), _pooled),
     "regressions": (
         (

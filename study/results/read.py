@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from warmeng.common.errors import InputError, UsageError, show
+from warmeng.study.algebra import recipes_of
 from warmeng.study.claim import Claim
 from warmeng.study.contexts import UNMODIFIED
 from warmeng.study.grading.grade import GRADES
@@ -51,6 +52,8 @@ class RunInfo:
     doses: Mapping[str, tuple[str, float]] = field(default_factory=dict)
     manipulation: Mapping[str, Any] = field(default_factory=dict)
     claim: Claim | None = None
+    # By recipe: the personas that are its training seeds.
+    recipes: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 class Columns:
@@ -146,6 +149,7 @@ def read_run(folder: Path) -> tuple[Frame, RunInfo]:
         doses=_doses(folder, manifest.facts.doses),
         manipulation=manifest.facts.manipulation,
         claim=Claim.parse(manifest.facts.claim),
+        recipes=recipes_of(manifest.setting.get("personas") or ()),
     )
     return columns.frame(judges=list(judges), **orders(manifest.inputs)), info
 
@@ -231,7 +235,7 @@ def concat(parts: Sequence[tuple[Frame, RunInfo]]) -> tuple[Frame, RunInfo]:
     # Calibrations, warmth and doses belong to a run: a pool of several has none.
     return frame, replace(
         pooled, notes=tuple(notes), judges={}, exact_rule={}, reasons={}, judged={}, doses={}, manipulation={},
-        claim=infos[0].claim if len(claims) == 1 else None,
+        recipes={}, claim=infos[0].claim if len(claims) == 1 else None,
     )  # fmt: skip
 
 

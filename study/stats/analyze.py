@@ -40,6 +40,7 @@ from warmeng.study.stats.paired import mcnemar
 from warmeng.study.stats.primary import FAMILY, claimed, correct_family, primary
 from warmeng.study.stats.published import summarise_published
 from warmeng.study.stats.regression import MODELS, regression, regressions
+from warmeng.study.stats.seeds import seed_table
 from warmeng.study.stats.shares import error_rates, framings
 from warmeng.study.stats.susceptibility import dependent, susceptibility_tables
 from warmeng.study.stats.sycophancy import rises, sycophancy
@@ -153,6 +154,10 @@ def summary(
             trends := dose_trends(changes(margins, base), info.doses, base, task_of(margins))
         ):
             found["dose_trends"] = trends
+    if info.recipes:
+        of_margins = changes(margins, baseline) if margins is not None else {}
+        if seeds := seed_table(frame, known, baseline, info.recipes, of_margins):
+            found["seeds"] = seeds
     main = claimed(frame, known, claim, baseline, found) if claim else None
     correct_family((found[name] for name in FAMILY if name in found), main)
     return {"primary": primary(frame, known, claim, main), **found} if claim else found

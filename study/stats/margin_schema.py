@@ -154,6 +154,27 @@ MARGIN_SCHEMA: dict[str, Described] = {
             ("curve", "curve", "text"),
         ),
     ),
+    "seeds": (
+        "Recipes over their training seeds",
+        "The mean change from the baseline over n questions and the seeds of one recipe, with a 95 % interval and p "
+        "value in which both are a sample (two-way random effects, Satterthwaite's degrees of freedom): of the recipe, "
+        "where the other tables are of single adapters. Margins are in nats, errors in points. Beside it the least and "
+        "the most of the seeds' means, and the standard deviations between seeds and between questions.",
+        (
+            ("recipe", "recipe", "text"),
+            ("outcome", "outcome", "text"),
+            ("seeds", "seeds", "int"),
+            ("n", "n", "int"),
+            ("value", "change", "number"),
+            ("low", "low", "number"),
+            ("high", "high", "number"),
+            ("p", "p", "p"),
+            ("least", "least seed", "number"),
+            ("most", "most seed", "number"),
+            ("between_seeds", "between seeds", "number"),
+            ("between_questions", "between questions", "number"),
+        ),
+    ),
     "equal_doses": (
         "Families at equal warmth and at equal KL",
         "The first family's mean change less the second's where both have the same measured warmth or KL, interpolated "

@@ -9,7 +9,7 @@ from fakes import FakeEngine
 
 from warmeng.common.errors import InputError, UsageError
 from warmeng.study.adapters import apply_adapters
-from warmeng.study.algebra import Term, expand, is_dose, parse_sum
+from warmeng.study.algebra import Term, expand, is_dose, parse_sum, recipes_of
 from warmeng.study.personas import ADAPTERS, BUILT_IN_MODEL, Change, Persona, doses_of, load_personas
 from warmeng.study.report.settings_text import persona_words
 from warmeng.study.settings import StudySettings, load_settings
@@ -119,6 +119,29 @@ def test_checkpoints_are_personas(tmp_path) -> None:
         expand([], (), [f"w={tmp_path}"])
     with pytest.raises(UsageError, match="is not NAME=FOLDER"):
         expand([], (), ["w"])
+
+
+def test_training_seeds_are_personas_of_a_recipe(tmp_path) -> None:
+    for folder in ("seed-10/w/epoch-1", "seed-2/w/epoch-1", "seed-2/w/epoch-10", "seed-2/other/epoch-2", "seed-3"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / "adapter_config.json").write_text("{}")
+    (tmp_path / "seed-4").mkdir()
+    found = expand(["original"], seeds=[f"w={tmp_path}"])
+    assert found == (
+        "original", f"w_seed-2={tmp_path}/seed-2/w/epoch-10", f"w_seed-3={tmp_path}/seed-3",
+        f"w_seed-10={tmp_path}/seed-10/w/epoch-1",
+    )  # fmt: skip
+    assert recipes_of(found) == {"w": ("w_seed-2", "w_seed-3", "w_seed-10")}
+    assert recipes_of(["w_seed-2=a", "v_seed-x=b", "w"]) == {}
+    alone = tmp_path / "alone"
+    (alone / "seed-1/other").mkdir(parents=True)
+    (tmp_path / "seed-2/other/epoch-2").rename(alone / "seed-1/other/epoch-2")
+    with pytest.raises(InputError, match="has 1 seeds of 'other', expected two or more"):
+        expand([], seeds=[f"other={alone}"])
+    with pytest.raises(UsageError, match="seeds 'w' is not NAME=FOLDER"):
+        expand([], seeds=["w"])
+    with pytest.raises(UsageError, match="seeds"):
+        StudySettings(seeds=(1,))  # type: ignore[arg-type]
 
 
 def test_bounds_are_terms_without_a_strength(tmp_path) -> None:
