@@ -124,10 +124,10 @@ class RayCluster:
 
 
 def _why(error: Exception) -> str:
-    """Return one line of what Ray tells of an actor that is gone: its own text has many."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = next((line for line in lines if "error" in line.casefold() and ":" not in line[-1:]), None)
-    return one_line(told or (lines[0] if lines else type(error).__name__), 200)
+    """Return one line of what Ray tells of a lost actor: after a headline and indented facts comes the cause."""
+    headline, *told = [line for line in str(error).splitlines() if line.strip() and not line.startswith("\t")] or [""]
+    cause = " ".join(told).partition("Some common causes")[0]
+    return one_line(cause or headline or type(error).__name__, 200)
 
 
 def join(settings: FleetSettings, device: str = "auto") -> RayCluster:

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from warmeng.cli.run import run
 from warmeng.common.errors import UsageError
-from warmeng.fleet.cluster import join
+from warmeng.fleet.cluster import _why, join
 from warmeng.fleet.settings import FleetSettings
 
 ROOT = Path(__file__).parents[2]
@@ -85,3 +85,17 @@ assert "ray" not in sys.modules
         [sys.executable, "-c", code, str(tmp_path / "r")], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_what_ray_tells_of_a_death_is_one_line_with_its_cause():
+    told = (
+        "The actor died unexpectedly before finishing this task.\n\tclass_name: Worker\n\tpid: 10295\n"
+        "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: "
+        "End of file. Some common causes include: (1) the process was killed"
+    )
+    cause = (
+        "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: End"
+    )
+    assert _why(Exception(told)) == f"{cause} of file."
+    assert _why(Exception("Out of memory\n\tpid: 1")) == "Out of memory"
+    assert _why(ValueError()) == "ValueError"
