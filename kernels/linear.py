@@ -131,13 +131,15 @@ class RowTiles:
     exact: bool = False
 
     def padded(self, rows: int) -> int:
-        """Return the number of rows that ``rows`` rows take with their padding."""
-        return sum(self.split(rows))
+        """Return the number of rows that ``rows`` rows take with their padding: one that is split without any."""
+        while (whole := sum(self.split(rows))) != rows:
+            rows = whole
+        return rows
 
     def split(self, rows: int) -> list[int]:
         """Return the calls that cover ``rows`` rows.
 
-        The largest tile that is at least three quarters full goes first; the last call is the smallest that covers the
+        The largest tile that is more than three quarters full goes first; the last call is the smallest that covers the
         rest, because one padded call beats two exact ones: a call streams the whole weight, and that dominates
         below 100 rows.
         """
@@ -148,7 +150,7 @@ class RowTiles:
             return [-(-rows // step) * step]
         calls: list[int] = []
         for size in reversed(self.sizes):
-            while size >= _WHOLE_ROWS and 4 * rows >= 3 * size and (rows > _WHOLE_ROWS or size == _WHOLE_ROWS):
+            while size >= _WHOLE_ROWS and 4 * rows > 3 * size and (rows > _WHOLE_ROWS or size == _WHOLE_ROWS):
                 calls.append(size)
                 rows -= size
         if rows > 0:

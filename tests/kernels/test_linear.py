@@ -208,3 +208,11 @@ def test_adapters_of_any_rank_keep_their_bits_beside_bf16_weights(rank: int, wid
         for size in found.tiles.sizes:
             rows = torch.randperm(384)[:size]
             assert torch.equal(projection.multiply(x[rows]), whole[rows]), (shape, size)
+
+
+@pytest.mark.parametrize("left_out", [(), (384,), (16,), (16, 384), (48, 64, 256)])
+def test_padded_rows_are_split_without_padding(left_out: tuple[int, ...]) -> None:
+    tiles = RowTiles(tuple(size for size in (16, 32, 48, 64, 96, 128, 192, 256, 384) if size not in left_out))
+    for rows in range(1, 1500):
+        whole = tiles.padded(rows)
+        assert rows <= whole == sum(tiles.split(whole))
