@@ -46,7 +46,8 @@ def together(setting) -> dict[str, tuple[object, ...]]:
 
 def test_alone(setting, together) -> None:
     engine, requests = setting
-    for request in requests[::9]:
+    # The built-in model, which has no adapters here, takes seconds for each.
+    for request in requests[:: 9 if any(r.adapter for r in requests) else 21]:
         assert run(engine, [request])[request.id] == together[request.id]
 
 

@@ -149,7 +149,8 @@ def test_mean_projections_equal_hooks_of_transformers(
         expected = {f"after {n}": float(p[len(request.prompt) - 1 :].mean()) for n, p in model.projections.items()}
         assert result.projections == pytest.approx(expected, abs=1e-4, rel=0), request.id
     engine.project_onto({})
-    assert engine.generate(asked) == without
+    last = slice(-1, None) if device == "interpret" else slice(None)
+    assert engine.generate(asked[last]) == without[last]
 
 
 def test_a_row_has_its_bits_alone_and_among_all_others(
