@@ -1,0 +1,130 @@
+"""Auditing a run: what it compares, and that one changed thing is found by place."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from fakes import FakeEngine
+
+from warmeng.cli.main import warmeng
+from warmeng.common.errors import InputError, UsageError
+from warmeng.common.journal import encode
+from warmeng.common.progress import Silent
+from warmeng.study.results.records import FILE, read_records
+from warmeng.study.run.audit import SAMPLE, audit
+from warmeng.study.run.run import run_study
+from warmeng.study.settings import StudySettings
+from warmeng.study.stats.analyze import analyze_run
+
+SMALL = StudySettings(personas=("original", "warm-prompt"), tasks=("facts",), limit=3, warmth_prompts=0)
+ALL = 10_000
+
+
+@pytest.fixture
+def run(fake: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A finished run with its analysis, by the small engine, which audits meet too."""
+    folder = tmp_path / "r"
+    run_study(SMALL, folder, Silent())
+    analyze_run(folder, bootstrap=50)
+    monkeypatch.setattr("warmeng.study.run.audit.load_engine", lambda settings: fake)
+    return folder
+
+
+def change_record(folder: Path, change: Callable[[dict[str, Any]], None], which: int = 4) -> str:
+    """Change one answer and write all lines with their checksums; return its key."""
+    records = list(read_records(folder / FILE))
+    change(records[which])
+    lines = [encode({name: value for name, value in record.items() if name != "crc32"}) for record in records]
+    (folder / FILE).write_bytes(b"".join(lines))
+    return str(records[which]["key"])
+
+
+def test_a_run_that_is_what_it_says(run: Path, fake: FakeEngine) -> None:
+    fake.asked.clear()
+    found = audit(run, ALL, Silent())
+    assert found.differences == ()
+    assert found.answers == found.of == len(fake.asked) > 20
+    assert found.most_differing == 0
+    assert len(found.compared) == 4
+    fake.asked.clear()
+    part = audit(run, 10, Silent())
+    assert part.differences == ()
+    assert len(fake.asked) == 10
+    assert part.most_differing == pytest.approx(1 - 0.01**0.1)
+    assert 1 - 0.01 ** (1 / SAMPLE) < 0.01 < 1 - 0.01 ** (1 / (SAMPLE - 1))
+    fake.asked.clear()
+    done = CliRunner().invoke(warmeng, ["audit", str(run), "--sample", "0"])
+    assert done.exit_code == 0, done.output
+    assert "nothing differs: no answer was made again" in done.output
+    assert not fake.asked
+
+
+def test_samples_are_others_each_time_unless_a_seed_is_given(run: Path, fake: FakeEngine) -> None:
+    def drawn(seed: int | None) -> set[str]:
+        fake.asked.clear()
+        audit(run, 6, Silent(), seed)
+        return {request.id for request in fake.asked}
+
+    assert drawn(3) == drawn(3)
+    assert len({frozenset(drawn(None)) for _ in range(4)}) > 1
+
+
+def test_one_changed_answer_is_found(run: Path) -> None:
+    key = change_record(run, lambda record: record.update(text=record["text"] + " Indeed."))
+    found = audit(run, ALL, Silent())
+    assert any(f"key {key[:12]}.text: is " in line for line in found.differences), found.differences
+    assert any("analysis.json: The analysis was made of another records.jsonl" in line for line in found.differences)
+    done = CliRunner().invoke(warmeng, ["audit", str(run), "--sample", str(ALL)], standalone_mode=False)
+    assert done.return_value == 1
+    assert f"key {key[:12]}.text" in done.output
+
+
+def test_one_changed_grade_is_found_in_the_tables_without_a_model(run: Path, fake: FakeEngine) -> None:
+    fake.asked.clear()
+
+    def flip(record: dict[str, Any]) -> None:
+        record["grade"] = "incorrect" if record["grade"] == "correct" else "correct"
+
+    change_record(run, flip)
+    differences = audit(run, 0, Silent()).differences
+    assert any(line.startswith("results.json: tables.error_rates") for line in differences)
+    assert any(line.startswith("analysis.json: tables.") for line in differences)
+    assert not fake.asked
+
+
+@pytest.mark.parametrize("name", ["results.json", "analysis.json"])
+def test_one_changed_cell_is_found(run: Path, name: str) -> None:
+    whole = json.loads((run / name).read_text())
+    whole["tables"]["error_rates"]["rows"][0]["n"] += 1
+    (run / name).write_text(json.dumps(whole))
+    differences = audit(run, 0, Silent()).differences
+    assert any(f"{name}: tables.error_rates.rows[0].n: is " in line for line in differences)
+
+
+def test_other_weights_prompts_and_files_are_refused_by_name(run: Path, fake: FakeEngine, tmp_path: Path) -> None:
+    fake.weights = "x" * 64
+    with pytest.raises(InputError, match="weights"):
+        audit(run, 5, Silent())
+    fake.weights = "w" * 64
+    template = fake.tokenizer.template_hash
+    fake.tokenizer.template_hash = "u" * 64
+    with pytest.raises(InputError, match="template"):
+        audit(run, 5, Silent())
+    fake.tokenizer.template_hash = template
+    edited = Path(shutil.copytree(run, tmp_path / "edited"))
+    (edited / "manifest.json").write_text((edited / "manifest.json").read_text().replace('"limit": 3', '"limit": 4'))
+    with pytest.raises(InputError):
+        audit(edited, 0, Silent())
+    short = Path(shutil.copytree(run, tmp_path / "short"))
+    lines = (short / FILE).read_bytes().splitlines(keepends=True)
+    (short / FILE).write_bytes(b"".join(lines[:-1]))
+    with pytest.raises(UsageError, match="expected a finished run"):
+        audit(short, 0, Silent())
+    with pytest.raises(InputError):
+        audit(tmp_path / "nothing", 0, Silent())
