@@ -19,8 +19,13 @@ from warmeng.fleet.settings import LOCAL, FleetSettings
 
 # Of Ray's own store on this machine: adapters pass through it, and it spills to the disk.
 STORE_BYTES = 100 * 2**20
-# Ray's processes of this machine listen on the loopback interface alone, and report nothing.
-ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+# Ray's processes of this machine listen on the loopback interface alone, and report nothing; workers have the priority
+# of any process, where Ray would give them a low one.
+ENVIRONMENT = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",
+}
 
 
 class WorkerLost(Exception):
