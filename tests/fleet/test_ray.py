@@ -35,8 +35,9 @@ def settings(tiny_model, tiny_adapters, tmp_path_factory):
     warm, cold = tiny_adapters[:2]
     personas = ("original", f"warm={warm}", f"apart=warm*0.5-{cold}*0.5", f"steered=vector:{vector}:2")
     return StudySettings(
-        model=str(model), personas=personas, limit=2, max_new_tokens=16, warmth_prompts=0, stall_seconds=60
-    )
+        model=str(model), personas=personas, tasks=("facts", "misconceptions", "conspiracies"), limit=2,
+        max_new_tokens=16, warmth_prompts=0, stall_seconds=60,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
