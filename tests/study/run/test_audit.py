@@ -128,3 +128,24 @@ def test_other_weights_prompts_and_files_are_refused_by_name(run: Path, fake: Fa
         audit(short, 0, Silent())
     with pytest.raises(InputError):
         audit(tmp_path / "nothing", 0, Silent())
+
+
+def test_one_of_many_is_met_as_often_as_the_sample_promises(
+    run: Path, monkeypatch: pytest.MonkeyPatch, count: Callable[..., int]
+) -> None:
+    """Every answer has the same chance to be made again: sample over all."""
+    met: list[set[str]] = []
+    module = "warmeng.study.run.audit"
+    monkeypatch.setattr(f"{module}.tables_again", lambda *given: [])
+    monkeypatch.setattr(f"{module}.answers_again", lambda *given: met.append(set(given[3])) or [])
+    monkeypatch.setattr(f"{module}.refuse_untied", lambda *given: None)
+    trials, sample = count(100, 1000), 12
+    whole = audit(run, ALL, Silent()).of
+    (keys,) = met
+    met.clear()
+    for seed in range(trials):
+        audit(run, sample, Silent(), seed)
+    share = sample / whole
+    most = 5 * (trials * share * (1 - share)) ** 0.5
+    for key in sorted(keys)[::7]:
+        assert abs(sum(key in drawn for drawn in met) - trials * share) < most
