@@ -149,8 +149,12 @@ def test_mean_projections_equal_hooks_of_transformers(
         expected = {f"after {n}": float(p[len(request.prompt) - 1 :].mean()) for n, p in model.projections.items()}
         assert result.projections == pytest.approx(expected, abs=1e-4, rel=0), request.id
     engine.project_onto({})
-    last = slice(-1, None) if device == "interpret" else slice(None)
-    assert engine.generate(asked[last]) == without[last]
+    if device == "cpu":
+        assert engine.generate(asked) == without
+    else:
+        # The interpreter's bits depend on company.
+        [alone] = engine.generate(asked[-1:])
+        assert (alone.token_ids, alone.projections) == (without[-1].token_ids, {})
 
 
 def test_a_row_has_its_bits_alone_and_among_all_others(

@@ -139,13 +139,15 @@ def test_workers_go_on_with_what_one_process_began_and_the_other_way_round(ask, 
 
 @pytest.mark.slow
 def test_workers_killed_at_random_moments(ask, whole, monkeypatch, tmp_path, count):
-    wanted, kills, call = count(4, 50), 0, Crew.call
-    rng = random.Random(0)
+    # A run has a few dozen turns.
+    wanted, often = count((2, 0.2), (50, 0.06))
+    kills, call = 0, Crew.call
+    rng = random.Random()
 
     def killing(self, member, kind, *given, **more):
         nonlocal kills
         call(self, member, kind, *given, **more)
-        if kind == "turn" and kills < wanted and rng.random() < 0.06:
+        if kind == "turn" and kills < wanted and rng.random() < often:
             os.kill(member.about.pid, signal.SIGKILL)
             kills += 1
 

@@ -247,7 +247,7 @@ def test_fast_mode(tiny_model: Callable[[str], Path], tiny_adapters: list[Path])
 @pytest.mark.slow
 def test_contexts_of_several_chunks(tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks so short that contexts have several: the same numbers, put together from their parts."""
-    from warmeng.engine.gpu import runner as module
+    from warmeng.engine.gpu import tiles as module
 
     whole = module.tiling_for
     monkeypatch.setattr(module, "tiling_for", lambda *args: replace(whole(*args), chunk=64))
