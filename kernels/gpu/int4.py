@@ -4,8 +4,8 @@ A tile of the weight is unpacked in registers and rounded to the type of the row
 type. It is the left operand (``y.T = w @ x.T``), because only that one may come from registers on Hopper: as the
 right one it would go through shared memory first. Sums run over K in ascending steps of 64, as in ``_tile_product``.
 
-Bytes: ``out * in / 2`` of the weight, ``2 * out * in / group`` of its scales (half more with zeros), and the rows. The
-unpacking takes 2.5 instructions for each number and is the limit below about 64 rows.
+Bytes: ``out * in / 2`` of the weight, ``2 * out * in / group`` of its scales (half more with zeros), and the rows.
+Twelve instructions unpack eight numbers, and four multiply them with scales of bfloat16.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from warmeng.kernels.gpu.dot import store_lora_a_tile
-from warmeng.kernels.gpu.lora import ROW_TILE, AdapterRows, LoraWeights, Product
+from warmeng.kernels.gpu.lora import ROW_TILE, AdapterRows, LoraWeights, Product, Shrink
 from warmeng.kernels.gpu.tiles import INT4_TILES, Tile, lora_block_n, processors_of, select_tile
 from warmeng.kernels.quantized import HALF, MIDDLE, Int4
 
@@ -143,22 +143,17 @@ def project_int4(
     count, depth = x.shape
     outs = w.shape[0]
     y = torch.empty(count, outs, dtype=out_dtype or x.dtype, device=x.device)
-    a, lora_a_out, lora_outs, rank = x, y, 0, 1
-    mixtures = weights = range_table = x
-    if lora is not None and rows is not None:
-        a, lora_outs, rank = lora.a, lora.a.shape[0], lora.rank
-        lora_a_out = torch.empty(count, lora_outs, dtype=x.dtype, device=x.device)
-        mixtures, weights, range_table = rows.mixtures, rows.weights, rows.column_ranges
-    t, _ = select_tile(count, outs, depth, lora_outs, tiles, processors_of(x.device))
-    block_n = lora_block_n(lora_outs, t.block_n) if lora_outs else 32
+    s = Shrink.of(x, y, lora, rows)
+    t, _ = select_tile(count, outs, depth, s.outs, tiles, processors_of(x.device))
+    block_n = lora_block_n(s.outs, t.block_n) if s.outs else 32
     row_tiles = -(-count // t.block_m)
     compiled = x.device.type != "cpu"
-    _int4_product[(row_tiles * (-(-outs // t.block_n) + -(-lora_outs // block_n)),)](
-        x, w.packed, w.scales, w.scales if w.zeros is None else w.zeros, a, y, lora_a_out, mixtures, weights,
-        range_table, count, outs, depth, w.scales.shape[0], lora_outs, rank,
-        HAS_LORA=lora_outs > 0, HAS_ZEROS=w.zeros is not None, MIDDLE=MIDDLE, ASM=compiled,
+    _int4_product[(row_tiles * (-(-outs // t.block_n) + -(-s.outs // block_n)),)](
+        x, w.packed, w.scales, w.scales if w.zeros is None else w.zeros, s.a, y, s.lora_a_out, s.mixtures, s.weights,
+        s.range_table, count, outs, depth, w.scales.shape[0], s.outs, s.rank,
+        HAS_LORA=s.outs > 0, HAS_ZEROS=w.zeros is not None, MIDDLE=MIDDLE, ASM=compiled,
         NATIVE=compiled and w.scales.dtype == torch.bfloat16, GROUP=w.group, HALF=HALF, EVEN_K=depth % (2 * HALF) == 0,
         ROW_TILE=ROW_TILE, BLOCK_M=t.block_m, BLOCK_N=t.block_n, LORA_BLOCK_N=block_n,
         num_warps=t.warps, num_stages=t.stages,
     )  # fmt: skip
-    return Product(y, lora_a_out, lora, rows) if lora_outs else Product(y)
+    return Product(y, s.lora_a_out, lora, rows) if s.outs else Product(y)

@@ -88,6 +88,29 @@ class Product:
         return self.lora_a_out, self.lora.b, self.rows.column_ranges, self.lora_a_out.shape[1], self.lora.rank
 
 
+@dataclass(frozen=True)
+class Shrink:
+    """What a product's kernel takes for its A product: stand-ins, and no columns, where no adapter is active."""
+
+    a: Tensor
+    lora_a_out: Tensor
+    mixtures: Tensor
+    weights: Tensor
+    range_table: Tensor
+    # Columns of ``lora_a_out``, and of a part.
+    outs: int
+    rank: int
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor, lora: LoraWeights | None, rows: AdapterRows | None) -> Shrink:
+        """Make room for ``x @ a.T``; ``y``, the base's product, stands in for what is not written."""
+        if lora is None or rows is None:
+            return cls(x, y, x, x, x, 0, 1)
+        outs = lora.a.shape[0]
+        lora_a_out = torch.empty(len(x), outs, dtype=x.dtype, device=x.device)
+        return cls(lora.a, lora_a_out, rows.mixtures, rows.weights, rows.column_ranges, outs, lora.rank)
+
+
 def column_ranges(mixtures: npt.NDArray[np.int32], spans: Sequence[tuple[int, int]]) -> npt.NDArray[np.int32]:
     """Return the columns that each tile of rows needs, int32 [tiles, 2].
 

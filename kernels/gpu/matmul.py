@@ -19,14 +19,15 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from warmeng.kernels.gpu.dot import dot_over_k, store_lora_a_tile
 from warmeng.kernels.gpu.int4 import project_int4
-from warmeng.kernels.gpu.lora import ROW_TILE, AdapterRows, LoraWeights, Product, column_weights
+from warmeng.kernels.gpu.lora import ROW_TILE, AdapterRows, LoraWeights, Product, Shrink, column_weights
 from warmeng.kernels.gpu.quantize import quantize_rows
 from warmeng.kernels.gpu.tiles import TILES, Tile, lora_block_n, processors_of, select_tile, tiles_for
 from warmeng.kernels.quantized import Int4, RowScaled, Weight, kind_of, quantize
 
 # Row tiles that read one weight tile one after the other, so that it comes from the L2 cache.
 _GROUP_M = 8
-# Tensor cores add up products of fp8 in 14 bits on Hopper: after this many, the sum goes to one of single precision.
+# Hopper's tensor cores add up products of fp8 in about 14 bits (DeepSeek-AI, arXiv 2412.19437, section 3.3.2): after
+# this many, the sum goes to one of single precision.
 _FP8_SUMS = 128
 
 
@@ -96,37 +97,32 @@ def project(
         base, x_scales = quantize_rows(x, w.values.dtype, w.input_scale)
         values, w_scales = w.values, w.scales
     assert isinstance(values, Tensor)
-    a, lora_a_out, lora_outs, rank = values, y, 0, 1
-    mixtures = weights = range_table = x
-    if lora is not None and rows is not None:
-        a, lora_outs, rank = lora.a, lora.a.shape[0], lora.rank
-        lora_a_out = torch.empty(count, lora_outs, dtype=x.dtype, device=x.device)
-        mixtures, weights, range_table = rows.mixtures, rows.weights, rows.column_ranges
+    s = Shrink.of(x, y, lora, rows)
     if depth * base.element_size() % 16:
         tiles = tuple(t for t in tiles if not t.tma) or TILES[:1]
     # A block of the depth has as many bytes as one of bfloat16, which the measured times are for.
     narrow = 2 if isinstance(w, RowScaled) else 1
-    t, launch = select_tile(count, outs, depth // narrow, lora_outs, tiles, processors_of(x.device))
-    block_n, block_k = lora_block_n(lora_outs, t.block_n), t.block_k * narrow
-    operands = (base, values, x, a)
+    t, launch = select_tile(count, outs, depth // narrow, s.outs, tiles, processors_of(x.device))
+    block_n, block_k = lora_block_n(s.outs, t.block_n), t.block_k * narrow
+    operands = (base, values, x, s.a if s.outs else values)
     if t.tma:
         blocks = ((t.block_m, block_k), (t.block_n, block_k), (t.block_m, t.block_k), (block_n, t.block_k))
         # Without adapters the last two stand in for what is not read.
-        blocks = blocks if lora_outs else blocks[:2] * 2
+        blocks = blocks if s.outs else blocks[:2] * 2
         operands = tuple(_described(m, *block) for m, block in zip(operands, blocks, strict=True))
     # A result of four bytes a number does not fit beside the loads of the next tile.
     flat = t.tma and y.element_size() == 2
     fp8 = values.dtype == torch.float8_e4m3fn
     _tile_product[(launch.programs,)](
-        *operands[:2], x_scales, w_scales, *operands[2:], y, lora_a_out, mixtures, weights, range_table,
-        count, launch.lora_programs, outs, depth, lora_outs, rank, outs,
-        HAS_LORA=lora_outs > 0, TMA=t.tma, FLAT=flat, EVEN_K=depth % block_k == 0,
+        *operands[:2], x_scales, w_scales, *operands[2:], y, s.lora_a_out, s.mixtures, s.weights, s.range_table,
+        count, launch.lora_programs, outs, depth, s.outs, s.rank, outs,
+        HAS_LORA=s.outs > 0, TMA=t.tma, FLAT=flat, EVEN_K=depth % block_k == 0,
         ROW_TILE=ROW_TILE, GROUP_M=_GROUP_M,
         BLOCK_M=t.block_m, BLOCK_N=t.block_n, BLOCK_K=block_k, LORA_BLOCK_N=block_n, LORA_BLOCK_K=t.block_k,
         SCALED=narrow > 1, SUM=tl.int32 if values.dtype == torch.int8 else tl.float32,
         IMPRECISE=_FP8_SUMS if fp8 else 0, num_warps=t.warps, num_stages=t.stages,
     )  # fmt: skip
-    return Product(y, lora_a_out, lora, rows) if lora_outs else Product(y)
+    return Product(y, s.lora_a_out, lora, rows) if s.outs else Product(y)
 
 
 def _described(matrix: Tensor, height: int, width: int) -> TensorDescriptor:

@@ -8,7 +8,7 @@ with random parts of their own variances, a two-way layout without replication (
 chapter 4). With n questions and k seeds, and mean squares Q of questions, S of seeds and R of the rest, the variance
 of the mean is (Q + S - R) / (n k). Its interval is the wider of two: by Satterthwaite's (1946) degrees of freedom, and
 by Cochran's (1964) sum of each part's own quantile, (t[n - 1]^2 Q + t[k - 1]^2 (S - R)) / (n k). In 1,500 simulated
-studies each, of 60 and 200 questions and 3 and 5 seeds, it covered in 93.9 to 96.4 %; the first alone in 92.8 to 96.3.
+studies each of 15 cases it covered in 93.9 to 96.4 %; the first alone, in 2,000 each, in 92.8 to 96.3.
 """
 
 from __future__ import annotations

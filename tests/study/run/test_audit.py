@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from fakes import FakeEngine
 
+from warmeng.cli.audit import audit as command
 from warmeng.cli.main import warmeng
 from warmeng.common.errors import InputError, UsageError
 from warmeng.common.journal import encode
@@ -57,6 +58,8 @@ def test_a_run_that_is_what_it_says(run: Path, fake: FakeEngine) -> None:
     assert part.differences == ()
     assert len(fake.asked) == 10
     assert part.most_differing == pytest.approx(1 - 0.01**0.1)
+    # The command's default is this one.
+    assert next(p.default for p in command.params if p.name == "sample") == SAMPLE
     assert 1 - 0.01 ** (1 / SAMPLE) < 0.01 < 1 - 0.01 ** (1 / (SAMPLE - 1))
     fake.asked.clear()
     done = CliRunner().invoke(warmeng, ["audit", str(run), "--sample", "0"])
