@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from warmeng.engine.config import inside
 MAX_TOKENIZER_BYTES = 64 * 2**20
 # Of the parts of a tokenizer: known ones have some 1,000 added tokens of up to 60 characters, and chains of 5 steps.
 MAX_ADDED, MAX_ADDED_CHARACTERS, MAX_PARTS = 20_000, 1000, 64
+# How often known ones may write a character of a text: at most twice, where a blank is put before it.
+MAX_GROWTH = 64
 # Settings of models that draw a text's tokens by chance, as in training.
 _DRAWN = ("dropout", "alpha", "nbest_size")
 _SEQUENCES = ("normalizers", "pretokenizers", "processors", "decoders")
@@ -136,7 +139,8 @@ def _check_parts(source: str, origin: str) -> None:
         contents = [str(token.get("content")) for token in added]
         chains = [tokenizer.get(name) for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder")]
         parts = max(map(_count_parts, chains))
-    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        growth = max(map(_growth, chains))
+    except (ValueError, AttributeError, TypeError, LookupError, RecursionError) as error:
         raise InputError(f"{origin}: the tokenizer is malformed ({one_line(error, 120)}): fetch it again") from None
     if drawn:
         raise fail(f"draws its tokens by chance ({', '.join(drawn)} is set), so that no prompt is the same twice")
@@ -146,6 +150,8 @@ def _check_parts(source: str, origin: str) -> None:
         raise fail(f"has an added token of {longest} characters, expected at most {MAX_ADDED_CHARACTERS}")
     if parts > MAX_PARTS:
         raise fail(f"has a sequence of {parts} parts, expected at most {MAX_PARTS}")
+    if growth > MAX_GROWTH:
+        raise fail(f"may make a text {growth:.0f} times as long, expected at most {MAX_GROWTH}")
 
 
 def _count_parts(value: object) -> int:
@@ -154,6 +160,21 @@ def _count_parts(value: object) -> int:
         inner = (_count_parts(v) for k, v in value.items() if k in _SEQUENCES)
         return sum(inner) or 1
     return sum(map(_count_parts, value)) if isinstance(value, list) else 0
+
+
+def _growth(value: object) -> float:
+    """A bound on how much longer a text gets by replacements, one after the other."""
+    if isinstance(value, list):
+        return prod(map(_growth, value))
+    if not isinstance(value, dict):
+        return 1.0
+    if value.get("type") == "Prepend":
+        return 1.0 + len(value["prepend"])
+    if value.get("type") == "Replace":
+        # An expression may match nothing, between any two characters.
+        replaced, put = len(value["pattern"].get("String", "")), len(value["content"])
+        return max(1.0, put / replaced) if replaced else 1.0 + put
+    return prod(_growth(v) for k, v in value.items() if k in _SEQUENCES)
 
 
 def _content(value: object) -> str | None:

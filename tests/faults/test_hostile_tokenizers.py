@@ -97,6 +97,10 @@ def test_a_panic_is_one_line(parts: Parts, tmp_path: Path, change: Callable[[Par
     assert said in refused(use)
 
 
+def replaced(text: str, by: str) -> Parts:
+    return {"type": "Replace", "pattern": {"String": text}, "content": by}
+
+
 def many(count: int, length: int = 1) -> Callable[[Parts], None]:
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     added = [{"id": 300 + k, "content": f"<{'x' * length}{k}>", **flags} for k in range(count)]
@@ -110,6 +114,11 @@ def many(count: int, length: int = 1) -> Callable[[Parts], None]:
         (many(30_000), "30003 added tokens"),
         (sequence("pre_tokenizer", "pretokenizers", [BYTES] * 2000), "2000 parts"),
         (sequence("normalizer", "normalizers", [{"type": "NFC"}] * 100), "100 parts"),
+        (sequence("normalizer", "normalizers", [replaced("a", "aa")] * 30), "1073741824 times as long"),
+        (put("normalizer", replaced("e", "e" * 10_000)), "10000 times as long"),
+        (sequence("normalizer", "normalizers", [{"type": "Prepend", "prepend": "x" * 9}] * 2), "100 times as long"),
+        (put("normalizer", {**replaced("", "x" * 99), "pattern": {"Regex": ""}}), "100 times as long"),
+        (sequence("decoder", "decoders", [replaced("a", "bbbbb")] * 3), "125 times as long"),
         (sequence("decoder", "decoders", [{"type": "Sequence", "decoders": [{"type": "Fuse"}] * 50}] * 2), "100 parts"),
     ],
 )
