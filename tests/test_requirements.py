@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,16 @@ PINS = {
 }
 
 
+LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
+LOCKED = {
+    canonicalize_name(asked.name): (asked, hashes)
+    for line in LOCK
+    if line and not line.startswith("#")
+    for text, _, hashes in [line.partition(" --hash=")]
+    for asked in [Requirement(text)]
+}
+
+
 def modules(requirements: list[Requirement]) -> set[str]:
     return {MODULES.get(name := canonicalize_name(r.name), name.replace("-", "_")) for r in requirements}
 
@@ -72,6 +83,17 @@ def test_the_pinned_version_is_one_that_setup_admits(requirement: Requirement) -
 
 def test_nothing_else_is_pinned() -> None:
     assert set(PINS) == {canonicalize_name(r.name) for r in ALL}
+
+
+def test_what_ci_installs_is_what_is_pinned_with_its_hashes() -> None:
+    """All but torch, whose wheel depends on the device."""
+    assert set(PINS) - set(LOCKED) == {"torch"}
+    assert {name: LOCKED[name][0].specifier for name in set(PINS) & set(LOCKED)} == {
+        name: pin.specifier for name, pin in PINS.items() if name in LOCKED
+    }
+    for asked, hashes in LOCKED.values():
+        assert [one.operator for one in asked.specifier] == ["=="]
+        assert re.fullmatch(r"sha256:[0-9a-f]{64}( +--hash=sha256:[0-9a-f]{64})*", hashes.strip()), asked
 
 
 # The last version with a hole that hostile input reaches: a sandbox's escape, and a crash on nested brackets.
