@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,8 +99,9 @@ def grade_labelled(path: Path = GRADED, part: str | None = MEASURED) -> Iterator
         yield Graded(row, r["grading"], r.get("which"), grade_answer(item, result, r["belief"], r["grading"]))
 
 
+@cache
 def calibrate_exact() -> Calibration:
-    """Measure the exact rules on the labelled answers that they were not developed with. About a second."""
+    """Measure the exact rules on the labelled answers that they were not developed with. About a second, once."""
     return measure(Judged(g.row, g.found.grade, reason=g.found.reason) for g in grade_labelled())
 
 

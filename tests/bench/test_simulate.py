@@ -143,6 +143,7 @@ def test_tables_say_what_was_found(shape: str) -> None:
     assert f"{2 / (PROMPT + DECODE):,.0f}" in lines
 
 
+@pytest.mark.slow
 def test_the_host_stays_ahead_of_the_device() -> None:
     """A step of 256 decoding sequences, beside a fixed loop timed between the steps; the best of three runs.
 

@@ -75,7 +75,10 @@ def test_all_stages_run_through_the_interpreter(shape: str, tmp_path: Path) -> N
     """A rehearsal of everything that a card would be asked for; the bits agree there too."""
     stages = "roofline,deterministic,invariance,oracle,fast,grade,kernels,huggingface"
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-m", "warmeng.bench.slot", str(tmp_path), stages, "--device", "interpret", "--tiny",
+    quickly = (
+        "import interpreting, runpy; interpreting.prepare(); runpy.run_module('warmeng.bench.slot', None, '__main__')"
+    )
+    command = [sys.executable, "-c", quickly, str(tmp_path), stages, "--device", "interpret", "--tiny",
                "--shape", shape, "--seconds", "900"]  # fmt: skip
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

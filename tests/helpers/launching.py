@@ -21,6 +21,7 @@ from designs import ANSWERS_ALONE
 from injecting import Plan, install
 
 CONCLUDE_DRAWS = 40  # of the bootstrap, where a run's analysis and report are made
+CONCLUDE_FIGURES = 2  # there too
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,9 @@ class Launcher:
         job["engine"] = self.engine
         return Process(self, self.ask(job)["pid"], out, Path(job["err"]))
 
-    def warm(self, arguments: list[Any]) -> None:
-        """Run a command line in the server, so that all it imports is there for another user's process."""
-        self.ask({"warm": [str(a) for a in arguments]})
+    def warm(self, arguments: list[Any], **more: Any) -> None:
+        """Run a command line in the server, so that all it imports is there for the processes to come."""
+        self.ask({"warm": [str(a) for a in arguments], **more})
 
     def run(self, arguments: list[Any], plan: Plan | None = None, **more: Any) -> Ended:
         """Start a command line and wait for its end."""
@@ -123,7 +124,7 @@ def _serve(real: bool) -> None:
             _, status = os.waitpid(job["wait"], 0)
             answer = {"code": os.waitstatus_to_exitcode(status)}
         elif "warm" in job:
-            _warm(job["warm"])
+            _warm(job)
             answer = {}
         else:
             sys.stdout.flush()
@@ -161,8 +162,9 @@ def _preload(real: bool) -> None:
     import warmeng.study.run.run
     import warmeng.study.stats.analyze
     from warmeng.common.version import commit, sources_sha256
+    from warmeng.study.run.calibrate import calibrate_exact
 
-    commit(), sources_sha256()  # kept for the processes to come
+    commit(), sources_sha256(), calibrate_exact()  # kept for the processes to come
     if real:
         import warmeng.engine.engine
         import warmeng.finetune.train  # noqa: F401
@@ -170,18 +172,22 @@ def _preload(real: bool) -> None:
     gc.freeze()
 
 
-def _warm(arguments: list[str]) -> None:
+def _warm(job: dict[str, Any]) -> None:
     """Run a command line in the server itself, so that what it imports is there for processes that may not read it."""
     import contextlib
     import io
 
     from warmeng.cli.main import main
+    from warmeng.study.report import figures
+    from warmeng.study.run import finish
 
-    sys.argv = ["warmeng", *arguments]
-    use_engines({"engine": "fake", "conclude": True})
+    sys.argv = ["warmeng", *job["warm"]]
+    kept = finish.conclude, figures._all
+    use_engines({"engine": "fake", **job})
     nowhere = io.StringIO()
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         main()
+    finish.conclude, figures._all = kept
 
 
 def _become(job: dict[str, Any]) -> None:
@@ -248,11 +254,16 @@ def use_engines(job: dict[str, Any]) -> None:
     import warmeng.study.run.grade_file
     import warmeng.study.run.run
     import warmeng.study.settings
+    from warmeng.study.report import figures
     from warmeng.study.stats import analyze
 
     for function in (analyze.analyze, analyze.analyze_sources):
         _set_default(function, "bootstrap", CONCLUDE_DRAWS)
-    if not job.get("conclude"):
+    if job.get("conclude"):
+        # Drawing takes most of the time, and every figure is written in the same way.
+        draw = figures._all
+        figures._all = lambda *given: draw(*given)[:CONCLUDE_FIGURES]
+    else:
         warmeng.study.run.finish.conclude = lambda *given: True
     warmeng.study.settings.DESIGN = ANSWERS_ALONE
     delay = job.get("delay", 0.0)
