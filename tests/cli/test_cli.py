@@ -175,6 +175,7 @@ def test_grade_prints_label_probabilities(call, tmp_path):
     assert set(row["probabilities"]) == {"correct", "incorrect", "refusal", "unclear"} or row["grade"] == "unscored"
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_traceback(tmp_path):
     (tmp_path / "a.csv").write_text("question,answer,right\n" + "Q,A,R\n" * 20_000)
     command = f"{sys.executable} {SCRIPT} grade a.csv | head -1"

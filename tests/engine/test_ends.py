@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from making import BRACKETS, CHATML, CONTROL, KINDS, following_model, plain_bytes, random_model, sentencepiece
+from tiers import slow
 
 from warmeng.common.errors import InputError
 from warmeng.engine.engine import Engine, EngineSettings
@@ -136,7 +137,7 @@ def test_published_templates(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "end"), [("llama-3.1", "<|eot_id|>"), ("qwen2.5", "<|im_end|>"), ("mistral-nemo", "</s>")]
+    ("family", "end"), [("qwen2.5", "<|im_end|>"), *slow(("llama-3.1", "<|eot_id|>"), ("mistral-nemo", "</s>"))]
 )
 def test_published_tokenizers(family: str, end: str) -> None:
     if not (SHARED / family).is_dir():

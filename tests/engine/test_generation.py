@@ -35,6 +35,7 @@ def ask(engine: Engine, text: str, **params: object) -> GenerateRequest:
     return GenerateRequest(text, prompt, SamplingParams(**{"max_new_tokens": 40, **params}))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_end_token_stops_and_is_left_out(built_in: Engine) -> None:
     result = built_in.generate([ask(built_in, "What is the capital of France? Answer briefly.", logprobs=True)])[0]
     assert result.finish_reason == "stop"

@@ -18,10 +18,11 @@ from warmeng.engine.settings import AUTO, WEIGHTS
 from warmeng.kernels.linear import multiplies_bf16
 
 ROOMY = EngineSettings(kv_bytes=8 * 2**20, max_num_seqs=96)
-TINY = ("tiny", "tiny in bfloat16", "tiny in int8", "tiny in fp8", "tiny in int4")
+TINY = ("tiny", "tiny in bfloat16", "tiny in int8")
+MORE = slow("tiny in fp8", "tiny in int4", "built-in")
 
 
-@pytest.fixture(scope="module", params=[*TINY, *slow("built-in")])
+@pytest.fixture(scope="module", params=[*TINY, *MORE])
 def setting(request, tiny_model: Callable[[str], Path], tiny_adapters: list[Path]):
     """An engine with five personas, and 64 requests over them (the built-in model has no adapters to offer here)."""
     if request.param == "built-in":

@@ -93,7 +93,7 @@ def test_ids_are_those_of_the_joined_text(kind: str, made: Callable[[str], Path]
     assert moved >= 1
 
 
-@pytest.mark.parametrize("family", ["llama-3.1", "qwen2.5", "mistral-nemo"])
+@pytest.mark.parametrize("family", ["qwen2.5", *slow("llama-3.1", "mistral-nemo")])
 def test_ids_of_published_tokenizers(family: str) -> None:
     if not (SHARED / family).is_dir():
         pytest.skip(f"no tokenizer of {family} here")

@@ -131,8 +131,8 @@ def test_mixed_batch_equals_separate_peft_runs(tiny_model: Callable[[str], Path]
 def test_built_in_model_gives_hf_generate_tokens_on_chats(built_in: Engine, count: Callable[..., int]) -> None:
     from warmeng.bench.generate import HfBaseline, chat_prompts, run_engine
 
-    prompts = [built_in.tokenizer.chat([{"role": "user", "content": text}]) for text in chat_prompts()[:: count(8, 1)]]
-    assert len(prompts) == count(12, 96)
+    prompts = [built_in.tokenizer.chat([{"role": "user", "content": text}]) for text in chat_prompts()[:: count(16, 1)]]
+    assert len(prompts) == count(6, 96)
     ours = run_engine(built_in, prompts, 48)
     theirs = HfBaseline(str(built_in.model.source.folder)).run(prompts, 16, 48, built_in.config.stop_token_ids)
     assert ours.tokens == theirs.tokens

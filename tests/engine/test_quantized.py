@@ -27,6 +27,7 @@ from quantizing import (
     words,
 )
 from safetensors.torch import load_file, save_file
+from tiers import slow
 
 from warmeng.common.errors import InputError, UsageError
 from warmeng.engine.checkpoint import check_shapes, load_weights, open_checkpoint
@@ -130,7 +131,7 @@ class Kept:
 
 
 @pytest.mark.parametrize("name", list(SCHEMES))
-@pytest.mark.parametrize("family", ["llama", "qwen2-bias"])
+@pytest.mark.parametrize("family", [*slow("llama"), "qwen2-bias"])
 def test_every_layer_of_a_model_is_read_into_its_fused_place(
     tmp_path: Path, tiny_model: Callable[[str], Path], name: str, family: str
 ) -> None:

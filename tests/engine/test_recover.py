@@ -28,7 +28,7 @@ def change(shape: tuple[int, int], rank: int, seed: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("rank", [8, *slow(16)])
-@pytest.mark.parametrize("size", list(ALLOWED))
+@pytest.mark.parametrize("size", [*list(ALLOWED)[:1], *slow(*list(ALLOWED)[1:])])
 def test_small_changes_are_found(size: float, rank: int) -> None:
     base = torch.randn(512, 768, generator=torch.Generator().manual_seed(1)).mul_(0.05).bfloat16()
     true = change((512, 768), rank, 2)

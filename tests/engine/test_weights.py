@@ -11,6 +11,7 @@ import pytest
 import torch
 from batches import essence, make_requests, run
 from quantizing import SCHEMES, awq, tiny
+from tiers import full
 from torch import Tensor
 from transformers.models.llama import modeling_llama
 
@@ -91,6 +92,7 @@ def test_greedy_tokens_are_those_of_a_plain_twin(tiny_model: Callable[[str], Pat
 
 
 @pytest.mark.parametrize("name", list(SCHEMES))
+@pytest.mark.slow
 def test_greedy_tokens_of_a_quantised_checkpoint_too(
     tmp_path: Path, tiny_model: Callable[[str], Path], name: str
 ) -> None:
@@ -268,7 +270,7 @@ def test_of_an_adapter_it_is_told_that_it_was_trained_on_other_weights(
     assert provenance(adapter, "base", None).other_precision == "in full precision"
 
 
-@pytest.mark.parametrize("kind", ["int8", "int4"])
+@pytest.mark.parametrize("kind", ["int8", *full("int4")])
 @pytest.mark.slow
 def test_the_built_in_model_keeps_its_bits(kind: str) -> None:
     engine = Engine.load("smollm2-135m-instruct", device="cpu", settings=EngineSettings(weights=kind))

@@ -89,7 +89,7 @@ def test_a_disk_that_is_full_at_any_moment_of_a_run(whole, launcher, small_disk,
     reference, command, _ = whole
     disk = small_disk(384)
     failed = set()
-    for free in range(0, 160, count(16, 4, quick=20)):
+    for free in range(0, 160, count(16, 4, quick=30)):
         folder = fresh(disk / "r")
         (disk / "ballast").write_bytes(b"")
         room = shutil.disk_usage(disk).free

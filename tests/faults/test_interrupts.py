@@ -118,9 +118,9 @@ def listening(process):
     raise AssertionError("the process does not begin")
 
 
-# The quick tier has each way to stop once: a run's, a preparation's and a training's.
-OTHERS = slow("run-judged", "run-real")
-NAMES = ("run", "prepare", "finetune", *OTHERS)
+# The quick tier has a run's way to stop and a training's, once.
+OTHERS = slow("prepare", "run-judged", "run-real")
+NAMES = ("run", "finetune", *OTHERS)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -153,7 +153,8 @@ def test_one_interrupt_at_a_random_moment_then_the_same_command(commands, wholes
     print(f"{name}: {interrupted} interrupts, {finished} came too late")
 
 
-@pytest.mark.parametrize("name", ["finetune", *slow("run", "prepare"), *OTHERS])
+@pytest.mark.parametrize("name", ["finetune", *slow("run"), *OTHERS])
+@pytest.mark.slow
 def test_two_interrupts_at_random_moments_end_it_at_once(commands, wholes, tmp_path, count, name):
     expected, seconds = wholes(name)
     rng, folder, ends = random.Random(name * 2), tmp_path / "0", 0
@@ -269,7 +270,7 @@ def test_a_destructor_does_not_lose_an_interrupt(tmp_path):
     assert (done.stdout, done.stderr) == ("interrupted\n", "")
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", [SIGNALS[0], *slow(*SIGNALS[1:])])
 def test_an_interrupt_that_a_library_turns_into_its_own_error_is_one(tmp_path, number):
     """Drawing does so: what it was interrupted in fails with words about bounding boxes."""
     (tmp_path / "drawing.py").write_text(

@@ -66,10 +66,11 @@ def check(launcher, command, folder, reference, plan, tally, acks, **more):
     assert not left, f"{plan}: {left} were left behind"
 
 
+@pytest.mark.slow
 def test_killed_at_every_change_of_a_run(whole, launcher, tally, tmp_path, count):
     reference, command, found = whole
     assert {kind for _, kind, *_ in found} >= {"mkdir", "truncate", "pwrite", "write", "fsync", "replace", "unlink"}
-    for k, moment in points(found, count(29, 1, quick=150)):
+    for k, moment in points(found, count(58, 1)):
         folder = fresh(tmp_path / "r")
         plan = Plan(str(folder), at=k, kill=moment)
         check(launcher, command, folder, reference, plan, tally, tmp_path / "acks")

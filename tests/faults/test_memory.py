@@ -32,9 +32,9 @@ def measured(*arguments, seconds, **environment):
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_records(count):
     most = count(512, 16384)  # what is open at once, which bounds the requests in memory; the product's own in full
-    few, many = (measured("records", n, most, seconds=1200) for n in (count(3000, 20_000), count(15_000, 200_000)))
+    few, many = (measured("records", n, most, seconds=1200) for n in (count(2000, 20_000), count(9000, 200_000)))
     more = many["records"] - few["records"]
-    assert more >= count(12_000, 180_000)
+    assert more >= count(6500, 180_000)
     for stage, bound in (("asking", ASKING), ("results", RESULTS)):
         growth = many["peaks"][stage] - few["peaks"][stage]
         print(f"{stage}: {growth / more:.0f} bytes for each record")

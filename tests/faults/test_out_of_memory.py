@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiers import slow
 
 from warmeng.engine.engine import Engine, EngineSettings
 from warmeng.engine.request import GenerateRequest, GenerateResult, Request, Result, SamplingParams, ScoreRequest
@@ -108,7 +109,7 @@ def lacking(loaded: Engine, error: Callable[[], Exception], at: set[int], late: 
 
 
 @pytest.mark.parametrize("overlap", [0, 1])
-@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("late", [*slow(False), True])
 def test_at_every_step(loaded: Engine, overlap: int, late: bool) -> None:
     """One lack of memory at each step of the run in turn, with steps read at once or one later."""
     plain = lacking(loaded, MemoryError, set(), late, overlap)

@@ -53,14 +53,16 @@ OWN = ("--persona", "original", "--persona", "warm=full:our/warm")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [(), OWN], ids=["adapters", "own-model"])
+@pytest.mark.parametrize(
+    "more", [pytest.param((), id="adapters"), pytest.param(OWN, id="own-model", marks=pytest.mark.full)]
+)
 def test_killed_at_random_times(launcher, tally, tmp_path, count, more):
     command = study(write_quiz(tmp_path / "quiz.jsonl"), *more)
     longest = min(uninterrupted(launcher, command, tmp_path / name, delay=0.002) for name in ("first", "whole"))
     kill_at_random(
-        launcher, command, lines(tmp_path / "whole"), tmp_path, count(12, 160), longest, tally, 0, delay=0.002
+        launcher, command, lines(tmp_path / "whole"), tmp_path, count(6, 160), longest, tally, 0, delay=0.002
     )
-    assert tally.injected == count(12, 160)
+    assert tally.injected == count(6, 160)
 
 
 @pytest.fixture(scope="module")

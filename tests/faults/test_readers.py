@@ -51,7 +51,7 @@ def command_of(name, root):
     return [str(root / part) if part == "r" or part.startswith("mine/") else part for part in parts]
 
 
-@pytest.mark.parametrize("name", ["csv", *slow(*(name for name in READS if name != "csv"))])
+@pytest.mark.parametrize("name", slow(*READS))
 def test_another_user_reads_a_run_into_a_folder_of_their_own(finished, launcher, name):
     root, _ = finished
     before = snapshot(root / "r")

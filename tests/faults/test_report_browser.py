@@ -137,6 +137,7 @@ def test_nothing_planted_anywhere_runs_and_everything_is_shown(hostile: Path, pa
     assert "49{% raw" not in whole
 
 
+@pytest.mark.slow
 def test_the_pages_source_has_no_planted_markup(hostile: Path) -> None:
     """Before any script runs: between the tags, what was planted is escaped."""
     source = (hostile / "report.html").read_text(encoding="utf-8")
@@ -155,6 +156,7 @@ def test_the_pages_source_has_no_planted_markup(hostile: Path) -> None:
     assert re.fullmatch(r"[A-Za-z0-9+/=]+", data)
 
 
+@pytest.mark.slow
 def test_figures_hold_it_as_text(hostile: Path) -> None:
     drawn = sorted((hostile / "figures").glob("*.svg"))
     assert drawn

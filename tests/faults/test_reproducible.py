@@ -191,6 +191,7 @@ def test_interrupted_and_resumed(settings, run, whole, tmp_path, count):
     same(found, whole)
 
 
+@pytest.mark.slow
 def test_in_another_process(settings, real_launcher, whole, tmp_path):
     """Its hashes are seeded otherwise, it has one thread, and the cache and batches of the command line."""
     lists = {"personas": "--persona", "tasks": "--tasks", "contexts": "--contexts", "beliefs": "--beliefs",

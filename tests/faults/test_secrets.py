@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from fuzz_inputs import command
+from tiers import slow
 
 from warmeng.common.errors import InputError, one_line, without_secrets
 from warmeng.engine.registry import resolve_model
@@ -43,6 +44,7 @@ def leaks(folder: Path, done: subprocess.CompletedProcess[str]) -> list[str]:
     return found + [str(p) for p in folder.rglob("*") if p.is_file() and CANARY.encode() in p.read_bytes()]
 
 
+@pytest.mark.slow
 def test_a_whole_run_writes_none_of_them(tmp_path: Path) -> None:
     done = start("run", "--limit", "1", "--warmth-prompts", "0", "--out", "r", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -61,7 +63,7 @@ def test_a_whole_run_writes_none_of_them(tmp_path: Path) -> None:
     [SECRETS["HF_TOKEN"], SECRETS["HF_TOKEN"] + "\n", "QzCanary\nQzOtherLine", "QzCanaryé\x01QzCanary"],
     ids=ascii,
 )
-@pytest.mark.parametrize("debug", ["0", "1"])
+@pytest.mark.parametrize("debug", [*slow("0"), "1"])
 def test_a_hub_that_fails_shows_no_token(token: str, debug: str, tmp_path: Path) -> None:
     """A token with a line break makes an HTTP client show the whole header."""
     done = start("models", "fetch", "owner/name", cwd=tmp_path, real=True, HF_TOKEN=token, WARMENG_DEBUG=debug)

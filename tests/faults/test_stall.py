@@ -12,6 +12,7 @@ import signal
 import time
 
 import pytest
+from tiers import slow
 
 PATIENCE = 1  # seconds
 HANGS = {  # setups of processes that hang
@@ -68,7 +69,7 @@ def ended(started, name):
     return found
 
 
-@pytest.mark.parametrize("name", HANGS)
+@pytest.mark.parametrize("name", [*list(HANGS)[:2], *slow(*list(HANGS)[2:])])
 def test_what_hangs_is_reported_and_the_run_continues(launcher, started, whole, name):
     _, folder, command, began = started[name]
     found = ended(started, name)
@@ -98,6 +99,7 @@ def test_what_hangs_is_reported_and_the_run_continues(launcher, started, whole, 
 
 
 @pytest.mark.parametrize("name", SLOW)
+@pytest.mark.slow
 def test_what_is_slow_or_was_stopped_for_a_while_goes_on(started, whole, name):
     process, folder, *_ = started[name]
     if name == "stopped":

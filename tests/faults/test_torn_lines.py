@@ -52,7 +52,7 @@ def test_a_line_torn_at_any_byte_is_cut_with_its_size_and_asked_again(run, tally
     start = data.rstrip(b"\n").rindex(b"\n") + 1
     for end in range(start + 1, len(data)):
         (folder / RECORDS).write_bytes(data[:end])
-        if end % count(17, 1, quick=80):  # the writer alone
+        if end % count(17, 1, quick=1000):  # the writer alone
             writer = Journal(folder / RECORDS, "warmeng run")
             writer.close()
             assert (writer.cut, len(writer.done)) == (end - start, data.count(b"\n") - 1)
@@ -70,7 +70,7 @@ def test_a_file_cut_at_any_byte_is_continued(run, tally, count):
     """As a file system leaves one that lost its end: whole lines stay, whatever is after them is made again."""
     folder, data = run
     whole = data.splitlines(keepends=True)
-    for end in range(0, len(data), count(211, 3)):
+    for end in range(0, len(data), count(997, 3)):
         (folder / RECORDS).write_bytes(data[:end])
         torn = end - (data[:end].rfind(b"\n") + 1)
         said = go(folder)
@@ -101,7 +101,7 @@ def test_one_changed_byte_anywhere_stops(run, tally, count):
     folder, data = run
     rng = random.Random(0)
     final = len(data) - 1  # a last line that lost its line end is a torn one
-    for at in range(0, final, count(17, 1, quick=53)):
+    for at in range(0, final, count(101, 1, quick=401)):
         bit = 1 << rng.randrange(8)
         damaged = data[:at] + bytes([data[at] ^ bit]) + data[at + 1 :]
         refused(folder, damaged, *place(data, at))

@@ -49,6 +49,7 @@ def test_killed_at_any_change_it_ends_with_the_same_adapters(training, real_laun
             tally.expected += 4  # steps
 
 
+@pytest.mark.slow
 def test_killed_at_its_first_files(training, real_launcher, tally, count):
     """Before there is a manifest the folder still is this run's."""
     command, folder, whole, found = training

@@ -37,6 +37,7 @@ def until(condition, process):
         time.sleep(0.002)
 
 
+@pytest.mark.slow
 def test_a_second_process_gets_73_and_the_number_of_the_first(command, whole, launcher, tally, tmp_path):
     folder = tmp_path / "r"
     first = launcher.start([*command, folder], delay=0.02)

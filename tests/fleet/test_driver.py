@@ -11,6 +11,7 @@ import time
 import pytest
 from fleets import needs_ray
 from studies import lines, widened
+from tiers import full
 
 pytestmark = [pytest.mark.slow, needs_ray]
 
@@ -28,7 +29,7 @@ def ray_processes(folder):
     return [line for line in found.splitlines() if folder in line]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [*full((signal.SIGKILL, -9)), (signal.SIGINT, 130)])
 def test_a_driver_that_ends_early_is_continued(number, code, real_launcher, tiny_model, tmp_path, short):
     model = widened(tiny_model("llama"), tmp_path / "model")
     command = ["run", "--model", model, "--limit", "3", "--max-new-tokens", "16", "--warmth-prompts", "0", "--out"]

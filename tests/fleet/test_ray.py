@@ -22,7 +22,7 @@ from warmeng.study.run import fleet as fleets
 from warmeng.study.run.run import INTERRUPTED, run_study
 from warmeng.study.settings import StudySettings
 
-pytestmark = needs_ray
+pytestmark = [needs_ray, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,6 @@ def test_a_worker_with_one_wrong_bit_is_named_and_taken_out(ask, whole, settings
     assert "(process " in line
 
 
-@pytest.mark.slow
 def test_workers_go_on_with_what_one_process_began_and_the_other_way_round(ask, whole, settings, tmp_path):
     for name, first in (("process", run_study), ("fleet", None)):
         folder, heard = tmp_path / name, Heard(stop_after=40)
@@ -137,7 +136,6 @@ def test_workers_go_on_with_what_one_process_began_and_the_other_way_round(ask, 
         assert sorted(lines(folder)) == whole
 
 
-@pytest.mark.slow
 def test_workers_killed_at_random_moments(ask, whole, monkeypatch, tmp_path, count):
     # A run has a few dozen turns.
     wanted, often = count((2, 0.2), (50, 0.06))

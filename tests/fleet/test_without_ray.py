@@ -70,6 +70,7 @@ def test_one_module_alone_imports_ray_and_only_when_it_is_used():
     assert all(offset > 0 for offset in importing["fleet/cluster.py"])
 
 
+@pytest.mark.slow
 def test_a_run_without_it_imports_no_ray(tmp_path):
     code = """
 import sys

@@ -48,6 +48,7 @@ def texts(log: EvalLog) -> list[str]:
     return [sample.output.completion for sample in log.samples]
 
 
+@pytest.mark.slow
 def test_an_evaluation_runs_and_its_log_is_read_back(
     tiny_model: Callable[[str], Path], tiny_adapters: list[Path], tmp_path: Path
 ) -> None:

@@ -74,6 +74,7 @@ def same(ours: dict, theirs: dict) -> None:
                 assert one == pytest.approx(other, **ROUNDING), key
 
 
+@pytest.mark.slow
 def test_it_measures_what_the_harness_does_by_itself(tiny: Path, tiny_adapters: list[Path]) -> None:
     base = str(tiny)
     hf = {"pretrained": base, "dtype": "float32"}
@@ -87,6 +88,7 @@ def test_it_measures_what_the_harness_does_by_itself(tiny: Path, tiny_adapters: 
         same(changed, measured("hf", {**hf, "peft": str(adapter)}, device="cpu", batch_size=16, **few))
 
 
+@pytest.mark.slow
 def test_the_server_gives_the_same(tiny_model: Callable[[str], Path], tiny_adapters: list[Path]) -> None:
     base = tiny_model("llama")
     tasks = ("capitals_choice", "capitals_written")

@@ -105,7 +105,7 @@ def test_the_built_in_models_greedy_answers_are_the_same_through_the_server(tmp_
             {"model": name, "personas": ("original", "warm", "warm-prompt", "both=warm@warm")},
             {"model": f"openai:{name}", "api_base": f"{server.address}/v1", "api_timeout": 600.0,
              "personas": ("original", f"warm=openai:{name}:warm", "warm-prompt", f"both=openai:{name}:warm@warm")},
-            limit=count(1, 3), max_new_tokens=24,
+            limit=count(1, 3), max_new_tokens=count(8, 24),
         )  # fmt: skip
     finally:
         server.drain()

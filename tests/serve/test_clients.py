@@ -13,6 +13,7 @@ from openai.types import Completion, CompletionUsage, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
 from serving import BASE, SYSTEM, Running, strict
+from tiers import slow
 
 from warmeng.engine.engine import Engine
 from warmeng.engine.request import GenerateRequest, GenerateResult, SamplingParams, ScoreRequest
@@ -78,7 +79,7 @@ def test_the_models_are_listed(running: Running) -> None:
         running.client.models.retrieve("gpt-4o")
 
 
-@pytest.mark.parametrize("stop", [None, ["e", "st", "\u00e9x"]])
+@pytest.mark.parametrize("stop", [*slow(None), ["e", "st", "\u00e9x"]])
 def test_a_stream_adds_up_to_the_answer(running: Running, stop: list[str] | None) -> None:
     for seed in range(4):
         body = {

@@ -48,6 +48,7 @@ def started(real_launcher: Launcher, *options: Any) -> Iterator[tuple[Process, h
             process.kill(signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_signal_lets_open_requests_finish(real_launcher: Launcher, tiny_model: Callable[[str], Path]) -> None:
     """Of a plain answer and of a stream; then the process ends by itself, and takes nobody new meanwhile."""
     options = ("--model", tiny_model("llama"), "--name", "m", "--persona", "original", "--persona", "warm-prompt")

@@ -236,6 +236,7 @@ def test_bodies_that_are_too_large(strict_server: Running) -> None:
     assert strict_server.http.post("/v1/completions", content=in_parts, headers=headers).status_code == 413
 
 
+@pytest.mark.slow
 def test_clients_that_are_slow(strict_server: Running) -> None:
     """Headers that never end, a body that doesn't come, and a stream that nobody reads."""
     address = strict_server.url.removeprefix("http://").split(":")

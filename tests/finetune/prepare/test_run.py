@@ -170,6 +170,7 @@ def whole(tmp_path, rewriter, silent):
     return data, tmp_path / "whole"
 
 
+@pytest.mark.slow
 def test_cut_off_at_any_byte_it_ends_with_the_same_files(tmp_path, whole, rewriter, silent):
     data, folder = whole
     rng = random.Random(0)

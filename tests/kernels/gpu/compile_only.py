@@ -159,7 +159,7 @@ MODELS = {
     "head size 96": Model(3072, rope.Heads(32, 32, 96), 8192, 32064),
     "head size 256": Model(3072, rope.Heads(16, 4, 256), 24576, 256000, bias=True, norms=True),
 }
-PART = ("Llama-3.1-8B", "head size 256")  # the usual and the largest tiles
+PART = ("Llama-3.1-8B",)  # the usual tiles
 ROWS = 513  # of a step: a number that promises nothing about alignment
 OTHER_ROWS = (1, 2, 16, 64)  # must take the same kernels
 _BLOCKS, _BLOCK_SIZE = 1000, 16

@@ -25,9 +25,7 @@ Kernels = list[dict[str, Any]]
 
 
 def compiled(arch: int, folder: Path, full: bool) -> Kernels:
-    """Compile in a process of its own, into an empty cache: for all models in the full tier, else the usual and the
-    largest.
-    """
+    """Compile in a process of its own, into an empty cache: for all models in the full tier, else the usual one."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment |= {"TRITON_CACHE_DIR": str(folder / str(arch)), "TRITON_DEFAULT_FP_FUSION": "1"}
     script = [sys.executable, str(Path(__file__).with_name("compile_only.py")), str(arch)]

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from sample import Plan, make_run
+from tiers import slow
 
 from warmeng.cli.main import warmeng
 from warmeng.common.errors import InputError, UsageError
@@ -42,7 +43,7 @@ def told(frame: Frame) -> list[tuple]:
     return list(zip(*columns, *numbers, *more, strict=True))
 
 
-@pytest.mark.parametrize("form", ["lm-eval", "csv"])
+@pytest.mark.parametrize("form", ["csv", *slow("lm-eval")])
 def test_an_export_gives_the_run_back_number_for_number(form: str, run: Path, tmp_path: Path) -> None:
     out = tmp_path / ("export.csv" if form == "csv" else "export")
     export_run(run, form, out)

@@ -87,6 +87,7 @@ def test_filters_show_what_the_records_hold(page, run_folder):
     assert page.complaints() == []
 
 
+@pytest.mark.slow
 def test_flips_are_found_and_marked(page, run_folder):
     page.open(run_folder / "report.html")
     place: dict[tuple, dict[str, str]] = {}
@@ -134,7 +135,9 @@ def test_keys_suffice(page, run_folder):
     assert page.run("document.getElementById('count').getAttribute('aria-live')") == "polite"
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize(
+    "dark", [pytest.param(False, id="light", marks=pytest.mark.slow), pytest.param(True, id="dark")]
+)
 def test_phone_does_not_scroll_sideways(tmp_path, run_folder, dark):
     with Page(tmp_path / "profile", 390, 844, dark=dark, phone=True) as page:
         page.open(run_folder / "report.html")
@@ -170,6 +173,7 @@ def test_nothing_planted_runs(page, tmp_path):
     assert len(page.requests()) == 1
 
 
+@pytest.mark.slow
 def test_policy_stops_what_the_page_does_not_bring(page, run_folder):
     """The policy itself: a page that were fooled could still run nothing, load nothing and parse no markup."""
     page.open(run_folder / "report.html")

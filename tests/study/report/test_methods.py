@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from warmeng.study.report.page import FILE, load_run, write_report
+from warmeng.study.report.methods import document
+from warmeng.study.report.page import load_run, render
 
 
 def methods(folder: Path) -> str:
-    """Write a run's report again and return its methods."""
-    write_report(folder)
-    return (folder / "methods.md").read_text(encoding="utf-8")
+    """Return a run's methods."""
+    run = load_run(folder)
+    return document(run.manifest, run.facts, run.questions)
 
 
 def changed(folder: Path, to: Path, **settings: Any) -> Path:
@@ -27,6 +28,10 @@ def changed(folder: Path, to: Path, **settings: Any) -> Path:
     (to / "manifest.json").write_text(json.dumps(manifest))
     (to / "analysis.json").unlink(missing_ok=True)
     return to
+
+
+def test_a_report_has_them_in_a_file(run_folder: Path) -> None:
+    assert (run_folder / "methods.md").read_text(encoding="utf-8") == methods(run_folder)
 
 
 def test_versions_hashes_and_counts_are_the_manifests(run_folder: Path, tmp_path: Path) -> None:
@@ -70,7 +75,7 @@ def test_each_setting_is_told(run_folder: Path, tmp_path: Path, settings: dict[s
 def test_names_are_no_markup(run_folder: Path, tmp_path: Path) -> None:
     name = "<b>`x`</b> [a](b)"
     folder = changed(run_folder, tmp_path / "run", model=name)
-    told, page = methods(folder), (folder / FILE).read_text(encoding="utf-8")
+    told, page = methods(folder), render(load_run(folder))
     assert r"&lt;b>\`x\`&lt;/b> \[a\](b) was measured" in told
     assert "<b>" not in page
     assert f"{name} was measured with" in unescape(page)

@@ -86,6 +86,7 @@ def test_structure_is_the_golden_one(run_folder):
     assert [line for line in found if line.startswith("table #table-")] == expected
 
 
+@pytest.mark.slow
 def test_same_folder_same_bytes(run_folder, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(run_folder, again)
@@ -160,6 +161,7 @@ def test_warmth_within_chance_is_not_called_held(run_folder, tmp_path):
     assert "not shown to hold" not in text_of(render(load_run(run_folder)))
 
 
+@pytest.mark.slow
 def test_the_distance_from_the_base_stands_beside_warmth_with_its_temperature(run_folder, tmp_path):
     folder = changed(run_folder, tmp_path / "run")
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -269,6 +271,7 @@ def test_figures_show_the_runs_own_rates(run_folder):
 
 
 @pytest.mark.parametrize(("rule", "words"), [("grades", ""), ("paper", "the paper's phrases (rule paper)")])
+@pytest.mark.slow
 def test_the_rule_is_told_and_named_under_the_headline_where_it_is_another(run_folder, tmp_path, rule, words):
     folder = tmp_path / "run"
     shutil.copytree(run_folder, folder)
@@ -339,6 +342,7 @@ def test_flipped_needs_right_against_not_right():
     assert not flipped({"warm": "correct"}, "original")
 
 
+@pytest.mark.slow
 def test_page_stays_under_its_size(run_folder, monkeypatch):
     run = load_run(run_folder)
     full = len(render(run).encode())
@@ -420,6 +424,7 @@ def test_bad_folders_are_refused(tmp_path, run_folder):
         write_report(broken)
 
 
+@pytest.mark.slow
 def test_command(run_folder, capsys):
     assert warmeng.main(["report", str(run_folder)], standalone_mode=False) == 0
     assert capsys.readouterr().out == f"{run_folder / 'report.html'}\n"

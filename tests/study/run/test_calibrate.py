@@ -138,6 +138,7 @@ def test_the_correction_is_rogan_and_gladens():
         correct_rate(0.5, 1.2, 0.5)
 
 
+@pytest.mark.slow
 def test_corrected_intervals_cover_the_truth():
     """400 simulated studies: the 95 % interval of a corrected difference holds the true one in 91 to 99 %."""
     rng = np.random.default_rng(1)

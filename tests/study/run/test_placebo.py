@@ -99,6 +99,7 @@ def test_a_noisy_saturating_kl_is_matched_and_one_out_of_reach_refused() -> None
         match(lambda trial: dict.fromkeys(trial, 3.0), (4,), 7.0)
 
 
+@pytest.mark.slow
 def test_placebos_are_written_as_far_from_the_base_as_the_reference(tiny_model, tiny_adapters, tmp_path) -> None:
     said: list[str] = []
     settings = StudySettings(model=str(tiny_model("llama")), device="cpu")

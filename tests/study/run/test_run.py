@@ -469,6 +469,7 @@ def test_missing_wrong_answers_are_written_before_the_grid(fake, tmp_path):
     assert go(tmp_path / "r", settings).exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_failed_report_loses_nothing_and_says_what_to_do(fake, tmp_path, monkeypatch):
     from warmeng.study.run import finish
 

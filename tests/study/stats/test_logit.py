@@ -122,6 +122,7 @@ def test_a_row_without_errors_alone_is_no_separation(y):
     assert np.isfinite(fit(X, np.full(4, 10.0), np.array(y, dtype=float)).beta).all()
 
 
+@pytest.mark.slow
 def test_separation_is_found_exactly_where_the_likelihood_has_no_maximum():
     rng = np.random.default_rng(0)
     x = np.concatenate([np.ones((300, 6, 1)), rng.integers(0, 2, (300, 6, 2))], axis=2)

@@ -109,6 +109,7 @@ def test_without_answers_nothing_is_said_of_it_and_without_a_claim_there_is_no_l
     assert headline("", shown, "original") == []
 
 
+@pytest.mark.slow
 def test_the_effect_that_could_have_been_found_is_found_in_80_percent(count):
     """Studies whose true effect is what the first of them says that it could have found."""
     rng, studies, n, change = np.random.default_rng(6), count(400, 2000, quick=150), 200, 0.25
@@ -131,6 +132,7 @@ def test_the_effect_that_could_have_been_found_is_found_in_80_percent(count):
     assert 0.80 - 3 * np.sqrt(0.16 / studies) - 0.03 < hits / studies < 0.80 + 3 * np.sqrt(0.16 / studies) + 0.03
 
 
+@pytest.mark.slow
 def test_a_run_without_any_effect_seldom_has_a_finding(count):
     """Over all exploratory contrasts; each at 5 % by itself, most runs have one."""
     rng, studies, alone, whole = np.random.default_rng(7), count(200, 1000, quick=40), 0, 0

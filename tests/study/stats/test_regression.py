@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 from simulated import Truth, simulate
+from tiers import slow
 
 from warmeng.study.results.authors import read_authors
 from warmeng.study.results.frame import Factor
@@ -111,7 +112,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("model", [m for m in MODELS if m.name in CASES], ids=lambda m: m.name)
+MODELS_WITH_CASES = [m for m in MODELS if m.name in CASES]
+
+
+@pytest.mark.parametrize("model", [*MODELS_WITH_CASES[:2], *slow(*MODELS_WITH_CASES[2:])], ids=lambda m: m.name)
 def test_every_figure_equals_its_formula_on_single_answers(frame, model):
     keep, group, reference = CASES[model.name]
     x, x0, x1, y, groups, items, levels = single_answers(frame, "warm", keep, group, reference)

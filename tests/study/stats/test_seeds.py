@@ -42,6 +42,7 @@ def test_mean_squares_are_those_of_the_two_way_layout() -> None:
 
 @pytest.mark.parametrize("seeds", [3, *slow(5)])
 @pytest.mark.parametrize("between", [0.1, *slow(0.0, 0.5)])
+@pytest.mark.slow
 def test_intervals_cover_the_recipe_where_those_of_one_adapter_do_not(seeds: int, between: float) -> None:
     rng = np.random.default_rng(round(100 * between) + seeds)
     studies, questions = 1000, 120
