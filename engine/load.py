@@ -13,6 +13,7 @@ from warmeng.engine.backend import Runner
 from warmeng.engine.checkpoint import Weights, check_shapes, load_weights, open_folder, projection_shapes
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.cpu.runner import CpuRunner
+from warmeng.engine.plan import PLAIN, is_ruined, refuse_too_large
 from warmeng.engine.random import random_weights
 from warmeng.engine.registry import ModelSource
 from warmeng.engine.settings import AUTO, EngineLimits, EngineSettings
@@ -21,8 +22,6 @@ from warmeng.kernels.quantized_linear import project
 
 DEVICES = ("auto", "cpu", "cuda", "interpret")
 _BY_NAME = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-# Family, layers and hidden size of the models whose weights rows of int8 can't hold.
-_OUTLIERS = ("llama", 80, 8192)
 _INSTALL = "install the gpu extra: pip install warmeng[gpu]"
 
 
@@ -76,8 +75,7 @@ def choose_weights(weights: str, config: ModelConfig) -> str:
         raise UsageError(
             f"weights is {weights!r}, and the checkpoint's are {stored.kind} already: take auto, or the original model"
         )
-    if weights == "int8" and (config.family, config.num_layers, config.hidden_size) == _OUTLIERS:
-        # Qin, arXiv 2408.15301: a few weights of its first layers are so large that a row's other ones round to zero.
+    if is_ruined(config, weights):
         raise UsageError(
             "weights is 'int8', which breaks models of the shape of Llama 3.1 70B (outliers in early layers): take "
             "fp8 or int4, or a checkpoint that was calibrated"
@@ -115,6 +113,9 @@ def load_runner(
 
     where = torch.device("cuda" if device == "cuda" else "cpu")
     dtype = choose_dtype(settings.dtype, device)
+    if device == "cuda" and not isinstance(source, Weights):
+        stored = PLAIN if config.quantization is None else config.quantization.kind
+        refuse_too_large(config, stored if kind == AUTO else kind, *torch.cuda.mem_get_info(where))
     if isinstance(source, Weights):
         weights = source
     elif isinstance(source, int):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from warmeng.common.errors import UsageError
 from warmeng.engine.checkpoint import projection_shapes
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.scheme import Scheme
@@ -44,6 +45,39 @@ def plans(config: ModelConfig, memory: int, tokens: int) -> Iterator[Plan]:
         cache = max(0, int((memory - weights) * _SHARE) - workspace - _ADAPTERS)
         one = per_token * tokens
         yield Plan(kind, weights, workspace, cache, cache // one, cache * _ITEM // one)
+
+
+def refuse_too_large(config: ModelConfig, kind: str, free: int, total: int) -> None:
+    """Raise ``UsageError`` where a base's weights don't fit into what is free of a card; say which kind would.
+
+    ``kind``: one of ``KINDS``; ``free`` and ``total``: bytes of the card.
+    """
+    needed = weight_bytes(config, kind)
+    if needed <= free:
+        return
+    taken = f"the weights take {_gib(needed)} as {kind}, and of the card's {_gib(total)} {_gib(free)} are free"
+    others = [k for k in KINDS[1:] if config.quantization is None and not is_ruined(config, k)]
+    smaller = [k for k in others if weight_bytes(config, k) <= _SHARE * free]
+    if smaller:
+        do = "take " + " or ".join(f"--weights {k} ({_gib(weight_bytes(config, k))})" for k in smaller)
+    elif needed <= total:
+        do = "end what else uses the card"
+    else:
+        do = "take a smaller model, or a larger card: one model is not divided among several"
+    raise UsageError(f"{taken}: {do}")
+
+
+def is_ruined(config: ModelConfig, kind: str) -> bool:
+    """Whether rounding its weights to a kind is known to break a model.
+
+    Source: Qin, arXiv 2408.15301: a few weights of the first layers of Llama 3.1 70B are so large that a row's other
+    ones round to zero.
+    """
+    return kind == "int8" and (config.family, config.num_layers, config.hidden_size) == ("llama", 80, 8192)
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB"
 
 
 def weight_bytes(config: ModelConfig, kind: str) -> int:

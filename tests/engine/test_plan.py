@@ -12,9 +12,10 @@ from click.testing import CliRunner
 
 from warmeng.cli.main import warmeng
 from warmeng.common.cards import CARDS
+from warmeng.common.errors import UsageError
 from warmeng.engine.checkpoint import load_weights, num_weights, projection_shapes
 from warmeng.engine.config import read_config
-from warmeng.engine.plan import KINDS, plans, weight_bytes
+from warmeng.engine.plan import KINDS, plans, refuse_too_large, weight_bytes
 from warmeng.engine.scheme import Scheme
 from warmeng.engine.shapes import shape_config
 from warmeng.kernels.linear import Projection
@@ -111,3 +112,20 @@ def test_the_command() -> None:
 def test_kinds_are_those_of_the_layout() -> None:
     w = torch.ones(4, 64)
     assert [type(round_weight(w, kind)) for kind in KINDS[1:]] == [RowScaled, RowScaled, Int4]
+
+
+@pytest.mark.parametrize(
+    ("name", "free", "said"),
+    [
+        ("llama-3.1-70b", 80, "131.4 GiB as bfloat16, and of the card's 80.0 GiB 80.0 GiB are free: take --weights fp8 "
+         "(67.7 GiB) or --weights int4 (36.8 GiB)"),
+        ("llama-3.1-70b", 30, "take a smaller model, or a larger card: one model is not divided among several"),
+        ("llama-3.1-8b", 10, "take --weights int8 (8.5 GiB) or --weights fp8 (8.5 GiB) or --weights int4 (5.3 GiB)"),
+        ("llama-3.1-8b", 2, "of the card's 80.0 GiB 2.0 GiB are free: end what else uses the card"),
+    ],
+)  # fmt: skip
+def test_a_model_that_is_too_large_for_a_card_is_refused_with_what_would_fit(name: str, free: int, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        refuse_too_large(shape_config(name), "bfloat16", free * GIB, 80 * GIB)
+    assert said in str(caught.value)
+    refuse_too_large(shape_config(name), "int4", 40 * GIB, 80 * GIB)
