@@ -11,7 +11,7 @@ import click
 
 from warmeng.cli.options import dtype_option, fleet_of, kv_dtype_option, names, ray_options, weights_option
 from warmeng.common.terminal import echo
-from warmeng.study.settings import WARMTH_PROMPTS, StudySettings, load_settings
+from warmeng.study.settings import WARMTH_EACH, WARMTH_PROMPTS, StudySettings, load_settings
 
 DEFAULTS = StudySettings()
 
@@ -155,7 +155,7 @@ The same command again continues a run that was interrupted, or prints a finishe
 @click.option(
     "--limit",
     type=int,
-    help="Items of each task, embedded or not, 0 for all; the manipulation check has --warmth-prompts."
+    help="Items of each task, embedded or not, 0 for all; a small one shortens the manipulation check too."
     + _default("limit"),
 )
 @click.option("--seed", type=int, help="Chooses items and noise." + _default("seed"))
@@ -184,7 +184,8 @@ The same command again continues a run that was interrupted, or prints a finishe
     "--warmth-prompts",
     type=int,
     help="Held-out prompts that show whether warm is warmer, before the grid; 0 for none."
-    f"  [default: {WARMTH_PROMPTS}; 0 for the package's own adapters, which were measured when they were made]",
+    f"  [default: {WARMTH_PROMPTS}, and with a small --limit {WARMTH_EACH} for each of it; 0 for the package's own "
+    "adapters, which were measured when they were made]",
 )
 @click.option(
     "--stall-seconds",

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from warmeng.common.errors import WarmengError
+from warmeng.common.messages import duration
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -28,7 +29,9 @@ EXIT_CODE = 130
 LOOK_AGAIN = 0.02
 # Seconds in which a process that was interrupted twice closes its files.
 GRACE = 2.0
-NOTE = b"\ninterrupted: what is finished is kept; once more stops at once\n"
+NOTE = "\ninterrupted: what is finished is kept{}; once more stops at once\n"
+# Seconds of a step from which on it is said that one is waited for.
+WORTH_SAYING = 0.5
 
 
 @contextmanager
@@ -57,8 +60,11 @@ def convert_to_keyboard_interrupt() -> Iterator[None]:
 
 
 @contextmanager
-def interruptible() -> Iterator[list[int]]:
-    """Yield a list that the first SIGINT or SIGTERM fills: what is finished is kept. A second one stops at once."""
+def interruptible(step_seconds: Callable[[], float] = lambda: 0.0) -> Iterator[list[int]]:
+    """Yield a list that the first SIGINT or SIGTERM fills: what is finished is kept. A second one stops at once.
+
+    The work ends after the step that runs; ``step_seconds`` are those that one takes, to be told.
+    """
     seen: list[int] = []
 
     def handler(number: int, frame: FrameType | None) -> None:
@@ -67,7 +73,9 @@ def interruptible() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         with contextlib.suppress(OSError):
             # Not through the display: its own write may be what was interrupted.
-            os.write(2, NOTE)
+            seconds = step_seconds()
+            step = f"; the step that runs ends first, in about {duration(seconds)}" if seconds > WORTH_SAYING else ""
+            os.write(2, NOTE.format(step).encode())
 
     with _handled(handler, SIGNALS):
         yield seen

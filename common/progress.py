@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol, TypeVar
 
 from warmeng.common.messages import duration
 from warmeng.common.terminal import console
 
 INTERVAL = 5.0  # seconds between plain lines
+# Seconds that something may take before it is shown at all.
+PATIENCE = 1.0
+T = TypeVar("T")
 
 
 class Progress(Protocol):
@@ -147,6 +150,27 @@ class Pace:
     def left(self, done: float, total: float) -> str:
         """Return ``, 20 s left`` for what is done of a total, counted from the beginning; nothing at either end."""
         return f", {duration(self.seconds * (total - done) / done)} left" if 0 < done < total else ""
+
+
+def counted(items: Iterable[T], total: int, what: str, progress: Progress) -> Iterator[T]:
+    """Yield the items, and show how many of so many there were where it takes longer than ``PATIENCE``."""
+    pace, shown, done = Pace(), False, 0
+
+    def status() -> str:
+        return f"{what}{pace.left(done, total)}"
+
+    try:
+        for item in items:
+            yield item
+            done += 1
+            if shown:
+                progress.advance(what)
+            elif pace.seconds > PATIENCE:
+                progress.start({what: total}, {what: done}, status)
+                shown = True
+    finally:
+        if shown:
+            progress.stop()
 
 
 def _print(console: Any, text: str) -> None:

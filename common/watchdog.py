@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -94,10 +94,10 @@ class Watched:
     def _pulse(self) -> tuple[int, int]:
         return self._engine.stats.steps, self._answers
 
-    def results(self) -> Generator[Any, None, None]:
+    def results(self, interrupted: Collection[object] = ()) -> Generator[Any, None, None]:
         """Yield the engine's results. Time that their reader takes counts too: a disk may hang as well."""
         with self._watchdog.watch(self._pulse):
-            for result in self._engine.results():
+            for result in self._engine.results(interrupted):
                 self._answers += 1
                 yield result
 

@@ -46,6 +46,7 @@ class EngineStats:
     preemptions: int = 0
     # Steps that ran out of memory; smaller ones were tried in their place.
     oom_steps: int = 0
+    longest_step: float = 0.0  # seconds
 
 
 @dataclass(frozen=True)

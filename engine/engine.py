@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Generator, Iterable, Mapping, Sequence
+import time
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -303,14 +304,17 @@ class Engine:
         self._ids.add(request.id)
         self._core.add(request, self._mixture(request.adapter).key, matcher, urgent)
 
-    def results(self) -> Generator[Result, None, None]:
-        """Run until nothing is left and give each result as it finishes."""
+    def results(self, interrupted: Collection[object] = ()) -> Generator[Result, None, None]:
+        """Run until nothing is left and give each result as it finishes.
+
+        Where something is in ``interrupted``, it ends after the step that runs: what has no result stays queued.
+        """
         while True:
             while self._core.unread:
                 yield self._take()
-            if not self._core.busy:
+            if interrupted or not self._core.busy:
                 return
-            self._core.step()
+            self.step()
 
     def take(self) -> list[Result]:
         """Return the results that are finished and were not read yet, for callers that run each ``step`` themselves."""
@@ -430,8 +434,9 @@ class Engine:
 
     def step(self) -> int:
         """Run one step; returns the tokens it computes. ``take`` gives what it finishes."""
-        before = self.stats.computed_tokens
+        before, began = self.stats.computed_tokens, time.monotonic()
         self._core.step()
+        self.stats.longest_step = max(self.stats.longest_step, time.monotonic() - began)
         return self.stats.computed_tokens - before
 
     def _compiler(self) -> ConstraintCompiler:

@@ -148,7 +148,7 @@ class _Run:
         """Make the steps that are left."""
         job = self.job
         self.progress.start({"steps": job.steps}, {"steps": self.step}, self.status)
-        with interruptible() as interrupted:
+        with interruptible(lambda: self.pace.seconds / max(1, self.step - self.first)) as interrupted:
             while self.step < job.steps:
                 record = self.advance()
                 self.log.append(record)

@@ -30,8 +30,8 @@ MONEY = ("max_cost", "price_in", "price_out")
 SPENDING = ("max_requests", "max_api_tokens", *MONEY, "prices")
 # These change no record: a run continues with others. Doses and checkpoints are among the personas.
 NOT_INPUTS = ("stall_seconds", "doses", "checkpoints", "seeds", "api_concurrency", "api_timeout", *SPENDING)
-# Of the manipulation check, where nothing is said.
-UNSET, WARMTH_PROMPTS = -1, 24
+# Prompts of the manipulation check where nothing is said, and of each item of a smaller ``limit``.
+UNSET, WARMTH_PROMPTS, WARMTH_EACH = -1, 24, 4
 # What is asked where nothing is named: a claim and its control for each answer, in the choice too; and what the paper
 # asked, in its composition.
 DESIGN = {
@@ -96,7 +96,8 @@ class StudySettings:
     # A judge counts only where it is right on the labelled examples.
     judge_gate: bool = True
     # Held-out prompts of the manipulation check before the grid, 0 for none. Where nothing is said, none for the
-    # package's own adapters, whose warmth was measured when they were made (docs/finetune.md), else ``WARMTH_PROMPTS``.
+    # package's own adapters, whose warmth was measured when they were made (docs/finetune.md), else ``WARMTH_PROMPTS``,
+    # or ``WARMTH_EACH`` for each item of a smaller ``limit``.
     warmth_prompts: int = UNSET
     device: str = "auto"
     # What the products take: see ``EngineSettings``.
@@ -129,7 +130,9 @@ class StudySettings:
         api = is_api(self.model)
         if type(self.warmth_prompts) is int and self.warmth_prompts == UNSET:
             packaged = self.model == BUILT_IN_MODEL and self.personas in ((), [])
-            object.__setattr__(self, "warmth_prompts", 0 if packaged or api else WARMTH_PROMPTS)
+            few = type(self.limit) is int and 0 < self.limit * WARMTH_EACH < WARMTH_PROMPTS
+            most = self.limit * WARMTH_EACH if few else WARMTH_PROMPTS
+            object.__setattr__(self, "warmth_prompts", 0 if packaged or api else most)
         if self.personas in ((), []):
             object.__setattr__(self, "personas", default_personas(self.model, bool(self.doses)))
         for name, asked in DESIGN.items():

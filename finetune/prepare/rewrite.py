@@ -180,10 +180,10 @@ def rewrite_all(
 
     progress.start({"rewriting": total}, {"rewriting": total - len(todo)}, status)
     try:
-        with interruptible() as interrupted:
+        with interruptible(lambda: engine.stats.longest_step) as interrupted:
             for _, item in zip(range(WAVE), ahead, strict=False):
                 ask(item)
-            for result in engine.results():
+            for result in engine.results(interrupted):
                 source, persona, attempt = asked.pop(result.id)
                 line = _line(result, source, persona, attempt)
                 journal.append(line)
@@ -195,8 +195,8 @@ def rewrite_all(
                         ask(following)
                 else:
                     ask((source, persona, attempt + 1))
-                if interrupted:
-                    return True
+            if interrupted:
+                return True
     finally:
         progress.stop()
     assert not asked, "the engine answers every request"

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from warmeng.engine.engine import Engine
     from warmeng.engine.tokenizer import Tokenizer
 
+# Answers score requests, in their order.
+Score = Callable[[list[Any]], list[Any]]
 CHUNK = 1024  # rows that the engine is given at once
 PREFIX = "Grade:"
 MAX_ALIASES = 6
@@ -142,9 +144,9 @@ def decide(row: Row, result: Any) -> Judged:
     return Judged(row, LABELS[weights.index(1.0)], shares, mass, "", tokens)
 
 
-def judge_rows(engine: Engine | RemoteEngine, rows: Iterable[Row]) -> Iterator[Judged]:
-    """Grade rows in their order, a chunk at a time."""
-    judge, score = judge_of(engine), cast(Callable[[list[Any]], list[Any]], engine.score)
+def judge_rows(engine: Engine | RemoteEngine, rows: Iterable[Row], score: Score | None = None) -> Iterator[Judged]:
+    """Grade rows in their order, a chunk at a time. ``score`` answers the requests, ``engine.score`` unless given."""
+    judge, score = judge_of(engine), score or cast(Score, engine.score)
     rows = iter(rows)
     while chunk := list(itertools.islice(rows, CHUNK)):
         requests = [judge.request(f"{k}", row) for k, row in enumerate(chunk)]

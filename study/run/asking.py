@@ -15,7 +15,6 @@ from warmeng.common.progress import Pace, Progress
 from warmeng.engine import work as engine_work
 from warmeng.engine.request import GenerateResult, Result, ScoreResult
 from warmeng.fleet.engine import FleetEngine
-from warmeng.remote.engine import RemoteEngine
 from warmeng.remote.request import ChatRequest, ChatResult
 from warmeng.study.grading.exact import grade_answer, grade_scores
 from warmeng.study.grading.labels import margin_parts, margin_places
@@ -119,8 +118,9 @@ def ask(
     # Judgments of answers from before the interruption come first.
     if client is not None and continued:
         jobs = itertools.chain(pending(records.path, client.spec, study.tasks, records.done), jobs)
-    with interruptible() as interrupted:
-        return _Asker(engine, client, records, display, meter).run(jobs, interrupted)
+    asker = _Asker(engine, client, records, display, meter)
+    with interruptible(asker.longest_step) as interrupted:
+        return asker.run(jobs, interrupted)
 
 
 def judge(
@@ -134,7 +134,7 @@ def judge(
     """Judge every answer that a judge of its own has not judged yet; return whether an interrupt ended it early."""
     asker = _Asker(engine, JudgeClient(spec, engine), records, display, meter)
     owed = pending(records.path, spec, study.tasks, records.done)
-    with interruptible() as interrupted:
+    with interruptible(asker.longest_step) as interrupted:
         return asker.run(owed, interrupted)
 
 
@@ -159,9 +159,7 @@ class _Asker:
         left = iter(jobs)
         while self._fill(left, interrupted):
             # The engine stands still once this ends, whatever ends it.
-            # What works elsewhere may let wait for long, so it looks for interrupts itself.
-            more = (interrupted,) if isinstance(self.engine, RemoteEngine | FleetEngine) else ()
-            with closing(self.engine.results(*more)) as results:
+            with closing(self.engine.results(interrupted)) as results:
                 for result in results:
                     self._take(result)
                     if interrupted:
@@ -171,6 +169,10 @@ class _Asker:
                 break
             assert not self.asked, "the engine answers every request"
         return bool(interrupted)
+
+    def longest_step(self) -> float:
+        """Return the seconds that the longest step took: an interrupt lets one end. Elsewhere nothing is waited for."""
+        return float(getattr(self.engine.stats, "longest_step", 0.0))
 
     def _fill(self, left: Iterator[Planned | JudgmentTask], interrupted: Sequence[int]) -> bool:
         """Give the engine as many requests as it may hold; return whether it holds any, unless an interrupt came."""

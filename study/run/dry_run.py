@@ -218,7 +218,7 @@ def _probed(study: Study, plan: Estimate, fleet: FleetSettings | None) -> Lines:
     began = time.monotonic()
     if warms:
         few = replace(s, warmth_prompts=min(WARMTH, s.warmth_prompts))
-        measure_personas(engine, study.personas, few, Silent(), {})
+        measure_personas(engine, study.personas, few)
     gate = (time.monotonic() - began) * s.warmth_prompts / max(1, min(WARMTH, s.warmth_prompts))
     gate *= len(everyone) / len(study.personas)
     one = probe.predict(plan, judged) + gate

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from warmeng.common.errors import InputError
 from warmeng.common.journal import Journal
-from warmeng.common.progress import Progress
+from warmeng.common.progress import Progress, counted
 from warmeng.study.plan import Planned, Study
 from warmeng.study.results.manifest import OWN_MODELS, refuse_changes
 from warmeng.study.results.records import read_records
@@ -28,8 +28,13 @@ class Part:
     model: StudySettings  # what loads it
     personas: tuple[str, ...]
     plan: Iterable[Planned]
+    size: int  # of the plan
     # Compared where it is loaded again; not the base's.
     identity: Mapping[str, Any] = field(default_factory=dict)
+
+    def shown(self, progress: Progress) -> Iterator[Planned]:
+        """Yield the plan; how far it is is shown where it is made again and takes its time."""
+        return counted(self.plan, self.size, "requests planned", progress)
 
 
 @dataclass
@@ -76,7 +81,7 @@ class Grid:
 
     def _counts(self) -> list[tuple[Counter[str], Counter[str], float]]:
         judges = list(self.judges.values())
-        return [count_done(part.plan, judges, self.records.done) for part in self.parts]
+        return [count_done(part.shown(self.progress), judges, self.records.done) for part in self.parts]
 
     def _announce(self, counts: Sequence[tuple[Counter[str], Counter[str], float]]) -> None:
         there = sum(done.total() for _, done, _ in counts)

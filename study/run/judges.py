@@ -10,7 +10,6 @@ from typing import Any
 
 import orjson
 
-from warmeng.common.progress import Progress
 from warmeng.engine.request import Result, ScoreRequest
 from warmeng.remote.request import ChatRequest, ChatResult
 from warmeng.study.grading.exact import whose
@@ -21,6 +20,7 @@ from warmeng.study.results.manifest import Manifest
 from warmeng.study.results.records import read_records
 from warmeng.study.run.calibrate import Calibration, calibrate, require_trust
 from warmeng.study.run.models import AnyEngine, Models, identity, settings_of
+from warmeng.study.run.preparation import Preparation
 from warmeng.study.settings import StudySettings
 from warmeng.study.tasks.task import Item, Task
 
@@ -62,24 +62,26 @@ class JudgmentTask:
     row: Row
 
 
-def calibrate_judge(engine: AnyEngine, name: str, gate: bool, progress: Progress) -> dict[str, Any]:
+def calibrate_judge(engine: AnyEngine, name: str, gate: bool, preparation: Preparation) -> dict[str, Any]:
     """Measure a judge on the embedded labelled answers and return the outcome for the manifest.
 
     Raises ``InputError`` naming the judge where its agreement with people is too low, unless ``gate`` is off: then it
     is recorded as not trusted, its grades are shown beside the others and decide nothing.
     """
-    found: Calibration = calibrate(engine)
+    found: Calibration = calibrate(engine, score=preparation.engine(engine, f"calibration of judge {name}").score)
     if gate:
         otherwise = "let it only be recorded (--no-judge-gate)"
         require_trust(f"judge {name}", found.agreement, "a judge of this run", otherwise)
-    progress.message(f"judge {name}: {found.agreement}{'' if found.trusted else '; not trusted: it decides nothing'}")
+    preparation.progress.message(
+        f"judge {name}: {found.agreement}{'' if found.trusted else '; not trusted: it decides nothing'}"
+    )
     why = "" if found.trusted else "agreement with people is not shown to be high enough"
     about = engine.describe()
     return {**found.as_dict(), "why": why, "rubric": RUBRIC_VERSION, **{k: about.get(k) for k in ("model", "origin")}}
 
 
 def load_judges(
-    settings: StudySettings, models: Models, progress: Progress, before: Manifest | None
+    settings: StudySettings, models: Models, preparation: Preparation, before: Manifest | None
 ) -> tuple[dict[str, JudgeSpec], dict[str, dict[str, Any]]]:
     """Return the judges that are models of their own, and what each was measured at, loaded one by one.
 
@@ -96,7 +98,7 @@ def load_judges(
             continue
         engine = models.of(settings_of(name, settings), f"judge {name}")
         judges[name] = JudgeSpec.of(name, engine)
-        outcomes[name] = calibrate_judge(engine, name, settings.judge_gate, progress)
+        outcomes[name] = calibrate_judge(engine, name, settings.judge_gate, preparation)
         del engine  # before another one is loaded
     return judges, outcomes
 

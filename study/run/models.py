@@ -27,6 +27,7 @@ from warmeng.study.warmth.responses import Response
 if TYPE_CHECKING:
     from warmeng.engine.engine import Engine
     from warmeng.engine.tokenizer import Tokenizer
+    from warmeng.study.run.preparation import Preparation
 
 COUNTED = ("output_tokens", "prompt_tokens", "cached_tokens", "steps")  # of an engine's totals
 # A study's prompts share much: less cache than the engine's default, to stay under 2.5 GiB in all.
@@ -127,7 +128,7 @@ class OwnModel:
 AnyOwnModel = OwnModel | ApiOwnModel
 
 
-def load_own_models(study: Study, models: Models, begins: bool, progress: Progress) -> list[AnyOwnModel]:
+def load_own_models(study: Study, models: Models, begins: bool, preparation: Preparation) -> list[AnyOwnModel]:
     """Load each model of its own and return what the manifest and the plan need of it.
 
     Where the run ``begins``, they respond to the manipulation check's prompts too. Raises as loading does, naming the
@@ -143,8 +144,10 @@ def load_own_models(study: Study, models: Models, begins: bool, progress: Progre
         if isinstance(engine, RemoteEngine):
             found.append(ApiOwnModel(name, personas, engine.identity))
             continue
-        asked = begins and checks_warmth(study)
-        responses = held_out_responses(engine, personas, study.settings, progress) if asked else {}
+        responses = {}
+        if begins and checks_warmth(study):
+            kept = preparation.engine(engine, f"manipulation check of {what}")
+            responses = held_out_responses(kept, personas, study.settings)
         found.append(
             OwnModel(
                 name, personas, whole_identity(engine), engine.tokenizer, engine.config.stop_token_ids,

@@ -5,14 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from warmeng import __version__
-from warmeng.common.errors import InputError, StorageError, UsageError, one_line
-from warmeng.common.files import FULL
+from warmeng.common.errors import InputError, UsageError
 from warmeng.common.progress import Progress
 from warmeng.common.version import commit, sources_sha256
 from warmeng.engine.identity import identity_of, surroundings
@@ -23,18 +21,20 @@ from warmeng.study.api_plan import ApiPlanner
 from warmeng.study.grading.grade import RULES
 from warmeng.study.grading.judge import RUBRIC_VERSION
 from warmeng.study.personas import doses_of, on_base
-from warmeng.study.plan import Planned, Planner, Study
+from warmeng.study.plan import Planner, Study
 from warmeng.study.results.manifest import OWN_MODELS, Manifest, RunFacts, refuse_changes
 from warmeng.study.results.tied import PLAN, digest
 from warmeng.study.run.api import ApiOwnModel, api_facts, compare_answering
 from warmeng.study.run.asking import MOST_OPEN
 from warmeng.study.run.calibrate import calibrate_exact
 from warmeng.study.run.execute import Part
-from warmeng.study.run.gates import check_warmth
+from warmeng.study.run.gates import checks_warmth, measure_personas
 from warmeng.study.run.judges import BASE, JUDGED, JudgeSpec, calibrate_judge, is_judged, keys_of, load_judges
 from warmeng.study.run.models import AnyEngine, AnyOwnModel, Models, OwnModel, compare, load_own_models, settings_of
+from warmeng.study.run.preparation import Preparation
 from warmeng.study.run.reuse import refuse_unlike
 from warmeng.study.run.sources import stamps
+from warmeng.study.settings import StudySettings
 from warmeng.study.tasks import wrong_answers
 
 
@@ -46,11 +46,12 @@ class Prepared:
     parts: list[Part]
     judges: dict[str, JudgeSpec]
     manifest: Manifest
+    # To the manipulation check's prompts, by persona; empty where the run continues or measures no warmth.
+    responses: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
-    @property
-    def keys(self) -> Iterator[str]:
-        """The keys of all records that there will be."""
-        return plan_keys(self.parts, self.judges)
+    def keys(self, progress: Progress) -> Iterator[str]:
+        """Yield the keys of all records that there will be."""
+        return plan_keys(self.parts, self.judges, progress)
 
 
 @dataclass(frozen=True)
@@ -87,38 +88,56 @@ def prepare(
     3. The base writes the wrong answers that a source lacks: they are part of the prompts, so of the plan.
     4. The plan is made, and all its keys compared with the run before.
     5. A run that begins measures its personas' warmth, last because it takes longest and refuses nothing.
+
+    What the models answer in these steps is kept in the folder: see ``Preparation``.
     """
-    loaded = load_all(study, models, before, progress)
+    with Preparation(folder, command, progress) as preparation:
+        return _prepare(study, models, folder, before, preparation, reuse)
+
+
+def _prepare(
+    study: Study,
+    models: Models,
+    folder: Path,
+    before: Manifest | None,
+    preparation: Preparation,
+    reuse: Sequence[Path],
+) -> Prepared:
+    progress = preparation.progress
+    loaded = load_all(study, models, before, preparation)
     inputs = inputs_of(study, loaded)
     refuse_unlike(reuse, folder, inputs)
     if before is not None:
         refuse_changes(folder, before.inputs, inputs)
         if before.facts.sources != sources_sha256():
             progress.message(f"{folder}: was begun by other sources of warmeng, and goes on with these")
-    study = with_wrong_answers(study, loaded.engine, folder, progress, command)
-    parts = parts_of(study, loaded)
+    study = with_wrong_answers(study, loaded.engine, folder, preparation)
+    parts = parts_of(study, loaded, progress)
     judges = loaded.judges
-    inputs[PLAN] = digest(plan_keys(parts, judges))
+    inputs[PLAN] = digest(plan_keys(parts, judges, progress))
     if before is not None:
         refuse_changes(folder, before.inputs, inputs)
         return Prepared(study, parts, judges, before)
-    judgments = sum(is_judged(p) for part in parts for p in part.plan) * len(judges) if judges else 0
-    facts = replace(facts_of(study, loaded, progress), reused=[str(donor) for donor in reuse])
-    return Prepared(study, parts, judges, Manifest(inputs, facts, study.size, judgments, study.scores_beside))
+    judgments = sum(is_judged(p) for part in parts for p in part.shown(progress)) * len(judges) if judges else 0
+    warmth, responses = measure_warmth(study, loaded, preparation)
+    facts = replace(facts_of(study, loaded, warmth), reused=[str(donor) for donor in reuse])
+    manifest = Manifest(inputs, facts, study.size, judgments, study.scores_beside)
+    return Prepared(study, parts, judges, manifest, responses)
 
 
-def plan_keys(parts: Iterable[Part], judges: Mapping[str, JudgeSpec]) -> Iterator[str]:
+def plan_keys(parts: Iterable[Part], judges: Mapping[str, JudgeSpec], progress: Progress) -> Iterator[str]:
     """Yield the keys of all records that the parts of a run lead to."""
-    return (key for part in parts for planned in part.plan for key in keys_of(planned, judges.values()))
+    return (key for part in parts for planned in part.shown(progress) for key in keys_of(planned, judges.values()))
 
 
-def load_all(study: Study, models: Models, before: Manifest | None, progress: Progress) -> Loaded:
+def load_all(study: Study, models: Models, before: Manifest | None, preparation: Preparation) -> Loaded:
     """Load judges, models of their own and the base in turn; hold the gates of judges and adapters.
 
     Raises ``InputError`` for a judge that is not trusted, a model that is the base's copy, an adapter without effect.
     """
-    judges, outcomes = load_judges(study.settings, models, progress, before)
-    own = load_own_models(study, models, before is None, progress)
+    progress = preparation.progress
+    judges, outcomes = load_judges(study.settings, models, preparation, before)
+    own = load_own_models(study, models, before is None, preparation)
     engine = models.of(study.settings)
     applied: dict[str, AppliedAdapter] = {}
     if isinstance(engine, RemoteEngine):
@@ -129,7 +148,7 @@ def load_all(study: Study, models: Models, before: Manifest | None, progress: Pr
     if BASE in study.settings.judges:
         judges[BASE] = JudgeSpec.of(BASE, engine)
         outcomes[BASE] = (
-            calibrate_judge(engine, BASE, study.settings.judge_gate, progress)
+            calibrate_judge(engine, BASE, study.settings.judge_gate, preparation)
             if before is None
             else dict(before.facts.judges[BASE])
         )
@@ -160,7 +179,7 @@ def known_inputs(study: Study) -> dict[str, Any]:
     return study.inputs() | ({"rubric": RUBRIC_VERSION} if study.settings.judges else {})
 
 
-def with_wrong_answers(study: Study, engine: AnyEngine, folder: Path, progress: Progress, command: str) -> Study:
+def with_wrong_answers(study: Study, engine: AnyEngine, folder: Path, preparation: Preparation) -> Study:
     """Return the study with wrong answers where a user claims one and the source has none.
 
     A model behind an API writes none, since it can't be held to a form: right answers of other items are borrowed.
@@ -169,16 +188,16 @@ def with_wrong_answers(study: Study, engine: AnyEngine, folder: Path, progress: 
     if not lacking:
         return study
     count = sum(len(wrong_answers.missing(task)) for task in lacking)
-    progress.message(f"{folder}: {count} wrong answers are missing in {', '.join(t.name for t in lacking)}")
+    preparation.progress.message(f"{folder}: {count} wrong answers are missing in {', '.join(t.name for t in lacking)}")
     if isinstance(engine, RemoteEngine):
         filled = {task.name: wrong_answers.borrowed(task) for task in lacking}
         return replace(study, tasks=tuple(filled.get(task.name, task) for task in study.tasks))
-    with storing(folder, command):
-        filled = {task.name: wrong_answers.fill_wrong(task, engine, folder / wrong_answers.FILE) for task in lacking}
+    kept = preparation.engine(engine, "wrong answers")
+    filled = {task.name: wrong_answers.fill_wrong(task, kept) for task in lacking}
     return replace(study, tasks=tuple(filled.get(task.name, task) for task in study.tasks))
 
 
-def parts_of(study: Study, loaded: Loaded) -> list[Part]:
+def parts_of(study: Study, loaded: Loaded, progress: Progress) -> list[Part]:
     """Return each model's personas and requests, the base's first."""
     engine = loaded.engine
     mine = replace(study, personas=on_base(study.personas))
@@ -188,30 +207,46 @@ def parts_of(study: Study, loaded: Loaded) -> list[Part]:
     else:
         identity = identity_of(engine.describe())
         planner = Planner(mine, engine.tokenizer, engine.config.stop_token_ids, identity, loaded.hashes)
-    names = tuple(persona.name for persona in mine.personas)
-    parts = [Part(study.settings, names, _kept(planner, study))]
+    parts = [_part(study.settings, mine, planner, progress)]
     for model in loaded.own:
-        names = tuple(persona.name for persona in model.personas)
-        plan = _kept(model.planner(replace(study, personas=model.personas)), study)
-        parts.append(Part(settings_of(model.name, study.settings), names, plan, model.identity))
+        own = replace(study, personas=model.personas)
+        parts.append(_part(settings_of(model.name, study.settings), own, model.planner(own), progress, model.identity))
     return parts
 
 
-def _kept(planner: Planner, study: Study) -> Iterable[Planned]:
-    """Return a model's plan, which is kept; of a large study it is made again whenever it is read."""
-    return list(planner) if study.size + study.scores_beside <= MOST_OPEN else planner
+def _part(
+    model: StudySettings,
+    mine: Study,
+    planner: Planner,
+    progress: Progress,
+    identity: Mapping[str, Any] | None = None,
+) -> Part:
+    """Return a model's part of a study, whose plan is kept; of a large study it is made again whenever it is read."""
+    size = mine.size + mine.scores_beside
+    part = Part(model, tuple(persona.name for persona in mine.personas), planner, size, identity or {})
+    return replace(part, plan=list(part.shown(progress))) if size <= MOST_OPEN else part
 
 
-def facts_of(study: Study, loaded: Loaded, progress: Progress) -> RunFacts:
-    """Return what the manifest tells beside the inputs; measures the personas' warmth where that is asked for."""
+def measure_warmth(
+    study: Study, loaded: Loaded, preparation: Preparation
+) -> tuple[Mapping[str, Any], Mapping[str, Sequence[str]]]:
+    """Return what ``measure_personas`` does; nothing where no warmth is measured, or the base is behind an API."""
+    if isinstance(loaded.engine, RemoteEngine) or not checks_warmth(study):
+        return {}, {}
+    s = study.settings
+    what = "manipulation check"
+    preparation.progress.message(f"{what}: {s.warmth_prompts} held-out prompts, {len(study.personas)} personas")
+    others = {name: mine for model in loaded.own for name, mine in model.responses.items()}
+    return measure_personas(preparation.engine(loaded.engine, what, loaded.hashes), study.personas, s, others)
+
+
+def facts_of(study: Study, loaded: Loaded, manipulation: Mapping[str, Any]) -> RunFacts:
+    """Return what the manifest tells beside the inputs; ``manipulation``: the personas' measured warmth."""
     engine = loaded.engine
     remote = engine if isinstance(engine, RemoteEngine) else None
     default_system, date = (None, None)
-    manipulation: dict[str, Any] = {}
     if not isinstance(engine, RemoteEngine):
         default_system, date = engine.tokenizer.default_system, engine.tokenizer.frozen_date
-        responses = {name: mine for model in loaded.own for name, mine in model.responses.items()}
-        manipulation = check_warmth(study, engine, progress, responses)
     added = [p.name for p in on_base(study.personas) if p.system is None and default_system]
     facts = RunFacts(
         engine=engine.describe(),
@@ -262,14 +297,3 @@ def check_own_models(study: Study) -> None:
             raise InputError(f"persona {persona.name}: {persona.model} is the base itself: leave the model out")
         if persona.model and is_same(name, study.settings.model) and revision == study.settings.revision:
             raise InputError(f"persona {persona.name}: {persona.model} is the base itself: leave full: out")
-
-
-@contextmanager
-def storing(folder: Path, command: str) -> Iterator[None]:
-    """Turn the system's errors of writing beside the records into one line."""
-    try:
-        yield
-    except OSError as error:
-        do = "make room" if error.errno in FULL else "see to the disk"
-        why = one_line(error.strerror or error)
-        raise StorageError(f"{folder}: {why}; what was there is kept: {do}, then continue with: {command}") from None

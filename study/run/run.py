@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from warmeng.common.errors import Stopped
-from warmeng.common.files import sweep
+from warmeng.common.errors import Stopped, StorageError, one_line
+from warmeng.common.files import FULL, sweep
 from warmeng.common.journal import Journal
 from warmeng.common.locks import FolderLock
 from warmeng.common.progress import Progress, for_stderr
@@ -27,11 +28,12 @@ from warmeng.study.run.execute import Grid, unknown_records
 from warmeng.study.run.finish import FAILED, UNBALANCED, Outcome, finish
 from warmeng.study.run.fleet import Fleet
 from warmeng.study.run.models import AnyEngine, Models, load_engine
-from warmeng.study.run.prepare import check_judges, check_own_models, known_inputs, prepare, storing
+from warmeng.study.run.prepare import check_judges, check_own_models, known_inputs, prepare
 from warmeng.study.run.reuse import take_over
 from warmeng.study.run.sessions import Session
 from warmeng.study.run.sources import refuse_replaced
 from warmeng.study.settings import StudySettings
+from warmeng.study.warmth.responses import load_prompts, write_responses
 
 if TYPE_CHECKING:
     from warmeng.engine.engine import Engine
@@ -153,15 +155,17 @@ def _run_with(
 ) -> Outcome:
     path = folder / FILE
     ready = prepare(study, models, folder, before, progress, command, reuse)
-    with storing(folder, command):
+    with _storing(folder, command):
         sweep(folder)
         if before is None:
+            if ready.responses:
+                write_responses(folder, ready.responses, load_prompts(limit=study.settings.warmth_prompts))
             write_manifest(folder, ready.manifest)
         # Here, where the wrong answers that the source lacks are filled in.
         if not (folder / ITEMS).exists():
             write_items(folder, ready.study)
     records = Journal(path, command)
-    take_over(reuse, folder, ready.keys, records, progress)
+    take_over(reuse, folder, ready.keys(progress), records, progress)
     total = ready.manifest.records
     grid = Grid(
         ready.study,
@@ -195,3 +199,14 @@ def _run_with(
     del records, grid, ready  # the keys of all that is done
     models.free()
     return finish(study, folder, manifest, progress, command)
+
+
+@contextmanager
+def _storing(folder: Path, command: str) -> Iterator[None]:
+    """Turn the system's errors of writing beside the records into one line."""
+    try:
+        yield
+    except OSError as error:
+        do = "make room" if error.errno in FULL else "see to the disk"
+        why = one_line(error.strerror or error)
+        raise StorageError(f"{folder}: {why}; what was there is kept: {do}, then continue with: {command}") from None

@@ -2,8 +2,7 @@
 
 A written one is a short line that holds neither the right answer nor an alias. After three tries the right answer of
 another item is borrowed, of the same kind where that can be told: one asked for in the same words, or of the same
-shape. Either is marked. What was written is kept in a file beside the records, so that a continued run has the same
-items.
+shape. Either is marked.
 """
 
 from __future__ import annotations
@@ -11,13 +10,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import orjson
 
 from warmeng.common.errors import InputError
-from warmeng.common.files import read_jsonl, write_atomic
 from warmeng.engine.request import Constraint, GenerateRequest, GenerateResult, SamplingParams
 from warmeng.study.tasks.task import WRONG_BORROWED, WRONG_GENERATED, Item, Task
 from warmeng.study.text import words
@@ -25,7 +22,6 @@ from warmeng.study.text import words
 if TYPE_CHECKING:
     from warmeng.engine.engine import Engine
 
-FILE = "wrong_answers.jsonl"
 TRIES = 3
 WORD = r"[A-Za-z0-9À-ɏ][A-Za-z0-9À-ɏ,'&-]{0,18}"
 MOST = 6  # words of a written answer
@@ -54,18 +50,11 @@ def missing(task: Task) -> tuple[Item, ...]:
     return tuple(item for item in task.items if not item.wrong and not item.prompts)
 
 
-def fill_wrong(task: Task, engine: Engine, cache_path: Path) -> Task:
-    """Return the task with a wrong answer in every item, those of the file first, then written, then borrowed.
-
-    ``cache_path`` is read, and written after each round. Raises ``InputError`` for a file that is damaged, ``OSError``
-    where it can't be written.
-    """
+def fill_wrong(task: Task, engine: Engine) -> Task:
+    """Return the task with a wrong answer in every item that lacks one: written by the engine, else borrowed."""
     keys = {item.id: _key(task, item, engine) for item in missing(task)}
-    if not keys:
-        return task
     left = {keys[item.id]: item for item in missing(task)}
-    kept = _read(cache_path)
-    written: dict[str, str] = {key: kept[key] for key in left if key in kept}
+    written: dict[str, str] = {}
     for attempt in range(TRIES):
         asked = {key: item for key, item in left.items() if key not in written}
         if not asked:
@@ -76,14 +65,7 @@ def fill_wrong(task: Task, engine: Engine, cache_path: Path) -> Task:
             text = _cleaned(result.text) if isinstance(result, GenerateResult) and result.status == "ok" else ""
             if text and not overlaps(text, asked[result.id]) and _answers(text, asked[result.id]):
                 written[result.id] = text
-        if attempt == TRIES - 1:
-            # These borrow, also when the run continues.
-            written |= {key: "" for key in asked if key not in written}
-        kept |= written
-        lines = (orjson.dumps({"key": key, "wrong": kept[key]}) + b"\n" for key in sorted(kept))
-        write_atomic(cache_path, b"".join(lines))
-    found = {name: (written[key], WRONG_GENERATED) for name, key in keys.items() if written.get(key)}
-    return _with(task, found)
+    return _with(task, {name: (written[key], WRONG_GENERATED) for name, key in keys.items() if key in written})
 
 
 def borrowed(task: Task) -> Task:
@@ -180,14 +162,3 @@ def _request(task: Task, key: str, item: Item, engine: Engine, attempt: int) -> 
 
 def _cleaned(text: str) -> str:
     return " ".join(text.split()).rstrip(" ,'&-")
-
-
-def _read(path: Path) -> dict[str, str]:
-    if not path.exists():
-        return {}
-    kept = {}
-    for number, row in read_jsonl(path):
-        if set(row) != {"key", "wrong"} or not all(isinstance(v, str) for v in row.values()) or not row["key"]:
-            raise InputError(f"{path}:{number}: is no line of this version: remove the file, or choose another --out")
-        kept[row["key"]] = row["wrong"]
-    return kept

@@ -18,7 +18,7 @@ from warmeng.study.personas import Change, Persona
 from warmeng.study.report.table import Table
 from warmeng.study.stats.intervals import Summary, summarise
 from warmeng.study.warmth.divergence import Divergence, about_kl, divergences
-from warmeng.study.warmth.responses import respond, texts_of
+from warmeng.study.warmth.responses import respond, texts_of, write_responses
 from warmeng.study.warmth.sociot import Scorer, Warmth, by_prompt, measure
 
 if TYPE_CHECKING:
@@ -229,14 +229,7 @@ def write_results(
         "published": {model: {f"{e:g}": v for e, v in values.items()} for model, values in PUBLISHED.items()},
     }
     options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
-    rows = [
-        {"name": name, "prompt_id": key, "sample": k % samples, "prompt": prompt, "response": text}
-        for name, texts in responses.items()
-        for k, text in enumerate(texts)
-        for key, prompt in [prompts[k // samples]]
-    ]
-    lines = [orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows]
-    write_atomic(folder / "responses.jsonl", b"".join(lines))
+    write_responses(folder, responses, prompts, samples)
     write_atomic(folder / "warmth.png", curve(points, scorer))
     write_atomic(folder / "warmth.json", orjson.dumps(found, option=options))
     return found

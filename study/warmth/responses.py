@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import orjson
+
 from warmeng.common.errors import InputError
-from warmeng.common.files import read_jsonl
+from warmeng.common.files import read_jsonl, write_atomic
 from warmeng.engine.request import GenerateRequest, GenerateResult, Result, SamplingParams
 from warmeng.study.personas import Persona
 from warmeng.study.prompts import messages
@@ -16,6 +18,7 @@ from warmeng.study.prompts import messages
 if TYPE_CHECKING:
     from warmeng.engine.engine import Engine
 
+FILE = "responses.jsonl"
 HELDOUT = Path(__file__).parents[1] / "data" / "heldout.jsonl"
 RESPONSE_TOKENS = 80  # enough for the 300 characters of English that warmth is measured on
 
@@ -54,12 +57,8 @@ def respond(
     seed: int,
     temperature: float,
     samples: int = 1,
-    counted: Callable[[int], None] = lambda done: None,
 ) -> dict[str, list[Response]]:
-    """Return each persona's responses: all samples of the first prompt, then of the next. Personas share the noise.
-
-    ``counted`` is told how many responses are there as each comes.
-    """
+    """Return each persona's responses: all samples of the first prompt, then of the next. Personas share the noise."""
     sampling = SamplingParams(RESPONSE_TOKENS, temperature, seed=seed)
     requests = [
         GenerateRequest(
@@ -75,8 +74,7 @@ def respond(
     ]
     end = engine.tokenizer.end_of_turn
     found = (
-        Response(r.text, r.token_ids + ((end,) if r.finish_reason == "stop" else ()))
-        for r in answer(engine, requests, counted)
+        Response(r.text, r.token_ids + ((end,) if r.finish_reason == "stop" else ())) for r in answer(engine, requests)
     )
     return {persona.name: [next(found) for _ in range(len(prompts) * samples)] for persona in personas}
 
@@ -91,14 +89,24 @@ def texts_of(responses: Mapping[str, Sequence[Response]]) -> dict[str, list[str]
     return {name: [response.text for response in mine] for name, mine in responses.items()}
 
 
-def answer(
-    engine: Engine, requests: Sequence[GenerateRequest], counted: Callable[[int], None] = lambda done: None
-) -> list[GenerateResult]:
+def write_responses(
+    folder: Path, responses: Mapping[str, Sequence[str]], prompts: Sequence[tuple[str, str]], samples: int = 1
+) -> None:
+    """Write ``responses.jsonl``: a line each, with its persona's or checkpoint's name, and the prompt. ``OSError``."""
+    rows = [
+        {"name": name, "prompt_id": key, "sample": k % samples, "prompt": prompt, "response": text}
+        for name, texts in responses.items()
+        for k, text in enumerate(texts)
+        for key, prompt in [prompts[k // samples]]
+    ]
+    write_atomic(folder / FILE, b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows))
+
+
+def answer(engine: Engine, requests: Sequence[GenerateRequest]) -> list[GenerateResult]:
     """Answer requests with an engine that has nothing else to do, and return the results in their order."""
     for request in requests:
         engine.add(request)
     found: dict[str, Result] = {}
     for result in engine.results() if requests else ():
         found[result.id] = result
-        counted(len(found))
     return [r for request in requests if isinstance(r := found[request.id], GenerateResult)]

@@ -8,7 +8,7 @@ from fakes import FakeEngine
 from rich.console import Console
 
 from warmeng.common.messages import duration
-from warmeng.common.progress import Live, Plain, Silent
+from warmeng.common.progress import Live, Plain, Silent, counted
 from warmeng.study.run.asking import Display
 
 
@@ -99,3 +99,14 @@ def test_one_name_has_no_second_bar_of_all():
     live.stop()
     assert "1/2" in out.getvalue()
     assert "all" not in out.getvalue()
+
+
+@pytest.mark.parametrize("seconds", [0.1, 1.0])
+def test_what_takes_a_while_shows_how_far_it_is(monkeypatch, seconds):
+    now = [0.0]
+    monkeypatch.setattr("warmeng.common.progress.time", SimpleNamespace(monotonic=lambda: now[0]))
+    out = io.StringIO()
+    for _ in counted(range(8), 8, "requests planned", Plain(Console(file=out, force_terminal=False))):
+        now[0] += seconds
+    told = ["7 of 8 requests planned, 1 s left", "8 of 8 requests planned"]
+    assert out.getvalue().splitlines() == (told if seconds == 1.0 else [])

@@ -211,3 +211,19 @@ def test_a_schema_nested_too_deeply_is_refused(engine: Engine) -> None:
         with pytest.raises(RequestError, match=r"nested too deeply|can't be used"):
             engine.add(replace(ask(engine, "deep"), constraint=Constraint("json_schema", schema)))
     assert not engine.busy
+
+
+def test_results_end_after_the_step_that_runs_where_an_interrupt_came(tiny_model: Callable[[str], Path]) -> None:
+    engine = Engine.load(tiny_model("llama"), device="cpu", settings=SMALL)
+    sampling = SamplingParams(max_new_tokens=8, ignore_eos=True)
+    requests = [GenerateRequest(f"{k}", (5, 6, k + 7), sampling) for k in range(3)]
+    alone = {result.id: result.token_ids for result in engine.generate(requests)}
+    for request in requests:
+        engine.add(request)
+    steps = engine.stats.steps
+    assert list(engine.results([15])) == []
+    assert engine.stats.steps == steps
+    engine.step()
+    assert list(engine.results([15])) == []
+    assert {result.id: result.token_ids for result in engine.results()} == alone
+    assert engine.stats.longest_step > 0

@@ -161,7 +161,7 @@ def test_special_tokens_in_continued_and_encoded_text(tokenizer: Tokenizer) -> N
 class Losing(FakeEngine):
     """Loses the answer to one request in twenty."""
 
-    def results(self) -> Iterator[Result]:
+    def results(self, *_: object) -> Iterator[Result]:
         """Answer all but a few."""
         for number, result in enumerate(super().results()):
             if number % 20 != 19:

@@ -17,6 +17,8 @@ import pytest
 from studies import widened
 from tiers import slow
 
+from warmeng.common.interrupts import interruptible
+
 CODE = "from warmeng.cli.main import main; main()"
 FAKE = Path(__file__).parents[1] / "helpers" / "fake_warmeng.py"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -221,6 +223,15 @@ def test_a_run_in_the_background_of_a_shell_without_a_terminal(tmp_path):
     assert f"continue: warmeng run --limit 6 --warmth-prompts 0 --out {folder}" in done.stderr
     assert "what is finished is kept" in done.stderr
     assert subprocess.run(["sh", "-c", command], check=False, **told).returncode == 0
+
+
+@pytest.mark.parametrize(("seconds", "says"), [(0.1, ""), (2.4, "; the step that runs ends first, in about 2 s")])
+def test_how_long_an_end_may_take_is_said(capfd, seconds, says):
+    with interruptible(lambda: seconds) as interrupted:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+    assert interrupted == [signal.SIGTERM]
+    assert capfd.readouterr().err == f"\ninterrupted: what is finished is kept{says}; once more stops at once\n"
 
 
 def test_an_import_is_let_finish_before_an_interrupt_ends_the_process(tmp_path):

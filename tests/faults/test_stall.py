@@ -21,7 +21,7 @@ HANGS = {  # setups of processes that hang
     "lock": ["hang_after", 40, "lock"],
     "python": ["hang_after", 40, "python"],
     "write": ["hang_after", 7, "sleep", "write"],  # a disk that hangs, with the records' lock held
-    "score": ["hang_after", 0, "sleep", "score"],  # a judge that hangs while it is examined
+    "judge": ["hang_after", 40, "sleep"],  # a judge that hangs while it is examined
 }
 SLOW = {  # setups of processes that only look like it
     "loading": ["slow", 2.5, "loading"],
@@ -34,8 +34,8 @@ def arguments(folder, *more):
     return ["run", "--limit", "3", "--warmth-prompts", "0", *more, "--out", folder]
 
 
-def lines(folder):
-    return sorted((folder / "records.jsonl").read_bytes().splitlines())
+def lines(folder, name="records.jsonl"):
+    return sorted((folder / name).read_bytes().splitlines())
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def started(launcher, tmp_path_factory):
     root = tmp_path_factory.mktemp("stalls")
     found = {}
     for name, setup in {**HANGS, **SLOW, "patient": HANGS["sleep"]}.items():
-        more = ["--judge", "base"] if name == "score" else []
+        more = ["--judge", "base"] if name == "judge" else []
         patience = 0 if name == "patient" else PATIENCE
         command = arguments(root / name, "--stall-seconds", patience, *more)
         process = launcher.start(command, setup=["res_hanging", *setup])
@@ -83,13 +83,14 @@ def test_what_hangs_is_reported_and_the_run_continues(launcher, started, whole, 
     assert report in found.err
     main = report.split("\nthread ")[1]
     assert main.startswith("MainThread")
-    place = {"write": "in stuck", "score": "in score"}.get(name, "in results")
-    assert place in main
+    assert ("in stuck" if name == "write" else "in results") in main
     assert f"in {HANGS[name][2]}" in main  # the innermost frame that Python knows
-    if name == "score":
-        assert not (folder / "records.jsonl").exists()
-        return
     assert "thread journal-fsync" in report
+    if name == "judge":
+        assert len(lines(folder, "preparation.jsonl")) == 40
+        done = launcher.run(command)
+        assert (done.code, len(lines(folder, "preparation.jsonl"))) == (0, 128), done.err
+        return
     assert len(lines(folder)) == HANGS[name][1]
     assert set(lines(folder)) < set(whole)
     done = launcher.run(arguments(folder))  # also with another patience: it is no input of the study

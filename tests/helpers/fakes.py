@@ -68,6 +68,7 @@ class FakeConfig:
 
 @dataclass
 class FakeStats:
+    longest_step: float = 0.0
     output_tokens: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -168,7 +169,7 @@ class FakeEngine:
         self.queue.append(request)
         self.asked.append(request)
 
-    def results(self) -> Iterator[Result]:
+    def results(self, *_: object) -> Iterator[Result]:
         while self.queue:
             self.queue.sort(key=lambda r: number(r.id))
             if self.delay:
@@ -216,16 +217,21 @@ class FakeEngine:
 
 
 class Heard(Silent):
-    """Keeps what was said, and interrupts after some answers."""
+    """Keeps what was said, and interrupts after some answers of the grid, or results of a step before it."""
 
-    def __init__(self, stop_after: int | None = None) -> None:
+    def __init__(self, stop_after: int | None = None, step: str = "") -> None:
         self.lines: list[str] = []
-        self.count, self.stop_after = 0, stop_after
+        self.count, self.stop_after, self.step = 0, stop_after, step
+        self.counts = False
+
+    def start(self, planned: Mapping[str, int], done: Mapping[str, int], status: Callable[[], str]) -> None:
+        told = status()
+        self.counts = self.step in told if self.step else "requests of the" not in told
 
     def message(self, text: str) -> None:
         self.lines.append(text)
 
     def advance(self, name: str) -> None:
-        self.count += 1
-        if self.count == self.stop_after:
+        self.count += self.counts
+        if self.counts and self.count == self.stop_after:
             os.kill(os.getpid(), signal.SIGINT)

@@ -45,7 +45,7 @@ HANGS = {"sleep": sleep, "native": native, "lock": lock, "python": python}
 
 
 def hang_after(answers: int, kind: str, place: str = "results") -> None:
-    """Let the small engine hang after so many answers, in ``results``, in ``score`` or in a ``write`` of records."""
+    """Let the small engine hang after so many answers, in ``results`` or in a ``write`` of records."""
     if place == "write":
         from warmeng.common.journal import Journal
 
@@ -59,16 +59,9 @@ def hang_after(answers: int, kind: str, place: str = "results") -> None:
 
         Journal.append = stuck  # type: ignore[method-assign]
         return
-    if place == "score":
-
-        def score(self: Any, requests: Any) -> Any:
-            HANGS[kind]()
-
-        fakes.FakeEngine.score = score  # type: ignore
-        return
     results = fakes.FakeEngine.results
 
-    def hanging(self: Any) -> Any:
+    def hanging(self: Any, *_: Any) -> Any:
         for count, result in enumerate(results(self), start=1):
             yield result
             if count == answers:
@@ -92,7 +85,7 @@ def slow(seconds: float, moves: str) -> None:
         return
     results = fakes.FakeEngine.results
 
-    def stepping(self: Any) -> Any:
+    def stepping(self: Any, *_: Any) -> Any:
         for count, result in enumerate(results(self), start=1):
             end = time.monotonic() + (seconds if count == 5 else 0)
             while time.monotonic() < end:
@@ -109,7 +102,7 @@ def stop_and_go(answers: int) -> None:
 
     results = fakes.FakeEngine.results
 
-    def stopping(self: Any) -> Any:
+    def stopping(self: Any, *_: Any) -> Any:
         for count, result in enumerate(results(self), start=1):
             yield result
             if count == answers:

@@ -42,7 +42,7 @@ def fast_engine() -> Any:
         def add(self, request: Any, urgent: bool = False) -> None:
             self.queue.append(request)
 
-        def results(self) -> Iterator[Any]:
+        def results(self, *_: Any) -> Iterator[Any]:
             while self.queue:
                 self.stats.steps += 1
                 yield self._result(self.queue.popleft())  # type: ignore[attr-defined]

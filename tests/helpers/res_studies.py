@@ -46,7 +46,7 @@ class Shuffled:
         """Keep a request until results are asked for."""
         self.kept.append(request)
 
-    def results(self) -> Iterator[Any]:
+    def results(self, *_: Any) -> Iterator[Any]:
         """Answer in an order of our own."""
         self.rng.shuffle(self.kept)
         for request in self.kept:
@@ -64,7 +64,7 @@ class Forgetful:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)
 
-    def results(self) -> Iterator[Any]:
+    def results(self, *_: Any) -> Iterator[Any]:
         """Answer, and forget."""
         for result in self.engine.results():
             self.engine.reset_prefix_cache()

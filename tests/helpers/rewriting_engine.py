@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from fakes import FakeStats
+
 from warmeng.common.progress import Silent
 from warmeng.engine.request import GenerateRequest, GenerateResult, Request, Result
 
@@ -47,6 +49,7 @@ class RewritingEngine:
     weights: str = "w" * 64
     origin: str | None = None  # where its files are from; ``None``: it has none
     tokenizer: Characters = field(default_factory=Characters)
+    stats: FakeStats = field(default_factory=FakeStats)
     queue: list[GenerateRequest] = field(default_factory=list)
     asked: list[GenerateRequest] = field(default_factory=list)
 
@@ -56,7 +59,7 @@ class RewritingEngine:
         self.queue.append(request)
         self.asked.append(request)
 
-    def results(self) -> Iterator[Result]:
+    def results(self, *_: object) -> Iterator[Result]:
         while self.queue:
             self.queue.sort(key=lambda r: number(r.id))
             if self.delay:

@@ -28,15 +28,15 @@ def study(quiz: Path, *more: str, contexts: str = "unmodified") -> list[str]:
             "--warmth-prompts", "0", *more, "--out"]  # fmt: skip
 
 
-def lines(folder: Path) -> list[bytes]:
+def lines(folder: Path, name: str = RECORDS) -> list[bytes]:
     """Return the records as they lie in the file, an unfinished last one left out."""
-    path = folder / RECORDS
+    path = folder / name
     return [line for line in path.read_bytes().splitlines(keepends=True) if line[-1:] == b"\n"] if path.exists() else []
 
 
 def keys(folder: Path) -> set[str]:
-    """Return the keys of the whole records of a file."""
-    return {line[8:40].decode() for line in lines(folder)}
+    """Return the keys of all whole lines: of records, and of what comes before the grid."""
+    return {line[8:40].decode() for name in (RECORDS, "preparation.jsonl") for line in lines(folder, name)}
 
 
 def widened(model: Path, folder: Path) -> Path:

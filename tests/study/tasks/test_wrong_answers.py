@@ -25,22 +25,16 @@ TASK = task_of(
 )
 
 
-def test_wrong_answers_are_written_once_and_kept(tmp_path):
+def test_wrong_answers_are_written_once_for_each_question():
     engine = FakeEngine(answer=lambda prompt, request: " Ping pong,")
-    path = tmp_path / "wrong.jsonl"
-    done = fill_wrong(TASK, engine, path)
+    done = fill_wrong(TASK, engine)
     assert [i.wrong for i in done.items] == ["Ping pong"] * 4 + ["2001"]
     assert [i.marks for i in done.items] == [(WRONG_GENERATED,)] * 4 + [()]
     assert len(engine.asked) == 4
     assert all(r.constraint == LINE and r.adapter is None for r in engine.asked)
-    assert fill_wrong(TASK, engine, path) == done
-    assert len(engine.asked) == 4
-    other = FakeEngine(answer=lambda prompt, request: " Chess", weights="x" * 64)
-    assert fill_wrong(TASK, other, path).items[0].wrong == "Chess"  # another model's are not taken for this one's
-    assert fill_wrong(TASK, engine, path) == done
 
 
-def test_a_right_answer_is_asked_again_with_another_seed_and_then_borrowed(tmp_path):
+def test_a_right_answer_is_asked_again_with_another_seed_and_then_borrowed():
     def answer(prompt, request):
         prompt = prompt.rpartition("<user>")[2]
         if "Ann" in prompt:
@@ -48,27 +42,23 @@ def test_a_right_answer_is_asked_again_with_another_seed_and_then_borrowed(tmp_p
         return " year 1984" if "which year" in prompt else " Rugby"
 
     engine = FakeEngine(answer=answer)
-    done = fill_wrong(TASK, engine, tmp_path / "w.jsonl")
+    done = fill_wrong(TASK, engine)
     assert [i.wrong for i in done.items] == ["Golf", "Rugby", "Rugby", "1999", "2001"]
     assert done.items[3].marks == (WRONG_BORROWED,)
     assert len(engine.asked) == 4 + 2 + 2
     asked = [r for r in engine.asked if r.id == engine.asked[0].id]
     assert [r.sampling.seed for r in asked] == list(range(TRIES))
-    # What could not be written stays so: a continued run has the same items, whoever is asked now.
-    other = FakeEngine(answer=lambda prompt, request: " Something")
-    assert fill_wrong(TASK, other, tmp_path / "w.jsonl") == done
-    assert not other.asked
 
 
-def test_tasks_and_copies_of_a_question_do_not_lend_each_other_answers(tmp_path):
+def test_tasks_and_copies_of_a_question_do_not_lend_each_other_answers():
     engine = FakeEngine(answer=lambda prompt, request: " Rugby" if "/two/" in request.noise_key[0] else " tennis")
     items = (Item("a", "Which sport?", "Tennis", ""), Item("a-2", "Which sport?", "Tennis", ""))
     items += (Item("b", "Which other sport?", "Golf", ""),)
-    one = fill_wrong(Task("one", "alias", items), engine, tmp_path / "w.jsonl")
-    two = fill_wrong(Task("two", "alias", items), engine, tmp_path / "w.jsonl")
+    one = fill_wrong(Task("one", "alias", items), engine)
+    two = fill_wrong(Task("two", "alias", items), engine)
     assert [i.wrong for i in two.items] == ["Rugby"] * 3  # the copy too
     assert [i.marks for i in two.items] == [(WRONG_GENERATED,)] * 3
-    assert fill_wrong(Task("one", "alias", items), FakeEngine(), tmp_path / "w.jsonl") == one
+    assert [i.wrong for i in one.items] == ["Golf", "Golf", "tennis"]
 
 
 def test_borrowed_answers_are_of_the_same_kind():
@@ -106,10 +96,10 @@ def test_overlap_is_by_whole_words_both_ways():
         ("Charles Le Brun", True),
     ],
 )
-def test_what_does_not_look_like_an_answer_is_asked_again(tmp_path, text, fine):
+def test_what_does_not_look_like_an_answer_is_asked_again(text, fine):
     item = Item("1", "Who was the director of Left Behind?", "Marie-Catherine Le Jumel")
     other = Item("2", "Who was the king?", "Louis", "Karl")
-    done = fill_wrong(task_of(item, other), FakeEngine(answer=lambda *_: f" {text}"), tmp_path / "w.jsonl")
+    done = fill_wrong(task_of(item, other), FakeEngine(answer=lambda *_: f" {text}"))
     assert (done.items[0].wrong == text) == fine
 
 
@@ -118,10 +108,3 @@ def test_the_constraint_is_one_short_line():
     assert re.fullmatch(LINE.value, " Gdańsk")
     for text in (" a\nb", " .", " " + "a" * 60, "x", " so it is. And", " a b c d e f g"):
         assert not re.fullmatch(LINE.value, text)
-
-
-def test_a_damaged_file_is_refused_with_its_line(tmp_path):
-    path = tmp_path / "w.jsonl"
-    path.write_text('{"key": "k", "wrong": 3}\n')
-    with pytest.raises(InputError, match=r"w.jsonl:1: "):
-        fill_wrong(TASK, FakeEngine(), path)
