@@ -32,8 +32,9 @@ def fidelity(first: Path, second: Path, rule: str, out: Path | None) -> int:
     smallest one that so many questions could show. Where a run lacks answers, the exit code is 70.
     """
     from warmeng.study.results.shortfall import INCOMPLETE, shortfall
+    from warmeng.study.stats.compare import headline
     from warmeng.study.stats.fidelity import fidelity as compare
-    from warmeng.study.stats.fidelity import headline, write_fidelity
+    from warmeng.study.stats.fidelity import write_fidelity
 
     found = compare(first, second, rule)
     if out is not None:

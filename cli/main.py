@@ -34,6 +34,7 @@ COMMANDS = {
         "analyze",
         "Statistics of runs, other software's logs, the authors' files.",
     ),
+    "compare": ("warmeng.cli.compare", "compare", "Compare two runs, answer by answer where both ask the same."),
     "fidelity": ("warmeng.cli.fidelity", "fidelity", "Compare two runs on weights of two precisions."),
     "audit": ("warmeng.cli.audit", "audit", "Make a run again in part: does anything differ?"),
     "report": ("warmeng.cli.report", "report", "Write a run's report page and its figures."),

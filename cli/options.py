@@ -19,6 +19,9 @@ def names(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -
     return tuple(name.strip() for value in values for name in value.split(",")) if values else None
 
 
+# What is printed as tables, for programs.
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON in place of the tables.")
+
 # What the engine's products take.
 dtype_option = click.option(
     "--dtype",

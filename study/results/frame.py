@@ -40,6 +40,11 @@ class Factor:
         """Return the column of some rows, with all names kept."""
         return Factor(self.names, self.codes[rows])
 
+    @property
+    def blank(self) -> Factor:
+        """The column with the same empty name everywhere."""
+        return Factor(("",), np.zeros(len(self), dtype=np.int32))
+
     def __len__(self) -> int:
         """Return the number of rows."""
         return len(self.codes)
@@ -98,5 +103,5 @@ class Frame:
 
     def without(self, name: str) -> Frame:
         """Return the frame with a column of names that says nothing: the same empty name everywhere."""
-        blank: dict[str, Any] = {name: Factor(("",), np.zeros(len(self), dtype=np.int32))}
+        blank: dict[str, Any] = {name: getattr(self, name).blank}
         return replace(self, **blank)

@@ -30,7 +30,8 @@ from warmeng.study.run.calibrate import calibrate_exact
 from warmeng.study.run.execute import Part
 from warmeng.study.run.gates import checks_warmth, measure_personas
 from warmeng.study.run.judges import BASE, JUDGED, JudgeSpec, calibrate_judge, is_judged, keys_of, load_judges
-from warmeng.study.run.models import AnyEngine, AnyOwnModel, Models, OwnModel, compare, load_own_models, settings_of
+from warmeng.study.run.models import AnyEngine, Models, settings_of
+from warmeng.study.run.own_models import AnyOwnModel, OwnModel, compare, load_own_models
 from warmeng.study.run.preparation import Preparation
 from warmeng.study.run.reuse import refuse_unlike
 from warmeng.study.run.sources import stamps

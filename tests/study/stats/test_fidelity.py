@@ -11,7 +11,8 @@ from warmeng.cli.main import warmeng
 from warmeng.common.errors import UsageError
 from warmeng.study.results.manifest import read_manifest, write_manifest
 from warmeng.study.results.tied import PLAN, digest
-from warmeng.study.stats.fidelity import fidelity, headline
+from warmeng.study.stats.compare import headline
+from warmeng.study.stats.fidelity import fidelity
 from warmeng.study.stats.paired import exact_p
 
 KIND = {"kind": "int4", "scheme": "int4, groups of 128", "group": 128, "by": "warmeng, at load"}
@@ -56,7 +57,7 @@ def row(found, table, **wanted):
 
 def test_pairs_tests_and_shifts_by_hand(runs):
     found = fidelity(*runs)
-    warm = row(found, "precision_answers", persona="warm")
+    warm = row(found, "run_answers", persona="warm")
     # 0 became right; 6 to 10 became wrong.
     assert (warm["n"], warm["questions"], warm["b"], warm["c"], warm["changed"]) == (20, 20, 5, 1, 6 / 20)
     assert (warm["first"], warm["second"]) == (5 / 20, 9 / 20)
@@ -64,9 +65,9 @@ def test_pairs_tests_and_shifts_by_hand(runs):
     assert (warm["p_pairs"], warm["p"]) == pytest.approx((exact_p(5, 1),) * 2)
     assert warm["low"] < warm["value"] < warm["high"]
     assert warm["detectable"] == pytest.approx((warm["high"] - warm["low"]) / 2 * (1 + 0.8416212 / 1.959964))
-    original = row(found, "precision_answers", persona="original")
+    original = row(found, "run_answers", persona="original")
     assert (original["b"], original["c"], original["p"]) == (1, 0, 1.0)
-    contrast = row(found, "precision_contrasts", persona="warm")
+    contrast = row(found, "run_contrasts", persona="warm")
     assert (contrast["against"], contrast["n"]) == ("original", 20)
     assert contrast["first"] == pytest.approx(100 * 2 / 20)
     assert contrast["second"] == pytest.approx(100 * 5 / 20)
@@ -91,7 +92,7 @@ def test_the_plan_holds_the_model_and_versions_are_told(tmp_path):
 
 def test_turned_round_the_signs_turn(runs):
     there, back = fidelity(*runs), fidelity(*reversed(runs))
-    for table in ("precision_answers", "precision_contrasts"):
+    for table in ("run_answers", "run_contrasts"):
         one, other = (row(found, table, persona="warm") for found in (there, back))
         assert one["value"] == pytest.approx(-other["value"])
         assert (one["low"], one["high"]) == pytest.approx((-other["high"], -other["low"]))
@@ -101,10 +102,10 @@ def test_turned_round_the_signs_turn(runs):
 def test_where_nothing_changes_the_interval_still_has_a_width(tmp_path):
     wrong = {"original": {0, 1}, "warm": {0, 3}}
     found = fidelity(run(tmp_path / "a", wrong), run(tmp_path / "b", wrong, model=QUANTIZED))
-    same = row(found, "precision_answers", persona="warm")
+    same = row(found, "run_answers", persona="warm")
     assert (same["changed"], same["b"], same["c"], same["value"], same["p"]) == (0, 0, 0, 0, None)
     assert same["low"] < 0 < same["high"]
-    contrast = row(found, "precision_contrasts", persona="warm")
+    contrast = row(found, "run_contrasts", persona="warm")
     assert contrast["value"] == 0
     assert contrast["detectable"] > same["detectable"] > 0
 
@@ -112,7 +113,7 @@ def test_where_nothing_changes_the_interval_still_has_a_width(tmp_path):
 def test_answers_that_one_run_lacks_or_leaves_undecided_are_no_pairs(tmp_path):
     first = run(tmp_path / "a", {"original": {0}, "warm": {0}}, items=10)
     second = run(tmp_path / "b", {"original": {0}, "warm": {0}}, items=8, model=QUANTIZED)
-    assert row(fidelity(first, second), "precision_answers", persona="warm")["n"] == 8
+    assert row(fidelity(first, second), "run_answers", persona="warm")["n"] == 8
 
 
 @pytest.mark.parametrize(
@@ -152,6 +153,6 @@ def test_the_command_prints_and_writes(tmp_path, runs):
     assert "warm less original" in found.output
     assert sorted(p.name for p in out.iterdir()) == ["fidelity.json", "fidelity.md"]
     assert json.loads((out / "fidelity.json").read_bytes())["baseline"] == "original"
-    assert "## Personas in two precisions" in (out / "fidelity.md").read_text()
+    assert "## Personas in two runs" in (out / "fidelity.md").read_text()
     inside = CliRunner().invoke(warmeng, ["fidelity", *map(str, runs), "--out", str(runs[0] / "x")])
     assert inside.exit_code != 0
