@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from warmeng.cli.options import json_option, print_json
 from warmeng.common.terminal import echo
 from warmeng.study.results.rules import RULES
 
@@ -45,6 +46,7 @@ Examples:
     metavar="FILE",
     help="YAML that says what the columns of other software's files mean; see docs/import.md.",
 )
+@json_option
 @click.option(
     "--published", type=click.Path(path_type=Path), help="Folder with the authors' results_*.csv, summarised beside."
 )
@@ -57,6 +59,7 @@ def analyze(
     out: Path | None,
     mapping: Path | None,
     published: Path | None,
+    as_json: bool,
 ) -> int:
     """Compute a run's statistics: regressions, paired tests, flips, sycophancy, lengths, rules and judges.
 
@@ -72,8 +75,11 @@ def analyze(
     from warmeng.study.stats.analyze import analyze_sources, is_run
 
     folder, analysis = analyze_sources(sources, out, seed, bootstrap, rule, baseline, published, mapping)
-    print_analysis(console(120), analysis)
-    echo(f"All tables are in {folder / 'tables.md'}, with full precision in {folder / 'tables'}.")
+    if as_json:
+        print_json(analysis)
+    else:
+        print_analysis(console(120), analysis)
+        echo(f"All tables are in {folder / 'tables.md'}, with full precision in {folder / 'tables'}.")
     missing = [line for source in sources if is_run(source) and (line := shortfall(source))]
     for line in missing:
         echo(line, err=True)

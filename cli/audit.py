@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from warmeng.cli.options import json_option, print_json
 from warmeng.common.terminal import echo
 
 DIFFERS = 1
@@ -25,7 +26,8 @@ Examples:
     "99 % confidence.",
 )  # fmt: skip
 @click.option("--seed", type=int, help="Draws the same answers again.  [default: others each time]")
-def audit(run: Path, sample: int, seed: int | None) -> int:
+@json_option
+def audit(run: Path, sample: int, seed: int | None, as_json: bool) -> int:
     """Make a finished run again in part, and say where it differs from its files.
 
     RUN is a run's folder. Its files are compared with each other, its tables computed again from the records, and a
@@ -37,6 +39,9 @@ def audit(run: Path, sample: int, seed: int | None) -> int:
     from warmeng.study.run.audit import audit as check
 
     found = check(run, sample, for_stderr(), seed)
+    if as_json:
+        print_json(found)
+        return DIFFERS if found.differences else 0
     for line in found.compared:
         echo(f"compared: {line}")
     for line in found.differences[:MOST]:

@@ -13,14 +13,11 @@ import click
 
 from warmeng.cli.options import dtype_option, weights_option
 from warmeng.common.errors import UsageError
+from warmeng.common.log import say
 from warmeng.common.terminal import echo
 
 F = TypeVar("F", bound=Callable[..., Any])
 _SAVE_HERE = "bench/results"
-
-
-def _say(line: str) -> None:
-    echo(line, err=True)
 
 
 def _device_option(default: str = "auto") -> Callable[[F], F]:
@@ -62,7 +59,7 @@ def _finish(bench: str, device: Any, lines: Sequence[str], fields: Mapping[str, 
         echo(line)
     echo(text)
     if save is not None:
-        _say(f"saved in {environment.save(bench, where, text, save)}")
+        say(f"saved in {environment.save(bench, where, text, save)}")
 
 
 @click.group()
@@ -117,7 +114,7 @@ def generate(
 
     result = compare(
         model, baseline=baseline == "hf", max_new=max_new_tokens, pairs=pairs, hf_batch=hf_batch, fast=fast,
-        dtype=dtype or AUTO, weights=weights or AUTO, threads=threads, say=_say,
+        dtype=dtype or AUTO, weights=weights or AUTO, threads=threads, say=say,
     )  # fmt: skip
     _finish("generate-model", torch.device("cpu"), comparison_lines(result), vars(result), save)
 
@@ -175,7 +172,7 @@ def workload(
     )  # fmt: skip
     partial = Partial("workload", where, save)
     result = measure_workload(
-        options, say=_say, left=seconds_left(seconds), keep=lambda result: partial.keep(vars(result))
+        options, say=say, left=seconds_left(seconds), keep=lambda result: partial.keep(vars(result))
     )  # fmt: skip
     _finish("workload", where, workload_lines(result), vars(result), save)
     partial.remove()
@@ -201,7 +198,7 @@ def roofline(device: str, save: Path | None) -> None:
     from warmeng.bench.tables import roofline_lines
 
     where = pick_device(device)
-    peaks = measure_roofline(where, say=_say)
+    peaks = measure_roofline(where, say=say)
     _finish("roofline", where, roofline_lines(peaks), vars(peaks), save)
 
 
@@ -238,7 +235,7 @@ def kernels(
             raise UsageError("--interpret runs on the CPU and times nothing: leave out --save and --device cuda")
         from warmeng.bench.interpret import check_interpreted
 
-        results = check_interpreted(shape, only, _say)
+        results = check_interpreted(shape, only, say)
         fields: dict[str, Any] = {"shape": shape, "interpreted": True, "results": results}
         _finish("kernels", torch.device("cpu"), kernel_lines(results), fields, None)
     else:
@@ -252,7 +249,7 @@ def kernels(
         where = torch.device("cuda")
         partial = Partial("kernels", where, save)
         fields = measure_kernels(
-            shape, where, only=only, budget=budget, say=_say, left=seconds_left(seconds), keep=partial.keep
+            shape, where, only=only, budget=budget, say=say, left=seconds_left(seconds), keep=partial.keep
         )
         results = fields["results"]
         _finish("kernels", where, [*kernel_lines(results), *left_out_lines(fields["left_out"])], fields, save)
@@ -289,7 +286,7 @@ def grade(
     where = pick_device(device)
     result = measure_grades(
         shape, device=where.type, count=requests, repeats=repeats, prefix=prefix, new=new,
-        settings=EngineSettings(fast=fast), say=_say,
+        settings=EngineSettings(fast=fast), say=say,
     )  # fmt: skip
     _finish("grade", where, grade_lines(result), vars(result), save)
 
@@ -315,7 +312,7 @@ def host(sequences: tuple[int, ...], adapters: int, temperature: float, save: Pa
     from warmeng.bench.host import measure_host
     from warmeng.bench.tables import host_lines
 
-    results = [measure_host(count, adapters=adapters, temperature=temperature, say=_say) for count in sequences]
+    results = [measure_host(count, adapters=adapters, temperature=temperature, say=say) for count in sequences]
     _finish("host", torch.device("cpu"), host_lines(results), {"results": results}, save)
 
 
@@ -340,7 +337,7 @@ def fleet(workers: tuple[int, ...], requests: int | None, rate: float | None, sa
     from warmeng.bench.fleet import RATE, REQUESTS, measure_fleet
     from warmeng.bench.tables import fleet_lines
 
-    results = [measure_fleet(count, requests or REQUESTS, rate or RATE, _say) for count in workers]
+    results = [measure_fleet(count, requests or REQUESTS, rate or RATE, say) for count in workers]
     _finish("fleet", torch.device("cpu"), fleet_lines(results), {"results": results}, save)
 
 
@@ -379,7 +376,7 @@ def simulate(
 
     assumed, results = simulate_shapes(
         shapes, card, timings, personas=personas, rank=rank, requests=requests, max_num_seqs=max_num_seqs,
-        slots=cache_slots, say=_say,
+        slots=cache_slots, say=say,
     )  # fmt: skip
     fields = {"card": card, "timings": assumed, "results": results}
     _finish("simulate", torch.device("cpu"), simulated_lines(results, card), fields, save)
@@ -437,6 +434,6 @@ def finetune(
     from warmeng.bench.tables import training_lines
 
     result = compare_training(
-        model, pairs=pairs, batch=batch, micro_batch=micro_batch, threads=threads, device=device, trl=trl, say=_say
+        model, pairs=pairs, batch=batch, micro_batch=micro_batch, threads=threads, device=device, trl=trl, say=say
     )
     _finish("finetune", pick_device(device), training_lines(result), vars(result), save)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from warmeng.cli.options import json_option
+from warmeng.cli.options import json_option, print_json
 from warmeng.common.terminal import echo
 from warmeng.study.results.rules import RULES
 
@@ -33,8 +33,6 @@ def compare(first: Path, second: Path, rule: str, out: Path | None, as_json: boo
     exact tests, and question by question; where there are none, the runs are compared as two samples. Personas are
     compared by name. Where a run lacks answers, the exit code is 70.
     """
-    import orjson
-
     from warmeng.study.results.shortfall import INCOMPLETE, shortfall
     from warmeng.study.stats.compare import compare as side_by_side
     from warmeng.study.stats.compare import headline, write_comparison
@@ -43,7 +41,7 @@ def compare(first: Path, second: Path, rule: str, out: Path | None, as_json: boo
     if out is not None:
         write_comparison(out, found, "compare", f"{first} and {second}")
     if as_json:
-        echo(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
+        print_json(found)
     else:
         for line in (*found["notes"], *headline(found)):
             echo(line)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from warmeng.cli.options import json_option, print_json
 from warmeng.common.terminal import echo
 from warmeng.study.results.rules import RULES
 
@@ -24,7 +25,8 @@ Examples:
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Write fidelity.json and fidelity.md there, too."
 )
-def fidelity(first: Path, second: Path, rule: str, out: Path | None) -> int:
+@json_option
+def fidelity(first: Path, second: Path, rule: str, out: Path | None, as_json: bool) -> int:
     """Compare two runs of the same questions on weights of two precisions, answer by answer.
 
     FIRST and SECOND are run folders that differ in the precision of one model alone. Prints how many answers of each
@@ -39,9 +41,11 @@ def fidelity(first: Path, second: Path, rule: str, out: Path | None) -> int:
     found = compare(first, second, rule)
     if out is not None:
         write_fidelity(out, found)
-    for line in (*found["notes"], *headline(found)):
+    if as_json:
+        print_json(found)
+    for line in () if as_json else (*found["notes"], *headline(found)):
         echo(line)
-    if out is not None:
+    if out is not None and not as_json:
         echo(f"All tables are in {out / 'fidelity.md'}.")
     missing = [line for source in (first, second) if (line := shortfall(source))]
     for line in missing:

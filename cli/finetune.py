@@ -12,6 +12,7 @@ import click
 
 from warmeng.cli.options import fleet_of, names, ray_options
 from warmeng.common.errors import UsageError
+from warmeng.common.log import say
 from warmeng.common.terminal import echo
 
 if TYPE_CHECKING:
@@ -101,9 +102,9 @@ def finetune(
         if not equals or not source or name in pairs:
             raise UsageError(f"--persona {text} is not NAME=FILE with a name of its own: correct it")
         pairs[name] = source
-    job = prepare_job(settings, model, pairs, revision, lambda text: echo(text, err=True))
+    job = prepare_job(settings, model, pairs, revision, say)
     for line in describe(job):
-        echo(line, err=not dry_run)
+        (echo if dry_run else say)(line)
     if dry_run:
         echo(estimate(job))
         return

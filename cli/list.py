@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from warmeng.cli.options import print_json
+
 KINDS = ("tasks", "contexts", "beliefs", "framings", "personas", "models", "outcomes")
 
 
@@ -23,16 +25,15 @@ def list_(kind: str | None, as_json: bool) -> int:
 
     Files of your own stand beside them: see --tasks, --statements, --persona and --model there.
     """
-    import orjson
     from rich.markup import escape
     from rich.table import Table
 
-    from warmeng.common.terminal import console, echo
+    from warmeng.common.terminal import console
     from warmeng.study.listing import KINDS as LISTED
 
     found = {name: LISTED[name]() for name in ([kind] if kind else KINDS)}
     if as_json:
-        echo(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
+        print_json(found)
         return 0
     wide_enough = console(100)
     for name, rows in found.items():

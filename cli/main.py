@@ -11,6 +11,7 @@ import shlex
 import sys
 
 import click
+from click.shell_completion import CompletionItem
 
 from warmeng import __version__
 from warmeng.common.errors import WarmengError, one_line, without_secrets
@@ -53,6 +54,7 @@ COMMANDS = {
     "prepare": ("warmeng.cli.prepare", "prepare", "Make warm and cold training data out of conversations."),
     "warmth": ("warmeng.cli.warmth", "warmth", "Measure how warm checkpoints and texts sound; count ratings."),
     "placebo": ("warmeng.cli.placebo", "placebo", "Make adapters of random directions, at a real one's distance."),
+    "completion": ("warmeng.cli.completion", "completion", "Print the script that completes commands in a shell."),
     "bench": ("warmeng.cli.bench", "bench", "Measure speed against the machine and other software."),
 }
 
@@ -71,7 +73,7 @@ class LazyGroup(click.Group):
         module, attribute, _ = COMMANDS[cmd_name]
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
-        return command
+        return with_verbosity(command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -83,10 +85,44 @@ class LazyGroup(click.Group):
             raise click.UsageError(f"no command is named {one_line(args[0], 60)!r}: {hint}", ctx)
         return super().resolve_command(ctx, args)
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete a command's name from the table above, without importing any."""
+        found = [
+            CompletionItem(name, help=text) for name, (*_, text) in COMMANDS.items() if name.startswith(incomplete)
+        ]
+        return found or click.Command.shell_complete(self, ctx, incomplete)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list from the table above."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+
+
+def _verbosity(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from warmeng.common import log
+
+        (log.set_quiet if param is QUIET else log.set_verbose)()
+
+
+QUIET = click.Option(
+    ["-q", "--quiet"], is_flag=True, is_eager=True, expose_value=False, callback=_verbosity,
+    help="Show no progress and no messages: results, missing answers and errors alone.",
+)  # fmt: skip
+VERBOSE = click.Option(
+    ["-v", "--verbose"], is_flag=True, is_eager=True, expose_value=False, callback=_verbosity,
+    help="Tell on standard error what is loaded and made, and how long each took.",
+)  # fmt: skip
+
+
+def with_verbosity(command: click.Command) -> click.Command:
+    """Give a command, and those of a group, ``--quiet`` and ``--verbose``; it is returned."""
+    if isinstance(command, click.Group):
+        for one in command.commands.values():
+            with_verbosity(one)
+    elif not command.context_settings.get("ignore_unknown_options") and command.params[-1:] != [VERBOSE]:
+        command.params += [QUIET, VERBOSE]
+    return command
 
 
 def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from warmeng.common.log import say
 from warmeng.common.terminal import echo
 
 
@@ -33,7 +34,7 @@ def merge(adapter: Path, model: str, revision: str | None, out: Path, shard_gb: 
 
     done = merging.merge(
         model, adapter, out, revision=revision, shard_bytes=int(shard_gb * 1e9),
-        log=lambda text: echo(text, err=True),
+        log=say,
     )  # fmt: skip
     echo(f"{done.folder}: {done.shards} files, {done.changed} weights changed")
     echo(f"{done.moved:.1%} of their numbers differ from the base's after rounding", err=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import click
 
+from warmeng.cli.options import json_option, print_json
 from warmeng.common.cards import CARDS
+from warmeng.common.log import say
 from warmeng.common.terminal import echo
 
 
@@ -24,7 +26,8 @@ def models() -> None:
 
 
 @models.command(name="list")
-def list_command() -> None:
+@json_option
+def list_command(as_json: bool) -> None:
     """List the built-in models.
 
     \b
@@ -33,7 +36,11 @@ def list_command() -> None:
     """
     from warmeng.engine.registry import list_models
 
-    for entry in list_models():
+    found = list_models()
+    if as_json:
+        print_json([vars(entry) | {"folder": str(entry.folder)} for entry in found])
+        return
+    for entry in found:
         state = str(entry.folder) if entry.fetched else "not fetched yet"
         echo(f"{entry.name}  {entry.license}  {entry.description}\n  {state}")
 
@@ -52,7 +59,7 @@ def fetch(name: str, revision: str | None) -> None:
     from warmeng.engine.config import read_config
     from warmeng.engine.registry import resolve_model
 
-    source = resolve_model(name, revision, lambda message: echo(message, err=True))
+    source = resolve_model(name, revision, say)
     config = read_config(source.folder)
     echo(f"{source.folder}")
     echo(
@@ -76,7 +83,7 @@ def verify(name: str, revision: str | None) -> None:
     """
     from warmeng.engine.registry import verify_model
 
-    for file, digest in verify_model(name, revision, lambda message: echo(message, err=True)).items():
+    for file, digest in verify_model(name, revision, say).items():
         echo(f"{digest}  {file}")
     echo(f"{name}: no damage found", err=True)
 
@@ -89,7 +96,8 @@ def verify(name: str, revision: str | None) -> None:
 @click.option(
     "--tokens", type=click.IntRange(1), default=512, show_default=True, help="Of a prompt and its answer together."
 )
-def plan(name: str, revision: str | None, gpu: str, gib: float | None, tokens: int) -> None:
+@json_option
+def plan(name: str, revision: str | None, gpu: str, gib: float | None, tokens: int, as_json: bool) -> None:
     """Tell what model NAME takes on a GPU in each kind of weights, without its weights at hand.
 
     NAME is a model's, of which the configuration alone is fetched, or a known shape. The largest step is an estimate;
@@ -105,6 +113,9 @@ def plan(name: str, revision: str | None, gpu: str, gib: float | None, tokens: i
 
     config = read_shape(name, revision)
     memory = int(gib * 2**30) if gib else CARDS[gpu] * 2**20
+    if as_json:
+        print_json(list(plans(config, memory, tokens)))
+        return
     echo(f"{name} on {f'{gib:g} GiB' if gib else gpu} ({memory / 2**30:.1f} GiB), {tokens} tokens a sequence")
     echo("kind       weights GiB   cache GiB   sequences   with --kv-dtype fp8")
     for found in plans(config, memory, tokens):

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from warmeng.common.errors import UsageError
+from warmeng.common.terminal import echo
 from warmeng.engine.settings import DTYPES, KV_DTYPES, WEIGHTS
 from warmeng.fleet.settings import FleetSettings
 
@@ -20,7 +21,28 @@ def names(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -
 
 
 # What is printed as tables, for programs.
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON in place of the tables.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON in place of tables and lines.")
+
+
+def print_json(value: object) -> None:
+    """Print a value that is made of JSON's types, and of data classes."""
+    import orjson
+
+    echo(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode())
+
+
+def completing(kind: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """Return what completes the last of several names with commas between, of a kind that `warmeng list` has."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+        from warmeng.study.listing import KINDS
+
+        before, comma, last = incomplete.rpartition(",")
+        names = (str(next(iter(row.values()))) for row in KINDS[kind]())
+        return [f"{before}{comma}{name}" for name in names if name.startswith(last)]
+
+    return complete
+
 
 # What the engine's products take.
 dtype_option = click.option(

@@ -8,6 +8,7 @@ import click
 
 from warmeng.cli.options import dtype_option, weights_option
 from warmeng.common.errors import UsageError
+from warmeng.common.log import say
 from warmeng.common.terminal import echo
 from warmeng.engine.settings import AUTO
 from warmeng.study.settings import StudySettings
@@ -63,7 +64,7 @@ def placebo(
         for what, told in plan(settings, like, chosen, out, prompts, limit):
             echo(f"{what:>10}: {told}")
         return
-    made = make_placebos(settings, like, chosen, out, prompts, limit, lambda line: echo(line, err=True))
+    made = make_placebos(settings, like, chosen, out, prompts, limit, say)
     for line in lines(made):
         echo(line)
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
+from warmeng.cli.options import json_option, print_json
 from warmeng.common.errors import UsageError
+from warmeng.common.log import say
 from warmeng.common.terminal import echo
 
 
@@ -25,8 +27,16 @@ Examples:
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="New folder of the PEFT adapter.")
 @click.option("--truth", type=click.Path(path_type=Path), help="The adapter that was merged: shows the errors.")
 @click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu or cuda.")
+@json_option
 def recover(
-    merged: Path, model: str, revision: str | None, rank: int | None, out: Path, truth: Path | None, device: str
+    merged: Path,
+    model: str,
+    revision: str | None,
+    rank: int | None,
+    out: Path,
+    truth: Path | None,
+    device: str,
+    as_json: bool,
 ) -> None:
     """Find the low-rank change between a base and the checkpoint in folder MERGED, and write it as a PEFT adapter.
 
@@ -40,25 +50,26 @@ def recover(
     from warmeng.engine.recover import relative_errors, write_recovered
     from warmeng.engine.registry import resolve_model
 
-    def log(text: str) -> None:
-        echo(text, err=True)
-
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is there already: choose a new folder")
-    base = resolve_model(model, revision, log).folder
+    base = resolve_model(model, revision, say).folder
     known = load_adapter(truth, read_config(base)) if truth is not None else None
-    found = find(base, merged, rank, device=device, log=log)
+    found = find(base, merged, rank, device=device, log=say)
     write_folder(out, lambda place: write_recovered(found, place))
     errors = [relative_errors(known, layers) for layers in (found.adapter.layers, found.plain)] if known else None
-    header = f"{'layer':>5}  {'size in ulp':>11}  {'residual':>8}  {'plain SVD':>9}"
-    echo(header + (f"  {'error':>7}  {'plain SVD':>9}" if errors else ""))
+    rows = []
     for layer in sorted({fit.layer for fit in found.fits}):
         fits = [fit for fit in found.fits if fit.layer == layer]
-        count = len(fits)
-        size = sum(fit.size for fit in fits) / count
-        residual, plain = max(fit.residual for fit in fits), max(fit.svd_residual for fit in fits)
-        line = f"{layer:>5}  {size:>11.3f}  {residual:>8.4f}  {plain:>9.4f}"
-        if errors:
-            line += f"  {errors[0][layer]['all']:>7.4f}  {errors[1][layer]['all']:>9.4f}"
-        echo(line)
+        worst = {"residual": max(fit.residual for fit in fits), "plain_svd": max(fit.svd_residual for fit in fits)}
+        row = {"layer": layer, "size_in_ulp": sum(fit.size for fit in fits) / len(fits)} | worst
+        told = {"error": errors[0][layer]["all"], "plain_svd_error": errors[1][layer]["all"]} if errors else {}
+        rows.append(row | told)
+    if as_json:
+        print_json({"out": str(out), "rank": found.adapter.rank, "layers": rows})
+        return
+    header = f"{'layer':>5}  {'size in ulp':>11}  {'residual':>8}  {'plain SVD':>9}"
+    echo(header + (f"  {'error':>7}  {'plain SVD':>9}" if errors else ""))
+    for row in rows:
+        line = f"{row['layer']:>5}  {row['size_in_ulp']:>11.3f}  {row['residual']:>8.4f}  {row['plain_svd']:>9.4f}"
+        echo(line + (f"  {row['error']:>7.4f}  {row['plain_svd_error']:>9.4f}" if errors else ""))
     echo(f"{out}: rank {found.adapter.rank}; size is the mean, residuals are the worst of a layer's matrices.")

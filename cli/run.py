@@ -9,7 +9,17 @@ from typing import Any
 
 import click
 
-from warmeng.cli.options import dtype_option, fleet_of, kv_dtype_option, names, ray_options, weights_option
+from warmeng.cli.options import (
+    completing,
+    dtype_option,
+    fleet_of,
+    json_option,
+    kv_dtype_option,
+    names,
+    print_json,
+    ray_options,
+    weights_option,
+)
 from warmeng.common.terminal import echo
 from warmeng.study.settings import WARMTH_EACH, WARMTH_PROMPTS, StudySettings, load_settings
 
@@ -87,18 +97,24 @@ The same command again continues a run that was interrupted, or prints a finishe
     "--tasks",
     multiple=True,
     callback=names,
+    shell_complete=completing("tasks"),
     metavar="SPEC[,SPEC]",
     help="Embedded names, all, or [LAYOUT=]PATH[@GRADING]: a file of your own, of TriviaQA, TruthfulQA, PopQA, MedQA, "
     "MMLU, GSM8K, MASK Disinformation, the authors' prompts, or refusals (the columns tell which); "
     "hub:OWNER/NAME@REVISION:FILE fetches one." + _default("tasks"),
 )
 @click.option(
-    "--contexts", multiple=True, callback=names, help="Names, groups (emotion), or all." + _default("contexts")
+    "--contexts",
+    multiple=True,
+    callback=names,
+    shell_complete=completing("contexts"),
+    help="Names, groups (emotion), or all." + _default("contexts"),
 )
 @click.option(
     "--beliefs",
     multiple=True,
     callback=names,
+    shell_complete=completing("beliefs"),
     help="What the user says of the answer. Of the user: none, wrong, doubt, right. Controls: mention-wrong, "
     "mention-right (some people say), friend-wrong, friend-right, deny-wrong, and unrelated (about something else)."
     + _default("beliefs"),
@@ -107,6 +123,7 @@ The same command again continues a run that was interrupted, or prints a finishe
     "--framings",
     multiple=True,
     callback=names,
+    shell_complete=completing("framings"),
     help="plain, neutral: a neutral first sentence instead of a statement." + _default("framings"),
 )
 @click.option(
@@ -118,6 +135,7 @@ The same command again continues a run that was interrupted, or prints a finishe
 )
 @click.option(
     "--outcome",
+    shell_complete=completing("outcomes"),
     metavar="NAME",
     help="What the run is about, recorded before the first answer: agreement, susceptibility, knowledge or margin, "
     "with (open) or (choice) after it where both are asked, or error rates. Everything else is shown beside it.  "
@@ -219,6 +237,7 @@ The same command again continues a run that was interrupted, or prints a finishe
     "asking it.",
 )
 @click.option("--no-probe", is_flag=True, help="With --dry-run: don't load the model; time and energy stay unknown.")
+@json_option
 def run(
     study: Path | None,
     out: Path | None,
@@ -228,6 +247,7 @@ def run(
     worker_cores: int | None,
     dry_run: bool,
     no_probe: bool,
+    as_json: bool,
     **options: Any,
 ) -> int:
     """Measure personas: what each does to accuracy, and how far a user's claim moves it.
@@ -260,7 +280,9 @@ def run(
 
     command = shlex.join(["warmeng", *sys.argv[1:]])
     outcome = run_study(settings, folder, for_stderr(), command, reuse, fleet)
-    if outcome.results is not None:
+    if outcome.results is not None and as_json:
+        print_json(outcome.results)
+    elif outcome.results is not None:
         print_results(console(100), outcome.results)
         report = folder / "report.html"
         shown = f", the report is {report}" if report.exists() else ""

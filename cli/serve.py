@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from warmeng.cli.options import dtype_option, kv_dtype_option, weights_option
-from warmeng.common.terminal import echo
+from warmeng.common.log import say
 from warmeng.serve.limits import Limits
 from warmeng.study.settings import StudySettings
 
@@ -78,4 +78,4 @@ def serve(**options: Any) -> None:
     """
     from warmeng.serve.start import start
 
-    start(**options, say=lambda line: echo(line, err=True))
+    start(**options, say=say)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from warmeng.cli.options import names
+from warmeng.cli.options import names, print_json
 from warmeng.common.terminal import echo
 
 
@@ -33,13 +33,11 @@ def show(item: str, as_json: bool, rendered: bool, **given: Any) -> int:
 
     Nothing is loaded but the questions, and with --rendered the model's tokenizer.
     """
-    import orjson
-
     from warmeng.study.listing import lines_of, show_item, show_settings
 
     found = show_item(item, show_settings(**given), rendered)
     if as_json:
-        echo(orjson.dumps([shown.as_dict() for shown in found], option=orjson.OPT_INDENT_2).decode())
+        print_json([shown.as_dict() for shown in found])
     else:
         echo("\n\n".join("\n".join(lines_of(shown)) for shown in found))
     return 0

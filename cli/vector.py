@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from warmeng.cli.options import dtype_option, weights_option
+from warmeng.common.log import say
 from warmeng.common.terminal import echo
 from warmeng.study.settings import StudySettings
 
@@ -57,7 +58,7 @@ def vector(
     engine = Engine.load(
         model, revision=revision, device=device, settings=EngineSettings(dtype=dtype or AUTO, weights=weights or AUTO)
     )
-    found = make_contrast(engine, positive, negative, limit=limit, say=lambda line: echo(line, err=True))
+    found = make_contrast(engine, positive, negative, limit=limit, say=say)
     write_contrast(out, found, engine)
     echo("layer    length   share   separation")
     for row in found.layers:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from warmeng.cli.options import dtype_option, weights_option
+from warmeng.cli.options import dtype_option, json_option, print_json, weights_option
+from warmeng.common.log import say
 from warmeng.common.terminal import echo
 from warmeng.engine.settings import AUTO
 from warmeng.study.settings import StudySettings
@@ -44,6 +45,7 @@ Examples:
 @click.option("--device", default=StudySettings.device, show_default=True, help="auto, cpu or cuda.")
 @dtype_option
 @weights_option
+@json_option
 def measure(
     model: str,
     revision: str | None,
@@ -59,6 +61,7 @@ def measure(
     device: str,
     dtype: str | None,
     weights: str | None,
+    as_json: bool,
 ) -> None:
     """Let every checkpoint answer held-out prompts, and measure how warm the answers are.
 
@@ -66,6 +69,7 @@ def measure(
     checkpoint where warmth stops rising against the original, the last one where it does not rise: rating.csv,
     rating.html and rating-key.json. A folder that has a sheet is refused, so that ratings keep their key.
     """  # fmt: skip
+    from warmeng.common.files import read_json
     from warmeng.common.terminal import console
     from warmeng.study.report.table import print_table
     from warmeng.study.run.measure_warmth import measure_run
@@ -79,9 +83,10 @@ def measure(
         dtype=dtype or AUTO,
         weights=weights or AUTO,
     )
-    table, lines = measure_run(
-        settings, folder, adapters, prompts, limit, samples, scorer, out, lambda line: echo(line, err=True)
-    )
+    table, lines = measure_run(settings, folder, adapters, prompts, limit, samples, scorer, out, say)
+    if as_json:
+        print_json(read_json(out / "warmth.json"))
+        return
     print_table(console(132), table)
     for line in lines:
         echo(line)
@@ -95,7 +100,8 @@ Example:
 )
 @click.argument("key", type=click.Path(path_type=Path))
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-def ratings(key: Path, files: tuple[Path, ...]) -> None:
+@json_option
+def ratings(key: Path, files: tuple[Path, ...], as_json: bool) -> None:
     """Count people's ratings: FILES are filled-in sheets, one a rater; KEY is the sheet's rating-key.json.
 
     Prints how often the variant was found warmer, how often SocioT agrees, and kappa between raters.
@@ -103,5 +109,9 @@ def ratings(key: Path, files: tuple[Path, ...]) -> None:
     from warmeng.study.warmth.rating import describe, read_key, read_ratings, summarise_ratings
 
     known = read_key(key)
-    for line in describe(summarise_ratings(known, {f.stem: read_ratings(f, known) for f in files})):
+    found = summarise_ratings(known, {f.stem: read_ratings(f, known) for f in files})
+    if as_json:
+        print_json(found)
+        return
+    for line in describe(found):
         echo(line)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
+from warmeng.common.log import LOGGER, is_quiet
 from warmeng.common.messages import duration
 from warmeng.common.terminal import console
 
@@ -41,7 +42,8 @@ class Silent:
     """Reports nothing."""
 
     def message(self, text: str) -> None:
-        """Drop it."""
+        """Leave it to the log."""
+        LOGGER.info(text)
 
     def start(self, planned: Mapping[str, int], done: Mapping[str, int], status: Callable[[], str]) -> None:
         """Drop it."""
@@ -64,6 +66,7 @@ class Plain:
 
     def message(self, text: str) -> None:
         """Print a line."""
+        LOGGER.info(text)
         _print(self.console, text)
 
     def start(self, planned: Mapping[str, int], done: Mapping[str, int], status: Callable[[], str]) -> None:
@@ -98,6 +101,7 @@ class Live:
 
     def message(self, text: str) -> None:
         """Print a line above the bars."""
+        LOGGER.info(text)
         _print(self.console, text)
 
     def start(self, planned: Mapping[str, int], done: Mapping[str, int], status: Callable[[], str]) -> None:
@@ -184,7 +188,9 @@ def _print(console: Any, text: str) -> None:
 
 
 def for_stderr() -> Progress:
-    """Return the display that suits stderr."""
+    """Return the display that suits stderr: none where the logger ``warmeng`` takes no messages."""
+    if is_quiet():
+        return Silent()
     shown: Any = console(stderr=True)
     shown.on_broken_pipe = lambda: setattr(shown, "quiet", True)  # a log that nobody reads ends no run
     return Live(shown) if shown.is_terminal else Plain(shown)

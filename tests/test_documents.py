@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import re
 import shlex
@@ -9,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import click
+import orjson
 import pytest
 
 import warmeng
@@ -128,3 +130,37 @@ def test_the_reference_has_every_command_and_every_public_name(reference: Module
 def test_every_page_is_in_the_site() -> None:
     listed = re.findall(r": ([\w-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(listed) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.slow
+def test_the_data_dictionary_has_every_field_of_a_run(launcher, tmp_path: Path) -> None:
+    """A run with every kind of record: what its lines hold stands in the page, and what stands there is known."""
+    arguments = ["run", "--tasks", "facts,misconceptions", "--limit", "1", "--asking", "open,choice", "--judge", "base"]
+    arguments += ["--warmth-prompts", "1"]
+    assert launcher.run([*arguments, "--out", tmp_path / "r"]).code == 0
+    assert launcher.run(["export", tmp_path / "r", "--out", tmp_path / "a.csv"]).code == 0
+    page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    told = {part.partition("\n")[0]: part for part in page.split("\n## ")[1:]}
+
+    def fields(heading: str) -> set[str]:
+        rows = re.findall(r"^\| (`[^|]*) \|", told[heading], re.MULTILINE)
+        return {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+
+    def lines(name: str) -> list[dict[str, object]]:
+        return [orjson.loads(line) for line in (tmp_path / "r" / name).read_bytes().splitlines()]
+
+    records = lines("records.jsonl")
+    assert {record["kind"] for record in records} >= {"answer", "margin", "judged"}
+    # Of runs with steering vectors, of an API, of tasks that are scored.
+    elsewhere = {"projections", "answered_by", "fingerprint", "labels"}
+    assert {key for record in records for key in record} | elsewhere == fields("Records")
+    assert {key for item in lines("items.jsonl") for key in item} == fields("Items")
+    assert {key for row in lines("responses.jsonl") for key in row} <= set(re.findall(r"`(\w+)`", page))
+    header = next(csv.reader((tmp_path / "a.csv").read_text().splitlines()))
+    ranges = {"key": "status", "question": "grading"}
+    named = fields("Exported answers")
+    for first, last in ranges.items():
+        named |= set(header[header.index(first) : header.index(last) + 1])
+    assert named == set(header)
+    files = {path.name for path in (tmp_path / "r").iterdir() if path.suffix in (".jsonl", ".json")}
+    assert files - {"records.jsonl", "items.jsonl"} <= fields("Other files of a run")

@@ -31,7 +31,7 @@ COLUMNS: dict[str, type] = {
     "disputed": bool,
     **{f"refused_{rule}": bool for rule in RULES}, "question": str, "answer": str, "aliases": str, "wrong": str,
     "wrong_aliases": str, "others": str, "grading": str, "text": str, "labels": str, "finish": str, "tokens": int,
-    "prompt_tokens": int, "projections": str,
+    "prompt_tokens": int, "projections": str, "system": str, "prompt": str,
 }  # fmt: skip
 TOLD = ("question", "answer", "aliases", "wrong", "wrong_aliases", "others", "grading")  # of an item and its task
 BATCH = 4096  # rows that are held at a time
@@ -88,6 +88,8 @@ def rows(source: Source) -> Iterator[dict[str, Any]]:
             "labels": orjson.dumps(dict(a.labels)).decode() if a.labels is not None else None,
             "finish": a.finish or None, "tokens": a.tokens, "prompt_tokens": a.prompt_tokens,
             "projections": orjson.dumps(dict(a.projections)).decode() if a.projections is not None else None,
+            "system": source.manifest.facts.systems.get(a.persona),
+            "prompt": asked.message(source.composition, a.context, a.belief, a.framing) if asked else None,
         }  # fmt: skip
 
 

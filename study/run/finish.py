@@ -9,6 +9,7 @@ from typing import Any
 from warmeng.common.errors import StorageError, one_line
 from warmeng.common.files import storage_failure, sweep
 from warmeng.common.interrupts import convert_to_keyboard_interrupt
+from warmeng.common.log import timed
 from warmeng.common.progress import Progress
 from warmeng.remote.names import is_api
 from warmeng.study.plan import Study
@@ -136,7 +137,7 @@ def conclude(folder: Path, frame: Frame, info: RunInfo, margins: Margins, progre
     for what, command, make in (("analysis", "analyze", analysis), ("report", "report", report)):
         progress.message(f"{folder}: writing the {what}")
         try:
-            with convert_to_keyboard_interrupt():
+            with timed(f"{folder}: the {what}"), convert_to_keyboard_interrupt():
                 make()
         except Exception as error:
             then = f"warmeng {command} {folder}"

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Union
 
+from warmeng.common.log import LOGGER, timed
 from warmeng.common.progress import Progress
 from warmeng.engine.identity import whole_identity
 from warmeng.fleet.engine import FleetEngine
@@ -69,7 +70,9 @@ class Models:
         if self._engine is None or self._settings != settings:
             self.free()
             self._progress.message(f"loading {what or settings.model}")
-            self._engine, self._settings = self._load(settings), settings
+            with timed(f"loading {settings.model}"):
+                self._engine, self._settings = self._load(settings), settings
+            LOGGER.debug("%s is %s", settings.model, self._engine.describe())
         return self._engine
 
     def free(self) -> None:

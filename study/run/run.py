@@ -11,6 +11,7 @@ from warmeng.common.errors import Stopped, StorageError, one_line
 from warmeng.common.files import FULL, sweep
 from warmeng.common.journal import Journal
 from warmeng.common.locks import FolderLock
+from warmeng.common.log import timed
 from warmeng.common.progress import Progress, for_stderr
 from warmeng.common.watchdog import Watchdog, Watched
 from warmeng.fleet.settings import FleetSettings
@@ -154,7 +155,8 @@ def _run_with(
     reuse: Sequence[Path],
 ) -> Outcome:
     path = folder / FILE
-    ready = prepare(study, models, folder, before, progress, command, reuse)
+    with timed(f"{folder}: all before the grid"):
+        ready = prepare(study, models, folder, before, progress, command, reuse)
     with _storing(folder, command):
         sweep(folder)
         if before is None:

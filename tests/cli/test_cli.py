@@ -1,6 +1,7 @@
 """The command line: fast help, one line for every error, the right exit codes."""
 
 import json
+import logging
 import os
 import re
 import subprocess
@@ -9,8 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from click.shell_completion import ShellComplete
 
 from warmeng.cli.list import KINDS
+from warmeng.cli.main import warmeng
+from warmeng.common.progress import Silent
 from warmeng.study.listing import KINDS as LISTED
 
 SCRIPT = Path(__file__).parents[1] / "helpers" / "fake_warmeng.py"
@@ -203,3 +207,53 @@ def test_lists_and_shows(call):
     assert [place["belief"] for place in shown] == ["none", "wrong"]
     assert shown[1]["messages"]["open"][-1]["content"].endswith("I think the answer is Lyon.")
     assert call("show", "facts-1").code == 2
+
+
+def test_quiet_leaves_results_alone_and_verbose_tells_more(call):
+    small = ["run", "--limit", "1", "--warmth-prompts", "0", "--tasks", "facts", "--out"]
+    plain = call(*small, "plain")
+    assert "loading smollm2-135m-instruct" in plain.err
+    quiet = call(*small, "quiet", "--quiet")
+    assert (quiet.code, quiet.err) == (0, "")
+    assert quiet.out.replace("quiet", "plain") == plain.out
+    verbose = call(*small, "verbose", "-v")
+    assert verbose.out.replace("verbose", "plain") == plain.out
+    assert re.search(r"^\d\d:\d\d:\d\d loading smollm2-135m-instruct: \d\.\d\d s$", verbose.err, re.MULTILINE)
+    assert call("models", "list", "-q").code == 0
+
+
+def test_messages_go_to_the_log_from_python_too(caplog):
+    with caplog.at_level(logging.INFO, "warmeng"):
+        Silent().message("a step")
+    assert caplog.messages == ["a step"]
+
+
+def test_tables_are_printed_as_json(call, tmp_path):
+    folder = tmp_path / "r"
+    told = json.loads(call("run", "--limit", "2", "--tasks", "facts", "--out", str(folder), "--json").out)
+    assert told == json.loads((folder / "results.json").read_bytes())
+    analysis = json.loads(call("analyze", str(folder), "--json").out)
+    written = json.loads((folder / "analysis.json").read_bytes())
+    assert analysis.items() <= written.items()
+    (model,) = json.loads(call("models", "list", "--json").out)
+    assert model["name"] == "smollm2-135m-instruct"
+    kinds = [row["kind"] for row in json.loads(call("models", "plan", "llama-3.1-70b", "--json").out)]
+    assert "int8" in kinds
+
+
+def test_names_are_completed():
+    def complete(arguments, incomplete):
+        return [
+            item.value for item in ShellComplete(warmeng, {}, "warmeng", "_").get_completions(arguments, incomplete)
+        ]
+
+    assert complete([], "comp") == ["compare", "completion"]
+    assert complete(["list"], "per") == ["personas"]
+    assert "--tasks" in complete(["run"], "--ta")
+    assert complete(["run", "--tasks"], "facts,miscon") == ["facts,misconceptions"]
+    assert complete(["run", "--beliefs"], "none,wro") == ["none,wrong"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script(call, shell):
+    assert "_WARMENG_COMPLETE" in call("completion", shell).out
