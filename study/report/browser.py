@@ -54,6 +54,8 @@ class Survey:
         default_factory=dict
         # Answers that a trusted judge grades otherwise, by persona.
     )
+    # By ``Answer.length``.
+    lengths: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def answers(self) -> int:
@@ -71,6 +73,7 @@ def survey(path: Path, trusted: str | None) -> Survey:
     items: dict[str, set[str]] = {}
     most = 0
     disputed: Counter[str] = Counter()
+    lengths: Counter[str] = Counter()
     for a in read_answers(path, verdicts, trusted):
         disputed[a.persona] += a.disputed
         found = places.setdefault(place_of(a), Comparison())
@@ -78,10 +81,11 @@ def survey(path: Path, trusted: str | None) -> Survey:
         found.size += len(a.text.encode()) if a.text else 60
         grades[a.grade] += 1
         statuses[a.status] += 1
+        lengths[a.length] += 1
         items.setdefault(a.task, set()).add(a.item)
         most = max(most, a.sample + 1)
     counted = {task: len(found_) for task, found_ in items.items()}
-    return Survey(places, grades, statuses, counted, judged, verdicts, most, +disputed)
+    return Survey(places, grades, statuses, counted, judged, verdicts, most, +disputed, lengths)
 
 
 def place_of(answer: Answer) -> Place:

@@ -17,6 +17,7 @@ from warmeng.study.personas import unlike
 from warmeng.study.report.browser import Survey
 from warmeng.study.report.figure_data import Effect, Rate, manipulation, number
 from warmeng.study.report.headline import primary_contrasts
+from warmeng.study.report.results import cut_line
 from warmeng.study.report.settings_text import adapted_names, listed, persona_names, several
 from warmeng.study.results.manifest import Manifest, RunFacts
 from warmeng.study.results.tied import mismatches
@@ -55,7 +56,7 @@ class Cost:
 def gates(manifest: Manifest, found: Survey) -> list[Gate]:
     """Return every gate's outcome: adapters, judges, manipulation, and planned = sum of statuses."""
     facts = manifest.facts
-    rows = [_balance(manifest, found), *_claim(manifest)]
+    rows = [_balance(manifest, found), *_cut(manifest, found), *_claim(manifest)]
     applied = facts.gates
     adapted = adapted_names(manifest.setting)
     if not adapted:
@@ -121,6 +122,12 @@ def _balance(manifest: Manifest, found: Survey) -> Gate:
     return Gate(
         "failed", "Every answer is there", f"Planned {planned:,}, found {kinds or 'none'}: {short}. Grades: {grades}."
     )
+
+
+def _cut(manifest: Manifest, found: Survey) -> list[Gate]:
+    """Whether the answers fit: what a cut one would have said later is not graded. Nothing where none is generated."""
+    fits, told = cut_line(found.lengths, int(manifest.setting.get("max_new_tokens") or 0))
+    return [Gate("held" if fits else "unsure", "Answers are whole", told)] if told else []
 
 
 def _claim(manifest: Manifest) -> list[Gate]:

@@ -15,6 +15,9 @@ from warmeng.study.report.headline import headline
 from warmeng.study.report.settings_text import weights_words
 from warmeng.study.stats.tables import escaped, section
 
+# Share of generated answers that may be cut before it is said.
+MOST_CUT = 0.1
+
 
 def write_results(folder: Path, results: Mapping[str, Any]) -> None:
     """Write ``results.json`` and ``results.md`` atomically. Raises ``OSError``.
@@ -45,6 +48,18 @@ def markdown(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def cut_line(lengths: Mapping[str, int], most: int) -> tuple[bool, str]:
+    """Return whether so few generated answers were cut that it does not matter, and how many were, in a sentence."""
+    cut, whole = lengths.get("cut", 0), lengths.get("whole", 0)
+    if not cut + whole:
+        return True, ""
+    share = cut / (cut + whole)
+    told = f"{cut:,} of {cut + whole:,} generated answers ({share:.0%}) were cut at {most} tokens"
+    if share > MOST_CUT:
+        return False, f"{told}: what would have come later is not graded; raise --max-new-tokens."
+    return True, f"{told}."
+
+
 def notes(results: Mapping[str, Any]) -> list[str]:
     """Return the lines below the tables: counts, numerics, the system message that the template adds, gates."""
     run = results["run"]
@@ -54,6 +69,9 @@ def notes(results: Mapping[str, Any]) -> list[str]:
     bits = "deterministic." if run["deterministic"] else "fast: results may differ in another batch."
     where = f" behind {api['base']}" if api else ""
     lines.append(f"Model {run['model']}{where}, seed {run['seed']}, {'not deterministic.' if api else bits}")
+    fits, cut = cut_line(run.get("lengths") or {}, run["settings"]["max_new_tokens"])
+    if not fits:
+        lines.append(cut)
     if told := weights_words(run):
         lines.append(f"Weights: {told}.")
     if answered := run.get("answered_by"):

@@ -58,6 +58,11 @@ class Answer:
     # Means of a generated answer, by vector; None where the run has no vectors, and for label scores.
     projections: Mapping[str, float] | None = None
 
+    @property
+    def length(self) -> str:
+        """``cut`` where it was generated until the most tokens that were allowed, ``whole``, or "" for label scores."""
+        return "" if self.text is None else "cut" if self.finish == "length" else "whole"
+
 
 def read_verdicts(path: Path) -> dict[bytes, tuple[Verdict, ...]]:
     """Return all judges' verdicts by answer key (bytes), in the file's order."""

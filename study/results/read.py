@@ -54,6 +54,8 @@ class RunInfo:
     claim: Claim | None = None
     # By recipe: the personas that are its training seeds.
     recipes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    # How many answers are whole and how many were cut: see ``Answer.length``.
+    lengths: Mapping[str, int] = field(default_factory=dict)
 
 
 class Columns:
@@ -128,10 +130,12 @@ def read_run(folder: Path) -> tuple[Frame, RunInfo]:
     columns = Columns()
     statuses: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
+    lengths: Counter[str] = Counter()
     verdicts = read_verdicts(path)
     for a in read_answers(path, verdicts, first_trusted(manifest.facts.judges)):
         _add(columns, a, model)
         statuses[a.status] += 1
+        lengths[a.length] += 1
         if a.reason:
             reasons[f"{a.grade}: {a.reason}"] += 1
     planned = manifest.planned
@@ -150,6 +154,7 @@ def read_run(folder: Path) -> tuple[Frame, RunInfo]:
         manipulation=manifest.facts.manipulation,
         claim=Claim.parse(manifest.facts.claim),
         recipes=recipes_of(manifest.setting.get("personas") or ()),
+        lengths=dict(lengths),
     )
     return columns.frame(judges=list(judges), **orders(manifest.inputs)), info
 

@@ -130,8 +130,8 @@ def test_counts_are_told_and_add_up(run_folder, tmp_path):
     (short / "records.jsonl").write_bytes(b"".join(lines[:dropped] + lines[dropped + 1 :]))
     html = render(load_run(short))
     assert "Planned 1,944, found 1,943 ok: 1 missing" in text_of(html)
-    assert "2 of 7 gates failed: Analysis, Every answer is there" in text_of(html)
-    assert "1 of 6 gates failed: Every answer is there" in text_of(render(load_run(retied(short))))
+    assert "2 of 8 gates failed: Analysis, Every answer is there" in text_of(html)
+    assert "1 of 7 gates failed: Every answer is there" in text_of(render(load_run(retied(short))))
 
 
 @pytest.mark.parametrize(
@@ -221,11 +221,27 @@ def test_gates_that_did_not_hold_are_said(run_folder, tmp_path):
     html = render(load_run(retied(bad)))
     failed = re.search(r"(\d) of (\d) gates failed: ([^.]*)\.", text_of(html))
     assert failed[1] == "4"
-    assert failed[2] == "7"
+    assert failed[2] == "8"
     assert failed[3] == "Adapter of warm, Every judgment is there, Judge judge-7b, Manipulation check"
     data = carried(html)  # a judge that is not trusted decides nothing
     found = Counter(data["names"]["grade"][g] for g in data["rows"]["grade"])
     assert found == Counter(r["grade"] for r in answers_of(bad))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "state", "says"),
+    [
+        ({"cut": 1, "whole": 9}, "held", "1 of 10 generated answers (10%) were cut at 48 tokens."),
+        ({"cut": 2, "whole": 8, "": 5}, "unsure", "2 of 10 generated answers (20%) were cut at 48 tokens: what would "),
+        ({"": 5}, None, ""),
+    ],
+)
+def test_answers_that_are_cut_are_a_gate(run_folder, tmp_path, lengths, state, says):
+    run = load_run(retied(changed(run_folder, tmp_path / "r", max_new_tokens=48)))
+    found = [gate for gate in gates(run.manifest, replace(run.survey, lengths=lengths)) if gate.name.endswith("whole")]
+    assert [gate.state for gate in found] == ([state] if state else [])
+    assert all(gate.text.startswith(says) for gate in found)
+    assert sum(run.survey.lengths.values()) == run.survey.answers
 
 
 def test_deviations_are_computed(run_folder, tmp_path):
