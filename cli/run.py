@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from warmeng.cli.options import (
     ray_options,
     weights_option,
 )
+from warmeng.common.errors import UsageError
 from warmeng.common.terminal import echo
-from warmeng.study.settings import WARMTH_EACH, WARMTH_PROMPTS, StudySettings, load_settings
+from warmeng.fleet.settings import FleetSettings
+from warmeng.study.settings import WARMTH_EACH, WARMTH_PROMPTS, StudySettings, default_folder, load_studies
 
 DEFAULTS = StudySettings()
 
@@ -46,6 +49,7 @@ Examples:
   warmeng run study.yaml --seed 1                settings of a file, one of them changed
   warmeng run --tasks TruthfulQA.csv,medqa=test.jsonl --contexts all --cells 6 --judge ./judge-model
   warmeng run --model ./base --tasks TruthfulQA.csv@judge --composition paper --framings plain,neutral --judge base
+  warmeng run --model ./llama --model ./qwen --persona original --persona warm=adapters/{model}/warm
   warmeng run --model ./base --ray --workers 8   on eight GPUs of this machine
   warmeng run --model openai:gpt-4o --persona original --persona warm=@warm --max-requests 2000 --dry-run
 The same command again continues a run that was interrupted, or prints a finished one's tables.
@@ -54,8 +58,10 @@ The same command again continues a run that was interrupted, or prints a finishe
 @click.argument("study", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--model",
-    help="Built-in name, folder or Hugging Face repository; openai:MODEL asks a model behind an API."
-    + _default("model"),
+    multiple=True,
+    help="Built-in name, folder or Hugging Face repository; openai:MODEL asks a model behind an API. Repeatable: each "
+    "has a run of its own inside --out, and tables are made over all of them; in --persona and the like {model} then "
+    "stands for the last part of its name." + _default("model"),
 )
 @click.option("--revision", help="Revision of a Hugging Face repository.")
 @click.option(
@@ -257,15 +263,21 @@ def run(
     """
     from warmeng.common.terminal import console
 
-    for name in ("personas", "doses", "checkpoints", "seeds", "judges"):
+    for name in ("model", "personas", "doses", "checkpoints", "seeds", "judges"):
         options[name] = options[name] or None
-    settings = load_settings(study, options)
-    folder = out or settings.default_folder
+    studies = load_studies(study, options)
+    settings = studies[0]
+    folder = out or default_folder(studies)
     fleet = fleet_of(ray, workers, worker_cores)
     if fleet is not None:
         from warmeng.study.run.fleet import check_fleet
 
-        check_fleet(settings)
+        for one in studies:
+            check_fleet(one)
+    if len(studies) > 1:
+        if reuse:
+            raise UsageError("--reuse names runs of one base, and several are given: run them one by one")
+        return _several(studies, folder, fleet, dry_run, not no_probe, as_json)
     if dry_run:
         from warmeng.study.run.dry_run import dry_run as planned
 
@@ -287,4 +299,35 @@ def run(
         report = folder / "report.html"
         shown = f", the report is {report}" if report.exists() else ""
         echo(f"Results are in {folder / 'results.md'}, every answer in {folder / 'records.jsonl'}{shown}.")
+    return outcome.exit_code
+
+
+def _several(
+    studies: Sequence[StudySettings],
+    folder: Path,
+    fleet: FleetSettings | None,
+    dry_run: bool,
+    probe: bool,
+    as_json: bool,
+) -> int:
+    """Run one study of several bases, or tell what each would take."""
+    from warmeng.common.progress import for_stderr
+    from warmeng.common.terminal import console
+    from warmeng.study.report.terminal import print_analysis
+    from warmeng.study.run.dry_run import dry_run as planned
+    from warmeng.study.run.several import folders_of, run_several
+
+    if dry_run:
+        for own, one in folders_of(studies, folder).items():
+            for line in planned(one, own, probe=probe, fleet=fleet):
+                echo(line)
+            echo("")
+        return 0
+    outcome = run_several(studies, folder, for_stderr(), shlex.join(["warmeng", *sys.argv[1:]]), fleet)
+    if outcome.analysis is not None and as_json:
+        print_json(outcome.analysis)
+    elif outcome.analysis is not None:
+        print_analysis(console(120), outcome.analysis)
+        reports = ", ".join(str(one.folder / "report.html") for one in outcome.outcomes)
+        echo(f"Tables of all are in {folder / 'tables.md'}, a report of each is {reports}.")
     return outcome.exit_code

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -30,6 +31,9 @@ MONEY = ("max_cost", "price_in", "price_out")
 SPENDING = ("max_requests", "max_api_tokens", *MONEY, "prices")
 # These change no record: a run continues with others. Doses and checkpoints are among the personas.
 NOT_INPUTS = ("stall_seconds", "doses", "checkpoints", "seeds", "api_concurrency", "api_timeout", *SPENDING)
+# What stands for a base's short name, and in which lists.
+BASE_NAME, OF_BASE = "{model}", {"personas", "doses", "checkpoints", "seeds", "judges"}
+_OTHER = re.compile(r"[^A-Za-z0-9._-]+")
 # Prompts of the manipulation check where nothing is said, and of each item of a smaller ``limit``.
 UNSET, WARMTH_PROMPTS, WARMTH_EACH = -1, 24, 4
 # What is asked where nothing is named: a claim and its control for each answer, in the choice too; and what the paper
@@ -245,6 +249,13 @@ class StudySettings:
         return Path("runs") / self.digest
 
 
+def default_folder(studies: Sequence[StudySettings]) -> Path:
+    """Where one study of these bases goes unless told: with several, each has a folder in it."""
+    if len(studies) == 1:
+        return studies[0].default_folder
+    return Path("runs") / hashlib.sha256(" ".join(study.digest for study in studies).encode()).hexdigest()[:8]
+
+
 def _is_text(value: object) -> bool:
     """Whether a value is text that a manifest can hold: some of it, and no byte of another encoding in an argument."""
     try:
@@ -253,28 +264,64 @@ def _is_text(value: object) -> bool:
         return False
 
 
-def load_settings(study: Path | None, overrides: Mapping[str, Any]) -> StudySettings:
-    """Return the settings of a YAML study file (defaults without one), with overrides that are not ``None``.
+def short_name(model: str) -> str:
+    """Return the last part of a model's name in characters that a folder's name has; empty where it has none."""
+    return _OTHER.sub("-", Path(model.partition(":")[2] or model).name).strip(".-")
 
-    Raises ``InputError`` for a file that is not sound, ``UsageError`` for an override that is not.
+
+def load_studies(study: Path | None, overrides: Mapping[str, Any]) -> tuple[StudySettings, ...]:
+    """Return the settings for each base of a YAML study file (defaults without one), with overrides not ``None``.
+
+    ``model`` may be a list, in the file and among the overrides: one study of several bases. In the lists of personas
+    and judges ``{model}`` stands for a base's ``short_name``. Raises ``InputError`` for a file that is not sound,
+    ``UsageError`` for an override that is not.
     """
-    values: dict[str, Any] = {}
+    values = {} if study is None else _read_file(study)
     if study is not None:
-        values = read_yaml(study)
-        names = [f.name for f in fields(StudySettings)]
-        for key in values:
-            if key not in names:
-                close = difflib.get_close_matches(key, names, n=1)
-                hint = f"did you mean {close[0]!r}?" if close else f"expected some of {', '.join(names)}"
-                raise InputError(f"{study}: unknown setting {show(key)}: {hint}")
-        for key in LISTS:
-            if key in values:
-                value = [values[key]] if isinstance(values[key], str) else values[key]
-                if not isinstance(value, list):
-                    raise InputError(f"{study}: {key} is {show(value)}, expected a list of names")
-                values[key] = tuple(str(v) if isinstance(v, int | float) else v for v in value)
         try:
-            StudySettings(**values)
+            _for_each_base(values)
         except (UsageError, TypeError) as error:
             raise InputError(f"{study}: {error}") from None
-    return StudySettings(**(values | {key: value for key, value in overrides.items() if value is not None}))
+    return _for_each_base(values | {key: value for key, value in overrides.items() if value is not None})
+
+
+def load_settings(study: Path | None, overrides: Mapping[str, Any]) -> StudySettings:
+    """Return the settings of a study of one base, as ``load_studies`` does; ``UsageError`` where there are several."""
+    found = load_studies(study, overrides)
+    if len(found) > 1:
+        raise UsageError(f"model is {', '.join(s.model for s in found)}, expected one base")
+    return found[0]
+
+
+def _read_file(study: Path) -> dict[str, Any]:
+    values = read_yaml(study)
+    names = [f.name for f in fields(StudySettings)]
+    for key in values:
+        if key not in names:
+            close = difflib.get_close_matches(key, names, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"expected some of {', '.join(names)}"
+            raise InputError(f"{study}: unknown setting {show(key)}: {hint}")
+    for key in LISTS:
+        if key in values:
+            value = [values[key]] if isinstance(values[key], str) else values[key]
+            if not isinstance(value, list):
+                raise InputError(f"{study}: {key} is {show(value)}, expected a list of names")
+            values[key] = tuple(str(v) if isinstance(v, int | float) else v for v in value)
+    return values
+
+
+def _for_each_base(values: Mapping[str, Any]) -> tuple[StudySettings, ...]:
+    models = values.get("model", BUILT_IN_MODEL)
+    if not isinstance(models, list | tuple):
+        return (StudySettings(**values),)
+    if not models or not all(map(_is_text, models)) or len(set(models)) != len(models):
+        raise UsageError(f"model is {show(list(models), 200)}, expected a name, or different names")
+    if len(models) > 1 and values.get("revision") is not None:
+        raise UsageError(f"revision is {show(values['revision'])} of {len(models)} models: give it with one")
+    found = []
+    for model in models:
+        own = {key: values[key] for key in values if key not in OF_BASE}
+        for key in OF_BASE & values.keys():
+            own[key] = tuple(v.replace(BASE_NAME, short_name(model)) if isinstance(v, str) else v for v in values[key])
+        found.append(StudySettings(**own | {"model": model}))
+    return tuple(found)

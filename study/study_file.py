@@ -68,9 +68,9 @@ def schema(helps: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _typed(name: str, hint: Any) -> dict[str, Any]:
-    """Return what a setting's type allows; a list of one name may be written as the name."""
+    """Return what a setting's type allows; a list of one name may be written as the name, several bases as a list."""
     one: dict[str, Any] = {"type": "string"} | ({"enum": list(CHOICES[name])} if name in CHOICES else {})
-    if get_origin(hint) is not None and get_origin(hint) not in (Union, types.UnionType):
+    if name == "model" or (get_origin(hint) is not None and get_origin(hint) not in (Union, types.UnionType)):
         return {"anyOf": [one, {"type": "array", "items": one, "uniqueItems": True}]}
     kinds = get_args(hint) or (hint,)
     if kinds == (str,):

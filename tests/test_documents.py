@@ -49,7 +49,7 @@ def commands_of(text: str) -> list[tuple[str, bool]]:
     for line in re.sub(r"\s*\\\n\s*", " ", text).splitlines():
         fenced ^= line.startswith("```")
         if fenced or line.startswith("    "):
-            for part in re.split(r"&& ", line.partition(" #")[0]):
+            for part in re.split(r"&& ", re.split(r" #| >+ ", line)[0]):
                 if part.strip().startswith("warmeng ") and "[" not in part:
                     # What stands after a wide gap explains the command.
                     found.append((re.split(r" {3,}", part.strip())[0], True))

@@ -77,7 +77,7 @@ def dry_run(
     Raises ``UsageError``, ``InputError`` and ``StorageError`` as a run would.
     """
     study = Study.load(settings)
-    _check(study, folder)
+    check_before(study, folder)
     to_write = sum(len(missing(task)) for task in study.tasks if study.lacks_wrong(task))
     lent = tuple(borrowed(task) if study.lacks_wrong(task) else task for task in study.tasks)
     study = replace(study, tasks=lent)
@@ -109,8 +109,8 @@ def dry_run(
         yield from (f"{name:<16} {value}" for name, value in _probed(study, plan, fleet))
 
 
-def _check(study: Study, folder: Path) -> None:
-    """Raise what a run would raise before it loads anything: its device, judges' names, and folder."""
+def check_before(study: Study, folder: Path) -> None:
+    """Raise what a run would raise before it loads anything: its device, the models' names, and folder."""
     from warmeng.engine.load import choose_device
     from warmeng.engine.registry import check_name
 
@@ -118,9 +118,9 @@ def _check(study: Study, folder: Path) -> None:
     choose_device(s.device)
     check_judges(study, Silent())
     check_own_models(study)
-    for judge in s.judges:
-        if judge != BASE and not is_api(judge):
-            named = settings_of(judge, s)
+    for model in (s.model, *s.judges):
+        if model != BASE and not is_api(model):
+            named = s if model == s.model else settings_of(model, s)
             check_name(named.model, named.revision)
     before = read_manifest(folder)
     if before is not None:
