@@ -15,6 +15,8 @@ from warmeng.common.terminal import console
 INTERVAL = 5.0  # seconds between plain lines
 # Seconds that something may take before it is shown at all.
 PATIENCE = 1.0
+# Until then the time left is not told.
+FIRST_PART, FIRST_SECONDS = 0.01, 60.0
 T = TypeVar("T")
 
 
@@ -152,8 +154,12 @@ class Pace:
         return max(time.monotonic() - self._began, 1e-9)
 
     def left(self, done: float, total: float) -> str:
-        """Return ``, 20 s left`` for what is done of a total, counted from the beginning; nothing at either end."""
-        return f", {duration(self.seconds * (total - done) / done)} left" if 0 < done < total else ""
+        """Return ``, 20 s left`` for what is done of a total, counted from the beginning; nothing at the end.
+
+        Nor at the beginning: the first of a hundred parts may have waited for what is done once, for a minute at most.
+        """
+        early = done < FIRST_PART * total and self.seconds < FIRST_SECONDS
+        return f", {duration(self.seconds * (total - done) / done)} left" if 0 < done < total and not early else ""
 
 
 def counted(items: Iterable[T], total: int, what: str, progress: Progress) -> Iterator[T]:

@@ -1,6 +1,7 @@
 """What a run shows while it goes on."""
 
 import io
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ from fakes import FakeEngine
 from rich.console import Console
 
 from warmeng.common.messages import duration
-from warmeng.common.progress import Live, Plain, Silent, counted
+from warmeng.common.progress import Live, Pace, Plain, Silent, counted
 from warmeng.study.run.asking import Display
 
 
@@ -17,6 +18,18 @@ from warmeng.study.run.asking import Display
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+def test_no_time_left_is_told_of_a_first_part_that_waited(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    pace = Pace()
+    now = 30.0
+    assert pace.left(1, 450) == ""
+    assert pace.left(5, 450) == ", 44 min 30 s left"
+    now = 60.0
+    assert pace.left(1, 450) == ", 7 h 29 min left"
+    assert pace.left(450, 450) == ""
 
 
 def test_time_left_follows_the_work_that_is_done(monkeypatch):
