@@ -39,6 +39,8 @@ MAX_JSON = 8 * 2**20
 MAX_YAML = 2**18
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 STORAGE = FULL | {errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENXIO, errno.ENODEV, errno.ESTALE}
+# A network file system whose other end is gone.
+STORAGE |= {errno.ENOTCONN, errno.EREMOTEIO}
 STORAGE |= {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}  # names that no file can have there
 _MEND = "correct it, or fetch it again"
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # an escape that may be a lone one

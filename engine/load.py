@@ -9,11 +9,12 @@ from importlib.util import find_spec
 import torch
 
 from warmeng.common.errors import UsageError
+from warmeng.common.memory import memory_limit
 from warmeng.engine.backend import Runner
 from warmeng.engine.checkpoint import Weights, check_shapes, load_weights, open_folder, projection_shapes
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.cpu.runner import CpuRunner
-from warmeng.engine.plan import PLAIN, is_ruined, refuse_too_large
+from warmeng.engine.plan import PLAIN, cpu_weight_bytes, is_ruined, refuse_beyond_memory, refuse_too_large
 from warmeng.engine.random import random_weights
 from warmeng.engine.registry import ModelSource
 from warmeng.engine.settings import AUTO, EngineLimits, EngineSettings
@@ -139,6 +140,8 @@ def _on_cpu(
     quantized = config.quantization.kind if config.quantization is not None else kind
     if quantized == "fp8" and products == torch.bfloat16:
         raise UsageError("dtype is 'bfloat16', and products of fp8 are summed in float32 here: take dtype auto")
+    weight_bytes = cpu_weight_bytes(config, quantized, products == torch.bfloat16)
+    refuse_beyond_memory(weight_bytes, limits.kv_bytes or 0, memory_limit())
     arrangement = arrange(list(projection_shapes(config).values()), products, where, settings.fast)
     weights: Weights
     if isinstance(source, int):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from warmeng.common.errors import UsageError
-from warmeng.engine.checkpoint import projection_shapes
+from warmeng.engine.checkpoint import num_weights, projection_shapes
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.scheme import Scheme
 from warmeng.kernels.quantized import BLOCK, HALF, group_of
@@ -65,6 +65,30 @@ def refuse_too_large(config: ModelConfig, kind: str, free: int, total: int) -> N
     else:
         do = "take a smaller model, or a larger card: one model is not divided among several"
     raise UsageError(f"{taken}: {do}")
+
+
+def cpu_weight_bytes(config: ModelConfig, kind: str, half: bool) -> int:
+    """Return about the bytes of all weights on a CPU. ``kind``: of the layers, one of ``KINDS``; ``half``: whether
+    products take bfloat16.
+
+    The values of fp8 and int4 are kept in float32 too, and the embeddings beside the head that is made of them.
+    """
+    table = config.vocab_size * config.hidden_size
+    inner = 1 if kind == "int8" else 2 if half else 4
+    return inner * (num_weights(config) - 2 * table) + (6 if half else 8) * table
+
+
+def refuse_beyond_memory(weights: int, cache: int, limit: int | None) -> None:
+    """Raise ``UsageError`` where weights and cache on a CPU take more than this process may use, in bytes.
+
+    Beyond it the system ends the process without a word.
+    """
+    if limit is not None and weights + cache > limit:
+        raise UsageError(
+            f"the weights take about {_gib(weights)} and the cache {_gib(cache)}, and this process may use "
+            f"{_gib(limit)} (of the machine, or of its container): take --dtype bfloat16 or --weights int8, a smaller "
+            "model, or more memory"
+        )
 
 
 def is_ruined(config: ModelConfig, kind: str) -> bool:

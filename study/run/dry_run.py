@@ -52,20 +52,16 @@ def load_tokenizer(settings: StudySettings) -> tuple[Tokenizer, ModelConfig, int
     """Return the model's tokenizer and facts without its weights, and about the bytes that it takes to run."""
     import torch
 
-    from warmeng.engine.checkpoint import num_weights
     from warmeng.engine.folder import read_folder
     from warmeng.engine.load import choose_device, choose_dtype, choose_weights
+    from warmeng.engine.plan import cpu_weight_bytes
     from warmeng.engine.registry import resolve_model
 
     config, tokenizer = read_folder(resolve_model(settings.model, settings.revision).folder)
-    # In float32, the values of fp8 and int4 too; with products of bfloat16 the table of embeddings alone.
     half = choose_dtype(settings.dtype, choose_device(settings.device)) == torch.bfloat16
     kind = choose_weights(settings.weights, config)
     kind = kind if config.quantization is None else config.quantization.kind
-    table = config.vocab_size * config.hidden_size
-    inner = (1 if kind == "int8" else 2 if half else 4) * (num_weights(config) - 2 * table)
-    weights = inner + (6 if half else 8) * table
-    return tokenizer, config, int(weights + KV_BYTES + RUNTIME)
+    return tokenizer, config, int(cpu_weight_bytes(config, kind, half) + KV_BYTES + RUNTIME)
 
 
 def dry_run(

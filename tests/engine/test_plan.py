@@ -15,7 +15,8 @@ from warmeng.common.cards import CARDS
 from warmeng.common.errors import UsageError
 from warmeng.engine.checkpoint import load_weights, num_weights, projection_shapes
 from warmeng.engine.config import read_config
-from warmeng.engine.plan import KINDS, plans, refuse_too_large, weight_bytes
+from warmeng.engine.engine import Engine
+from warmeng.engine.plan import KINDS, cpu_weight_bytes, plans, refuse_beyond_memory, refuse_too_large, weight_bytes
 from warmeng.engine.scheme import Scheme
 from warmeng.engine.shapes import shape_config
 from warmeng.kernels.linear import Projection
@@ -129,3 +130,15 @@ def test_a_model_that_is_too_large_for_a_card_is_refused_with_what_would_fit(nam
         refuse_too_large(shape_config(name), "bfloat16", free * GIB, 80 * GIB)
     assert said in str(caught.value)
     refuse_too_large(shape_config(name), "int4", 40 * GIB, 80 * GIB)
+
+
+def test_a_model_that_is_beyond_the_memory_of_a_process_is_refused_before_it_is_read(
+    tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match=r"about 29\.9 GiB and the cache 0\.2 GiB, and this process may use 16\.0 GiB"):
+        refuse_beyond_memory(cpu_weight_bytes(shape_config("llama-3.1-8b"), "bfloat16", False), GIB // 4, 16 * GIB)
+    refuse_beyond_memory(cpu_weight_bytes(shape_config("llama-3.1-8b"), "bfloat16", True), GIB // 4, 20 * GIB)
+    refuse_beyond_memory(10**15, 0, None)
+    monkeypatch.setattr("warmeng.engine.load.memory_limit", lambda: 2**20)
+    with pytest.raises(UsageError, match=r"this process may use 0\.0 GiB"):
+        Engine.load(str(tiny_model("llama")), device="cpu")
