@@ -75,6 +75,7 @@ setup(
         "ray": ["ray>=2.50,<3"],
         "lm-eval": ["lm_eval>=0.4.10,<0.5", "tqdm>=4.66"],
         "inspect": ["inspect_ai>=0.3.200,<0.4", "pydantic>=2.11,<3"],
+        "tensorboard": ["tensorboard>=2.15"],
         "docs": ["mkdocs-material>=9.5,<10"],
         "dev": [
             "pytest>=8.0",
@@ -91,7 +92,7 @@ setup(
             "statsmodels>=0.14",
             "types-PyYAML>=6.0",
             "pre-commit>=4.0",
-            "warmeng[gpu,parquet,docs,serve,api,ray,lm-eval,inspect]",
+            "warmeng[gpu,parquet,docs,serve,api,ray,lm-eval,inspect,tensorboard]",
         ],
     },
     entry_points={

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from warmeng.cli.options import fleet_of, names, ray_options
 from warmeng.common.errors import UsageError
 from warmeng.common.log import say
 from warmeng.common.terminal import echo
+from warmeng.study.personas import BUILT_IN_MODEL
 
 if TYPE_CHECKING:
     from warmeng.finetune.train import Outcome
@@ -61,6 +63,16 @@ one file of them (embedded:warm/everyday).
     help="Several seeds, each in a folder of its own: OUT/seed-0 and so on; side by side with --ray.",
 )
 @click.option("--save-every", type=int, help="Steps between states to continue from.  [default: 25]")
+@click.option(
+    "--held-out",
+    type=float,
+    help="Share of the conversations that is not learned; the loss on them is told at each checkpoint.  [default: 0]",
+)
+@click.option(
+    "--report-to",
+    metavar="NAME[,NAME]",
+    help="Send each step to tensorboard, wandb or trackio, too.",
+)
 @click.option("--memory-gib", type=float, help="For what a pass keeps.  [default: 1 on the CPU]")
 @click.option("--micro-tokens", type=int, help="Tokens of a pass, instead of --memory-gib.")
 @click.option("--weights", help="Round the base's weights to int8, fp8 or int4.  [default: auto, as they are]")
@@ -121,6 +133,20 @@ def finetune(
         outcomes = {"": train(job, out, for_stderr(), command)}
     for seed, outcome in outcomes.items():
         tell(f"{seed}: " if seed else "", outcome)
+    echo(f"Compare them with the base: {shlex.join(following(model, revision, pairs, out, outcomes))}")
+
+
+def following(
+    model: str, revision: str | None, names: Iterable[str], out: Path, outcomes: Mapping[str, Outcome]
+) -> list[str]:
+    """Return the command that compares what was trained with its base: each persona's last epoch, or all seeds."""
+    words = ["warmeng", "run", *([] if model == BUILT_IN_MODEL else ["--model", model])]
+    words += [*(["--revision", revision] if revision else []), "--persona", "original"]
+    if "" not in outcomes:
+        return words + [word for name in names for word in ("--seeds", f"{name}={out}")]
+    return words + [
+        word for name, folders in outcomes[""].adapters.items() for word in ("--persona", f"{name}={folders[-1]}")
+    ]
 
 
 def seeds_of(given: tuple[str, ...], one: int | None) -> list[int]:
@@ -134,8 +160,10 @@ def tell(before: str, outcome: Outcome) -> None:
     """Print what came of a training."""
     for name, folders in outcome.adapters.items():
         mine = [r["personas"][name]["loss"] for r in outcome.records if name in r["personas"]]
+        held = [r["personas"].get(name, {}).get("held_out_loss") for r in outcome.records]
+        last = next((f", {loss:.4f} on what was held out" for loss in reversed(held) if loss is not None), "")
         if mine:
-            echo(f"{before}{name}: loss {mine[0]:.4f} at the first step, {mine[-1]:.4f} at the last")
+            echo(f"{before}{name}: loss {mine[0]:.4f} at the first step, {mine[-1]:.4f} at the last{last}")
         for folder in folders:
             echo(f"  {folder}")
     echo(f"The loss curve is {outcome.folder / 'loss.png'}, each step is in {outcome.folder / 'log.jsonl'}.")

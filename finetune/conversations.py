@@ -10,8 +10,10 @@ left alone, and told.
 from __future__ import annotations
 
 import hashlib
+import math
+import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,23 @@ class Dataset:
     # Conversations that began with a response, which is left out.
     greetings: int = 0
     notes: tuple[str, ...] = ()  # keys of the file that are left alone
+
+    def split(self, share: float, seed: int) -> tuple[Dataset, tuple[Sample, ...]]:
+        """Return the dataset without a share of its conversations, and these, in an order that the seed decides.
+
+        Raises ``UsageError`` where nothing would be left to learn.
+        """
+        count = math.ceil(share * len(self.samples))
+        if not count:
+            return self, ()
+        if count >= len(self.samples) > 0:
+            raise UsageError(f"held_out is {share:g} of {len(self.samples)} conversations: leave some to be learned")
+        out = set(random.Random(seed).sample(range(len(self.samples)), count))
+        kept = [sample for k, sample in enumerate(self.samples) if k not in out]
+        held = tuple(sample for k, sample in enumerate(self.samples) if k in out)
+        samples = tuple(replace(sample, index=k) for k, sample in enumerate(kept))
+        tokens, learned = sum(len(s.tokens) for s in samples), sum(int(s.learn.sum()) for s in samples)
+        return replace(self, samples=samples, tokens=tokens, response_tokens=learned), held
 
     def record(self) -> dict[str, Any]:
         """Return what a manifest holds."""

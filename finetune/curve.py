@@ -38,10 +38,14 @@ def draw(path: Path, records: Sequence[Mapping[str, Any]], marks: Mapping[str, M
         points = [(epoch, done[step]) for epoch, step in kept.items() if step in done]
         if points:
             upper.plot(*zip(*points, strict=True), "o", color=colour, markersize=4)
+        held = [r["personas"][name] for r in mine if "held_out_loss" in r["personas"][name]]
+        if held:
+            points = [(one["epoch"], one["held_out_loss"]) for one in held]
+            upper.plot(*zip(*points, strict=True), "s--", color=colour, markersize=4)
         norms = [record["personas"][name]["grad_norm"] for record in mine]
         lower.plot(epochs, norms, color=colour, alpha=0.8, linewidth=0.8)
     upper.set_ylabel("loss of a response token (nats)")
-    upper.legend(title="persona; dots: adapters kept", frameon=False)
+    upper.legend(title="persona; dots: adapters kept, squares: held out", frameon=False)
     lower.set_ylabel("gradient norm")
     lower.set_xlabel("epoch")
     for axes in (upper, lower):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from warmeng.engine.registry import ModelSource, base_hash, resolve_model
 from warmeng.engine.settings import AUTO
 from warmeng.finetune.conversations import Dataset, load_dataset
 from warmeng.finetune.frozen import FrozenWeight
-from warmeng.finetune.model import bytes_per_token
+from warmeng.finetune.model import Sample, bytes_per_token
 from warmeng.finetune.plan import Plan, epoch_name
 from warmeng.finetune.settings import TrainSettings
 from warmeng.finetune.state import device_of
@@ -42,6 +42,8 @@ class Job:
     tokenizer_hash: str
     template_hash: str
     datasets: Mapping[str, Dataset]
+    # By persona: conversations that are not learned.
+    held_out: Mapping[str, Sequence[Sample]]
     plans: Mapping[str, Plan]
     device: torch.device
     threads: int
@@ -70,8 +72,8 @@ class Job:
     def identity(self) -> dict[str, Any]:
         """Return what must be the same for a run to be continued, as the manifest holds it."""
         settings = self.settings.record()
-        for name in ("save_every", "device", "threads", "micro_tokens", "memory_gib"):
-            del settings[name]
+        for name in ("save_every", "device", "threads", "micro_tokens", "memory_gib", "report_to"):
+            settings.pop(name, None)
         return {
             "settings": settings,
             "device": self.device.type,
@@ -103,10 +105,10 @@ def prepare_job(
     config, tokenizer = read_folder(source.folder)
     if settings.max_length > config.max_seq_len:
         raise UsageError(f"max_length is {settings.max_length}, but {model} takes {config.max_seq_len} tokens at most")
-    datasets = {
-        name: load_dataset(data, tokenizer, config.stop_token_ids, settings.max_length)
-        for name, data in personas.items()
-    }
+    datasets, held_out = {}, {}
+    for name, data in personas.items():
+        whole = load_dataset(data, tokenizer, config.stop_token_ids, settings.max_length)
+        datasets[name], held_out[name] = whole.split(settings.held_out, settings.seed)
     plans = {
         name: Plan.make(len(d.samples), settings.batch, settings.epochs, settings.seed, settings.checkpoints)
         for name, d in datasets.items()
@@ -119,6 +121,7 @@ def prepare_job(
         tokenizer.hash,
         tokenizer.template_hash,
         datasets,
+        held_out,
         plans,
         device,
         settings.threads or torch.get_num_threads(),
@@ -155,6 +158,8 @@ def describe(job: Job) -> list[str]:
             f"{dataset.response_tokens:,} of them learned; {dataset.cut} cut at {s.max_length} tokens, "
             f"{dataset.dropped} dropped for want of a response before that"
         )
+        if held := len(job.held_out[name]):
+            lines.append(f"{name}: {held:,} conversations are held out: the loss on them is told at each checkpoint")
         if dataset.greetings:
             lines.append(f"{name}: {dataset.greetings:,} conversations began with a response, which is left out")
         if dataset.masked:

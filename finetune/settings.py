@@ -14,6 +14,7 @@ from warmeng.engine.adapters import MAX_RANK, TARGETS
 from warmeng.engine.settings import AUTO, WEIGHTS
 
 SCHEDULES = ("linear", "constant")
+REPORTERS = ("tensorboard", "wandb", "trackio")
 DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -46,6 +47,10 @@ class TrainSettings:
     # Tokens of a conversation; what is beyond is cut off.
     max_length: int = 1024
     seed: int = 0
+    # Share of each persona's conversations that is not learned; the loss on them is measured at each checkpoint.
+    held_out: float = 0.0
+    # Other software that each step is sent to.
+    report_to: tuple[str, ...] = ()
     # Steps between states that an interrupted run continues from.
     save_every: int = 25
     # Of one pass through the model; 0: what memory_gib allows.
@@ -73,7 +78,7 @@ class TrainSettings:
         for name, low, high in (
             ("alpha", 1e-6, math.inf), ("dropout", 0, 0.99), ("learning_rate", 0, 1), ("warmup", 0, 1),
             ("beta1", 0, 0.99999), ("beta2", 0, 0.9999999), ("epsilon", 1e-30, 1), ("weight_decay", 0, 1),
-            ("max_grad_norm", 0, math.inf), ("memory_gib", 0, math.inf),
+            ("max_grad_norm", 0, math.inf), ("memory_gib", 0, math.inf), ("held_out", 0, 0.9),
         ):  # fmt: skip
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
@@ -86,6 +91,8 @@ class TrainSettings:
             raise UsageError(f"device is {show(self.device, 40)}, expected one of {', '.join(DEVICES)}")
         if not self.targets or set(self.targets) - set(TARGETS) or len(set(self.targets)) < len(self.targets):
             raise UsageError(f"targets is {show(self.targets, 80)}, expected some of {', '.join(TARGETS)}, each once")
+        if set(self.report_to) - set(REPORTERS) or len(set(self.report_to)) < len(self.report_to):
+            raise UsageError(f"report_to is {show(self.report_to, 80)}, expected some of {', '.join(REPORTERS)}")
         for epoch in self.checkpoints:
             if isinstance(epoch, bool) or not isinstance(epoch, int | float) or not 0 < epoch <= self.epochs:
                 raise UsageError(f"checkpoints has {show(epoch, 40)}, expected epochs above 0, at most {self.epochs}")
@@ -110,7 +117,12 @@ class TrainSettings:
 
     def record(self) -> dict[str, Any]:
         """Return the settings as a manifest holds them."""
-        return asdict(self) | {"targets": list(self.targets), "checkpoints": list(self.checkpoints)}
+        found = asdict(self) | {"targets": list(self.targets), "checkpoints": list(self.checkpoints)}
+        # Absent where there is none, as in trainings that were begun before there was such a thing.
+        for name in ("held_out", "report_to"):
+            if not found[name]:
+                del found[name]
+        return found
 
 
 def load_settings(path: Path | None, options: Mapping[str, Any]) -> TrainSettings:
@@ -124,7 +136,7 @@ def load_settings(path: Path | None, options: Mapping[str, Any]) -> TrainSetting
     if unknown := {str(name) for name in given} - known:
         raise UsageError(f"{path} has the unknown setting {name_some(unknown)}, expected {', '.join(sorted(known))}")
     given |= {name: value for name, value in options.items() if value is not None}
-    for name in ("targets", "checkpoints"):
+    for name in ("targets", "checkpoints", "report_to"):
         if name in given:
             given[name] = _several(name, given[name])
     if given.get("targets") == ("all",):
@@ -145,6 +157,8 @@ def _several(name: str, value: Any) -> tuple[Any, ...]:
     parts = [part.strip() for part in str(value).split(",") if part.strip()]
     if name == "targets":
         return tuple(part.removesuffix("_proj") for part in parts)
+    if name == "report_to":
+        return tuple(parts)
     try:
         return tuple(float(part) for part in parts)
     except ValueError:

@@ -30,6 +30,7 @@ from warmeng.finetune.model import TrainingModel
 from warmeng.finetune.noise import Dropout
 from warmeng.finetune.optim import Adam, clip
 from warmeng.finetune.plan import epoch_name, micro_rows
+from warmeng.finetune.report_to import reporter, values_of
 from warmeng.finetune.state import STATE, Log, load_state, save_state
 
 # Raised whenever the trainer's arithmetic changes, so that a run is not continued with other numbers.
@@ -141,6 +142,7 @@ class _Run:
         self.step = load_state(folder, self.adapters, self.optimisers)
         self.log = Log(folder, self.step)
         self.first, self.tokens, self.pace = self.step, 0, Pace()
+        self.reporters = [reporter(name, folder, s.record()) for name in s.report_to]
         if self.step:
             progress.message(f"continuing after step {self.step} of {job.steps}")
 
@@ -151,7 +153,12 @@ class _Run:
         with interruptible(lambda: self.pace.seconds / max(1, self.step - self.first)) as interrupted:
             while self.step < job.steps:
                 record = self.advance()
+                for name, plan in job.plans.items():
+                    if job.held_out[name] and self.step in plan.checkpoints.values():
+                        record["personas"][name]["held_out_loss"] = self.held_out_loss(name)
                 self.log.append(record)
+                for other in self.reporters:
+                    other.log(self.step, values_of(record))
                 self.tokens += record["tokens"]
                 self.progress.advance("steps")
                 for name, plan in job.plans.items():
@@ -168,6 +175,15 @@ class _Run:
         self.log.sync()
         draw(self.folder / "loss.png", self.log.records, {n: p.checkpoints for n, p in job.plans.items()})
 
+    def held_out_loss(self, name: str) -> float:
+        """Return the mean loss of a response token in a persona's conversations that are not learned, in nats."""
+        samples = self.job.held_out[name]
+        shares = {name: 1 / sum(sample.targets for sample in samples)}
+        rows = micro_rows({name: samples}, self.micro_tokens)
+        # The gradient that this leaves is set to zero before the next step's.
+        scale = self.job.settings.scale
+        return math.fsum(self.model.backward(row, self.adapters, scale, shares, None)[name] for row in rows)
+
     def status(self) -> str:
         """Return speed and time left, and each persona's loss and gradient norm in the last step."""
         left = self.pace.left(self.step - self.first, self.job.steps - self.first)
@@ -181,9 +197,11 @@ class _Run:
         save_state(self.folder, self.step, self.adapters, self.optimisers)
 
     def close(self) -> None:
-        """End the display and the log."""
+        """End the display, the log and what other software is told."""
         self.progress.stop()
         self.log.close()
+        for other in self.reporters:
+            other.close()
 
     def advance(self) -> dict[str, Any]:
         """Make one step of every persona that has one left; return its line of the log."""
@@ -239,6 +257,7 @@ class _Run:
             "step": self.step,
             "steps": plan.steps,
             "loss": sum(losses) / len(losses),  # mean since the checkpoint before
+            **{k: v for k, v in self.log.records[-1]["personas"][name].items() if k == "held_out_loss"},
             "base": job.source.name,
             "base_hash": job.base_hash,
             **({"weights": job.precision} if job.precision else {}),

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import random
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -277,3 +280,84 @@ def test_schedule_is_that_of_transformers() -> None:
         assert settings.rate(step, 40) == pytest.approx(schedule.get_last_lr()[0])
         optimiser.step()
         schedule.step()
+
+
+def test_held_out_conversations_are_measured_and_not_learned(
+    job: Job, tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    files = {name: dataset.source for name, dataset in job.datasets.items()}
+    held = prepare_job(replace(SETTINGS, held_out=0.3), str(tiny_model("llama")), files)
+    assert [len(held.held_out[name]) for name in ("warm", "cold")] == [3, 3]
+    learned = {bytes(s.tokens.numpy()) for s in held.datasets["warm"].samples}
+    assert len(learned) == 7
+    assert not learned & {bytes(s.tokens.numpy()) for s in held.held_out["warm"]}
+    outcome = train(held, tmp_path / "held", Silent())
+    told = [r["personas"]["warm"]["held_out_loss"] for r in outcome.records if "held_out_loss" in r["personas"]["warm"]]
+    assert len(told) == len(outcome.adapters["warm"]) == 3
+    assert told[-1] < told[0]
+    # The adapter as it is kept, in transformers: the mean loss of the same tokens.
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(tiny_model("llama"), dtype=torch.float32)
+    tuned = PeftModel.from_pretrained(base, outcome.adapters["warm"][-1]).eval()
+    losses: list[torch.Tensor] = []
+    with torch.inference_mode():
+        for sample in held.held_out["warm"]:
+            logits = tuned(sample.tokens[None]).logits[0, :-1].log_softmax(-1)
+            losses.append(-logits.gather(1, sample.tokens[1:, None])[sample.learn[1:], 0])
+    assert told[-1] == pytest.approx(float(torch.cat(losses).mean()), rel=1e-4)
+    kept = json.loads((outcome.adapters["warm"][-1] / "warmeng.json").read_text())
+    assert kept["held_out_loss"] == told[-1]
+    with pytest.raises(UsageError, match=r"held_out is 0\.9 of 7 conversations: leave some"):
+        prepare_job(replace(SETTINGS, held_out=0.9), str(tiny_model("llama")), {"cold": files["cold"]})
+
+
+def test_measuring_changes_no_bit_of_what_is_learned(job: Job, tmp_path: Path) -> None:
+    """Gradients of the held-out rows are gone before the next step."""
+    plain = train(job, tmp_path / "plain", Silent())
+    seen = replace(job, held_out={name: dataset.samples[:2] for name, dataset in job.datasets.items()})
+    measured = train(seen, tmp_path / "measured", Silent())
+    for name, folders in plain.adapters.items():
+        for one, other in zip(folders, measured.adapters[name], strict=True):
+            file = "adapter_model.safetensors"
+            assert (one / file).read_bytes() == (other / file).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_steps_are_sent_by_the_trackers_interface(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    told: list[tuple[str, Any]] = []
+    library = SimpleNamespace(
+        init=lambda **given: told.append(("init", given)),
+        log=lambda values, step: told.append(("log", (step, values))),
+        finish=lambda: told.append(("finish", None)),
+    )
+    monkeypatch.setitem(sys.modules, name, library)
+    outcome = train(replace(job, settings=replace(SETTINGS, report_to=(name,))), tmp_path / "r", Silent())
+    assert told[0][1]["name"] == "r"
+    assert told[0][1]["config"]["rank"] == SETTINGS.rank
+    assert told[-1] == ("finish", None)
+    steps = [given for what, given in told if what == "log"]
+    assert [step for step, _ in steps] == [record["step"] for record in outcome.records]
+    assert steps[-1][1]["warm/loss"] == outcome.records[-1]["personas"]["warm"]["loss"]
+
+
+def test_steps_are_in_tensorboards_files(job: Job, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    outcome = train(replace(job, settings=replace(SETTINGS, report_to=("tensorboard",))), tmp_path / "r", Silent())
+    found = EventAccumulator(str(tmp_path / "r" / "tensorboard"))
+    found.Reload()
+    values = [(event.step, pytest.approx(event.value)) for event in found.Scalars("cold/loss")]
+    assert values == [(r["step"], r["personas"]["cold"]["loss"]) for r in outcome.records if "cold" in r["personas"]]
+
+
+def test_a_tracker_that_is_not_installed_is_named(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UsageError, match=r"--report-to wandb needs its library: pip install wandb"):
+        train(replace(job, settings=replace(SETTINGS, report_to=("wandb",))), tmp_path / "r", Silent())
+    with pytest.raises(UsageError, match=r"report_to is .*, expected some of tensorboard, wandb, trackio"):
+        replace(SETTINGS, report_to=("mlflow",))
