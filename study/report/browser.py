@@ -56,6 +56,8 @@ class Survey:
     )
     # By ``Answer.length``.
     lengths: Mapping[str, int] = field(default_factory=dict)
+    # Grades by hand, by who gave them.
+    overruled: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def answers(self) -> int:
@@ -74,6 +76,7 @@ def survey(path: Path, trusted: str | None) -> Survey:
     most = 0
     disputed: Counter[str] = Counter()
     lengths: Counter[str] = Counter()
+    overruled: Counter[str] = Counter()
     for a in read_answers(path, verdicts, trusted):
         disputed[a.persona] += a.disputed
         found = places.setdefault(place_of(a), Comparison())
@@ -82,10 +85,11 @@ def survey(path: Path, trusted: str | None) -> Survey:
         grades[a.grade] += 1
         statuses[a.status] += 1
         lengths[a.length] += 1
+        overruled.update([a.overruled_by] if a.overruled_by else ())
         items.setdefault(a.task, set()).add(a.item)
         most = max(most, a.sample + 1)
     counted = {task: len(found_) for task, found_ in items.items()}
-    return Survey(places, grades, statuses, counted, judged, verdicts, most, +disputed, lengths)
+    return Survey(places, grades, statuses, counted, judged, verdicts, most, +disputed, lengths, overruled)
 
 
 def place_of(answer: Answer) -> Place:

@@ -20,6 +20,7 @@ from warmeng.study.report.headline import primary_contrasts
 from warmeng.study.report.results import cut_line
 from warmeng.study.report.settings_text import adapted_names, listed, persona_names, several
 from warmeng.study.results.manifest import Manifest, RunFacts
+from warmeng.study.results.overruled import overruled_line
 from warmeng.study.results.tied import mismatches
 from warmeng.study.stats.correction import ALL, MIN_EXACT
 from warmeng.study.stats.susceptibility import sign
@@ -56,7 +57,7 @@ class Cost:
 def gates(manifest: Manifest, found: Survey) -> list[Gate]:
     """Return every gate's outcome: adapters, judges, manipulation, and planned = sum of statuses."""
     facts = manifest.facts
-    rows = [_balance(manifest, found), *_cut(manifest, found), *_claim(manifest)]
+    rows = [_balance(manifest, found), *_graded(manifest, found), *_claim(manifest)]
     applied = facts.gates
     adapted = adapted_names(manifest.setting)
     if not adapted:
@@ -124,10 +125,12 @@ def _balance(manifest: Manifest, found: Survey) -> Gate:
     )
 
 
-def _cut(manifest: Manifest, found: Survey) -> list[Gate]:
-    """Whether the answers fit: what a cut one would have said later is not graded. Nothing where none is generated."""
+def _graded(manifest: Manifest, found: Survey) -> list[Gate]:
+    """Whether generated answers fit: what a cut one would have said is not graded; and who gave grades by hand."""
     fits, told = cut_line(found.lengths, int(manifest.setting.get("max_new_tokens") or 0))
-    return [Gate("held" if fits else "unsure", "Answers are whole", told)] if told else []
+    rows = [Gate("held" if fits else "unsure", "Answers are whole", told)] if told else []
+    by_hand = overruled_line(found.overruled)
+    return [*rows, Gate("open", "Grades by hand", by_hand)] if by_hand else rows
 
 
 def _claim(manifest: Manifest) -> list[Gate]:

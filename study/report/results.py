@@ -13,6 +13,7 @@ from warmeng.engine.provenance import PROVENANCE, Provenance
 from warmeng.study.grading.grade import GRADES
 from warmeng.study.report.headline import headline
 from warmeng.study.report.settings_text import weights_words
+from warmeng.study.results.overruled import overruled_line
 from warmeng.study.stats.tables import escaped, section
 
 # Share of generated answers that may be cut before it is said.
@@ -72,6 +73,8 @@ def notes(results: Mapping[str, Any]) -> list[str]:
     fits, cut = cut_line(run.get("lengths") or {}, run["settings"]["max_new_tokens"])
     if not fits:
         lines.append(cut)
+    if by_hand := overruled_line(run.get("overruled") or {}):
+        lines.append(by_hand)
     if told := weights_words(run):
         lines.append(f"Weights: {told}.")
     if answered := run.get("answered_by"):

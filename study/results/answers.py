@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from warmeng.common.errors import InputError, one_line
+from warmeng.common.errors import InputError, one_line, show
 from warmeng.study.grading.grade import GRADES
 from warmeng.study.results.combine import combine
 from warmeng.study.results.frame import WHICH
+from warmeng.study.results.overruled import Overruled, read_overruled
 from warmeng.study.results.records import read_records
 from warmeng.study.tasks.task import is_disinformation
 
@@ -57,6 +58,8 @@ class Answer:
     disputed: bool = False
     # Means of a generated answer, by vector; None where the run has no vectors, and for label scores.
     projections: Mapping[str, float] | None = None
+    # Who gave the grade by hand, if somebody did.
+    overruled_by: str = ""
 
     @property
     def length(self) -> str:
@@ -83,11 +86,12 @@ def read_verdicts(path: Path) -> dict[bytes, tuple[Verdict, ...]]:
 def read_answers(path: Path, verdicts: Mapping[bytes, tuple[Verdict, ...]], trusted: str | None) -> Iterator[Answer]:
     """Yield the answers of a ``records.jsonl`` with their final grades, in the file's order.
 
-    This is the one place where an answer and its judgments become a grade. ``verdicts`` are those of the same file,
-    ``trusted`` is the judge that may decide. Raises ``InputError`` for a record that is not one of a run, and for
-    judgments of answers that are not there.
+    This is the one place where an answer, its judgments and what people overruled become a grade. ``verdicts`` are
+    those of the same file, ``trusted`` is the judge that may decide. Raises ``InputError`` for a record that is not one
+    of a run, for judgments and grades by hand of answers that are not there, and as ``read_overruled``.
     """
     judged = 0
+    by_hand = read_overruled(path.parent)
     for r in read_records(path):
         kind = r.get("kind", "answer")
         if kind in ("judged", "margin"):
@@ -97,9 +101,11 @@ def read_answers(path: Path, verdicts: Mapping[bytes, tuple[Verdict, ...]], trus
         mine = verdicts.get(bytes.fromhex(r["key"]), ())
         judged += bool(mine)
         try:
-            yield _answer(r, mine, trusted)
+            yield _answer(r, mine, trusted, by_hand.pop(r["key"], None))
         except KeyError as error:
             raise _unknown(path, r, error) from None
+    for key, found in by_hand.items():
+        raise InputError(f"{found.where}: no answer of the run has the key {show(key, 40)}: take keys of its records")
     if judged != len(verdicts):
         raise InputError(
             f"{path}: has judgments of {len(verdicts) - judged} answers that are not there: restore the file"
@@ -110,13 +116,20 @@ def _unknown(path: Path, r: Mapping[str, Any], error: Exception) -> InputError:
     return InputError(f"{path}: record {r['key']} lacks or does not know {one_line(error)}: restore the file")
 
 
-def _answer(r: Mapping[str, Any], verdicts: tuple[Verdict, ...], trusted: str | None) -> Answer:
+def _answer(
+    r: Mapping[str, Any], verdicts: tuple[Verdict, ...], trusted: str | None, by_hand: Overruled | None
+) -> Answer:
     if r["grade"] not in GRADES:
         raise KeyError(r["grade"])
     if (r.get("which") or "") not in WHICH:
         raise KeyError(r["which"])
     judge = next((v for v in verdicts if v.judge == trusted), None)
-    final = combine(r, asdict(judge) if judge else None, is_disinformation(r["task"]))
+    refusal_is_correct = is_disinformation(r["task"])
+    if by_hand is not None:
+        told = {"grade": by_hand.grade, "which": by_hand.which, "reason": by_hand.reason}
+        final = combine(told, None, refusal_is_correct)
+    else:
+        final = combine(r, asdict(judge) if judge else None, refusal_is_correct)
     return Answer(
         key=r["key"],
         persona=r["persona"],
@@ -140,4 +153,5 @@ def _answer(r: Mapping[str, Any], verdicts: tuple[Verdict, ...], trusted: str | 
         labels=r.get("labels"),
         disputed=final.disputed,
         projections=r.get("projections"),
+        overruled_by=by_hand.who if by_hand else "",
     )

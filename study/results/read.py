@@ -56,6 +56,8 @@ class RunInfo:
     recipes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     # How many answers are whole and how many were cut: see ``Answer.length``.
     lengths: Mapping[str, int] = field(default_factory=dict)
+    # Grades by hand, by who gave them.
+    overruled: Mapping[str, int] = field(default_factory=dict)
 
 
 class Columns:
@@ -131,11 +133,13 @@ def read_run(folder: Path) -> tuple[Frame, RunInfo]:
     statuses: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     lengths: Counter[str] = Counter()
+    overruled: Counter[str] = Counter()
     verdicts = read_verdicts(path)
     for a in read_answers(path, verdicts, first_trusted(manifest.facts.judges)):
         _add(columns, a, model)
         statuses[a.status] += 1
         lengths[a.length] += 1
+        overruled.update([a.overruled_by] if a.overruled_by else ())
         if a.reason:
             reasons[f"{a.grade}: {a.reason}"] += 1
     planned = manifest.planned
@@ -155,6 +159,7 @@ def read_run(folder: Path) -> tuple[Frame, RunInfo]:
         claim=Claim.parse(manifest.facts.claim),
         recipes=recipes_of(manifest.setting.get("personas") or ()),
         lengths=dict(lengths),
+        overruled=dict(overruled),
     )
     return columns.frame(judges=list(judges), **orders(manifest.inputs)), info
 
@@ -240,7 +245,7 @@ def concat(parts: Sequence[tuple[Frame, RunInfo]]) -> tuple[Frame, RunInfo]:
     # Calibrations, warmth and doses belong to a run: a pool of several has none.
     return frame, replace(
         pooled, notes=tuple(notes), judges={}, exact_rule={}, reasons={}, judged={}, doses={}, manipulation={},
-        recipes={}, claim=infos[0].claim if len(claims) == 1 else None,
+        recipes={}, lengths={}, overruled={}, claim=infos[0].claim if len(claims) == 1 else None,
     )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from warmeng.common.errors import InputError
 from warmeng.common.manifest import FILE as MANIFEST
 from warmeng.study.results.items import FILE as ITEMS
 from warmeng.study.results.manifest import Manifest
+from warmeng.study.results.overruled import FILE as OVERRULED
 from warmeng.study.results.records import FILE as RECORDS
 from warmeng.study.results.records import read_records
 from warmeng.study.results.sessions import read_sessions
@@ -34,7 +35,7 @@ def digest(keys: Iterable[str]) -> str:
     return hashlib.sha256("".join(sorted(keys)).encode()).hexdigest()
 
 
-def hashes(folder: Path, names: Sequence[str] = (MANIFEST, ITEMS, RECORDS)) -> dict[str, str]:
+def hashes(folder: Path, names: Sequence[str] = (MANIFEST, ITEMS, RECORDS, OVERRULED)) -> dict[str, str]:
     """Return the SHA-256 of those of a run's files that are there. Raises ``InputError`` where one can't be read."""
     found = {}
     for name in names:

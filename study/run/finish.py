@@ -102,6 +102,7 @@ def make_results(study: Study, manifest: Manifest, frame: Frame, info: RunInfo, 
             "planned": study.size,
             "missing": study.size - len(frame),
             "lengths": dict(info.lengths),
+            "overruled": dict(info.overruled),
             "disputed": {p.name: told.get(p.name, 0) for p in study.personas},
             "judgments": {
                 "planned": judgments,

@@ -23,6 +23,7 @@ from warmeng.study.results.combine import first_trusted
 from warmeng.study.results.frame import Frame, Small
 from warmeng.study.results.manifest import refuse_other_runs, require_manifest
 from warmeng.study.results.margins import Margins, concat_margins, read_margins
+from warmeng.study.results.overruled import overruled_line
 from warmeng.study.results.read import RunInfo, concat, read_run
 from warmeng.study.results.rules import RULES
 from warmeng.study.results.tied import refuse_untied, tie
@@ -205,6 +206,8 @@ def notes(
     found.append(f"Baseline {baseline}; variants {', '.join(variants) or 'none'}.")
     if info.claim is None:
         found.append("No claim was named before the first answer: every number is exploratory.")
+    if by_hand := overruled_line(info.overruled):
+        found.append(by_hand)
     general = [name for name in frame.task.names if is_general(name) and frame.task.is_(name).any()]
     if general:
         found.append(
