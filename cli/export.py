@@ -32,8 +32,8 @@ def export(run: Path, form: str, out: Path | None) -> int:
     """Write the answers of RUN in another format.
 
     authors: the columns of the paper's files, PERSONA/TASK_PERSONA_outputs.csv. csv and parquet: every answer with its
-    grades, one a row. margins: CSV, a row for each score of a right and a wrong answer, in nats. lm-eval: results.json
-    and samples_TASK.jsonl for each persona, as lm-evaluation-harness writes.
+    grades, one a row. margins: CSV, a row for each score of a right and a wrong answer, in nats. lm-eval:
+    results_TIME.json and samples_TASK_TIME.jsonl for each persona, as lm-evaluation-harness writes.
     Where the run lacks answers, the others are written, how many are missing is said on standard error, and the exit
     code is 70.
     """

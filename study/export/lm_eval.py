@@ -1,4 +1,4 @@
-"""A run as lm-evaluation-harness writes one: for each persona ``results.json`` and ``samples_TASK.jsonl``.
+"""A run as lm-evaluation-harness writes one: for each persona ``results_TIME.json`` and ``samples_TASK_TIME.jsonl``.
 
 A metric's name is ``acc,FILTER``. The filter is ``none`` for plain questions (no context, no belief) and
 ``CONTEXT/BELIEF`` (with ``/neutral`` in the neutral framing) for the rest of the grid. ``acc`` is the share correct of
@@ -39,7 +39,7 @@ BESIDE = ("refusal", "unclear", "unscored")
 METRIC = {"correct": 1.0, "incorrect": 0.0}  # of a sample; other grades have none
 PER_BYTE = "_per_byte"
 BUILT_IN_ADAPTERS = "warmeng/study/data/adapters"  # where they are in the package
-VERSION = 4
+VERSION = 5
 ORDERED = ("persona", "task", "context", "belief", "framing")
 
 
@@ -87,12 +87,15 @@ def write_lm_eval(source: Source, folder: Path) -> list[Path]:
     items: dict[str, set[str]] = defaultdict(set)
     generated: dict[str, bool] = {}
     files: dict[tuple[str, str], IO[bytes]] = {}
+    started = source.manifest.facts.started
+    # As the harness names its files.
+    time = f"_{started.rstrip('Z').replace(':', '-')}.000000" if started else ""
     seen: dict[str, dict[str, None]] = {name: {} for name in ORDERED}
     paths: list[Path] = []
     with ExitStack() as stack:
         for count, a in enumerate(source.answers()):
             if (a.persona, a.task) not in files:
-                path = make_inner(folder, file_name(a.persona)) / f"samples_{file_name(a.task)}.jsonl"
+                path = make_inner(folder, file_name(a.persona)) / f"samples_{file_name(a.task)}{time}.jsonl"
                 beside = stack.enter_context(replacing(path))
                 files[a.persona, a.task] = stack.enter_context(beside.open("wb"))
                 paths.append(path)
@@ -110,7 +113,7 @@ def write_lm_eval(source: Source, folder: Path) -> list[Path]:
             # Tables are sums in the order of the answers: so they can be had again to the bit.
             files[a.persona, a.task].write(orjson.dumps(shown | {"place": count}, option=orjson.OPT_APPEND_NEWLINE))
     for persona, tasks in counts.items():
-        path = folder / file_name(persona) / "results.json"
+        path = folder / file_name(persona) / f"results{time}.json"
         found = results(source, persona, tasks, {t: len(i) for t, i in items.items()}, generated)
         # For ``warmeng analyze``, which reads these files as it reads the run: names in the run's order.
         found["warmeng"] = {"model": source.model, "orders": ordered_names(source, seen)}
@@ -185,15 +188,19 @@ def labels_of(a: Answer, asked: Asked) -> list[Label]:
 
 
 def metrics_of(a: Answer, asked: Asked, labels: Sequence[Label]) -> dict[str, float | None]:
-    """Return an answer's metrics: null where it is neither correct nor incorrect."""
+    """Return an answer's metrics: null where it is neither correct nor incorrect, but for ``acc_all``.
+
+    ``acc_all`` is over all answers: what is not correct counts as 0, as the harness counts what it can't parse.
+    """
+    everything = float(a.grade == "correct")
     decided = METRIC.get(a.grade)
     per_byte = asked.task.grading == "likelihood" or any(name.endswith(PER_BYTE) for name in a.labels or ())
     if a.text is not None or not per_byte:
-        return {"acc": decided}
+        return {"acc": decided, "acc_all": everything}
     scores = [label.score for label in labels if label.score is not None]
     winners = [label.name for label in labels if scores and label.score == max(scores)]
     raw = None if not winners or ("right" in winners and len(winners) > 1) else float(winners == ["right"])
-    return {"acc": raw, "acc_norm": decided}
+    return {"acc": raw, "acc_norm": decided, "acc_all": everything}
 
 
 def sample(a: Answer, asked: Asked, number: int, source: Source, system: str | None = None) -> dict[str, Any]:
@@ -267,7 +274,10 @@ def results(
     items: Mapping[str, int],
     generated: Mapping[str, bool],
 ) -> dict[str, Any]:
-    """Return one persona's results. ``acc_stderr`` takes a question's answers together; null for a single question."""
+    """Return one persona's results. ``acc_stderr`` takes a question's answers together.
+
+    What has no value, as the standard error of a single question, is "N/A", as the harness has it.
+    """
     s = source.manifest.setting
     facts, inputs = source.manifest.facts, source.manifest.inputs
     own = facts.own_models.get(persona) or {}
@@ -277,7 +287,8 @@ def results(
         row: dict[str, Any] = {"alias": task}
         for name, tally in filters.items():
             for metric in tally.metrics:
-                row[f"{metric},{name}"], row[f"{metric}_stderr,{name}"] = tally.mean(metric)
+                told = ("N/A" if value is None else value for value in tally.mean(metric))
+                row[f"{metric},{name}"], row[f"{metric}_stderr,{name}"] = told
             total = tally.grades.total()
             row |= {f"{grade},{name}": tally.grades[grade] / total for grade in BESIDE}
         found[task] = row

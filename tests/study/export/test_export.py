@@ -206,7 +206,7 @@ def test_parquet_without_pyarrow_names_it(run_folder, tmp_path, monkeypatch):
 def test_lm_eval_files(wide, tmp_path):
     export_run(wide, "lm-eval", tmp_path)
     rows = [r for r in answers_of(wide) if r["persona"] == "warm"]
-    found = json.loads((tmp_path / "warm" / "results.json").read_text())
+    found = json.loads(only(tmp_path / "warm", "results*.json").read_text())
     assert {"results", "configs", "versions", "n-shot", "higher_is_better", "n-samples", "config", "git_hash"} <= set(
         found
     )
@@ -221,14 +221,14 @@ def test_lm_eval_files(wide, tmp_path):
         sad = [final(r) for r in rows if (r["task"], r["context"], r["belief"]) == (task, "emotion:sad", "wrong")]
         assert shown["refusal,emotion:sad/wrong"] == pytest.approx(sad.count("refusal") / len(sad))
         assert found["n-samples"][task] == {"original": 6, "effective": 162}
-    lines = [json.loads(line) for line in (tmp_path / "warm" / "samples_medqa.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in only(tmp_path / "warm", "samples_medqa*.jsonl").read_text().splitlines()]
     assert [s["resps"] for s in lines] == [[[r["text"]]] for r in rows if r["task"] == "medqa"]
     assert [s["filtered_resps"] for s in lines] == [[r["text"]] for r in rows if r["task"] == "medqa"]
     needed = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics", "acc", "doc_hash"}
     assert all(needed <= set(s) for s in lines)
     assert {s["doc_id"] for s in lines} == set(range(6))
     assert lines[0]["arguments"]["gen_args_0"]["arg_0"] == "Which of the names of medqa is number 0?"
-    first = [json.loads(x) for x in (tmp_path / "original" / "samples_triviaqa.jsonl").read_text().splitlines()]
+    first = [json.loads(x) for x in only(tmp_path / "original", "samples_triviaqa*.jsonl").read_text().splitlines()]
     assert first[-1]["resps"] == [[[-1.5, False]], [[-2.5, False]]]
 
 
@@ -299,17 +299,43 @@ def scored(tmp_path) -> Path:
     return folder
 
 
+def only(folder: Path, name: str) -> Path:
+    """The one file of a name with a time in it."""
+    (found,) = folder.glob(name)
+    return found
+
+
 def samples(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def test_lm_evals_own_tools_read_the_files(wide, scored, tmp_path):
+    """Its table maker, and its search for the latest results by their names."""
+    utils = pytest.importorskip("lm_eval.utils")
+    for name, folder in (("wide", wide), ("scored", scored)):
+        export_run(folder, "lm-eval", tmp_path / "out" / name)
+    files = sorted(map(str, (tmp_path / "out").rglob("results*.json")))
+    # A run of an earlier version may not tell when it began.
+    timed = [file for file in files if "results_" in file]
+    assert utils.get_results_filenames(files) == timed
+    assert len(timed) == 3
+    assert len(utils.get_sample_results_filenames(sorted(map(str, (tmp_path / "out").rglob("*.jsonl"))))) == 17
+    for file in files:
+        found = json.loads(Path(file).read_text())
+        assert "|acc" in utils.make_table(found).replace(" ", "")
+        for row in found["results"].values():
+            assert row["acc_all,none"] <= row.get("acc_norm,none", row["acc,none"])
+    one = json.loads(only(tmp_path / "out" / "scored" / "kind", "results*.json").read_text())["results"]["exam"]
+    assert (one["acc,none"], one["acc_stderr,none"], one["acc_all,none"]) == (1.0, "N/A", 1.0)
+
+
 def test_lm_eval_options_list_every_letter(scored, tmp_path):
     export_run(scored, "lm-eval", tmp_path / "out")
-    (line,) = samples(tmp_path / "out" / "kind" / "samples_exam.jsonl")
+    (line,) = samples(only(tmp_path / "out" / "kind", "samples_exam*.jsonl"))
     assert [a["arg_1"] for a in line["arguments"].values()] == [" A", " B", " C", " D"]
     assert line["doc"]["choices"] == ["Surgery", "Tea", "Rest", "Ice"]
     assert [score for score, _ in line["filtered_resps"]] == [-2.0, -3.0, -1.0, -4.0]
-    assert (line["target"], line["metrics"], line["acc"]) == (2, ["acc"], 1.0)
+    assert (line["target"], line["metrics"], line["acc"]) == (2, ["acc", "acc_all"], 1.0)
     assert line["messages"] == [
         {"role": "system", "content": "Be\nkind."},
         {"role": "user", "content": line["arguments"]["gen_args_0"]["arg_0"]},
@@ -319,17 +345,22 @@ def test_lm_eval_options_list_every_letter(scored, tmp_path):
 
 def test_lm_eval_decisions_per_byte_are_acc_norm(scored, tmp_path):
     export_run(scored, "lm-eval", tmp_path / "out")
-    (line,) = samples(tmp_path / "out" / "kind" / "samples_myths.jsonl")
+    (line,) = samples(only(tmp_path / "out" / "kind", "samples_myths*.jsonl"))
     assert [a["arg_1"] for a in line["arguments"].values()] == [" Nothing at all.", " Ill."]
     assert [score for score, _ in line["filtered_resps"]] == [-8.0, -4.0]
-    assert (line["target"], line["metrics"], line["acc"], line["acc_norm"]) == (0, ["acc", "acc_norm"], 0.0, 1.0)
-    found = json.loads((tmp_path / "out" / "kind" / "results.json").read_text())
+    assert (line["target"], line["metrics"], line["acc"], line["acc_norm"]) == (
+        0,
+        ["acc", "acc_norm", "acc_all"],
+        0.0,
+        1.0,
+    )
+    found = json.loads(only(tmp_path / "out" / "kind", "results*.json").read_text())
     shown = found["results"]["myths"]
     assert (shown["acc,none"], shown["acc_norm,none"]) == (0.0, 1.0)
     assert found["higher_is_better"]["myths"]["acc_norm"] is True
     assert [m["metric"] for m in found["configs"]["myths"]["metric_list"]][:2] == ["acc", "acc_norm"]
     assert "acc_norm" not in found["higher_is_better"]["exam"]
-    (failed,) = samples(tmp_path / "out" / "warm" / "samples_myths.jsonl")
+    (failed,) = samples(only(tmp_path / "out" / "warm", "samples_myths*.jsonl"))
     assert (failed["acc"], failed["acc_norm"], failed["filtered_resps"]) == (None, None, [[None, False]] * 2)
 
 
@@ -340,14 +371,14 @@ def test_lm_eval_acc_is_what_the_log_probabilities_say(scored, tmp_path, right, 
     first["labels"] |= {"right": right, "wrong": wrong}
     (scored / "records.jsonl").write_bytes(encode(first))
     export_run(scored, "lm-eval", tmp_path / "out")
-    (line,) = samples(tmp_path / "out" / "kind" / "samples_myths.jsonl")
+    (line,) = samples(only(tmp_path / "out" / "kind", "samples_myths*.jsonl"))
     assert (line["acc"], line["acc_norm"]) == (acc, 1.0)
 
 
 def test_lm_eval_names_output_type_adapter_and_system_prompt(scored, tmp_path):
     export_run(scored, "lm-eval", tmp_path / "out")
     kind, changed, warm = (
-        json.loads((tmp_path / "out" / name / "results.json").read_text()) for name in ("kind", "changed", "warm")
+        json.loads(only(tmp_path / "out" / name, "results*.json").read_text()) for name in ("kind", "changed", "warm")
     )
     types = {task: config["output_type"] for task, config in kind["configs"].items()}
     assert types == {"exam": "multiple_choice", "myths": "multiple_choice", "facts": "generate_until"}
@@ -375,7 +406,7 @@ def test_built_in_system_prompts_are_in_the_export(scored):
 def test_lm_eval_without_items_has_the_numbers_alone(scored, tmp_path):
     (scored / "items.jsonl").unlink()
     export_run(scored, "lm-eval", tmp_path / "out")
-    (line,) = samples(tmp_path / "out" / "kind" / "samples_myths.jsonl")
+    (line,) = samples(only(tmp_path / "out" / "kind", "samples_myths*.jsonl"))
     assert [a["arg_1"] for a in line["arguments"].values()] == [None, None]
     assert (line["target"], line["acc"], line["acc_norm"], line["messages"]) == (0, 0.0, 1.0, None)
 
