@@ -39,6 +39,7 @@ COMMANDS = {
     "fidelity": ("warmeng.cli.fidelity", "fidelity", "Compare two runs on weights of two precisions."),
     "audit": ("warmeng.cli.audit", "audit", "Make a run again in part: does anything differ?"),
     "report": ("warmeng.cli.report", "report", "Write a run's report page and its figures."),
+    "browse": ("warmeng.cli.browse", "browse", "Read a run's answers in the terminal."),
     "export": ("warmeng.cli.export", "export", "Write a run's answers for other tools: CSV, Parquet, lm-eval."),
     "grade": ("warmeng.cli.grade", "grade", "Grade answers of a JSONL or CSV file with a judge model."),
     "serve": ("warmeng.cli.serve", "serve", "Serve a model and its personas to OpenAI's clients."),
