@@ -51,8 +51,8 @@ def commands_of(text: str) -> list[tuple[str, bool]]:
         if fenced or line.startswith("    "):
             for part in re.split(r"&& ", re.split(r" #| >+ ", line)[0]):
                 if part.strip().startswith("warmeng ") and "[" not in part:
-                    # What stands after a wide gap explains the command.
-                    found.append((re.split(r" {3,}", part.strip())[0], True))
+                    # What stands after a wide gap explains the command; a shell sends what it prints into a file.
+                    found.append((re.split(r" {3,}| >", part.strip())[0], True))
         else:
             found += [(inline, False) for inline in re.findall(r"`(warmeng [^`]*)`", line)]
     return found
