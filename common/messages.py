@@ -1,4 +1,4 @@
-"""How things that several commands say are put."""
+"""Durations, as messages have them."""
 
 from __future__ import annotations
 

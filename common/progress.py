@@ -15,8 +15,8 @@ from warmeng.common.terminal import console
 INTERVAL = 5.0  # seconds between plain lines
 # Seconds that something may take before it is shown at all.
 PATIENCE = 1.0
-# Until then the time left is not told.
-FIRST_PART, FIRST_SECONDS = 0.01, 60.0
+# Share of the work, and seconds, before which the time that is left can't be told.
+EARLY, LONG = 0.05, 60.0
 T = TypeVar("T")
 
 
@@ -154,12 +154,13 @@ class Pace:
         return max(time.monotonic() - self._began, 1e-9)
 
     def left(self, done: float, total: float) -> str:
-        """Return ``, 20 s left`` for what is done of a total, counted from the beginning; nothing at the end.
+        """Return ``, 20 s left`` for what is done of a total, counted from the beginning; nothing at either end.
 
-        Nor at the beginning: the first of a hundred parts may have waited for what is done once, for a minute at most.
+        What comes first of a batch comes late: nothing is said of the first ``EARLY`` unless ``LONG`` seconds passed.
         """
-        early = done < FIRST_PART * total and self.seconds < FIRST_SECONDS
-        return f", {duration(self.seconds * (total - done) / done)} left" if 0 < done < total and not early else ""
+        if not 0 < done < total or (done < EARLY * total and self.seconds < LONG):
+            return ""
+        return f", {duration(self.seconds * (total - done) / done)} left"
 
 
 def counted(items: Iterable[T], total: int, what: str, progress: Progress) -> Iterator[T]:

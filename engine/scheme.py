@@ -198,7 +198,7 @@ def _rows(kept: str, weights: _Fields, inputs: _Fields | None, fail: Fail) -> Sc
     strategy = weights.expect("strategy", ("channel", "tensor"))
     weights.expect("dynamic", (False,), False)
     by = inputs.expect("strategy", ("token", "tensor") if floating else ("token",))
-    # One scale for all rows of a batch would make a row's numbers depend on its company.
+    # One scale for all rows of a batch would make a row's numbers depend on the batch.
     inputs.expect("dynamic", (by == "token",), False, "true by token, false by tensor")
     weights.finish()
     inputs.finish()

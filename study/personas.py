@@ -218,7 +218,7 @@ def by_model(personas: Iterable[Persona]) -> dict[str, tuple[Persona, ...]]:
 
 
 def unlike(same_template: bool, same_tokenizer: bool) -> str:
-    """Return in words what of a model of its own is not the base's beside its weights, and what that means."""
+    """Describe how a ``full:`` model differs from the base beside its weights, and what that means."""
     told = "a difference may come from there"
     if same_tokenizer:
         return f"its chat template is not the base's: {told}"

@@ -1,4 +1,4 @@
-"""What came out of a run, in words: whether the gates held, the headline, the costs."""
+"""Sections of the report: gates, headline numbers, costs."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def load_engine(settings: StudySettings, threads: int | None = None) -> Engine:
 class Models:
     """Loads models for their settings and keeps the last one: another one's memory is freed before it is loaded.
 
-    Whoever asks for an engine must not hold it any more when another one is asked for.
+    Drop your reference to an engine before you ask for another one: one model is in memory at a time.
     """
 
     def __init__(self, load: Load, progress: Progress) -> None:

@@ -26,7 +26,7 @@ def test_no_time_left_is_told_of_a_first_part_that_waited(monkeypatch):
     pace = Pace()
     now = 30.0
     assert pace.left(1, 450) == ""
-    assert pace.left(5, 450) == ", 44 min 30 s left"
+    assert pace.left(45, 450) == ", 4 min 30 s left"
     now = 60.0
     assert pace.left(1, 450) == ", 7 h 29 min left"
     assert pace.left(450, 450) == ""
@@ -123,3 +123,14 @@ def test_what_takes_a_while_shows_how_far_it_is(monkeypatch, seconds):
         now[0] += seconds
     told = ["7 of 8 requests planned, 1 s left", "8 of 8 requests planned"]
     assert out.getvalue().splitlines() == (told if seconds == 1.0 else [])
+
+
+def test_nothing_is_said_of_the_time_left_before_it_can_be_told(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("warmeng.common.progress.time", SimpleNamespace(monotonic=lambda: now[0]))
+    pace = Pace()
+    now[0] = 9.0
+    assert pace.left(1, 128) == ""
+    assert pace.left(8, 128) == ", 2 min 15 s left"
+    now[0] = 61.0
+    assert pace.left(1, 100) == ", 1 h 40 min left"

@@ -44,7 +44,7 @@ def capturing(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 @pytest.mark.parametrize("during", ["warming up", "capturing"])
 def test_a_failed_capture_is_no_lack_of_memory(during: str, capturing: list[bool]) -> None:
-    """Smaller steps help where memory lacks; after a failed capture the allocator can't be trusted with any."""
+    """Smaller steps help where memory runs out; after a failed capture the allocator can't be trusted with any."""
 
     def forward(inputs: StepInputs[Tensor], num_chunks: int) -> Tensor:
         if capturing[0] == (during == "capturing"):
