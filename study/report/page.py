@@ -30,6 +30,7 @@ from warmeng.study.results.answering import answering, answering_words
 from warmeng.study.results.combine import first_trusted
 from warmeng.study.results.items import read_items
 from warmeng.study.results.manifest import Manifest, refuse_other_runs, require_manifest
+from warmeng.study.results.responses import read_responses
 from warmeng.study.results.sessions import read_sessions
 from warmeng.study.results.tied import refuse_untied
 from warmeng.study.stats.tables import FORMAT
@@ -191,6 +192,7 @@ def _render(run: Run, most: int, most_bytes: int) -> str:
         methods=methods.paragraph(run.manifest, run.facts, run.questions),
         works=methods.works(run.manifest),
         gates=[*file_gates(run.analysis, run.folder), *gates(run.manifest, found)],
+        responses=read_responses(run.folder),
         limits=ordered(f"{number_words(e)}, {e.variant}: {e.limits}" for e in found_effects if e.limits),
         figures=_figures(run),
         has_items=bool(items),

@@ -22,6 +22,7 @@ from warmeng.study.results.items import FILE as ITEMS
 from warmeng.study.results.items import write_items
 from warmeng.study.results.manifest import Manifest, read_manifest, refuse_changes, write_manifest
 from warmeng.study.results.records import FILE, LOCK, read_records
+from warmeng.study.results.responses import write_responses
 from warmeng.study.results.tied import PLAN, digest, refuse_edited
 from warmeng.study.run.api import Apis
 from warmeng.study.run.energy import ELSEWHERE
@@ -34,7 +35,7 @@ from warmeng.study.run.reuse import take_over
 from warmeng.study.run.sessions import Session
 from warmeng.study.run.sources import refuse_replaced
 from warmeng.study.settings import StudySettings
-from warmeng.study.warmth.responses import load_prompts, write_responses
+from warmeng.study.warmth.responses import load_prompts
 
 if TYPE_CHECKING:
     from warmeng.engine.engine import Engine

@@ -16,9 +16,10 @@ from warmeng.study.adapters import apply_adapters
 from warmeng.study.algebra import EPOCH, epochs
 from warmeng.study.personas import Change, Persona
 from warmeng.study.report.table import Table
+from warmeng.study.results.responses import write_responses
 from warmeng.study.stats.intervals import Summary, summarise
 from warmeng.study.warmth.divergence import Divergence, about_kl, divergences
-from warmeng.study.warmth.responses import respond, texts_of, write_responses
+from warmeng.study.warmth.responses import respond, texts_of
 from warmeng.study.warmth.sociot import Scorer, Warmth, by_prompt, measure
 
 if TYPE_CHECKING:

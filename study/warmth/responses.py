@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import orjson
-
 from warmeng.common.errors import InputError
-from warmeng.common.files import read_jsonl, write_atomic
+from warmeng.common.files import read_jsonl
 from warmeng.engine.request import GenerateRequest, GenerateResult, Result, SamplingParams
 from warmeng.study.personas import Persona
 from warmeng.study.prompts import messages
@@ -18,7 +16,6 @@ from warmeng.study.prompts import messages
 if TYPE_CHECKING:
     from warmeng.engine.engine import Engine
 
-FILE = "responses.jsonl"
 HELDOUT = Path(__file__).parents[1] / "data" / "heldout.jsonl"
 RESPONSE_TOKENS = 80  # enough for the 300 characters of English that warmth is measured on
 
@@ -87,19 +84,6 @@ def prompt_of(engine: Engine, persona: Persona, prompt: str) -> tuple[int, ...]:
 def texts_of(responses: Mapping[str, Sequence[Response]]) -> dict[str, list[str]]:
     """Return the texts alone."""
     return {name: [response.text for response in mine] for name, mine in responses.items()}
-
-
-def write_responses(
-    folder: Path, responses: Mapping[str, Sequence[str]], prompts: Sequence[tuple[str, str]], samples: int = 1
-) -> None:
-    """Write ``responses.jsonl``: a line each, with its persona's or checkpoint's name, and the prompt. ``OSError``."""
-    rows = [
-        {"name": name, "prompt_id": key, "sample": k % samples, "prompt": prompt, "response": text}
-        for name, texts in responses.items()
-        for k, text in enumerate(texts)
-        for key, prompt in [prompts[k // samples]]
-    ]
-    write_atomic(folder / FILE, b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows))
 
 
 def answer(engine: Engine, requests: Sequence[GenerateRequest]) -> list[GenerateResult]:

@@ -30,6 +30,7 @@ from warmeng.study.report.settings_text import adapted_names, persona_words
 from warmeng.study.results.answers import read_answers
 from warmeng.study.results.items import read_items
 from warmeng.study.results.manifest import require_manifest
+from warmeng.study.results.responses import write_responses
 from warmeng.study.results.tied import tie
 from warmeng.study.stats import tables
 from warmeng.study.stats.analyze import analyze_run
@@ -506,3 +507,17 @@ def test_the_exact_rules_errors_are_a_gate(run_folder):
     assert (gate(10).state, gate(5).state) == ("held", "failed")
     assert "warm 14 of 20" in gate(5).text
     assert not any(g.name == "Exact rules" for g in gates(run.manifest, run.survey))  # a run of before
+
+
+def test_what_was_answered_to_the_held_out_prompts_is_on_the_page(run_folder, tmp_path):
+    folder = tmp_path / "r"
+    shutil.copytree(run_folder, folder)
+    assert 'id="responses"' not in render(load_run(folder))
+    write_responses(folder, {"original": ["Fine."], "warm": ["Oh <b>dear</b>!"]}, [("p1", "How are you?")])
+    html = render(load_run(folder))
+    shown = re.search(r'<details class="more" id="responses">.*?</details>', html)[0]
+    assert "<strong>How are you?</strong>" in shown
+    assert "<li>warm: Oh &lt;b&gt;dear&lt;/b&gt;!</li>" in shown
+    (folder / "responses.jsonl").write_text('{"prompt": 3}\n')
+    with pytest.raises(InputError, match=r"responses.jsonl:1: is no response"):
+        render(load_run(folder))
