@@ -8,7 +8,7 @@ content and the request.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -29,11 +29,12 @@ KINDS = {kind.__name__: kind for kind in (GenerateResult, ScoreResult, ChatResul
 class Preparation:
     """A run's results before its grid. The caller holds the folder's lock; nothing is written unless a result comes."""
 
-    def __init__(self, folder: Path, command: str, progress: Progress) -> None:
-        """``command`` continues the run. Raises ``InputError`` for a file that is damaged."""
+    def __init__(self, folder: Path, command: str, progress: Progress, donors: Sequence[Path] = ()) -> None:
+        """``command`` continues the run; ``donors``: folders of runs whose results are taken over where they are asked
+        for. Raises ``InputError`` for a file that is damaged.
+        """
         self._path, self._command, self.progress = folder / FILE, command, progress
-        lines = read_journal(self._path) if self._path.exists() else ()
-        self._kept = {str(line["key"]): line for line in lines}
+        self._kept, self._lent = _read(folder), {key: line for donor in donors for key, line in _read(donor).items()}
         self._journal: Journal | None = None
 
     def engine(self, engine: AnyEngine, step: str, adapters: Mapping[str, str] | None = None) -> Any:
@@ -45,6 +46,8 @@ class Preparation:
 
     def find(self, key: str) -> Result | ChatResult | None:
         """Return the result that is kept under a key, if one is."""
+        if key not in self._kept and key in self._lent:
+            self._write(self._lent[key])
         line = self._kept.get(key)
         return None if line is None else _parse(line)
 
@@ -54,10 +57,13 @@ class Preparation:
         # JSON has no infinities: a result that would not come back as it is must be asked again.
         if _parse(orjson.loads(orjson.dumps(line))) != result:
             return
+        self._write(line)
+
+    def _write(self, line: Mapping[str, Any]) -> None:
         if self._journal is None:
             self._journal = Journal(self._path, self._command, "results of the steps before the grid")
-        self._journal.append(line)
-        self._kept[key] = line
+        self._journal.append({name: value for name, value in line.items() if name != "crc32"})
+        self._kept[str(line["key"])] = line
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -122,6 +128,11 @@ class KeptEngine:
             self.add(request)
         found = {result.id: result for result in self.results()}
         return [found[request.id] for request in asked]
+
+
+def _read(folder: Path) -> dict[str, Mapping[str, Any]]:
+    path = folder / FILE
+    return {str(line["key"]): line for line in (read_journal(path) if path.exists() else ())}
 
 
 def _parse(line: Mapping[str, Any]) -> Result | ChatResult:

@@ -92,7 +92,7 @@ def prepare(
 
     What the models answer in these steps is kept in the folder: see ``Preparation``.
     """
-    with Preparation(folder, command, progress) as preparation:
+    with Preparation(folder, command, progress, reuse) as preparation:
         return _prepare(study, models, folder, before, preparation, reuse)
 
 

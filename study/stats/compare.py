@@ -16,10 +16,10 @@ from warmeng.common.errors import InputError, UsageError, one_line
 from warmeng.common.files import make_inner, write_atomic
 from warmeng.study.results.frame import Factor, Flags, Frame
 from warmeng.study.results.items import read_items
-from warmeng.study.results.manifest import Manifest, refuse_other_runs, require_manifest
+from warmeng.study.results.manifest import OWN_MODELS, Manifest, refuse_other_runs, require_manifest
 from warmeng.study.results.margins import Margins, read_margins
 from warmeng.study.results.read import COLUMNS, joined, read_run
-from warmeng.study.results.tied import refuse_untied
+from warmeng.study.results.tied import PLAN, refuse_untied
 from warmeng.study.results.views import outcome
 from warmeng.study.stats import tables
 from warmeng.study.stats.analyze import compared
@@ -38,7 +38,9 @@ from warmeng.study.stats.run_tables import (
 
 TABLES = ("run_answers", "run_contrasts", "run_margins", "run_apart")
 # Inputs whose change is told by what it changes: the plan holds everything, the settings are told one by one.
-_TOLD_APART = ("setting", "plan", "items", "adapter")
+_TOLD_APART = ("setting", PLAN, "items")
+# Inputs that hold something of each persona: those that both runs have are compared.
+_BY_PERSONA = ("system prompt", "adapter", OWN_MODELS)
 
 
 class Runs:
@@ -154,13 +156,16 @@ def differing(one: Manifest, other: Manifest) -> list[str]:
         was, now = (s.get(name) for s in settings)
         if was != now:
             found.append(f"{name}: {_short(was)} in the first run, {_short(now)} in the second.")
+    changed = []
     for name in sorted(set(one.inputs) | set(other.inputs)):
-        if name not in _TOLD_APART and one.inputs.get(name) != other.inputs.get(name):
-            found.append(f"The {name} of the two runs is not the same.")
-    adapters = [m.inputs.get("adapter") or {} for m in (one, other)]
-    for name in sorted(set(adapters[0]) & set(adapters[1])):
-        if adapters[0][name] != adapters[1][name]:
-            found.append(f"{name} is another adapter in the second run.")
+        was, now = (m.inputs.get(name) for m in (one, other))
+        if name in _BY_PERSONA:
+            old, new = was or {}, now or {}
+            changed += [f"{name} of {persona}" for persona in old if persona in new and old[persona] != new[persona]]
+        elif name not in _TOLD_APART and was != now:
+            changed.append(name)
+    if changed:
+        found.append(f"Not the same in both runs: {', '.join(changed)}.")
     return found or ["Nothing that determines the answers differs."]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,20 @@ def test_a_damaged_file_stops_with_its_line(fake, settings, tmp_path):
 @pytest.mark.parametrize(("limit", "prompts"), [(0, 24), (6, 24), (5, 20), (1, 4)])
 def test_a_small_limit_shortens_the_manipulation_check(limit, prompts):
     assert StudySettings(personas=("original", "warm=x"), limit=limit).warmth_prompts == prompts
+
+
+def test_a_run_that_grows_takes_over_what_came_before_the_grid(fake, settings, tmp_path):
+    assert go(tmp_path / "one", settings) == 0
+    fake.asked.clear()
+    more = replace(settings, personas=(*settings.personas, "kind=@text:Be kind."))
+    assert run_study(more, tmp_path / "two", Heard(), "warmeng run", [tmp_path / "one"]).exit_code == 0
+    steps = [line["step"] for line in read_journal(tmp_path / "two" / FILE)]
+    # One persona more: two responses, their warmth by eight speakers, and two scores of each.
+    assert steps.count("manipulation check") == STEPS["manipulation check"] + 2 + 2 * 8 + 2 * 2
+    assert steps.count("calibration of judge base") == STEPS["calibration of judge base"]
+    records = len(read_keys(tmp_path / "two")) - len(read_keys(tmp_path / "one"))
+    assert len(fake.asked) == records + 2 + 2 * 8 + 2 * 2
+
+
+def read_keys(folder: Path) -> set[str]:
+    return {str(record["key"]) for record in read_records(folder / "records.jsonl")}

@@ -69,7 +69,7 @@ def two(fake, tmp_path):
 def test_runs_of_one_design_are_paired(two):
     found = compare(*two)
     assert "limit: 6 in the first run, 8 in the second." in found["notes"]
-    assert "The model of the two runs is not the same." in found["notes"]
+    assert "Not the same in both runs: model." in found["notes"]
     assert any(note.startswith("0 answers of the first and 20 of the second run are") for note in found["notes"])
     questions = sorted({r["item"] for r in read_records(two[0] / FILE)})
     pairs = zip(*(agreement(folder, "original", questions) for folder in two), strict=True)
