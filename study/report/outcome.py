@@ -43,6 +43,8 @@ class Headline:
     value: str
     what: str
     detail: str
+    # Whether it is told from 0: one that is not doesn't look like an effect.
+    told: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,11 +280,13 @@ def headlines(
             Headline(
                 e.variant,
                 points(e.value),
-                f"points of error beside {baseline}, plain questions",
+                f"points of error beside {baseline}, plain questions"
+                + ("" if _shown(e.low, e.high) else ": not told from 0"),
                 f"95 % interval {between(e.low, e.high)}, {e.n:,} answers"
                 + (f"; the paper: {points(e.published, 2)}" if e.published is not None else "")
                 + (_could_turn(e.variant, tables or {}) if _shown(e.low, e.high) else "")
                 + by,
+                _shown(e.low, e.high),
             )
             for e in main
         ]
@@ -297,6 +301,7 @@ def headlines(
             f"points of error beside {baseline}, plain questions",
             f"{r.value:.1f} % of {r.n:,} against {base.value:.1f} % of {base.n:,}; no interval: the regression failed"
             + by,
+            False,
         )
         for r in plain.values()
         if r.persona != baseline
@@ -332,6 +337,7 @@ def primary_headlines(primary: str, tables: Mapping[str, Any], baseline: str) ->
                 )
                 if part
             ),
+            sign(row) != 0,
         )
         for row in primary_contrasts(primary, tables)
         if row["against"] == baseline

@@ -143,6 +143,8 @@ def test_phone_does_not_scroll_sideways(tmp_path, run_folder, dark):
         page.open(run_folder / "report.html")
         page.run("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
         assert page.run("document.documentElement.scrollWidth") <= 390
+        page.run("document.querySelector('.gates p').textContent = 'sha256 ' + 'a'.repeat(64)")
+        assert page.run("document.documentElement.scrollWidth") <= 390
         assert page.run("getComputedStyle(document.querySelector('.chart.wide')).display") == "none"
         assert page.run("getComputedStyle(document.querySelector('.chart.narrow')).display") == "block"
         small = "[...document.querySelectorAll('.filters select, .filters input, button:not(.link)')]"
