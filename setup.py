@@ -46,6 +46,7 @@ setup(
         "warmeng": ["py.typed"],
         "warmeng.study": ["data/**/*", "data/*"],
         "warmeng.study.report": ["assets/*"],
+        "warmeng.study.labelling": ["*.html"],
         "warmeng.study.warmth": ["*.html"],
         "warmeng.finetune": ["data/*"],
         "warmeng.finetune.prepare": ["data/*"],

@@ -42,6 +42,7 @@ COMMANDS = {
     "browse": ("warmeng.cli.browse", "browse", "Read a run's answers in the terminal."),
     "export": ("warmeng.cli.export", "export", "Write a run's answers for other tools: CSV, Parquet, lm-eval."),
     "grade": ("warmeng.cli.grade", "grade", "Grade answers of a JSONL or CSV file with a judge model."),
+    "labels": ("warmeng.cli.labels", "labels", "Let people label some of a run's answers, and take the labels in."),
     "serve": ("warmeng.cli.serve", "serve", "Serve a model and its personas to OpenAI's clients."),
     "lm-eval": ("warmeng.cli.lm_eval", "lm_eval", "Run lm-evaluation-harness on the engine in this process."),
     "finetune": ("warmeng.cli.finetune", "finetune", "Train warm and cold adapters on conversations."),

@@ -21,6 +21,7 @@ from warmeng.study.personas import BASELINE
 from warmeng.study.results.answers import Answer, read_answers, read_verdicts
 from warmeng.study.results.combine import first_trusted
 from warmeng.study.results.frame import WHICH, Factor, Frame
+from warmeng.study.results.labels import Labels, aligned, read_labels
 from warmeng.study.results.manifest import require_manifest
 from warmeng.study.results.records import FILE
 
@@ -58,6 +59,8 @@ class RunInfo:
     lengths: Mapping[str, int] = field(default_factory=dict)
     # Grades by hand, by who gave them.
     overruled: Mapping[str, int] = field(default_factory=dict)
+    # People's labels of the frame's answers, where some were drawn.
+    labels: Labels | None = None
 
 
 class Columns:
@@ -135,7 +138,11 @@ def read_run(folder: Path) -> tuple[Frame, RunInfo]:
     lengths: Counter[str] = Counter()
     overruled: Counter[str] = Counter()
     verdicts = read_verdicts(path)
+    drawn = read_labels(folder)
+    rows: dict[str, int] = {}
     for a in read_answers(path, verdicts, first_trusted(manifest.facts.judges)):
+        if drawn is not None and a.key in drawn.answers:
+            rows[a.key] = len(columns)
         _add(columns, a, model)
         statuses[a.status] += 1
         lengths[a.length] += 1
@@ -160,6 +167,7 @@ def read_run(folder: Path) -> tuple[Frame, RunInfo]:
         recipes=recipes_of(manifest.setting.get("personas") or ()),
         lengths=dict(lengths),
         overruled=dict(overruled),
+        labels=None if drawn is None else aligned(drawn, rows, len(columns)),
     )
     return columns.frame(judges=list(judges), **orders(manifest.inputs)), info
 
@@ -245,7 +253,7 @@ def concat(parts: Sequence[tuple[Frame, RunInfo]]) -> tuple[Frame, RunInfo]:
     # Calibrations, warmth and doses belong to a run: a pool of several has none.
     return frame, replace(
         pooled, notes=tuple(notes), judges={}, exact_rule={}, reasons={}, judged={}, doses={}, manipulation={},
-        recipes={}, lengths={}, overruled={}, claim=infos[0].claim if len(claims) == 1 else None,
+        recipes={}, lengths={}, overruled={}, labels=None, claim=infos[0].claim if len(claims) == 1 else None,
     )  # fmt: skip
 
 

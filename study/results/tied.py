@@ -1,8 +1,8 @@
 """Which files of a run belong together: what a reader sees of one must not be another's.
 
 The last line of ``sessions.jsonl`` holds hashes of ``manifest.json`` and ``items.jsonl``; a finished run's manifest a
-hash of all its records' keys; ``analysis.json`` hashes of all three, and one of itself. None of them is a signature:
-whoever edits on purpose can make them anew.
+hash of all its records' keys; ``analysis.json`` hashes of all three and of ``labels.json``, and one of itself. None of
+them is a signature: whoever edits on purpose can make them anew.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import orjson
 from warmeng.common.errors import InputError
 from warmeng.common.manifest import FILE as MANIFEST
 from warmeng.study.results.items import FILE as ITEMS
+from warmeng.study.results.labels import FILE as LABELS
 from warmeng.study.results.manifest import Manifest
 from warmeng.study.results.overruled import FILE as OVERRULED
 from warmeng.study.results.records import FILE as RECORDS
@@ -35,7 +36,7 @@ def digest(keys: Iterable[str]) -> str:
     return hashlib.sha256("".join(sorted(keys)).encode()).hexdigest()
 
 
-def hashes(folder: Path, names: Sequence[str] = (MANIFEST, ITEMS, RECORDS, OVERRULED)) -> dict[str, str]:
+def hashes(folder: Path, names: Sequence[str] = (MANIFEST, ITEMS, RECORDS, OVERRULED, LABELS)) -> dict[str, str]:
     """Return the SHA-256 of those of a run's files that are there. Raises ``InputError`` where one can't be read."""
     found = {}
     for name in names:

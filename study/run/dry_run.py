@@ -24,12 +24,13 @@ from warmeng.study.plan import Planner, Study
 from warmeng.study.results.manifest import read_manifest, refuse_changes
 from warmeng.study.run.api_dry_run import api_estimate, api_lines
 from warmeng.study.run.gates import checks_warmth, measure_personas
-from warmeng.study.run.judges import BASE, is_judged
+from warmeng.study.run.judges import BASE, JUDGED, is_judged
 from warmeng.study.run.models import KV_BYTES, load_engine, settings_of
 from warmeng.study.run.prepare import check_judges, check_own_models, known_inputs
 from warmeng.study.run.probe import Probe, run_probe
 from warmeng.study.settings import StudySettings
 from warmeng.study.stats.intervals import DISCORDANT, pairs_needed, smallest_effect
+from warmeng.study.stats.ppi import FEWEST, PLANNED_RATE, PLANNED_SKILL, half_width
 from warmeng.study.stats.published import EFFECTS
 from warmeng.study.tasks.wrong_answers import borrowed, missing
 
@@ -42,6 +43,8 @@ WARMTH = 3  # held-out prompts of the probe
 PAPER = EFFECTS[1, "all"]
 # Bytes of libraries, a step's workspace, analysis and report: what the default study took.
 RUNTIME = 1.4 * 2**30
+# Numbers of people's labels that a plan tells the worth of.
+LABELS = (100, 200, 400, 800)
 # Generated answers a second that a fleet's driver plans, deals, grades and writes at most (docs/many-machines.md).
 MOST_ANSWERS = 600
 
@@ -194,6 +197,21 @@ def _power(study: Study) -> Lines:
         "context and belief "
         f"({items} items, two-sided 5 %, power 80 %, if {DISCORDANT:.0%} of the answers change); the paper's "
         f"{PAPER} points would need {pairs_needed(PAPER):,} items",
+    )
+    written = sum(len(task.items) for task in study.tasks if task.grading in JUDGED)
+    if written and len(study.personas) > 1:
+        yield "labels", _labels(written)
+
+
+def _labels(questions: int) -> str:
+    """Say what people's labels of so many questions' answers would show of a contrast of two personas."""
+    all_ = half_width(questions, 2 * questions)
+    told = [(n, half_width(questions, n)) for n in LABELS if 2 * FEWEST <= n < 2 * questions]
+    parts = [f"{n} labels ±{half:.1f} points" for n, half in told]
+    return (
+        f"of two personas' written answers to {questions} questions: {', '.join([*parts, f'all of them ±{all_:.1f}'])} "
+        f"(95 % interval of the difference in errors, if {PLANNED_RATE:.0%} are incorrect, {DISCORDANT:.0%} of pairs "
+        f"differ, and {PLANNED_SKILL:.0%} of grades are right); see warmeng labels"
     )
 
 

@@ -35,6 +35,7 @@ from warmeng.study.stats.dose_tables import Measured, dose_tables, dose_trends
 from warmeng.study.stats.draws import BOOTSTRAP
 from warmeng.study.stats.flips import differences_in_differences, flips
 from warmeng.study.stats.judges import corrected, disputed, judge_error, raters
+from warmeng.study.stats.labelled import labelled_errors, labelled_tables
 from warmeng.study.stats.length import length
 from warmeng.study.stats.missing import missing_bounds
 from warmeng.study.stats.paired import mcnemar
@@ -88,10 +89,11 @@ def analyze(
         "length": length(frame, known, first, variants),
         **({"margin_validity": found} if margins is not None and (found := validity(frame, known, margins)) else {}),
         "refusal_rules": refusal_rules(frame, first, variants),
-        "raters": raters(frame),
+        "raters": raters(frame, info.labels.grades if info.labels else {}),
         "disputed": disputed(frame, first_trusted(info.judges)),
-        "judge_error": judge_error(info.exact_rule, info.judges),
+        "judge_error": [*judge_error(info.exact_rule, info.judges), *labelled_errors(frame, info.labels)],
         "corrected": corrected(frame, info.judges, first, variants, seed, bootstrap),
+        **labelled_tables(frame, info.labels, first, variants, seed, bootstrap),
     }
     correct_family([rows["did"]])
     if margins is not None and (base := dose_base(info)):

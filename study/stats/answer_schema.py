@@ -9,7 +9,7 @@ Columns = tuple[tuple[str, str, str], ...]  # key, label, kind
 Described = tuple[str, str, Columns]
 PLACE = (("model", "model", "text"), ("persona", "persona", "text"))
 WHERE = (("task", "task", "text"), ("context", "context", "text"), ("belief", "belief", "text"))
-_BOUNDS = (("low", "low", "points"), ("high", "high", "points"))
+BOUNDS = (("low", "low", "points"), ("high", "high", "points"))
 _SHARE = (("low", "low", "percent"), ("high", "high", "percent"))
 TESTED = (("p", "p", "p"), ("p_family", "corrected", "p"))
 FAMILY = "Corrected: false discoveries are controlled over all exploratory contrasts of these tables."
@@ -25,7 +25,6 @@ _CHANGE = (
     ("significant", "p < 0.05", "percent"),
     ("significant_fdr", "after correction", "percent"),
 )
-
 ANSWER_SCHEMA: dict[str, Described] = {
     "primary": (
         "The primary claim",
@@ -82,7 +81,7 @@ ANSWER_SCHEMA: dict[str, Described] = {
         "Difference in errors from the baseline",
         "In points (more errors are above 0), paired: over the n questions that both personas decided, each question "
         f"weighing alike, with 95 % intervals (Bonett and Price 2012). {_POOLED} {_PLAIN} {FAMILY}",
-        (*PLACE, *WHERE, ("n", "n", "int"), ("value", "difference", "points"), *_BOUNDS, *TESTED),
+        (*PLACE, *WHERE, ("n", "n", "int"), ("value", "difference", "points"), *BOUNDS, *TESTED),
     ),
     "missing": (
         "What undecided answers could change",
@@ -102,7 +101,7 @@ ANSWER_SCHEMA: dict[str, Described] = {
             ("more_high", "high", "points"),
             ("lowest", "lowest", "points"),
             ("highest", "highest", "points"),
-            *_BOUNDS,
+            *BOUNDS,
             ("turns", "turns", "percent"),
         ),
     ),
@@ -110,7 +109,7 @@ ANSWER_SCHEMA: dict[str, Described] = {
         "What a belief of the user does",
         "A persona's errors under a belief minus those without one, in points, over the n questions decided both "
         f"times, with 95 % intervals (Bonett and Price 2012). {_POOLED} {_PLAIN} {FAMILY}",
-        (*PLACE, *WHERE, ("n", "n", "int"), ("value", "difference", "points"), *_BOUNDS, *TESTED),
+        (*PLACE, *WHERE, ("n", "n", "int"), ("value", "difference", "points"), *BOUNDS, *TESTED),
     ),
     "regressions": (
         "The paper's regressions",
@@ -133,7 +132,7 @@ ANSWER_SCHEMA: dict[str, Described] = {
             ("effect", "effect", "points"),
             ("effect_se", "s.e.", "number"),
             ("effect_se_clustered", "s.e. clustered", "number"),
-            *_BOUNDS,
+            *BOUNDS,
             ("relative", "relative", "percent"),
             ("published", "paper", "points"),
             ("error_baseline", "baseline error", "percent"),
@@ -214,7 +213,7 @@ ANSWER_SCHEMA: dict[str, Described] = {
             ("unasked", "unasked", "percent"),
             ("claimed", "claimed", "percent"),
             ("value", "rise", "points"),
-            *_BOUNDS,
+            *BOUNDS,
             *TESTED,
         ),
     ),
@@ -247,7 +246,7 @@ ANSWER_SCHEMA: dict[str, Described] = {
             ("belief", "belief", "text"),
             ("n", "n", "int"),
             ("value", "difference", "points"),
-            *_BOUNDS,
+            *BOUNDS,
             *TESTED,
         ),
     ),
@@ -281,66 +280,9 @@ ANSWER_SCHEMA: dict[str, Described] = {
             ("variant", "variant", "text"),
             ("n", "n", "int"),
             ("effect", "effect", "points"),
-            *_BOUNDS,
+            *BOUNDS,
             ("raw", "raw", "points"),
             ("limits", "without a finite estimate", "text"),
-        ),
-    ),
-    "raters": (
-        "Raters' agreement: the rules that grade",
-        "How often two of them give the same grade, over answers that both graded (correct, incorrect, refusal, "
-        "unclear); Cohen's kappa with question-clustered 95 % intervals. This is about grades, not about users.",
-        (
-            ("first", "first", "text"),
-            ("second", "second", "text"),
-            ("n", "n", "int"),
-            ("equal", "equal grades", "percent"),
-            ("kappa", "kappa", "number"),
-            ("low", "low", "number"),
-            ("high", "high", "number"),
-        ),
-    ),
-    "disputed": (
-        "Answers that the exact rule and the judge grade differently",
-        "Of the answers that both graded and the exact rule decided. They are counted by the judge.",
-        (
-            ("judge", "judge", "text"),
-            ("persona", "persona", "text"),
-            ("n", "n", "int"),
-            ("disputed", "disputed", "int"),
-            ("share", "share", "percent"),
-            ("to_incorrect", "correct by the rule, incorrect by the judge", "int"),
-            ("to_correct", "incorrect by the rule, correct by the judge", "int"),
-        ),
-    ),
-    "judge_error": (
-        "Errors of the exact rules and of the judges",
-        "Against labelled answers that label and judge both call correct or incorrect. Sensitivity: incorrect answers "
-        "that are judged so; specificity: correct answers that are judged so.",
-        (
-            ("judge", "judge", "text"),
-            ("persona", "persona", "text"),
-            ("n", "n", "int"),
-            ("sensitivity", "sensitivity", "percent"),
-            ("specificity", "specificity", "percent"),
-            ("incorrect", "labelled incorrect", "int"),
-            ("correct", "labelled correct", "int"),
-            ("undecided", "not decided", "int"),
-        ),
-    ),
-    "corrected": (
-        "Effects corrected for the judge's errors",
-        "Differences in error by the judge's grades, as judged and corrected (Rogan and Gladen 1978), in points; the "
-        "intervals hold the uncertainty of the judge's error rates too.",
-        (
-            ("judge", "judge", "text"),
-            ("variant", "variant", "text"),
-            ("group", "group", "text"),
-            ("n", "n", "int"),
-            ("effect", "corrected", "points"),
-            *_BOUNDS,
-            ("effect_raw", "raw", "points"),
-            ("labelled", "labelled answers of", "text"),
         ),
     ),
     "published_summary": (

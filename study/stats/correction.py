@@ -34,20 +34,20 @@ class Detection:
     correct of those that are. ``None`` where there are none.
     """
 
-    found: int
-    incorrect: int
-    passed: int
-    correct: int
+    found: float
+    incorrect: float
+    passed: float
+    correct: float
 
     @property
     def sensitivity(self) -> float | None:
         """Share of incorrect answers that are judged so."""
-        return self.found / self.incorrect if self.incorrect else None
+        return min(1.0, self.found / self.incorrect) if self.incorrect else None
 
     @property
     def specificity(self) -> float | None:
         """Share of correct answers that are judged so."""
-        return self.passed / self.correct if self.correct else None
+        return min(1.0, self.passed / self.correct) if self.correct else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,15 @@ def correct_rate(p: float, sens: float, spec: float) -> float | None:
     if youden < MIN_YOUDEN:
         return None
     return min(1.0, max(0.0, (p + spec - 1.0) / youden))
+
+
+def corrected_rate(
+    wrong: Counts, decided: Counts, detection: Detection, *, draws: int = DRAWS, seed: int = 0
+) -> Corrected:
+    """Return an error rate, 0..1, corrected as in ``corrected_difference``."""
+    rng = np.random.default_rng(seed)
+    rates = _rates(wrong, decided, _weights(rng, len(decided), draws))
+    return _interval(*_point(wrong, decided, detection), _draw(rng, rates, detection))
 
 
 def corrected_difference(
@@ -150,7 +159,7 @@ def _point(wrong: Counts, decided: Counts, d: Detection) -> tuple[float | None, 
 def _interval(raw: float | None, value: float | None, found: Floats) -> Corrected:
     """Where more than a twentieth of the draws has a judge no better than chance, no interval can be given."""
     sound = found[np.isfinite(found)]
-    if value is None or len(sound) < 0.95 * len(found):
+    if value is None or not len(sound) or len(sound) < 0.95 * len(found):
         return Corrected(raw, None, None, None)
     low, high = np.percentile(sound, [2.5, 97.5])
     return Corrected(raw, value, float(low), float(high))

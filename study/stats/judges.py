@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import combinations
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from warmeng.study.contexts import UNMODIFIED
 from warmeng.study.grading.grade import GRADES
-from warmeng.study.results.frame import Flags, Frame
+from warmeng.study.results.frame import Flags, Frame, Small
 from warmeng.study.results.views import BELIEF, MISTAKEN, NONE, named
 from warmeng.study.stats.correction import corrected_difference, detection_of
 from warmeng.study.stats.draws import Floats, Ints
@@ -22,9 +23,10 @@ ALL = "all"
 KINDS = 4
 
 
-def raters(frame: Frame) -> list[dict[str, Any]]:
-    """Return the table ``raters``: every two of the exact rule and the judges, over what both graded."""
+def raters(frame: Frame, people: Mapping[str, Small] = MappingProxyType({})) -> list[dict[str, Any]]:
+    """Return the table ``raters``: every two of the exact rule, the judges and people, over what both graded."""
     graders = {"exact": frame.exact, **frame.judges} if np.any(frame.exact >= 0) else dict(frame.judges)
+    graders |= people
     rows = []
     for (first, a), (second, b) in combinations(graders.items(), 2):
         both = (a >= 0) & (a < KINDS) & (b >= 0) & (b < KINDS)
@@ -80,7 +82,8 @@ def judge_error(exact_rule: Mapping[str, Any], judges: Mapping[str, Any]) -> lis
     rows = []
     for judge, measured in {**exact, **judges}.items():
         for persona, found in (measured.get("by_persona") or {}).items():
-            row = {"judge": judge, "persona": persona, "n": found["incorrect"] + found["correct"]}
+            row = {"judge": judge, "persona": persona, "labelled": "examples"}
+            row |= {"n": found["incorrect"] + found["correct"]}
             kept = ("sensitivity", "specificity", "incorrect", "correct", "undecided")
             rows.append(row | {key: found.get(key) for key in kept})
     return rows
@@ -112,17 +115,11 @@ def disputed(frame: Frame, judge: str | None) -> list[dict[str, Any]]:
     return rows
 
 
-def corrected(
-    frame: Frame, judges: Mapping[str, Any], baseline: str, variants: tuple[str, ...], seed: int, draws: int
-) -> list[dict[str, Any]]:
-    """Return the table ``corrected``: differences in error by a judge's own grades, corrected for its errors.
-
-    Each persona by the labelled answers that stand for it (``labelled``; see ``calibrate.detection_of``). Groups: no
-    context and no belief (``all``, as in regression 1), no belief, each belief by which the user is wrong, and both as
-    one (``wrong belief``, as in regression 4) where both were asked.
+def error_groups(frame: Frame) -> dict[str, Flags]:
+    """Return the answers by which a grader's errors are corrected, by group: no context and no belief (``all``, as in
+    regression 1), no belief, each belief by which the user is wrong, and both as one (``wrong belief``, as in
+    regression 4) where both were asked.
     """
-    if not draws:
-        return []
     study = ~named(frame.task, is_general)
     none = frame.belief.is_(NONE)
     groups: dict[str, Flags] = {
@@ -132,6 +129,20 @@ def corrected(
     }
     if all(groups[name].any() for name in MISTAKEN):
         groups[BELIEF] = study & named(frame.belief, lambda name: name in MISTAKEN)
+    return groups
+
+
+def corrected(
+    frame: Frame, judges: Mapping[str, Any], baseline: str, variants: tuple[str, ...], seed: int, draws: int
+) -> list[dict[str, Any]]:
+    """Return the table ``corrected``: differences in error by a judge's own grades, corrected for its errors.
+
+    Each persona by the labelled answers that stand for it (``labelled``; see ``calibrate.detection_of``), in the groups
+    of ``error_groups``.
+    """
+    if not draws:
+        return []
+    groups = error_groups(frame)
     rows = []
     for judge, facts in judges.items():
         if judge not in frame.judges or not facts.get("by_persona"):

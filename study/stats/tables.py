@@ -11,6 +11,7 @@ from typing import Any
 from warmeng.common.cells import as_cell
 from warmeng.study.stats.answer_schema import ANSWER_SCHEMA
 from warmeng.study.stats.compare_schema import COMPARE_SCHEMA
+from warmeng.study.stats.grader_schema import GRADER_SCHEMA
 from warmeng.study.stats.margin_schema import MARGIN_SCHEMA
 
 # Of ``analysis.json`` and ``results.json``: raise it when a table is no longer what it was.
@@ -18,7 +19,7 @@ FORMAT = 4
 DASH = "–"
 Table = dict[str, Any]
 # By name.
-SCHEMA = ANSWER_SCHEMA | MARGIN_SCHEMA | COMPARE_SCHEMA
+SCHEMA = ANSWER_SCHEMA | GRADER_SCHEMA | MARGIN_SCHEMA | COMPARE_SCHEMA
 
 
 def table(name: str, rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -20,6 +20,7 @@ from typing import Any
 import orjson
 
 from warmeng.common.cells import as_cell
+from warmeng.common.embedded import in_page
 from warmeng.common.errors import InputError, show
 from warmeng.common.files import make_folder, read_json, write_atomic
 from warmeng.engine.tables import read_rows
@@ -92,15 +93,7 @@ def write_sheet(folder: Path, pairs: Sequence[Pair]) -> list[Path]:
     for pair in pairs:
         writer.writerow(map(as_cell, (pair.id, pair.prompt, *pair.shown, "")))
     key = {p.id: {"variant": "A" if p.variant_is_a else "B", "metric": p.metric} for p in pairs}
-    data = orjson.dumps([{"id": p.id, "prompt": p.prompt, "A": p.shown[0], "B": p.shown[1]} for p in pairs]).decode()
-    for raw, escaped in (
-        ("&", "\\u0026"),
-        ("<", "\\u003c"),
-        (">", "\\u003e"),
-        ("\u2028", "\\u2028"),
-        ("\u2029", "\\u2029"),
-    ):
-        data = data.replace(raw, escaped)
+    data = in_page([{"id": p.id, "prompt": p.prompt, "A": p.shown[0], "B": p.shown[1]} for p in pairs])
     page = PAGE.read_text(encoding="utf-8").replace("__PAIRS__", data)
     written = {
         "rating.csv": text.getvalue().encode(),
