@@ -164,8 +164,8 @@ The same command again continues a run that was interrupted, or prints a finishe
     multiple=True,
     metavar="MODEL",
     help="Grades generated answers, repeatable: base (the model itself, without adapter or prompt), or a built-in "
-    "name, folder or Hugging Face repository[@REVISION], or openai:MODEL. The first one that is trusted counts, "
-    "also where the exact rule differs. "
+    "name, folder or Hugging Face repository[@REVISION], or openai:MODEL. The one that is trusted counts, "
+    "also where the exact rule differs; several are combined by their measured errors. "
     "Each is measured on labelled examples first, and refused where it agrees too little with people.",
 )
 @click.option(

@@ -19,11 +19,11 @@ from warmeng.common.cells import as_cell
 from warmeng.common.errors import UsageError
 from warmeng.common.files import replacing
 from warmeng.study.grading.refusals import RULES, refusals
-from warmeng.study.results.answers import Answer, Verdict, read_answers, read_verdicts
-from warmeng.study.results.combine import first_trusted
+from warmeng.study.results.answers import Answer, read_answers, read_verdicts
 from warmeng.study.results.items import Asked, read_items
 from warmeng.study.results.manifest import Manifest, require_manifest
 from warmeng.study.results.tied import refuse_untied
+from warmeng.study.results.trust import Trust, Verdict
 
 COLUMNS: dict[str, type] = {
     "key": str, "model": str, "persona": str, "task": str, "context": str, "belief": str, "framing": str, "item": str,
@@ -68,7 +68,7 @@ class Source:
 
     def answers(self) -> Iterator[Answer]:
         """Yield the answers, one at a time."""
-        return read_answers(self.folder / "records.jsonl", self.verdicts, first_trusted(self.manifest.facts.judges))
+        return read_answers(self.folder / "records.jsonl", self.verdicts, Trust.of(self.manifest.facts.judges))
 
 
 def rows(source: Source) -> Iterator[dict[str, Any]]:

@@ -26,8 +26,8 @@ from warmeng.study.claim import Claim
 from warmeng.study.export.table import Source
 from warmeng.study.grading.judge import CLAIMS, MAX_ALIASES
 from warmeng.study.labelling.draw import candidate, chances, draw
-from warmeng.study.results.combine import first_trusted
 from warmeng.study.results.labels import FILE, KINDS, Drawn, read_labels, write_labels
+from warmeng.study.results.trust import Trust
 from warmeng.study.stats.agreement import cohen
 
 COLUMNS = ("id", "question", "right", "claim", "answer", "label")
@@ -62,7 +62,7 @@ def make_sheet(run: Path, out: Path, budget: int = BUDGET, seed: int = 0) -> tup
     before = read_labels(run)
     if before is not None and (before.labels or (before.seed, before.budget) != (seed, budget)):
         raise UsageError(f"{run / FILE}: is there already, and labels belong to its draw: remove it to draw anew")
-    trusted = first_trusted(source.manifest.facts.judges)
+    trusted = Trust.of(source.manifest.facts.judges).name
     found = [c for a in source.answers() if (c := candidate(a, trusted)) is not None]
     if not found:
         raise InputError(f"{run}: has no written answers to label: ask a task whose answers are generated")

@@ -19,8 +19,9 @@ import orjson
 
 from warmeng.study.personas import baseline_of
 from warmeng.study.report.figure_data import BELIEFS, CONTEXTS
-from warmeng.study.results.answers import Answer, Verdict, read_answers, read_verdicts
+from warmeng.study.results.answers import Answer, read_answers, read_verdicts
 from warmeng.study.results.items import Asked
+from warmeng.study.results.trust import Trust, Verdict
 
 MOST_RECORDS = 20_000  # answers that a page carries
 MOST_BYTES = 30_000_000  # of their text, before compression
@@ -65,7 +66,7 @@ class Survey:
         return sum(self.grades.values())
 
 
-def survey(path: Path, trusted: str | None) -> Survey:
+def survey(path: Path, trust: Trust) -> Survey:
     """Read all records of a file once for the judges and once for the answers."""
     verdicts = read_verdicts(path)
     judged = Counter(v.judge for found in verdicts.values() for v in found)
@@ -77,7 +78,7 @@ def survey(path: Path, trusted: str | None) -> Survey:
     disputed: Counter[str] = Counter()
     lengths: Counter[str] = Counter()
     overruled: Counter[str] = Counter()
-    for a in read_answers(path, verdicts, trusted):
+    for a in read_answers(path, verdicts, trust):
         disputed[a.persona] += a.disputed
         found = places.setdefault(place_of(a), Comparison())
         found.grades[a.persona] = a.grade
@@ -176,7 +177,7 @@ def columns(
     path: Path,
     found: Survey,
     places: list[Place],
-    trusted: str | None,
+    trust: Trust,
     items: Mapping[tuple[str, str], Asked],
     orders: Mapping[str, list[str]],
 ) -> dict[str, Any]:
@@ -196,7 +197,7 @@ def columns(
         groups["context"][k], groups["belief"][k] = names["context"](context), names["belief"](belief)
         groups["framing"][k], groups["sample"][k] = names["framing"](framing), sample
     rows: list[tuple[int, int, list[Any]]] = []
-    for a in read_answers(path, found.verdicts, trusted):
+    for a in read_answers(path, found.verdicts, trust):
         group = wanted.get(place_of(a))
         if group is None:
             continue

@@ -27,12 +27,12 @@ from warmeng.study.report.headline import claim_line, headline
 from warmeng.study.report.outcome import costs, file_gates, gates, headlines, lead, primary_headlines
 from warmeng.study.report.settings_text import Fact, asked, deviations, persona_names
 from warmeng.study.results.answering import answering, answering_words
-from warmeng.study.results.combine import first_trusted
 from warmeng.study.results.items import read_items
 from warmeng.study.results.manifest import Manifest, refuse_other_runs, require_manifest
 from warmeng.study.results.responses import read_responses
 from warmeng.study.results.sessions import read_sessions
 from warmeng.study.results.tied import refuse_untied
+from warmeng.study.results.trust import Trust
 from warmeng.study.stats.tables import FORMAT
 
 FILE = "report.html"
@@ -49,7 +49,7 @@ class Run:
     manifest: Manifest
     analysis: Mapping[str, Any] | None
     survey: Survey
-    trusted: str | None
+    trust: Trust
     baseline: str
     personas: list[str]
 
@@ -82,14 +82,14 @@ def load_run(folder: Path, analysed: Path | None = None) -> Run:
     manifest = require_manifest(folder)
     refuse_untied(folder, manifest)
     analysis = read_analysis(analysed or folder)
-    trusted = first_trusted(manifest.facts.judges)
-    found = survey(folder / "records.jsonl", trusted)
+    trust = Trust.of(manifest.facts.judges)
+    found = survey(folder / "records.jsonl", trust)
     first = ordered([*(task for task, _ in read_items(folder)), *map(str, manifest.setting.get("tasks") or ())])
     tasks = sorted(found.items, key=lambda name: first.index(name) if name in first else len(first))
     found = replace(found, items={name: found.items[name] for name in tasks})
     names = persona_names(manifest.setting) or ordered(p for c in found.places.values() for p in c.grades)
     baseline = str((analysis or {}).get("baseline") or baseline_of(names or ["original"]))
-    return Run(folder, manifest, analysis, found, trusted, baseline, names)
+    return Run(folder, manifest, analysis, found, trust, baseline, names)
 
 
 def read_analysis(folder: Path) -> dict[str, Any] | None:
@@ -158,7 +158,7 @@ def _render(run: Run, most: int, most_bytes: int) -> str:
         "belief": [b for b in BELIEFS if b in {p[3] for p in places}],
     }
     items = read_items(run.folder)
-    data = columns(run.folder / "records.jsonl", found, places, run.trusted, items, orders)
+    data = columns(run.folder / "records.jsonl", found, places, run.trust, items, orders)
     data["baseline"] = run.baseline
     data["labels"] = {**CONTEXTS, **BELIEFS}
     carried = len(data["rows"]["group"])

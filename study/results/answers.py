@@ -13,18 +13,11 @@ from warmeng.study.results.combine import combine
 from warmeng.study.results.frame import WHICH
 from warmeng.study.results.overruled import Overruled, read_overruled
 from warmeng.study.results.records import read_records
+from warmeng.study.results.trust import Trust, Verdict
 from warmeng.study.tasks.task import is_disinformation
 
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What one judge said of one answer; ``shares`` are the four grades' probabilities, where they were recorded."""
-
-    judge: str
-    grade: str
-    which: str | None = None
-    reason: str = ""
-    shares: Mapping[str, float] | None = None
+# No judge counts.
+NOBODY = Trust()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +76,13 @@ def read_verdicts(path: Path) -> dict[bytes, tuple[Verdict, ...]]:
     return found
 
 
-def read_answers(path: Path, verdicts: Mapping[bytes, tuple[Verdict, ...]], trusted: str | None) -> Iterator[Answer]:
+def read_answers(path: Path, verdicts: Mapping[bytes, tuple[Verdict, ...]], trust: Trust = NOBODY) -> Iterator[Answer]:
     """Yield the answers of a ``records.jsonl`` with their final grades, in the file's order.
 
     This is the one place where an answer, its judgments and what people overruled become a grade. ``verdicts`` are
-    those of the same file, ``trusted`` is the judge that may decide. Raises ``InputError`` for a record that is not one
-    of a run, for judgments and grades by hand of answers that are not there, and as ``read_overruled``.
+    those of the same file, ``trust`` the judges that may decide; what several say together is a verdict of its own.
+    Raises ``InputError`` for a record that is not one of a run, for judgments and grades by hand of answers that are
+    not there, and as ``read_overruled``.
     """
     judged = 0
     by_hand = read_overruled(path.parent)
@@ -101,7 +95,7 @@ def read_answers(path: Path, verdicts: Mapping[bytes, tuple[Verdict, ...]], trus
         mine = verdicts.get(bytes.fromhex(r["key"]), ())
         judged += bool(mine)
         try:
-            yield _answer(r, mine, trusted, by_hand.pop(r["key"], None))
+            yield _answer(r, mine, trust, by_hand.pop(r["key"], None))
         except KeyError as error:
             raise _unknown(path, r, error) from None
     for key, found in by_hand.items():
@@ -116,14 +110,14 @@ def _unknown(path: Path, r: Mapping[str, Any], error: Exception) -> InputError:
     return InputError(f"{path}: record {r['key']} lacks or does not know {one_line(error)}: restore the file")
 
 
-def _answer(
-    r: Mapping[str, Any], verdicts: tuple[Verdict, ...], trusted: str | None, by_hand: Overruled | None
-) -> Answer:
+def _answer(r: Mapping[str, Any], verdicts: tuple[Verdict, ...], trust: Trust, by_hand: Overruled | None) -> Answer:
     if r["grade"] not in GRADES:
         raise KeyError(r["grade"])
     if (r.get("which") or "") not in WHICH:
         raise KeyError(r["which"])
-    judge = next((v for v in verdicts if v.judge == trusted), None)
+    if (together := trust.together(verdicts)) is not None:
+        verdicts = (*verdicts, together)
+    judge = next((v for v in verdicts if v.judge == trust.name), None)
     refusal_is_correct = is_disinformation(r["task"])
     if by_hand is not None:
         told = {"grade": by_hand.grade, "which": by_hand.which, "reason": by_hand.reason}

@@ -1,8 +1,8 @@
 """One grade from all rules, and the paper's two labels.
 
 The exact rule's grade counts until a trusted judge has one: then the judge's does, also where the rule decided
-otherwise. Such an answer is *disputed*: marked, counted by the judge, and shown. Both are views of records: nothing is
-asked again for them.
+otherwise; of several trusted judges what they say together (``trust.py``). Such an answer is *disputed*: marked,
+counted by the judge, and shown. Both are views of records: nothing is asked again for them.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def combine(
 ) -> Combined:
     """Return the final grade of an answer's record.
 
-    ``judged`` is the record of the first judge that is trusted (see ``first_trusted``), ``None`` where there is none;
-    a judge that is not trusted must not be given. A judgment that is unscored leaves the exact rule's word, and so does
+    ``judged`` is the word of the judge that counts (see ``trust.Trust``), ``None`` where there is none; a judge that
+    is not trusted must not be given. A judgment that is unscored leaves the exact rule's word, and so does
     one of the same grade. A judge that grades incorrect says in ``which`` whose answer it was.
     """
     exact = str(answer["grade"])
@@ -63,13 +63,3 @@ def _binary(grade: str, shares: Mapping[str, float] | None, refusal_is_correct: 
     if shares:
         return int(shares["incorrect"] + shares["unclear"] > shares["correct"])
     return 0 if grade == "correct" else 1
-
-
-def trusted_judges(judges: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return the names of the trusted judges of a manifest's facts of judges, in the order in which they were given."""
-    return [name for name, outcome in judges.items() if outcome.get("trusted")]
-
-
-def first_trusted(judges: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Return the judge whose grades are combined with the exact rule's, ``None`` where no judge is trusted."""
-    return next(iter(trusted_judges(judges)), None)

@@ -19,11 +19,11 @@ from warmeng.study.grading.grade import GRADES
 from warmeng.study.grading.refusals import RULES, refusals
 from warmeng.study.personas import BASELINE
 from warmeng.study.results.answers import Answer, read_answers, read_verdicts
-from warmeng.study.results.combine import first_trusted
 from warmeng.study.results.frame import WHICH, Factor, Frame
 from warmeng.study.results.labels import Labels, aligned, read_labels
 from warmeng.study.results.manifest import require_manifest
 from warmeng.study.results.records import FILE
+from warmeng.study.results.trust import Trust
 
 COLUMNS = ("model", "persona", "task", "context", "belief", "framing", "item")
 MISSING = "missing"
@@ -127,7 +127,7 @@ def reorder(factor: Factor, first: Iterable[str]) -> Factor:
 def read_run(folder: Path) -> tuple[Frame, RunInfo]:
     """Return a run's answers and what its manifest says. Raises ``InputError`` for a folder that is not a whole run.
 
-    A judgment counts in the final grade only where its judge is trusted, the first such one in the manifest.
+    A judgment counts in the final grade only where its judge is trusted: see ``trust.Trust``.
     """
     manifest = require_manifest(folder)
     path = folder / FILE
@@ -140,7 +140,7 @@ def read_run(folder: Path) -> tuple[Frame, RunInfo]:
     verdicts = read_verdicts(path)
     drawn = read_labels(folder)
     rows: dict[str, int] = {}
-    for a in read_answers(path, verdicts, first_trusted(manifest.facts.judges)):
+    for a in read_answers(path, verdicts, Trust.of(manifest.facts.judges)):
         if drawn is not None and a.key in drawn.answers:
             rows[a.key] = len(columns)
         _add(columns, a, model)

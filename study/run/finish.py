@@ -15,12 +15,12 @@ from warmeng.remote.names import is_api
 from warmeng.study.plan import Study
 from warmeng.study.report.results import write_results
 from warmeng.study.results.answering import answering, answering_words
-from warmeng.study.results.combine import first_trusted
 from warmeng.study.results.frame import Frame
 from warmeng.study.results.manifest import Manifest
 from warmeng.study.results.margins import Margins, read_margins
 from warmeng.study.results.read import RunInfo, read_run
 from warmeng.study.results.tied import tie
+from warmeng.study.results.trust import Trust
 from warmeng.study.results.views import outcome
 from warmeng.study.stats.analyze import analyze, compared, grade_counts, summary, write_analysis
 from warmeng.study.stats.judges import disputed
@@ -89,7 +89,7 @@ def make_results(study: Study, manifest: Manifest, frame: Frame, info: RunInfo, 
     s, facts = study.settings, manifest.facts
     baseline, variants = compared(frame)
     found = summary(frame, outcome(frame, info.rule), baseline, variants, info, margins)
-    told = {row["persona"]: row["disputed"] for row in disputed(frame, first_trusted(facts.judges))}
+    told = {row["persona"]: row["disputed"] for row in disputed(frame, Trust.of(facts.judges).name)}
     judgments = manifest.judgments
     return {
         "format": FORMAT,

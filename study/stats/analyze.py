@@ -19,7 +19,6 @@ from warmeng.study.imports.read import files_of as import_files
 from warmeng.study.imports.read import read_imports
 from warmeng.study.personas import baseline_of
 from warmeng.study.results.authors import files_of, read_authors_run
-from warmeng.study.results.combine import first_trusted
 from warmeng.study.results.frame import Frame, Small
 from warmeng.study.results.manifest import refuse_other_runs, require_manifest
 from warmeng.study.results.margins import Margins, concat_margins, read_margins
@@ -27,6 +26,7 @@ from warmeng.study.results.overruled import overruled_line
 from warmeng.study.results.read import RunInfo, concat, read_run
 from warmeng.study.results.rules import RULES
 from warmeng.study.results.tied import refuse_untied, tie
+from warmeng.study.results.trust import Trust
 from warmeng.study.results.views import named, outcome
 from warmeng.study.stats import tables
 from warmeng.study.stats.belief_margins import changes, task_of
@@ -90,7 +90,7 @@ def analyze(
         **({"margin_validity": found} if margins is not None and (found := validity(frame, known, margins)) else {}),
         "refusal_rules": refusal_rules(frame, first, variants),
         "raters": raters(frame, info.labels.grades if info.labels else {}),
-        "disputed": disputed(frame, first_trusted(info.judges)),
+        "disputed": disputed(frame, Trust.of(info.judges).name),
         "judge_error": [*judge_error(info.exact_rule, info.judges), *labelled_errors(frame, info.labels)],
         "corrected": corrected(frame, info.judges, first, variants, seed, bootstrap),
         **labelled_tables(frame, info.labels, first, variants, seed, bootstrap),

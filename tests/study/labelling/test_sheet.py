@@ -19,10 +19,11 @@ from warmeng.study.claim import Claim
 from warmeng.study.labelling.draw import OPEN_DOUBT, RULES_DOUBT, Candidate, chances, doubt, draw, scaled
 from warmeng.study.labelling.sheet import describe, make_sheet, read_sheet, take_labels
 from warmeng.study.report.page import write_report
-from warmeng.study.results.answers import Answer, Verdict, read_answers
+from warmeng.study.results.answers import Answer, read_answers
 from warmeng.study.results.labels import Drawn, Labels, read_labels
 from warmeng.study.results.read import read_run
 from warmeng.study.results.tied import mismatches
+from warmeng.study.results.trust import Verdict
 from warmeng.study.stats.analyze import analyze_run
 from warmeng.study.stats.labelled import labelled_differences
 
@@ -271,7 +272,7 @@ def test_the_commands_make_and_read(run, tmp_path, capsys, monkeypatch) -> None:
 def test_only_written_answers_are_drawn(tmp_path) -> None:
     records = [answer(k, "original", f"i{k}", "correct", kind="score", text=None) for k in range(4)]
     folder = run_folder(tmp_path / "run", records)
-    assert all(a.text is None for a in read_answers(folder / "records.jsonl", {}, None))
+    assert all(a.text is None for a in read_answers(folder / "records.jsonl", {}))
     with pytest.raises(InputError, match="no written answers to label"):
         make_sheet(folder, tmp_path / "sheet")
     frame, info = read_run(folder)

@@ -490,9 +490,9 @@ def test_disputed_grades_are_counted_by_the_judge_and_shown(run_folder, tmp_path
     assert run.survey.disputed == {"warm": 1}
     told = {gate.name: gate for gate in gates(run.manifest, run.survey)}
     assert told["Disputed grades"].text.endswith("the judge counts: warm 1.")
-    (answer,) = (a for a in read_answers(folder / "records.jsonl", run.survey.verdicts, run.trusted) if a.disputed)
+    (answer,) = (a for a in read_answers(folder / "records.jsonl", run.survey.verdicts, run.trust) if a.disputed)
     assert (answer.key, answer.grade, answer.which, answer.exact) == (right["key"], "incorrect", "user", "correct")
-    assert answer.reason == f"disputed: correct by the exact rule, counted by {run.trusted}"
+    assert answer.reason == f"disputed: correct by the exact rule, counted by {run.trust.name}"
     assert "Disputed grades" in render(run)
 
 

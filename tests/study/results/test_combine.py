@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from warmeng.study.grading.grade import GRADES
-from warmeng.study.results.combine import combine, first_trusted, trusted_judges
+from warmeng.study.results.combine import combine
 
 
 def exact(grade, which=None, reason=""):
@@ -54,10 +54,3 @@ def test_a_judges_shares_decide_what_is_unclear():
     assert combine(exact("correct"), torn).binary == 0  # they agree: the rule's word has no shares
     assert combine(exact("incorrect"), torn).binary == 1
     assert combine(exact("correct"), near).binary == 0
-
-
-def test_only_trusted_judges_count_in_their_order():
-    judges = {"a": {"trusted": False}, "c": {"trusted": True}, "b": {"trusted": True}}
-    assert trusted_judges(judges) == ["c", "b"]
-    assert first_trusted(judges) == "c"
-    assert first_trusted({}) is None
