@@ -36,6 +36,7 @@ Examples:
 )
 @click.option("--confusion", is_flag=True, help="Print the judge's confusion matrix, and its errors for each persona.")
 @click.option("--table", is_flag=True, help="Sum the grades up; refused where the raters' agreement is too low.")
+@click.option("--commits", is_flag=True, help="Each question is answered by the judge itself first: see `warmeng run`.")
 @click.option("--format", "form", type=click.Choice(["text", "jsonl"]), default="text", show_default=True)
 @click.option("--api-base", metavar="URL", help="As for `warmeng run`.")
 @click.option("--max-requests", type=int, help="Requests to an API after which it stops, by judge.")
@@ -50,6 +51,7 @@ def grade(
     labels: str | None,
     confusion: bool,
     table: bool,
+    commits: bool,
     form: str,
     api_base: str | None,
     max_requests: int | None,
@@ -74,6 +76,6 @@ def grade(
         api_base=api_base,
         max_requests=max_requests,
     )
-    for line in grade_file(settings, file, Wanted(labels, table, form, confusion), judges):
+    for line in grade_file(settings, file, Wanted(labels, table, form, confusion, commits), judges):
         echo(line)
     return 0

@@ -177,6 +177,13 @@ The same command again continues a run that was interrupted, or prints a finishe
     help="Record a judge that agrees too little with people all the same; its grades then decide nothing.",
 )
 @click.option(
+    "--judge-commits",
+    is_flag=True,
+    default=None,
+    help="Each judge answers every question itself first, without the answer and the claim, and sees what it said when "
+    "it grades: so that it follows a claim less.",
+)
+@click.option(
     "--limit",
     type=int,
     help="Items of each task, embedded or not, 0 for all; a small one shortens the manipulation check too."

@@ -47,7 +47,7 @@ DESIGN = {
 # Told only where they are not the default, so that the same study keeps its digest and its folder.
 UNSAID: Mapping[str, Any] = {
     "asking": (OPEN,), "outcome": None, "contrast": None, "api_base": None, "dtype": AUTO, "weights": AUTO,
-    "kv_dtype": AUTO,
+    "kv_dtype": AUTO, "judge_commits": False,
 }  # fmt: skip
 
 
@@ -99,6 +99,8 @@ class StudySettings:
     judges: Sequence[str] = ()
     # A judge counts only where it is right on the labelled examples.
     judge_gate: bool = True
+    # Judges answer each question themselves before they grade answers to it, and see what they said.
+    judge_commits: bool = False
     # Held-out prompts of the manipulation check before the grid, 0 for none. Where nothing is said, none for the
     # package's own adapters, whose warmth was measured when they were made (docs/finetune.md), else ``WARMTH_PROMPTS``,
     # or ``WARMTH_EACH`` for each item of a smaller ``limit``.
@@ -165,7 +167,7 @@ class StudySettings:
                 raise UsageError(f"{name} is {show(value)}, expected a number from {low_:g} to {high:g}")
             object.__setattr__(self, name, float(value))
         self._check_api()
-        for name in ("fast", "judge_gate"):
+        for name in ("fast", "judge_gate", "judge_commits"):
             if type(getattr(self, name)) is not bool:
                 raise UsageError(f"{name} is {show(getattr(self, name))}, expected true or false")
         optional = ("revision", "statements", "outcome", "contrast")

@@ -147,6 +147,8 @@ def asked(manifest: Manifest, items: Mapping[str, int], judges: Sequence[str], r
         "fast: results may differ in another batch" if s.get("fast") else "deterministic"
     )
     weights = weights_words(engine)
+    own = ", each of which answered every question itself first" if s.get("judge_commits") else ""
+    before = f", and before them {listed(list(judges))}{own}"
     if facts.api:
         noise = "and is sent with each request, which promises nothing" if facts.api.get("seed") else "alone"
         computed = f"by {facts.api.get('answering')} behind {facts.api.get('base')}, asked by {facts.api.get('client')}"
@@ -166,7 +168,7 @@ def asked(manifest: Manifest, items: Mapping[str, int], judges: Sequence[str], r
             f"{sampled}, at most {several(int(s.get('max_new_tokens') or 0), 'new token')}, "
             f"{several(int(s.get('samples') or 1), 'answer')} to each generated prompt{worked}",
         ),
-        Fact("Grading", f"exact rules{', and before them ' + listed(list(judges)) if judges else ' alone, no judge'}"),
+        Fact("Grading", f"exact rules{before if judges else ' alone, no judge'}"),
         *([Fact("Counted as incorrect", f"{RULES.get(rule, 'not known')} (rule {rule})")] if rule else []),
         Fact("Seed", f"{s.get('seed')}: it draws the questions {noise}"),
         Fact("Computed", computed),

@@ -11,7 +11,7 @@ from warmeng.remote.names import check_base, is_api, model_of
 from warmeng.remote.request import ChatRequest
 from warmeng.study.api_plan import ApiPlanner
 from warmeng.study.estimate import Estimate
-from warmeng.study.grading.judge import ApiJudge
+from warmeng.study.grading.judge import OWN_TOKENS, ApiJudge
 from warmeng.study.grading.rows import Row, read_rows, row_of
 from warmeng.study.personas import by_model, on_base
 from warmeng.study.plan import Study
@@ -65,7 +65,12 @@ def asked_of(study: Study) -> dict[str, Asked]:
         for name in judges:
             for kind, some in (("judgments", rows), ("labelled answers", labelled)):
                 for row in some:
-                    found[name].add(ApiJudge().request("", row), kind)
+                    found[name].add(
+                        ApiJudge().request("", row, "x" * BYTES * OWN_TOKENS if s.judge_commits else ""), kind
+                    )
+            if s.judge_commits:
+                for question in {row.question for row in (*rows, *labelled)}:
+                    found[name].add(ApiJudge().own_request("", question), "answers of its own")
     return found
 
 

@@ -24,6 +24,7 @@ from warmeng.study.prompts import CHOICE
 from warmeng.study.run.energy import EnergyMeter
 from warmeng.study.run.judges import (
     JUDGE,
+    Given,
     JudgeClient,
     JudgeSpec,
     JudgmentTask,
@@ -179,7 +180,7 @@ class _Asker:
         for _ in range(self.step):
             if interrupted:
                 return False
-            held = len(self.asked) + (len(self.client.open) if self.client is not None else 0)
+            held = len(self.asked) + (self.client.held if self.client is not None else 0)
             job = next(left, None) if held < self.most else None
             if job is None:
                 return held > 0
@@ -194,7 +195,7 @@ class _Asker:
         planned = self.asked.pop(result.id, None)
         if planned is None:
             assert self.client is not None, "only judgments are asked beside what is planned"
-            self._record(self.client.record(result), JUDGE + self.client.spec.name, judging_work())
+            self._give(self.client.receive(result), urgent=True)
             return
         record = make_record(planned, result)
         self._record(record, planned.cell.persona, work(planned))
@@ -203,11 +204,15 @@ class _Asker:
 
     def _judge(self, case: JudgmentTask, urgent: bool) -> None:
         assert self.client is not None, "cases come from a client's judge"
-        taken = self.client.take(case)
-        if isinstance(taken, dict):
-            self._record(taken, JUDGE + self.client.spec.name, judging_work())
-        else:
-            self.engine.add(taken, urgent=urgent)
+        self._give(self.client.take(case), urgent)
+
+    def _give(self, given: Given, urgent: bool) -> None:
+        assert self.client is not None, "what is given comes from a client's judge"
+        for one in given:
+            if isinstance(one, dict):
+                self._record(one, JUDGE + self.client.spec.name, judging_work())
+            else:
+                self.engine.add(one, urgent=urgent)
 
     def _record(self, record: Mapping[str, Any], who: str, done: float) -> None:
         self.records.append(record)

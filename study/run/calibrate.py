@@ -16,7 +16,7 @@ from warmeng.common.files import read_jsonl
 from warmeng.engine.request import GenerateResult
 from warmeng.study.grading.exact import grade_answer
 from warmeng.study.grading.grade import GRADES, Grade
-from warmeng.study.grading.judge import Judged, Score, judge_rows
+from warmeng.study.grading.judge import Judged, judge_rows
 from warmeng.study.grading.rows import LABELS, Row, read_rows
 from warmeng.study.stats.agreement import Agreement, kappa, table
 from warmeng.study.stats.correction import ALL, Detection
@@ -72,10 +72,17 @@ class Calibration:
 
 
 def calibrate(
-    engine: Engine | RemoteEngine, path: Path = LABELLED, labels: str = "label", score: Score | None = None
+    engine: Engine | RemoteEngine,
+    path: Path = LABELLED,
+    labels: str = "label",
+    commits: bool = False,
+    through: Any = None,
 ) -> Calibration:
-    """Measure a model on a labelled file: JSON lines or CSV, as ``rows.read_rows``. ``score``: as in ``judge_rows``."""
-    return measure(judge_rows(engine, read_rows(path, labels), score))
+    """Measure a model on a labelled file: JSON lines or CSV, as ``rows.read_rows``.
+
+    ``commits`` (it answers each question itself first) and ``through``: as in ``judge_rows``.
+    """
+    return measure(judge_rows(engine, read_rows(path, labels), commits, through))
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,7 +157,8 @@ def _grid(study: Study, folder: Path, plan: Estimate, to_write: int) -> Lines:
         how = "borrowed of other questions" if is_api(s.model) else "written first"
         yield "wrong answers", f"{to_write:,} are missing and will be {how}"
     if s.judges:
-        yield "judges", f"{', '.join(s.judges)}: grade every generated answer once more"
+        first = ", after an answer of their own to each question" if s.judge_commits else ""
+        yield "judges", f"{', '.join(s.judges)}: grade every generated answer once more{first}"
 
 
 def _workers(fleet: FleetSettings) -> str:

@@ -127,7 +127,7 @@ class Grid:
         settings = self.study.settings
         model = settings if spec.name == BASE else settings_of(spec.name, settings)
         engine = self.models.of(model, f"judge {spec.name}")
-        was, now = ({"judges": {a.name: a.identity}} for a in (spec, JudgeSpec.of(spec.name, engine)))
+        was, now = ({"judges": {a.name: a.identity}} for a in (spec, JudgeSpec.of(spec.name, engine, spec.commits)))
         refuse_changes(self.folder, was, now)
         name = JUDGE + spec.name
         display = Display(self.progress, engine, {name: planned}, {name: made}, judging_work() * (planned - made))

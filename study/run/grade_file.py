@@ -38,6 +38,8 @@ class Wanted:
     table: bool = False
     form: str = "text"
     confusion: bool = False
+    # The judge answers each question itself first.
+    commits: bool = False
 
 
 def exact_grade(row: Row) -> Grade | None:
@@ -100,7 +102,7 @@ def _by_judge(settings: StudySettings, path: Path, wanted: Wanted, count: int, c
     grades: Counter[str] = Counter()
     labelled: list[Judged] = []
     exact: list[Grade | None] = []
-    for number, judged in enumerate(judge_rows(engine, read_rows(path, wanted.labels)), start=1):
+    for number, judged in enumerate(judge_rows(engine, read_rows(path, wanted.labels), wanted.commits), start=1):
         mine = exact_grade(judged.row)
         yield _text(number, judged, mine) if text else _json(judged, mine)
         grades[judged.grade] += 1
@@ -109,7 +111,7 @@ def _by_judge(settings: StudySettings, path: Path, wanted: Wanted, count: int, c
         labelled.append(judged)
     if wanted.labels is None and not (wanted.table or wanted.confusion):
         return
-    own = measure(labelled) if wanted.labels is not None else calibrate(engine)
+    own = measure(labelled) if wanted.labels is not None else calibrate(engine, commits=wanted.commits)
     found = own.agreement
     if text:
         where = f"column {wanted.labels}" if wanted.labels else "the embedded labelled examples"

@@ -10,10 +10,10 @@ from typing import Any
 
 import orjson
 
-from warmeng.engine.request import Result, ScoreRequest
+from warmeng.engine.request import GenerateRequest, Result, ScoreRequest
 from warmeng.remote.request import ChatRequest, ChatResult
 from warmeng.study.grading.exact import whose
-from warmeng.study.grading.judge import RUBRIC_VERSION, Judged, decide, judge_of
+from warmeng.study.grading.judge import OWN_VERSION, RUBRIC_VERSION, Judged, decide, judge_of, own_text
 from warmeng.study.grading.rows import Row, row_of
 from warmeng.study.plan import Planned
 from warmeng.study.results.manifest import Manifest
@@ -28,6 +28,10 @@ from warmeng.study.tasks.task import Item, Task
 JUDGE = "judge "
 # The run's own base, without an adapter, in the same engine.
 BASE = "base"
+# In a judge's identity, where it commits itself first: the version of what it is asked then.
+COMMITS = "own answer"
+# Before a hash of a question: the id of a judge's own answer to it.
+OWN = "own "
 # Gradings whose answers are judged; a refusal has no right answer to compare.
 JUDGED = ("alias", "judge", "number")
 PLACE = ("persona", "task", "context", "belief", "framing", "item", "sample")
@@ -41,9 +45,14 @@ class JudgeSpec:
     identity: Mapping[str, Any]
 
     @classmethod
-    def of(cls, name: str, engine: AnyEngine) -> JudgeSpec:
-        """Return the judge that a loaded model is."""
-        return cls(name, identity(engine))
+    def of(cls, name: str, engine: AnyEngine, commits: bool = False) -> JudgeSpec:
+        """Return the judge that a loaded model is; one that ``commits`` itself answers each question first."""
+        return cls(name, {**identity(engine), **({COMMITS: OWN_VERSION} if commits else {})})
+
+    @property
+    def commits(self) -> bool:
+        """Whether it answers a question itself before it grades answers to it."""
+        return COMMITS in self.identity
 
     def key(self, answer: str) -> str:
         """Return the key of the judgment of the answer with this key."""
@@ -62,13 +71,16 @@ class JudgmentTask:
     row: Row
 
 
-def calibrate_judge(engine: AnyEngine, name: str, gate: bool, preparation: Preparation) -> dict[str, Any]:
+def calibrate_judge(
+    engine: AnyEngine, name: str, gate: bool, preparation: Preparation, commits: bool = False
+) -> dict[str, Any]:
     """Measure a judge on the embedded labelled answers and return the outcome for the manifest.
 
     Raises ``InputError`` naming the judge where its agreement with people is too low, unless ``gate`` is off: then it
     is recorded as not trusted, its grades are shown beside the others and decide nothing.
     """
-    found: Calibration = calibrate(engine, score=preparation.engine(engine, f"calibration of judge {name}").score)
+    through = preparation.engine(engine, f"calibration of judge {name}")
+    found: Calibration = calibrate(engine, commits=commits, through=through)
     if gate:
         otherwise = "let it only be recorded (--no-judge-gate)"
         require_trust(f"judge {name}", found.agreement, "a judge of this run", otherwise)
@@ -97,8 +109,8 @@ def load_judges(
             outcomes[name] = dict(before.facts.judges[name])
             continue
         engine = models.of(settings_of(name, settings), f"judge {name}")
-        judges[name] = JudgeSpec.of(name, engine)
-        outcomes[name] = calibrate_judge(engine, name, settings.judge_gate, preparation)
+        judges[name] = JudgeSpec.of(name, engine, settings.judge_commits)
+        outcomes[name] = calibrate_judge(engine, name, settings.judge_gate, preparation, settings.judge_commits)
         del engine  # before another one is loaded
     return judges, outcomes
 
@@ -164,26 +176,56 @@ def pending(path: Path, judge: JudgeSpec, tasks: Sequence[Task], done: Collectio
             yield judgment_task(judge, record, item)
 
 
+# What a judge's client gives: requests for the engine, and records that are done.
+Given = list[ScoreRequest | GenerateRequest | ChatRequest | dict[str, Any]]
+
+
 class JudgeClient:
     """Turns cases into requests and results into records, for one judge and one engine."""
 
     def __init__(self, judge: JudgeSpec, engine: AnyEngine) -> None:
         self.spec = judge
         self._judge = judge_of(engine)
-        self.open: dict[str, JudgmentTask] = {}
+        self._open: dict[str, JudgmentTask] = {}
+        # Of a judge that commits itself first: its answers by id, and the cases that wait for one.
+        self._own: dict[str, str] = {}
+        self._waiting: dict[str, list[JudgmentTask]] = {}
 
-    def take(self, case: JudgmentTask) -> ScoreRequest | ChatRequest | dict[str, Any]:
-        """Return the request to add to the engine, or the record at once where none is needed."""
+    @property
+    def held(self) -> int:
+        """How many cases are not done."""
+        return len(self._open) + sum(map(len, self._waiting.values()))
+
+    def take(self, case: JudgmentTask) -> Given:
+        """Return what to add to the engine, or the record at once where nothing is needed.
+
+        Nothing yet where the judge's own answer to the question is on its way.
+        """
         known = settled(case)
         if known is not None:
-            return judged_record(case, known, str(case.answer["status"]))
-        self.open[case.key] = case
-        return self._judge.request(case.key, case.row)
+            return [judged_record(case, known, str(case.answer["status"]))]
+        own = self._own_id(case)
+        if not self.spec.commits or own in self._own:
+            return [self._request(case)]
+        asked = own in self._waiting
+        self._waiting.setdefault(own, []).append(case)
+        return [] if asked else [self._judge.own_request(own, case.row.question)]
 
-    def record(self, result: Result | ChatResult) -> dict[str, Any]:
-        """Return the record of a result whose request ``take`` gave."""
-        case = self.open.pop(result.id)
-        return judged_record(case, decide(case.row, result), result.status) | answered_by(result)
+    def receive(self, result: Result | ChatResult) -> Given:
+        """Return what follows from a result whose request ``take`` gave: its record, or the requests that it opens."""
+        if result.id in self._waiting:
+            self._own[result.id] = own_text(result)
+            return [self._request(case) for case in self._waiting.pop(result.id)]
+        case = self._open.pop(result.id)
+        found = judged_record(case, decide(case.row, result), result.status) | answered_by(result)
+        return [found | ({"own": self._own[self._own_id(case)]} if self.spec.commits else {})]
+
+    def _request(self, case: JudgmentTask) -> ScoreRequest | ChatRequest:
+        self._open[case.key] = case
+        return self._judge.request(case.key, case.row, self._own.get(self._own_id(case), ""))
+
+    def _own_id(self, case: JudgmentTask) -> str:
+        return OWN + hashlib.sha256(case.row.question.encode()).hexdigest()[:32]
 
 
 def answered_by(result: Result | ChatResult) -> dict[str, Any]:

@@ -147,13 +147,13 @@ def load_all(study: Study, models: Models, before: Manifest | None, preparation:
         own_facts = compare((model for model in own if isinstance(model, OwnModel)), engine, progress)
         applied = apply_adapters(engine, study.personas, progress.message)
     if BASE in study.settings.judges:
-        judges[BASE] = JudgeSpec.of(BASE, engine)
+        judges[BASE] = JudgeSpec.of(BASE, engine, study.settings.judge_commits)
         outcomes[BASE] = (
-            calibrate_judge(engine, BASE, study.settings.judge_gate, preparation)
+            calibrate_judge(engine, BASE, study.settings.judge_gate, preparation, study.settings.judge_commits)
             if before is None
             else dict(before.facts.judges[BASE])
         )
-    # In the order in which they were given: the first trusted one decides.
+    # In the order in which they were given.
     order = study.settings.judges
     judges, outcomes = {name: judges[name] for name in order}, {name: outcomes[name] for name in order}
     return Loaded(engine, applied, own, own_facts, judges, outcomes)

@@ -43,6 +43,15 @@ def test_the_judge_sees_the_claim_but_no_persona():
     assert "warm" not in prompt_text(with_persona)
 
 
+def test_a_judge_sees_its_own_answer_on_a_line_before_the_one_to_grade():
+    plain, own = prompt_text(ROW), prompt_text(ROW, "  Paris,\n surely. ")
+    line = "Your own answer, given before you saw this one: Paris, surely.\n"
+    assert line in own
+    assert own.replace(line, "") == plain
+    assert own.index(line) < own.index("Answer to grade: ")
+    assert prompt_text(ROW, "") == plain
+
+
 def test_the_conversation_is_one_user_turn_that_the_labels_continue():
     request = Judge(FakeTokenizer()).request("key", ROW)
     text = FakeTokenizer().decode(request.prompt)
