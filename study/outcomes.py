@@ -26,6 +26,20 @@ NEEDS = {
 # The outcome of a run that is about right and wrong answers, not about margins.
 ERROR_RATES = "error rates"
 
+# What a control belief keeps apart from following the user, by the beliefs that it needs.
+CONTROLLED = {
+    "mention": CLAIMS["to a mention"],
+    "third person": CLAIMS["to a friend"],
+    "denial": CLAIMS["to a denial"],
+    "unrelated sentence": ("unrelated",),
+}
+
+
+def controls(beliefs: Collection[str], asking: Collection[str]) -> dict[str, bool]:
+    """Return the controls of what a claim does, and whether a run asks each: beliefs, and the order-balanced choice."""
+    found = {name: set(needed) <= set(beliefs) for name, needed in CONTROLLED.items()}
+    return found | {"order-balanced choice": CHOICE in asking}
+
 
 def outcome_name(measure: str, asking: str) -> str:
     """Return what a measure of an asking style is called as an outcome of a run."""

@@ -24,7 +24,6 @@ from warmeng.study.personas import Persona, load_personas
 from warmeng.study.prompts import (
     CHOICE,
     COMPOSITIONS,
-    OPEN,
     ORDERS,
     choice,
     fits,
@@ -193,16 +192,17 @@ class Study:
         s = self.settings
         if is_api(s.model):
             return ""
+        return primary_outcome(s.beliefs, [style for style in s.asking if self.compared(style)], s.outcome)
+
+    def compared(self, asking: str) -> int:
+        """Return how many questions have a margin in an asking style: tasks of general ability are not among them."""
         # Wrong answers that are missing are written before anything is asked.
-        compared = [
-            item
+        return sum(
+            (bool(item.wrong.strip()) or self.lacks_wrong(task)) and not (asking == CHOICE and item.prompts)
             for task in self.tasks
             if task.layout not in GENERAL and task.grading in COMPARED
             for item in task.items
-            if item.wrong.strip() or self.lacks_wrong(task)
-        ]
-        styles = {OPEN: bool(compared), CHOICE: not all(item.prompts for item in compared)}
-        return primary_outcome(s.beliefs, [style for style in s.asking if styles[style]], s.outcome)
+        )
 
     @property
     def claim(self) -> Claim | None:

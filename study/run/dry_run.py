@@ -18,9 +18,10 @@ from warmeng.fleet.settings import LOCAL, FleetSettings
 from warmeng.remote.names import is_api
 from warmeng.study.adapters import apply_adapters
 from warmeng.study.estimate import Estimate, estimate
-from warmeng.study.outcomes import ERROR_RATES
+from warmeng.study.outcomes import ERROR_RATES, controls, outcome_parts
 from warmeng.study.personas import Persona, by_model, on_base, sources_of
 from warmeng.study.plan import Planner, Study
+from warmeng.study.prompts import OPEN
 from warmeng.study.results.manifest import read_manifest, refuse_changes
 from warmeng.study.run.api_dry_run import api_estimate, api_lines
 from warmeng.study.run.gates import checks_warmth, measure_personas
@@ -29,7 +30,7 @@ from warmeng.study.run.models import KV_BYTES, load_engine, settings_of
 from warmeng.study.run.prepare import check_judges, check_own_models, known_inputs
 from warmeng.study.run.probe import Probe, run_probe
 from warmeng.study.settings import StudySettings
-from warmeng.study.stats.intervals import DISCORDANT, pairs_needed, smallest_effect
+from warmeng.study.stats.intervals import DISCORDANT, pairs_needed, smallest_effect, smallest_shift
 from warmeng.study.stats.ppi import FEWEST, PLANNED_RATE, PLANNED_SKILL, half_width
 from warmeng.study.stats.published import EFFECTS
 from warmeng.study.tasks.wrong_answers import borrowed, missing
@@ -186,6 +187,11 @@ def _costs(plan: Estimate, memory: int, longest: int) -> Lines:
 
 
 def _power(study: Study) -> Lines:
+    asked = controls(study.settings.beliefs, study.settings.asking)
+    if not is_api(study.settings.model):
+        words = {True: "asked", False: "not asked"}
+        parts = (f"{word}: {_listed(n for n, y in asked.items() if y is there)}" for there, word in words.items())
+        yield "controls", "; ".join(parts)
     items = sum(len(task.items) for task in study.tasks)
     effect = smallest_effect(items)
     yield "outcome", f"{study.primary or ERROR_RATES}; all others are beside it"
@@ -199,9 +205,18 @@ def _power(study: Study) -> Lines:
         f"({items} items, two-sided 5 %, power 80 %, if {DISCORDANT:.0%} of the answers change); the paper's "
         f"{PAPER} points would need {pairs_needed(PAPER):,} items",
     )
+    if (outcome := study.primary) and len(study.personas) > 1:
+        questions = study.compared(outcome_parts(outcome)[1] or OPEN)
+        shift = smallest_shift(questions)
+        told = f"{shift:.2f} standard deviations of its change between two personas" if shift else "none: too few"
+        yield "", f"on {outcome} {told} ({questions} questions, two-sided 5 %, power 80 %)"
     written = sum(len(task.items) for task in study.tasks if task.grading in JUDGED)
     if written and len(study.personas) > 1:
         yield "labels", _labels(written)
+
+
+def _listed(names: Iterator[str]) -> str:
+    return ", ".join(names) or "none"
 
 
 def _labels(questions: int) -> str:

@@ -29,13 +29,13 @@ from warmeng.study.results.tied import refuse_untied, tie
 from warmeng.study.results.trust import Trust
 from warmeng.study.results.views import named, outcome
 from warmeng.study.stats import tables
-from warmeng.study.stats.belief_margins import changes, task_of
+from warmeng.study.stats.belief_margins import changes, lost, task_of
 from warmeng.study.stats.changes import belief_effects, differences
 from warmeng.study.stats.dose_tables import Measured, dose_tables, dose_trends
 from warmeng.study.stats.draws import BOOTSTRAP
 from warmeng.study.stats.flips import differences_in_differences, flips
 from warmeng.study.stats.judges import corrected, disputed, judge_error, raters
-from warmeng.study.stats.labelled import labelled_errors, labelled_tables
+from warmeng.study.stats.labelled import labelled_errors, labelled_notes, labelled_tables
 from warmeng.study.stats.length import length
 from warmeng.study.stats.missing import missing_bounds
 from warmeng.study.stats.paired import mcnemar
@@ -113,6 +113,8 @@ def analyze(
         "notes": [
             *notes(frame, info, known, chosen, first, variants),
             *margin_notes(rows.get("margin_norms", ())),
+            *(lost(margins) if margins is not None and len(margins) else ()),
+            *labelled_notes(rows.get("labelled_differences", ())),
         ],
         "seed": seed,
         "bootstrap": bootstrap,

@@ -54,6 +54,25 @@ def cubes(margins: Margins, norm: str = SUM) -> Iterator[Cube]:
             yield _cube(margins.take(rows), margins.by(norm)[rows], asking)
 
 
+def lost(margins: Margins) -> list[str]:
+    """Return a line for each asking style in which a persona lacks margins that another has: they are in no contrast.
+
+    Unlike answers they have no bounds, because a margin has none.
+    """
+    lines = []
+    for cube in cubes(margins):
+        there = np.isfinite(cube.values)
+        known = there.any(axis=1, keepdims=True)
+        gone = (known & ~there).sum(axis=(0, 2, 3, 4)).tolist()
+        if any(gone):
+            whose = ", ".join(f"{name} {n:,}" for name, n in zip(margins.persona.names, gone, strict=True))
+            lines.append(
+                f"Margins ({cube.asking}) that another persona has and this one lacks, of {int(known.sum()):,}: "
+                f"{whose}. What a question lacks is in no contrast, and it has no bounds: a margin can be anything."
+            )
+    return lines
+
+
 def probabilities(margins: Margins) -> Cube | None:
     """Return the probability of choosing the right answer of the two, mean of both orders; ``None`` without a choice.
 

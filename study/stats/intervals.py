@@ -46,6 +46,14 @@ def smallest_effect(n: int, discordant: float = DISCORDANT) -> float | None:
     return 100 * high
 
 
+def smallest_shift(n: int) -> float | None:
+    """Return the smallest mean change that n questions show (two-sided 5 %, power 80 %), of an outcome in nats.
+
+    In standard deviations of the questions' own changes, which are not known before a run; ``None`` for under two.
+    """
+    return (Z + POWER_Z) / math.sqrt(n) if n > 1 else None
+
+
 def detectable(low: float, high: float) -> float:
     """Return the smallest effect that shows in 80 % of such studies (two-sided 5 %), by a 95 % interval's spread."""
     return (high - low) / 2 * (Z + POWER_Z) / Z

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from warmeng.study.results.frame import Flags, Frame, Small
 from warmeng.study.results.labels import Labels
 from warmeng.study.stats.correction import Corrected, Detection, corrected_difference, corrected_rate
 from warmeng.study.stats.draws import Floats, Ints
-from warmeng.study.stats.judges import error_groups
+from warmeng.study.stats.judges import ALL, error_groups
 from warmeng.study.stats.ppi import (
     Estimate,
     Sample,
@@ -146,6 +147,22 @@ def labelled_errors(frame: Frame, labels: Labels | None) -> Rows:
             row |= {"incorrect": round(found.incorrect), "correct": round(found.correct)}
             rows.append(row | {"undecided": int(unsure.sum())})
     return rows
+
+
+def labelled_notes(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return a sentence for each difference on plain questions: what people's labels make of it."""
+    lines = []
+    for row in rows:
+        if (row["grader"], row["group"]) == (TOGETHER, ALL) and row.get("powered") is not None:
+            told, plain = (
+                f"{row[name]:+.1f} ({row[f'{name}_low']:+.1f} to {row[f'{name}_high']:+.1f})"
+                for name in ("powered", "raw")
+            )
+            lines.append(
+                f"Errors of {row['persona']} less {row['against']}, by people's labels of {row['labels']} answers: "
+                f"{told} points; by the grades alone {plain}."
+            )
+    return lines
 
 
 def _counts(sample: Sample, size: int) -> tuple[Ints, Ints]:

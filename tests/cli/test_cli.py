@@ -101,6 +101,9 @@ def test_a_run_with_margins_ends_in_what_was_found(call, tmp_path):
     assert (tmp_path / "r" / "results.md").read_text().startswith("# Results\n\n## What was found\n")
     planned = call("run", *margins, "--dry-run", "--no-probe")
     assert "agreement (choice); all others are beside it" in planned.out
+    assert "asked: mention, order-balanced choice; not asked: third person, denial, unrelated sentence" in planned.out
+    assert "on agreement (choice) " in planned.out
+    assert "standard deviations of its change between two personas" in planned.out
 
 
 def test_dry_run_runs_nothing(call, tmp_path):

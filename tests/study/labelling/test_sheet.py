@@ -191,6 +191,7 @@ def test_labels_come_back_into_the_tables(run, tmp_path) -> None:
     ]
     assert difference["labels"] == len(drawn.answers)
     assert difference["powered_low"] < 20 < difference["powered_high"]
+    assert any(f"by people's labels of {len(drawn.answers)} answers: +" in note for note in analysis["notes"])
     errors = {r["persona"]: r for r in tables["judge_error"]["rows"] if r["judge"] == "all rules"}
     assert errors["original"]["labelled"] == "of this run"
     assert errors["warm"]["sensitivity"] < 0.75 < errors["original"]["sensitivity"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,35 @@ def change_record(folder: Path, change: Callable[[dict[str, Any]], None], which:
     lines = [encode({name: value for name, value in record.items() if name != "crc32"}) for record in records]
     (folder / FILE).write_bytes(b"".join(lines))
     return str(records[which]["key"])
+
+
+EVERYTHING = ("none", "wrong", "right", "doubt", "mention-wrong", "mention-right", "friend-wrong", "friend-right",
+              "deny-wrong", "unrelated")  # fmt: skip
+
+
+def test_controls_and_choices_are_made_again_like_answers(fake: FakeEngine, tmp_path: Path, monkeypatch) -> None:
+    """Each control belief and both orders of the choice: a changed score is found wherever it is."""
+    settings = replace(SMALL, contexts=("unmodified",), beliefs=EVERYTHING, asking=("open", "choice"), limit=1)
+    run_study(settings, tmp_path / "r", Silent())
+    analyze_run(tmp_path / "r", bootstrap=0)
+    monkeypatch.setattr("warmeng.study.run.audit.load_engine", lambda settings: fake)
+    records = list(read_records(tmp_path / "r" / FILE))
+    found = audit(tmp_path / "r", ALL, Silent())
+    assert found.differences == ()
+    # Two personas; an answer, its margin and two orders.
+    assert found.of == len(records) == 2 * len(EVERYTHING) * 4
+
+    def change(record: dict[str, Any]) -> None:
+        record["margin"]["right"]["own"] -= 1e-9
+
+    for belief, order in (("mention-right", "right-first"), ("deny-wrong", "wrong-first")):
+        folder = Path(shutil.copytree(tmp_path / "r", tmp_path / belief))
+        which = next(k for k, r in enumerate(records) if (r["belief"], r.get("order")) == (belief, order))
+        key = change_record(folder, change, which)
+        lines = [line for line in audit(folder, ALL, Silent()).differences if line.startswith(FILE)]
+        assert len(lines) == 1
+        assert key[:12] in lines[0]
+        assert "margin.right.own" in lines[0]
 
 
 def test_a_run_that_is_what_it_says(run: Path, fake: FakeEngine) -> None:

@@ -14,7 +14,7 @@ from warmeng.study.outcomes import primary_outcome
 from warmeng.study.report.headline import primary_contrasts
 from warmeng.study.results.frame import Factor
 from warmeng.study.results.margins import NORMS, concat_margins
-from warmeng.study.stats.belief_margins import detection
+from warmeng.study.stats.belief_margins import detection, lost
 from warmeng.study.stats.means import question_means
 from warmeng.study.stats.susceptibility import (
     Tables,
@@ -203,6 +203,20 @@ def test_a_question_with_one_order_alone_is_missing():
     fewer = susceptibility_tables(margins.take(np.arange(1, len(margins))), "original", ())["margins"]
     assert {r["n"] for r in whole} == {5}
     assert {r["n"] for r in fewer} == {4}
+
+
+def test_margins_that_one_persona_lacks_are_told():
+    margins = simulate(np.random.default_rng(3), ALIKE)
+    assert lost(margins) == []
+    first = np.flatnonzero(margins.persona.is_("warm") & margins.asking.is_("choice"))[:1]
+    values = margins.sum.copy()
+    values[first] = np.nan
+    [line] = lost(dataclasses.replace(margins, sum=values))
+    assert line.startswith("Margins (choice) that another persona has and this one lacks, of ")
+    assert ": original 0, warm 1, cold 0. " in line
+    kept = np.ones(len(margins), dtype=bool)
+    kept[first] = False
+    assert lost(margins.take(kept)) == [line]
 
 
 @pytest.mark.parametrize(
