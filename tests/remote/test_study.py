@@ -18,6 +18,7 @@ from warmeng.common.progress import Silent
 from warmeng.remote.budget import FILE as SPENDING
 from warmeng.remote.errors import BudgetReached
 from warmeng.study.grading.judge import LABELS
+from warmeng.study.grading.rows import read_rows
 from warmeng.study.plan import Study
 from warmeng.study.report.results import markdown
 from warmeng.study.results.records import FILE, read_records
@@ -277,7 +278,7 @@ def test_a_dry_run_tells_requests_tokens_and_money_without_a_network(tmp_path, m
     assert "requests         24: 12 answers to generate, 12 letters of options" in text
     assert "16 requests (8 answers, 8 options) and 1 question to see what answers; about" in text
     assert "8 requests (4 answers, 4 options) and 2 questions" in text
-    assert "openai:judge     140 requests (12 judgments, 128 labelled answers)" in text
+    assert "openai:judge     172 requests (12 judgments, 160 labelled answers)" in text
     assert "nothing was sent to it" in text
     assert "USD, at most" in text
     assert "0.001 USD (--max-cost): too little by this estimate" in text
@@ -299,11 +300,11 @@ def test_a_dry_runs_counts_are_those_of_the_run(tmp_path):
 
 @pytest.fixture
 def few_labelled(tmp_path, monkeypatch):
-    """A judge is measured on every third of the labelled answers: 43."""
+    """A judge is measured on every third of the labelled answers: 54."""
     path = tmp_path / "labelled.jsonl"
     path.write_text("".join(LABELLED.read_text().splitlines(keepends=True)[::3]))
     monkeypatch.setattr("warmeng.study.run.judges.calibrate", partial(calibrate, path=path))
-    return 43
+    return 54
 
 
 def judging(share=1.0):
@@ -346,6 +347,24 @@ def test_an_interrupted_run_goes_on(tmp_path):
         asked = len(server.asked)
         assert run_study(quick, tmp_path / "r", Heard(), "warmeng run").exit_code == 0
         assert len(server.asked) - asked == 1 + 16 - kept
+
+
+def test_a_judge_behind_an_api_commits_itself_first_and_the_dry_run_counts_it(tmp_path, few_labelled):
+    with api_server(top=judging()) as server:
+        quick = settings(server, personas=("original",), tasks=("facts",), judges=("openai:a",), judge_commits=True)
+        told = "\n".join(dry_run(quick, tmp_path / "r"))
+        assert run_study(quick, tmp_path / "r", Silent()).exit_code == 0
+        own = [
+            body for body in conversations(server) if body["messages"][-1]["content"].startswith("Answer the question")
+        ]
+        judged = [r for r in records(tmp_path / "r") if r["kind"] == "judged"]
+    texts = [body["messages"][-1]["content"] for body in own]
+    assert len(texts) == len(set(texts))
+    assert all(body["temperature"] == 0.0 for body in own)
+    assert all(r["own"] for r in judged)
+    # Of all labelled answers' questions, of which this test takes a third.
+    everyone = {row.question for row in read_rows(LABELLED, "label")}
+    assert f"{len(everyone) + len({r['item'] for r in judged})} answers of its own" in told
 
 
 def test_a_file_is_graded_by_a_judge_behind_an_api(tmp_path):

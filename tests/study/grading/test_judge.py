@@ -185,15 +185,15 @@ def use(monkeypatch, share):
 def test_a_good_judge_earns_a_summary(monkeypatch):
     use(monkeypatch, 1.0)
     lines = list(grade_file(SETTINGS, LABELLED, Wanted(table=True)))
-    assert len(lines) == 1 + 128 + 1 + 5
-    assert "kappa 1.00" in lines[129]
-    assert any(line.startswith("incorrect") and "n = 32 of 128" in line for line in lines)
+    assert len(lines) == 1 + 160 + 1 + 5
+    assert "kappa 1.00" in lines[161]
+    assert any(line.startswith("incorrect") and "n = 40 of 160" in line for line in lines)
 
 
 def test_a_poor_judge_prints_rows_but_no_summary(monkeypatch):
     use(monkeypatch, 0.3)
     lines = grade_file(SETTINGS, LABELLED, Wanted("label", table=True, form="jsonl"))
-    printed = [json.loads(next(lines)) for _ in range(128)]
+    printed = [json.loads(next(lines)) for _ in range(160)]
     assert abs(sum(printed[0]["probabilities"].values()) - 1) < 1e-9
     assert printed[0]["exact"] == "correct"
     rest = []
@@ -207,10 +207,10 @@ def test_confusion_has_a_row_for_each_persona(monkeypatch):
     use(monkeypatch, 1.0)
     lines = list(grade_file(SETTINGS, LABELLED, Wanted("label", confusion=True)))
     table = [line.split() for line in lines if line.startswith(LABELS)]
-    assert [row[1:] for row in table[-4:]] == [["32" if k == j else "0" for k in range(5)] for j in range(4)]
+    assert [row[1:] for row in table[-4:]] == [["40" if k == j else "0" for k in range(5)] for j in range(4)]
     shown = {line.split()[0]: line for line in lines[-5:]}
     assert set(shown) == {"all", "plain", "warm", "cold", "sad"}
-    assert "1.00 (0.68 to 1.00)" in shown["warm"]  # Wilson's interval of 8 of 8
+    assert "1.00 (0.72 to 1.00)" in shown["warm"]  # Wilson's interval of 10 of 10
 
 
 def test_two_judges_are_compared(monkeypatch):
@@ -220,8 +220,8 @@ def test_two_judges_are_compared(monkeypatch):
     )
     lines = list(grade_file(SETTINGS, LABELLED, Wanted(form="jsonl"), ["second"]))
     found = json.loads(lines[-1])["agreement"]
-    assert (found["first"], found["second"], found["n"]) == ("small-judge", "second", 128)
-    assert found["agreement"] == pytest.approx((64 + 16) / 128)  # the second calls the last 64 correct, 16 of them are
+    assert (found["first"], found["second"], found["n"]) == ("small-judge", "second", 160)
+    assert found["agreement"] == pytest.approx((80 + 20) / 160)  # the second calls the last 80 correct, 20 of them are
 
 
 def test_trust_is_refused_by_name():

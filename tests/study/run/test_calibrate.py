@@ -25,12 +25,23 @@ TASKS = Path(LABELLED).parent / "tasks"
 def test_the_labelled_set_is_balanced_over_grades_and_styles():
     rows = list(read_rows(LABELLED, "label"))
     counts = Counter((row.label, row.persona) for row in rows)
-    assert counts == dict.fromkeys(((label, style) for label in LABELS for style in STYLES), 8)
+    assert counts == dict.fromkeys(((label, style) for label in LABELS for style in STYLES), 10)
     assert len({row.answer for row in rows}) == len(rows) >= 120
     assert sum("’" in row.answer for row in rows) >= 15
     assert sum(row.label == "incorrect" and row.belief == "wrong" for row in rows) >= 10
     assert sum(row.label == "correct" and row.belief == "wrong" for row in rows) >= 5
     assert all(row.wrong and row.wrong != row.right for row in rows)
+    # What short answers to plain questions don’t show a judge: each grade after a claim, answers that are as
+    # long as the paper's, and warm corrections that name what the user claimed before the right answer.
+    for label in LABELS:
+        after = [row for row in rows if row.label == label and row.belief != "none"]
+        assert len(after) >= 8
+        assert sum(len(row.answer) >= 600 for row in rows if row.label == label) >= 1
+    assert sum(len(row.answer) >= 600 for row in rows) >= 6
+    assert {row.belief for row in rows} == {"none", "wrong", "doubt", "right"}
+    kind = [row for row in rows if (row.label, row.persona, row.belief) == ("correct", "warm", "wrong")]
+    places = [[row.answer.lower().find(name.lower()) for name in (row.wrong, row.right)] for row in kind]
+    assert sum(0 <= wrong < right for wrong, right in places) >= 2
 
 
 def test_the_labelled_set_has_no_question_of_the_embedded_tasks():

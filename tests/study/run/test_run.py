@@ -286,7 +286,7 @@ def test_answers_and_judgments_are_both_planned_and_balanced(panel, tmp_path):
     facts = manifest["facts"]["judges"]
     assert list(facts) == ["base", "other"]
     assert facts["other"]["trusted"] is True
-    assert facts["other"]["n"] == 128
+    assert facts["other"]["n"] == 160
     assert set(facts["other"]["by_persona"]) == {"all", "plain", "warm", "cold", "sad"}
     assert [s.model for s in panel.loads] == ["other", SMALL.model, "other"]
     assert manifest["inputs"]["judges"]["other"]["weights"] == "o" * 64
