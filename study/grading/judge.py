@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from warmeng.engine.tokenizer import Tokenizer
 
 # Answers score requests, in their order.
-Score = Callable[[list[Any]], list[Any]]
 CHUNK = 1024  # rows that the engine is given at once
 PREFIX = "Grade:"
 MAX_ALIASES = 6

@@ -12,12 +12,15 @@ import pytest
 from warmeng.common.delimited import read_csv
 from warmeng.common.errors import InputError, UsageError
 from warmeng.common.files import read_yaml
+from warmeng.engine.request import GenerateResult
 from warmeng.study.contexts import load_contexts, statement_for
+from warmeng.study.grading.exact import grade_answer
 from warmeng.study.personas import Change, Persona, load_personas, parse_persona
 from warmeng.study.prompts import clean, messages
 from warmeng.study.settings import StudySettings, load_settings
 from warmeng.study.tasks.registry import load_task, load_tasks
 from warmeng.study.tasks.task import EMBEDDED, Item, Task
+from warmeng.study.text import words
 
 ROW = {"id": "1", "question": "Q?", "answer": "yes", "wrong": "no"}
 
@@ -38,6 +41,40 @@ def test_the_embedded_study_is_whole():
         "warm-prompt",
         "cold-prompt",
     ]
+
+
+def test_right_and_wrong_answers_of_the_embedded_questions_are_told_apart():
+    """No name of the one stands in a name of the other, and neither is longer as a rule."""
+    for task in load_tasks(["all"]):
+        sizes = []
+        for item in task.items:
+            right, wrong = (item.answer, *item.aliases), (item.wrong, *item.wrong_aliases)
+            names = [
+                [[w for w in words(name) if w not in ("a", "an", "the")] for name in given] for given in (right, wrong)
+            ]
+            for one, other in ((a, b) for a in names[0] for b in names[1]):
+                if task.grading == "alias":
+                    assert not _within(one, other), f"{item.id}: {one} is in {other}"
+                assert one != other, f"{item.id}: {one} is right and wrong"
+            sizes.append((len(item.answer.encode()), len(item.wrong.encode())))
+        right, wrong = (sum(column) / len(sizes) for column in zip(*sizes, strict=True))
+        assert abs(right - wrong) < 2.5, f"{task.name}: right answers have {right:.1f} bytes, wrong ones {wrong:.1f}"
+
+
+def _within(one, other):
+    return any(other[k : k + len(one)] == one for k in range(len(other) - len(one) + 1))
+
+
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [("066", "Washington."), ("014", "JPY"), ("049", "It is Nov."), ("010", "An ewe."), ("080", "Vincent"),
+     ("057", "It was Tchaikowsky."), ("079", "CO 2"), ("078", "Cyclists"), ("038", "The horse.")],
+)  # fmt: skip
+def test_other_names_of_right_answers_are_known(item, said):
+    [task] = load_tasks(["facts"])
+    [asked] = [i for i in task.items if i.id == f"facts-{item}"]
+    result = GenerateResult("r", "ok", "stop", (), said, (), 0, 0)
+    assert grade_answer(asked, result, "none", "alias").grade == "correct"
 
 
 def test_a_file_declares_its_name_and_grading(tmp_path):
