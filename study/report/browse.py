@@ -48,7 +48,7 @@ def comparisons(folder: Path, wanted: Wanted, width: int = 100) -> Iterator[str]
     composition = str(run.manifest.setting.get("composition") or "clean")
     for start in range(0, len(places), BATCH):
         batch: dict[Place, dict[str, Answer]] = {place: {} for place in places[start : start + BATCH]}
-        for answer in read_answers(folder / FILE, found.verdicts, run.trusted):
+        for answer in read_answers(folder / FILE, found.verdicts, run.trust):
             if (answers := batch.get(place_of(answer))) is not None:
                 answers[answer.persona] = answer
         for k, (place, answers) in enumerate(batch.items(), start=start + 1):
