@@ -12,7 +12,17 @@ from warmeng.common.errors import InputError, UsageError, one_line, show
 from warmeng.common.files import read_text
 from warmeng.engine.mixture import MAX_COEFFICIENT
 from warmeng.remote.names import PREFIX, is_api, model_of
-from warmeng.study.algebra import INLINE, VECTOR_FORM, Term, is_vector, parse_sum, parse_vector, split_spec
+from warmeng.study.algebra import (
+    EPOCH,
+    INLINE,
+    VECTOR_FORM,
+    Term,
+    epochs,
+    is_vector,
+    parse_sum,
+    parse_vector,
+    split_spec,
+)
 
 PROMPTS = Path(__file__).parent / "data" / "prompts"
 # Of the built-in model: see docs/finetune.md.
@@ -137,7 +147,9 @@ def _meant(name: str, term: Term, run: Mapping[str, str], above: tuple[str, ...]
             raise UsageError(f"persona {name}: {term.name} has no adapter or vector that could be a part of it")
         return found
     if _is_dir(Path(term.name)):
-        return (Change(Path(term.name)),)
+        # Of a training run its last checkpoint; ``remarks`` says so.
+        run_of = epochs(Path(term.name)) or epochs(Path(term.name) / name)
+        return (Change(run_of[-1][1] if run_of else Path(term.name)),)
     if term.name in EMBEDDED and not term.is_folder:
         return (Change(ADAPTERS / term.name),)
     expected = "the folder of a PEFT LoRA adapter or of a merged checkpoint"
@@ -163,6 +175,18 @@ def load_personas(specs: Sequence[str]) -> tuple[Persona, ...]:
         raise UsageError(f"persona {next(n for n in names if names.count(n) > 1)!r} is given twice: use two names")
     run = dict(zip(names, specs, strict=True))
     return tuple(parse_persona(spec, run) for spec in specs)
+
+
+def remarks(personas: Sequence[Persona], specs: Sequence[str]) -> list[str]:
+    """Return what must be known of personas as they were given: whose last checkpoint is taken, and who is alone."""
+    found = [
+        f"persona {name}: of the training its last checkpoint is taken, {one_line(change.source)}"
+        for change, name in sources_of(personas).items()
+        if EPOCH.fullmatch(change.source.name) and not any(str(change.source) in spec for spec in specs)
+    ]
+    if len(personas) == 1 and personas[0].name != BASELINE:
+        found.append(f"persona {personas[0].name} is alone: nothing is compared; add --persona {BASELINE}")
+    return found
 
 
 def on_base(personas: Iterable[Persona]) -> tuple[Persona, ...]:

@@ -19,7 +19,7 @@ from warmeng.remote.names import is_api
 from warmeng.study.adapters import apply_adapters
 from warmeng.study.estimate import Estimate, estimate
 from warmeng.study.outcomes import ERROR_RATES, controls, outcome_parts
-from warmeng.study.personas import Persona, by_model, on_base, sources_of
+from warmeng.study.personas import Persona, by_model, on_base, remarks, sources_of
 from warmeng.study.plan import Planner, Study
 from warmeng.study.prompts import OPEN
 from warmeng.study.results.manifest import read_manifest, refuse_changes
@@ -135,6 +135,8 @@ def _grid(study: Study, folder: Path, plan: Estimate, to_write: int) -> Lines:
     yield "folder", folder
     yield "model", s.model
     yield "personas", ", ".join(p.name for p in study.personas)
+    for line in remarks(study.personas, s.personas):
+        yield "remark", line
     for name, personas in by_model(study.personas).items():
         after = "asked after the base" if is_api(name) else "loaded after the base is freed"
         yield "own model", f"{name} for {', '.join(p.name for p in personas)}: {after}"

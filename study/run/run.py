@@ -17,6 +17,7 @@ from warmeng.common.watchdog import Watchdog, Watched
 from warmeng.fleet.settings import FleetSettings
 from warmeng.remote.errors import BudgetReached
 from warmeng.remote.names import is_api
+from warmeng.study.personas import remarks
 from warmeng.study.plan import Study
 from warmeng.study.results.items import FILE as ITEMS
 from warmeng.study.results.items import write_items
@@ -75,6 +76,8 @@ def run_study(
     for task in study.tasks:
         if task.left_out:
             progress.message(f"{task.name}: {task.left_out}")
+    for line in remarks(study.personas, settings.personas):
+        progress.message(line)
     check_judges(study, progress)
     check_own_models(study)
     # Twice: what changed is refused before the lock is asked for; another process may write until it is held.

@@ -15,7 +15,7 @@ from warmeng.common.files import read_yaml
 from warmeng.engine.request import GenerateResult
 from warmeng.study.contexts import load_contexts, statement_for
 from warmeng.study.grading.exact import grade_answer
-from warmeng.study.personas import Change, Persona, load_personas, parse_persona
+from warmeng.study.personas import Change, Persona, load_personas, parse_persona, remarks
 from warmeng.study.prompts import clean, messages
 from warmeng.study.settings import StudySettings, load_settings
 from warmeng.study.tasks.registry import load_task, load_tasks
@@ -295,3 +295,20 @@ def test_a_setting_of_another_type_is_refused_by_its_name(name):
     for value in (None, [], {}, "", "x", "openai:x", 3, -1, 3.5, float("nan"), True, ["a"], [3], [None], [["a"]], b"x"):
         with suppress(UsageError, InputError):
             StudySettings(**{name: value})
+
+
+def test_of_a_trainings_folder_the_last_checkpoint_is_taken_and_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for epoch in ("epoch-0.5", "epoch-2", "epoch-10"):
+        (tmp_path / "out" / "warm" / epoch).mkdir(parents=True)
+        (tmp_path / "out" / "warm" / epoch / "adapter_config.json").touch()
+    for folder in ("out/warm", "out"):
+        specs = ("original", f"warm={folder}", "warm_x2=warm*2", "mine=out/warm/epoch-2")
+        personas = load_personas(specs)
+        assert [str(change.source) for change in personas[1].changes] == ["out/warm/epoch-10"]
+        assert remarks(personas, specs) == [
+            "persona warm: of the training its last checkpoint is taken, out/warm/epoch-10"
+        ]
+    assert remarks(load_personas(["warm-prompt"]), ["warm-prompt"]) == [
+        "persona warm-prompt is alone: nothing is compared; add --persona original"
+    ]
