@@ -16,7 +16,7 @@ from warmeng.study.run.preparation import FILE
 from warmeng.study.run.run import run_study
 from warmeng.study.settings import StudySettings
 
-STEPS = {"manipulation check": 2 * 3 * (1 + 8) + 2 * 2 * 2, "calibration of judge base": 128, "wrong answers": 3 * 2}
+STEPS = {"manipulation check": 2 * 3 * (1 + 8) + 2 * 2 * 2, "calibration of judge base": 160, "wrong answers": 3 * 2}
 
 
 @pytest.fixture

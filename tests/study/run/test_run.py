@@ -352,8 +352,8 @@ def test_requests_flow_in_as_others_are_answered(panel, tmp_path, monkeypatch):
     go(tmp_path / "r", settings)
     assert content(tmp_path / "r") == content(tmp_path / "whole")
     for engine in (panel, panel.models["other"]):
-        calibration, held = engine.held[:128], engine.held[128:]
-        assert (calibration[0], len(held)) == (128, engine.expected)
+        calibration, held = engine.held[:160], engine.held[160:]
+        assert (calibration[0], len(held)) == (160, engine.expected)
         assert max(held) == most
         assert set(held[: -2 * most]) == {most}  # an answer of the last ones may still be judged
 
