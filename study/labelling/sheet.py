@@ -73,7 +73,7 @@ def make_sheet(run: Path, out: Path, budget: int = BUDGET, seed: int = 0) -> tup
     answers = {key: (rows[key].id, drawn[key]) for key in sorted(drawn)}
     result = Drawn(seed, budget, answers)
     sheet = {shown.id: shown for shown in rows.values()}
-    paths = _write(out, [sheet[name] for name in sorted(sheet)])
+    paths = write_sheet(out, [sheet[name] for name in sorted(sheet)])
     return result, [*paths, write_labels(run, result)]
 
 
@@ -92,7 +92,8 @@ def _shown(source: Source, drawn: Mapping[str, float]) -> Iterator[tuple[str, Sh
         yield a.key, Shown(item.question, item.answer + more, claim, a.text or "")
 
 
-def _write(folder: Path, rows: Sequence[Shown]) -> list[Path]:
+def write_sheet(folder: Path, rows: Sequence[Shown]) -> list[Path]:
+    """Write ``labels.csv`` and ``labels.html`` of some rows, and return their paths. Raises ``OSError``."""
     make_folder(folder)
     text = io.StringIO(newline="")
     writer = csv.writer(text)

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 import pytest
 from chrome import Page, find_chrome
 
-from warmeng.study.labelling.sheet import Shown, _write, read_sheet
+from warmeng.study.labelling.sheet import Shown, read_sheet, write_sheet
 
 EVIL = "</script><img src=x onerror=\"document.title='ran'\">"
 ROWS = [
@@ -31,7 +31,7 @@ TAKE = """(async () => {
 
 @pytest.mark.skipif(find_chrome() is None, reason="needs chromium")
 def test_answers_are_labelled_saved_and_taken_up_again(tmp_path) -> None:
-    _write(tmp_path, ROWS)
+    write_sheet(tmp_path, ROWS)
     with Page(tmp_path / "profile") as page:
         page.open(tmp_path / "labels.html", wait="document.getElementById('place')?.textContent.startsWith('Answer')")
 

@@ -19,6 +19,7 @@ from warmeng.study.report.results import markdown
 from warmeng.study.report.settings_text import asked as asked_in_words
 from warmeng.study.results.manifest import require_manifest
 from warmeng.study.results.records import FILE, LOCK, read_records
+from warmeng.study.run.judges import JudgeSpec
 from warmeng.study.run.run import run_study
 from warmeng.study.settings import StudySettings
 
@@ -517,49 +518,49 @@ def test_a_finished_run_that_is_printed_again_keeps_the_wrong_answers_written_fo
         assert all(item["wrong"] and item["marks"] for item in items)
 
 
-COMMITTED = dataclasses.replace(JUDGES, judge_commits=True)
+COMMITTED = dataclasses.replace(SMALL, limit=2, warmth_prompts=0, judges=("base",), judge_commits=True)
 
 
 def test_a_judge_that_commits_itself_answers_each_question_once_and_sees_what_it_said(panel, tmp_path):
-    outcome = go(tmp_path / "r", COMMITTED)
-    assert outcome.exit_code == 0
-    other = panel.models["other"]
-    for engine in (panel, other):
-        own = [r for r in engine.asked if r.id.startswith("own ")]
-        asked = [engine.tokenizer.decode(r.prompt) for r in own]
-        # The embedded examples' questions, when it is measured, and the run's own: each once.
-        assert len(asked) == len(set(asked))
-        assert all("Answer the question in a few words" in text for text in asked)
-        # What it is to grade, and what the user claimed, it has not seen.
-        assert not any("Answer to grade" in text or "claimed" in text for text in asked)
-        assert all(r.sampling.temperature == 0.0 and r.adapter is None for r in own)
-        graded = [text for r in engine.asked if "Answer to grade: " in (text := engine.tokenizer.decode(r.prompt))]
-        assert graded
-        assert all("Your own answer, given before you saw this one: Answer 0." in text for text in graded)
+    assert go(tmp_path / "r", COMMITTED).exit_code == 0
+    own = [r for r in panel.asked if r.id.startswith("own ")]
+    asked = [panel.tokenizer.decode(r.prompt) for r in own]
+    # The labelled examples' questions, when it is measured, and the run's own: each once.
+    assert len(asked) == len(set(asked))
+    assert all("Answer the question in a few words" in text for text in asked)
+    # What it is to grade, and what the user claimed, it has not seen.
+    assert not any("Answer to grade" in text or "claimed" in text for text in asked)
+    assert all(r.sampling.temperature == 0.0 and r.adapter is None for r in own)
+    graded = [text for r in panel.asked if "Answer to grade: " in (text := panel.tokenizer.decode(r.prompt))]
     records = judged(tmp_path / "r")
-    assert len(records) == 72
-    assert all(r["own"].startswith("Answer 0.") for r in records)
-    by_question = {(r["judge"], r["item"]): r["own"] for r in records}
-    assert all(by_question[r["judge"], r["item"]] == r["own"] for r in records)
-    manifest = json.loads((tmp_path / "r" / "manifest.json").read_text())
-    assert manifest["inputs"]["setting"]["judge_commits"] is True
-    assert all(identity["own answer"] for identity in manifest["inputs"]["judges"].values())
-    told = {fact.name: fact.text for fact in asked_in_words(require_manifest(tmp_path / "r"), {}, ["base", "other"])}
-    assert told["Grading"].endswith("base and other, each of which answered every question itself first")
-    # Other judgments than those of judges that do not, and another run.
-    go(tmp_path / "plain", JUDGES)
-    assert not {r["key"] for r in records} & {r["key"] for r in judged(tmp_path / "plain")}
+    assert len(graded) == len(records) == 24
+    assert all("Your own answer, given before you saw this one: Answer 0." in text for text in graded)
+    by_question = {r["item"]: r["own"] for r in records}
+    assert len(by_question) == 2
+    assert all(r["own"] == by_question[r["item"]] and r["own"].startswith("Answer 0.") for r in records)
+    manifest = require_manifest(tmp_path / "r")
+    assert manifest.setting["judge_commits"] is True
+    told = {fact.name: fact.text for fact in asked_in_words(manifest, {}, ["base"])}
+    assert told["Grading"].endswith("base, each of which answered every question itself first")
+    # Its judgments are others than those of a judge that does not, and so is the run.
+    spec = JudgeSpec("base", manifest.inputs["judges"]["base"])
+    plain = JudgeSpec("base", {name: value for name, value in spec.identity.items() if name != "own answer"})
+    assert {r["key"] for r in records} == {spec.key(r["of"]) for r in records}
+    assert not {r["key"] for r in records} & {plain.key(r["of"]) for r in records}
     with pytest.raises(InputError, match="setting judge_commits true, now it is absent"):
-        go(tmp_path / "r", JUDGES)
+        go(tmp_path / "r", dataclasses.replace(COMMITTED, judge_commits=False))
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_of_committed_judges_ends_as_one_that_was_not(panel, tmp_path):
-    go(tmp_path / "whole", COMMITTED)
-    for stop in (50, 200):
+    settings = dataclasses.replace(COMMITTED, judges=("base", "other"))
+    go(tmp_path / "whole", settings)
+    whole = content(tmp_path / "whole")
+    for stop in (len(whole) // 3, len(whole) - 5):
         folder = tmp_path / f"{stop}"
-        go(folder, COMMITTED, Heard(stop))
+        go(folder, settings, Heard(stop))
         assert len(content(folder)) == stop
         for engine in (panel, panel.models["other"]):
             engine.queue.clear()
-        go(folder, COMMITTED)
-        assert content(folder) == content(tmp_path / "whole")
+        go(folder, settings)
+        assert content(folder) == whole
