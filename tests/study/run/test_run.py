@@ -533,7 +533,7 @@ def test_a_judge_that_commits_itself_answers_each_question_once_and_sees_what_it
     assert all(r.sampling.temperature == 0.0 and r.adapter is None for r in own)
     graded = [text for r in panel.asked if "Answer to grade: " in (text := panel.tokenizer.decode(r.prompt))]
     records = judged(tmp_path / "r")
-    assert len(graded) == len(records) == 24
+    assert (len(graded), len(records)) == (160 + 24, 24)  # the labelled answers first
     assert all("Your own answer, given before you saw this one: Answer 0." in text for text in graded)
     by_question = {r["item"]: r["own"] for r in records}
     assert len(by_question) == 2
