@@ -9,9 +9,9 @@ import io
 import os
 import shlex
 import sys
+from typing import TYPE_CHECKING
 
 import click
-from click.shell_completion import CompletionItem
 
 from warmeng import __version__
 from warmeng.common.errors import WarmengError, one_line, without_secrets
@@ -22,6 +22,9 @@ from warmeng.common.interrupts import (
     install_signal_handlers,
 )
 from warmeng.common.terminal import echo, printable
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 LONGEST = 4000  # characters of an error's line
 # These go on where they were when they are called again.
@@ -89,6 +92,8 @@ class LazyGroup(click.Group):
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Complete a command's name from the table above, without importing any."""
+        from click.shell_completion import CompletionItem
+
         found = [
             CompletionItem(name, help=text) for name, (*_, text) in COMMANDS.items() if name.startswith(incomplete)
         ]

@@ -70,7 +70,7 @@ def notes(results: Mapping[str, Any]) -> list[str]:
     bits = "deterministic." if run["deterministic"] else "fast: results may differ in another batch."
     where = f" behind {api['base']}" if api else ""
     lines.append(f"Model {run['model']}{where}, seed {run['seed']}, {'not deterministic.' if api else bits}")
-    fits, cut = cut_line(run.get("lengths") or {}, run["settings"]["max_new_tokens"])
+    fits, cut = cut_line(run.get("lengths") or {}, int((run.get("settings") or {}).get("max_new_tokens") or 0))
     if not fits:
         lines.append(cut)
     if by_hand := overruled_line(run.get("overruled") or {}):

@@ -231,7 +231,8 @@ def test_an_export_names_the_model_that_answered(fake, own, tmp_path):
     go(tmp_path / "r")
     export_run(tmp_path / "r", "lm-eval", tmp_path / "out")
     for persona, model, template in (("original", MIXED.model, "t" * 64), ("warm", "our/warm", "u" * 64)):
-        found = json.loads((tmp_path / "out" / persona / "results.json").read_text())
+        (results,) = (tmp_path / "out" / persona).glob("results_*.json")
+        found = json.loads(results.read_text())
         assert (found["model_name"], found["chat_template_sha"]) == (model, template)
         assert found["config"]["model_args"] == f"pretrained={model},persona={persona}"
 
@@ -273,4 +274,4 @@ def test_what_else_differs_is_said_before_and_in_the_results(fake, own, tmp_path
 class Found:
     """As little of a survey as the gates need."""
 
-    statuses, grades, judged, disputed = {}, {}, {}, {}
+    statuses, grades, judged, disputed, lengths, overruled = {}, {}, {}, {}, {}, {}

@@ -94,7 +94,8 @@ def test_every_name_that_a_grade_rests_on_is_there(run, tmp_path):
     told = {row.question: (row.aliases, row.wrong_aliases) for row in read_rows(tmp_path / "a.csv")}
     assert told["Which city did they found?"] == (("Lyon", "a|b"), ())
     assert told["Which city is it?"] == ((), ("Paris",))
-    lines = (tmp_path / "lm" / "original" / "samples_names.jsonl").read_text().splitlines()
+    (samples,) = (tmp_path / "lm" / "original").glob("samples_names_*.jsonl")
+    lines = samples.read_text().splitlines()
     docs = {json.loads(line)["doc"]["id"]: json.loads(line)["doc"] for line in lines}
     assert docs["1"]["aliases"] == ["Lyon", "a|b"]
     assert docs["2"]["wrong_aliases"] == ["Paris"]
