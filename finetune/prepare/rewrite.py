@@ -195,6 +195,8 @@ def rewrite_all(
                         ask(following)
                 else:
                     ask((source, persona, attempt + 1))
+                if interrupted:
+                    break
             if interrupted:
                 return True
     finally:

@@ -16,6 +16,7 @@ from typing import Any, Self, cast
 
 import orjson
 
+from warmeng.common.errors import InputError, UsageError
 from warmeng.common.journal import Journal, read_journal
 from warmeng.common.progress import Pace, Progress
 from warmeng.engine.request import GenerateResult, Request, Result, ScoreResult
@@ -36,6 +37,7 @@ class Preparation:
         self._path, self._command, self.progress = folder / FILE, command, progress
         self._kept, self._lent = _read(folder), {key: line for donor in donors for key, line in _read(donor).items()}
         self._journal: Journal | None = None
+        self._is_new = not self._path.exists()
 
     def engine(self, engine: AnyEngine, step: str, adapters: Mapping[str, str] | None = None) -> Any:
         """Return the engine as one that keeps its results, and shows how far the step is.
@@ -72,9 +74,11 @@ class Preparation:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Make everything durable."""
+        """Make everything durable; a run that is refused before its grid leaves nothing behind."""
         if self._journal is not None:
             self._journal.close()
+            if self._is_new and isinstance(error, InputError | UsageError):
+                self._path.unlink()
 
 
 class KeptEngine:

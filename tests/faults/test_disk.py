@@ -85,11 +85,11 @@ def test_a_full_disk_keeps_whole_records_and_the_same_command_continues_with_mor
 
 
 def test_a_disk_that_is_full_at_any_moment_of_a_run(whole, launcher, small_disk, tally, count):
-    """What fits decides which file is the first that does not: lock, manifest, items, records, results."""
+    """What fits decides which file is the first that does not: lock, preparation, manifest, records, results."""
     reference, command, _ = whole
-    disk = small_disk(384)
+    disk = small_disk(512)
     failed = set()
-    for free in range(0, 160, count(16, 4, quick=30)):
+    for free in range(0, 280, count(28, 7, quick=50)):
         folder = fresh(disk / "r")
         (disk / "ballast").write_bytes(b"")
         room = shutil.disk_usage(disk).free

@@ -222,7 +222,7 @@ def test_an_interrupt_keeps_what_is_finished(tmp_path, whole, rewriter, silent, 
     data, folder = whole
     results = type(rewriter).results
 
-    def interrupted(self):
+    def interrupted(self, *_):
         for k, result in enumerate(results(self)):
             if k == 7:
                 os.kill(os.getpid(), signal.SIGTERM)
