@@ -69,7 +69,8 @@ The same command again continues a run that was interrupted, or prints a finishe
     "personas",
     multiple=True,
     metavar="NAME=[ADAPTER|full:MODEL|openai:MODEL][@PROMPT]",
-    help="What is compared, repeatable: the folder of an adapter or of a merged checkpoint, vector:FILE:LAYER (a "
+    help="What is compared, repeatable: the folder of an adapter or of a merged checkpoint, "
+    "hub:OWNER/NAME[@REVISION] (an adapter of the Hugging Face hub), vector:FILE:LAYER (a "
     "steering vector), vector:FILE:LAYER^BOUND (a bound on the projection onto it), or a sum of them and of other "
     "personas, such as warm*0.5-cold*0.3; and/or a system prompt "
     "(warm, cold, a text file, or text: and the prompt itself). "

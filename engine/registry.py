@@ -71,9 +71,19 @@ def resolve_model(name: str, revision: str | None = None, log: Callable[[str], N
             f"no such model {show(name, 120)}: expected a folder that exists, a built-in name "
             f"({', '.join(BUILT_IN)}) or owner/name on the Hugging Face hub"
         )
-    if revision is not None and not _REVISION.fullmatch(revision):
-        raise InputError(f"revision {show(revision, 80)} isn't a branch, tag or commit: correct it")
-    return _from_hub(name, revision, log)
+    log(f"fetching {name} from the Hugging Face hub, or finding it in its cache")
+    folder = _from_hub(name, revision, "model")
+    return ModelSource(name, folder, "hub", folder.name, None)
+
+
+def fetch_adapter(name: str, revision: str | None = None) -> Path:
+    """Return the folder of the adapter in repository ``owner/name`` of the hub, fetched unless it is here.
+
+    Raises ``InputError`` where there is none, or where it can't be fetched.
+    """
+    if not _HUB_NAME.fullmatch(name):
+        raise InputError(f"no such adapter {show(name, 120)}: expected owner/name on the Hugging Face hub")
+    return _from_hub(name, revision, "adapter")
 
 
 def base_hash(source: ModelSource, stop: Event | None = None) -> str:
@@ -198,20 +208,19 @@ def _refuse_revision(name: str, revision: str | None, what: str) -> None:
         raise InputError(f"revision {show(revision, 80)} is given but {name} is {what}: leave the revision out")
 
 
-def _from_hub(repository: str, revision: str | None, log: Callable[[str], None]) -> ModelSource:
+def _from_hub(repository: str, revision: str | None, what: str) -> Path:
+    """Return the folder of a snapshot, whose name is the commit."""
     from huggingface_hub import snapshot_download
 
-    log(f"fetching {repository} from the Hugging Face hub, or finding it in its cache")
+    if revision is not None and not _REVISION.fullmatch(revision):
+        raise InputError(f"revision {show(revision, 80)} isn't a branch, tag or commit: correct it")
     try:
-        folder = Path(
-            snapshot_download(repository, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED)
-        )
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED))
     except Exception as error:
         # Network, permissions, names, disk: the library and its clients raise all kinds.
         why = f"{type(error).__name__}: {one_line(error, 160)}"
         at = f" at revision {revision!r}" if revision else ""
         raise InputError(
-            f"no such model {repository!r}{at} here or on the hub ({why}): check the name, the network, "
+            f"no such {what} {repository!r}{at} here or on the hub ({why}): check the name, the network, "
             "HF_HUB_OFFLINE and access"
         ) from None
-    return ModelSource(repository, folder, "hub", folder.name, None)

@@ -36,6 +36,8 @@ BUILT_IN = {"original": "", "warm": "adapter", "cold": "adapter", "warm-prompt":
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 # Before a model that runs as its own, not as a change of the base.
 FULL = "full:"
+# Before an adapter's repository on the Hugging Face hub.
+HUB = "hub:"
 FORM = f"NAME=[ADAPTER|full:MODEL|{PREFIX}MODEL][@PROMPT]"
 
 
@@ -68,7 +70,8 @@ def parse_persona(spec: str, run: Mapping[str, str] | None = None) -> Persona:
     """Parse ``NAME=[ADAPTER|full:MODEL|openai:MODEL][@PROMPT]``, or a built-in name alone.
 
     ADAPTER is a sum as ``parse_sum`` reads it. A term is another persona of the ``run`` (specs by name), whose adapters
-    and vectors are meant, not its prompt; or a folder; or ``warm`` or ``cold``, the package's; or a vector.
+    and vectors are meant, not its prompt; or a folder; or ``warm`` or ``cold``, the package's; or a vector; or
+    ``hub:OWNER/NAME`` or ``hub:OWNER/NAME@REVISION``, a repository of the Hugging Face hub.
     MODEL is what ``--model`` takes, or ``OWNER/NAME@REVISION``; after ``openai:`` a name that the API knows.
     PROMPT is ``warm``, ``cold``, a text file, or ``text:`` and the prompt itself; else the last ``@`` divides, so a
     folder or model with one needs another at its end.
@@ -146,6 +149,12 @@ def _meant(name: str, term: Term, run: Mapping[str, str], above: tuple[str, ...]
         if not found:
             raise UsageError(f"persona {name}: {term.name} has no adapter or vector that could be a part of it")
         return found
+    if term.name.startswith(HUB) and not term.is_folder:
+        # Here: it is slow to import, and --help needs none of it.
+        from warmeng.engine.registry import fetch_adapter
+
+        repository, _, revision = term.name.removeprefix(HUB).partition("@")
+        return (Change(fetch_adapter(repository, revision or None)),)
     if _is_dir(Path(term.name)):
         # Of a training run its last checkpoint; ``remarks`` says so.
         run_of = epochs(Path(term.name)) or epochs(Path(term.name) / name)
@@ -153,7 +162,7 @@ def _meant(name: str, term: Term, run: Mapping[str, str], above: tuple[str, ...]
     if term.name in EMBEDDED and not term.is_folder:
         return (Change(ADAPTERS / term.name),)
     expected = "the folder of a PEFT LoRA adapter or of a merged checkpoint"
-    sums = ", or a sum of them such as warm*0.5-cold*0.3"
+    sums = f", {HUB}OWNER/NAME, or a sum of them such as warm*0.5-cold*0.3"
     raise InputError(f"persona {name}: {one_line(term.name)} is not a folder: expected {expected}{sums}")
 
 

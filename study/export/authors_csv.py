@@ -22,7 +22,7 @@ from warmeng.common.errors import InputError
 from warmeng.common.files import make_inner, replacing
 from warmeng.common.places import file_name
 from warmeng.study.contexts import UNMODIFIED
-from warmeng.study.export.table import Source, told
+from warmeng.study.export.table import Source, as_text, told
 from warmeng.study.grading.refusals import refuses
 from warmeng.study.personas import baseline_of
 from warmeng.study.prompts import LETTERS, ordered
@@ -147,7 +147,7 @@ def row(a: Answer, asked: Asked, template: str, composition: str, name: str) -> 
         "confidence": "",
         "is_correct": "",
         "refusal": int(refuses(a.text, "paper")) if a.text else 0,
-        **{name: text for name, text in told(asked).items() if name in OURS},
+        **{name: as_text(value) for name, value in told(asked).items() if name in OURS},
         "finish": a.finish,
     }
 

@@ -25,13 +25,14 @@ from warmeng.study.results.manifest import Manifest, require_manifest
 from warmeng.study.results.tied import refuse_untied
 from warmeng.study.results.trust import Trust, Verdict
 
-COLUMNS: dict[str, type] = {
+Texts, Words, Numbers = list[str], dict[str, str], dict[str, float]
+COLUMNS: dict[str, Any] = {
     "key": str, "model": str, "persona": str, "task": str, "context": str, "belief": str, "framing": str, "item": str,
-    "sample": int, "status": str, "grade": str, "which": str, "reason": str, "binary": int, "exact": str, "judged": str,
-    "disputed": bool,
-    **{f"refused_{rule}": bool for rule in RULES}, "question": str, "answer": str, "aliases": str, "wrong": str,
-    "wrong_aliases": str, "others": str, "grading": str, "text": str, "labels": str, "finish": str, "tokens": int,
-    "prompt_tokens": int, "projections": str, "system": str, "prompt": str,
+    "sample": int, "status": str, "grade": str, "which": str, "reason": str, "binary": int, "exact": str,
+    "judged": Words, "disputed": bool,
+    **{f"refused_{rule}": bool for rule in RULES}, "question": str, "answer": str, "aliases": Texts, "wrong": str,
+    "wrong_aliases": Texts, "others": Texts, "grading": str, "text": str, "labels": Numbers, "finish": str,
+    "tokens": int, "prompt_tokens": int, "projections": Numbers, "system": str, "prompt": str,
 }  # fmt: skip
 TOLD = ("question", "answer", "aliases", "wrong", "wrong_aliases", "others", "grading")  # of an item and its task
 BATCH = 4096  # rows that are held at a time
@@ -81,39 +82,53 @@ def rows(source: Source) -> Iterator[dict[str, Any]]:
             "belief": a.belief, "framing": a.framing, "item": a.item, "sample": a.sample, "status": a.status,
             "grade": a.grade, "which": a.which or None, "reason": a.reason or None, "binary": a.binary,
             "exact": a.exact,
-            "judged": orjson.dumps({v.judge: v.grade for v in a.verdicts}).decode() if a.verdicts else None,
+            "judged": {v.judge: v.grade for v in a.verdicts} or None,
             "disputed": a.disputed,
             **{f"refused_{rule}": found for rule, found in refused.items()},
             **(told(asked) if asked else dict.fromkeys(TOLD)), "text": a.text,
-            "labels": orjson.dumps(dict(a.labels)).decode() if a.labels is not None else None,
+            "labels": dict(a.labels) if a.labels is not None else None,
             "finish": a.finish or None, "tokens": a.tokens, "prompt_tokens": a.prompt_tokens,
-            "projections": orjson.dumps(dict(a.projections)).decode() if a.projections is not None else None,
+            "projections": dict(a.projections) if a.projections is not None else None,
             "system": source.manifest.facts.systems.get(a.persona),
             "prompt": asked.message(source.composition, a.context, a.belief, a.framing) if asked else None,
         }  # fmt: skip
 
 
-def told(asked: Asked) -> dict[str, str | None]:
-    """Return what of an item and its task a grade rests on; lists are JSON, ``None`` where they are empty."""
+def told(asked: Asked) -> dict[str, Any]:
+    """Return what of an item and its task a grade rests on; lists are ``None`` where they are empty."""
     item = asked.item
-    found: dict[str, str | None] = {"question": item.question, "answer": item.answer, "wrong": item.wrong}
-    for name in ("aliases", "wrong_aliases", "others"):
-        texts = getattr(item, name)
-        found[name] = orjson.dumps(texts).decode() if texts else None
-    return found | {"grading": asked.task.grading}
+    lists = {name: list(getattr(item, name)) or None for name in ("aliases", "wrong_aliases", "others")}
+    return {
+        "question": item.question,
+        "answer": item.answer,
+        "wrong": item.wrong,
+        **lists,
+        "grading": asked.task.grading,
+    }
+
+
+def as_text(value: Any) -> Any:
+    """Return lists and mappings as JSON, anything else as it is."""
+    return orjson.dumps(value).decode() if isinstance(value, list | dict) else value
 
 
 def write_csv(source: Source, path: Path) -> None:
-    """Write all answers as CSV, UTF-8: what is not there is an empty field, flags are 0 and 1. Raises ``OSError``."""
+    """Write all answers as CSV, UTF-8: what is not there is an empty field, flags are 0 and 1, lists and mappings JSON.
+
+    Raises ``OSError``.
+    """
     with replacing(path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(COLUMNS), lineterminator="\r\n")
         writer.writeheader()
         for row in rows(source):
-            writer.writerow({k: as_cell(v) for k, v in row.items()})
+            writer.writerow({k: as_cell(as_text(v)) for k, v in row.items()})
 
 
 def write_parquet(source: Source, path: Path) -> None:
-    """Write all answers as Parquet; ``UsageError`` where pyarrow is not installed, ``OSError`` of the disk."""
+    """Write all answers as Parquet, lists and mappings as such (``list``, ``map``).
+
+    Raises ``UsageError`` where pyarrow is not installed, ``OSError`` of the disk.
+    """
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -121,9 +136,14 @@ def write_parquet(source: Source, path: Path) -> None:
         raise UsageError(
             "--format parquet needs pyarrow: pip install 'warmeng[parquet]', or use --format csv"
         ) from None
-    kinds = {str: pa.string(), int: pa.int64(), bool: pa.bool_()}
-    schema = pa.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
-    found = rows(source)
+    text = pa.string()
+    kinds: list[tuple[Any, Any]] = [
+        (str, text), (int, pa.int64()), (bool, pa.bool_()), (Texts, pa.list_(text)), (Words, pa.map_(text, text)),
+        (Numbers, pa.map_(text, pa.float64())),
+    ]  # fmt: skip
+    schema = pa.schema([(name, next(type for k, type in kinds if k == kind)) for name, kind in COLUMNS.items()])
+    # It takes a mapping as pairs.
+    found = ({k: list(v.items()) if isinstance(v, dict) else v for k, v in row.items()} for row in rows(source))
     with replacing(path) as beside, pq.ParquetWriter(beside, schema, compression="zstd") as writer:
         while batch := list(islice(found, BATCH)):
             writer.write_table(pa.Table.from_pylist(batch, schema=schema))

@@ -71,6 +71,30 @@ def test_terms_are_personas_folders_or_the_packages_own(folders) -> None:
     assert changes("x=cold*1") == {"x": {"cold": 1}}
 
 
+def test_adapters_of_the_hub_are_fetched_by_name_and_revision(folders, monkeypatch) -> None:
+    asked = []
+
+    def snapshot(name, revision, **patterns):
+        asked.append((name, revision))
+        assert not any(wanted.endswith((".bin", ".py", ".pt")) for wanted in patterns["allow_patterns"])
+        if name == "owner/gone":
+            raise OSError("no such repository")
+        return str(folders / name.partition("/")[2])
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    (folders / "hub-a").mkdir()
+    fetched = folders / "hub-a"
+    assert load_personas(["x=hub:owner/hub-a"]) == (Persona("x", (Change(fetched),)),)
+    half = load_personas(["x=hub:owner/hub-a@v1*0.5-a*1@"])
+    assert half == (Persona("x", (Change(fetched, 0.5), Change(Path("a"), -1.0))),)
+    assert asked == [("owner/hub-a", None), ("owner/hub-a", "v1")]
+    with pytest.raises(InputError, match="no such adapter 'owner/gone' here or on the hub"):
+        load_personas(["x=hub:owner/gone"])
+    for spec in ("x=hub:gone", "x=hub:", "x=hub:../../etc", "x=hub:a/b/c"):
+        with pytest.raises(InputError, match="expected owner/name on the Hugging Face hub"):
+            load_personas([spec])
+
+
 def test_what_is_no_sum_is_refused(folders) -> None:
     for spec in ("x=gone*2", "x=a*2-gone*1", "x=[warm]*2", "x=a-b", "x=[a"):
         with pytest.raises(InputError, match="is not a folder: expected the folder of a PEFT LoRA adapter"):

@@ -192,9 +192,22 @@ def test_parquet_equals_csv(wide, tmp_path):
     export_run(wide, "csv", tmp_path / "all.csv")
     table = pq.read_table(tmp_path / "all.parquet").to_pylist()
     for row, flat in zip(table, read(tmp_path / "all.csv"), strict=True):
-        text = {k: "" if v is None else str(int(v) if isinstance(v, bool) else v) for k, v in row.items()}
-        assert text == flat
+        shown = {k: flat_of(v) for k, v in row.items()}
+        assert shown == flat
     assert sum(row["text"] is None for row in table) == 1
+    schema = pq.read_schema(tmp_path / "all.parquet")
+    kinds = {name: str(schema.field(name).type).partition("<")[0] for name in ("aliases", "labels", "judged", "text")}
+    assert kinds == {"aliases": "list", "labels": "map", "judged": "map", "text": "string"}
+    # A map is read as a list of pairs.
+    assert any(isinstance(pair, tuple) for row in table for pair in row["labels"] or ())
+
+
+def flat_of(value):
+    """Return a Parquet value as CSV has it."""
+    if isinstance(value, list):
+        pairs = value and isinstance(value[0], tuple)
+        return json.dumps(dict(value) if pairs else value, separators=(",", ":"), ensure_ascii=False)
+    return "" if value is None else str(int(value) if isinstance(value, bool) else value)
 
 
 def test_parquet_without_pyarrow_names_it(run_folder, tmp_path, monkeypatch):
