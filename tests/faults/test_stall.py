@@ -89,7 +89,7 @@ def test_what_hangs_is_reported_and_the_run_continues(launcher, started, whole, 
     if name == "judge":
         assert len(lines(folder, "preparation.jsonl")) == 40
         done = launcher.run(command)
-        assert (done.code, len(lines(folder, "preparation.jsonl"))) == (0, 128), done.err
+        assert (done.code, len(lines(folder, "preparation.jsonl"))) == (0, 160), done.err
         return
     assert len(lines(folder)) == HANGS[name][1]
     assert set(lines(folder)) < set(whole)
