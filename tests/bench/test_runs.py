@@ -124,6 +124,7 @@ def test_the_bench_of_a_trained_model_keeps_its_form(tiny_model, monkeypatch):
     assert "identical tokens on 2 of 2" in lines[3]
 
 
+@pytest.mark.slow
 def test_kernels_without_a_card_are_refused_in_one_line():
     done = warmeng("bench", "kernels")
     assert done.returncode == 2

@@ -217,6 +217,7 @@ def test_weights_that_are_not_finite_pickled_or_missing(tmp_path: Path) -> None:
     assert "adapter_config.json" in refused(tmp_path / "nothing")
 
 
+@pytest.mark.slow
 def test_a_merged_checkpoint_is_a_persona_that_shares_the_base(
     tiny_model: Callable[[str], Path], tiny_adapters: list[Path], tmp_path: Path
 ) -> None:

@@ -18,8 +18,8 @@ from warmeng.engine.settings import AUTO, WEIGHTS
 from warmeng.kernels.linear import multiplies_bf16
 
 ROOMY = EngineSettings(kv_bytes=8 * 2**20, max_num_seqs=96)
-TINY = ("tiny", "tiny in bfloat16", "tiny in int8")
-MORE = slow("tiny in fp8", "tiny in int4", "built-in")
+TINY = ("tiny", "tiny in bfloat16")
+MORE = slow("tiny in int8", "tiny in fp8", "tiny in int4", "built-in")
 
 
 @pytest.fixture(scope="module", params=[*TINY, *MORE])

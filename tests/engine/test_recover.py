@@ -107,6 +107,7 @@ def low_rank(base: Path, rank: int, size: float, only: str = "_proj") -> tuple[d
     return changes, Adapter("", rank, 1.0, tuple(layers), base, None, False)
 
 
+@pytest.mark.slow
 def test_an_adapter_comes_back(config_and_base: Path, tmp_path: Path) -> None:
     changes, truth = low_rank(config_and_base, 3, 2.0)
     merged = save_merged(config_and_base, tmp_path / "merged", changes)

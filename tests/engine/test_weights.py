@@ -11,7 +11,6 @@ import pytest
 import torch
 from batches import essence, make_requests, run
 from quantizing import SCHEMES, awq, tiny
-from tiers import full
 from torch import Tensor
 from transformers.models.llama import modeling_llama
 
@@ -127,6 +126,7 @@ class Stored(torch.nn.Module):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_base_and_adapters_in_one_batch_are_as_alone(tiny_model: Callable[[str], Path], kind: str) -> None:
     engine = Engine.load(str(tiny_model("llama")), device="cpu", settings=replace(SMALL, weights=kind))
     alone = Engine.load(str(tiny_model("llama")), device="cpu", settings=replace(SMALL, weights=kind))
@@ -270,8 +270,8 @@ def test_of_an_adapter_it_is_told_that_it_was_trained_on_other_weights(
     assert provenance(adapter, "base", None).other_precision == "in full precision"
 
 
-@pytest.mark.parametrize("kind", ["int8", *full("int4")])
-@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+@pytest.mark.full
 def test_the_built_in_model_keeps_its_bits(kind: str) -> None:
     engine = Engine.load("smollm2-135m-instruct", device="cpu", settings=EngineSettings(weights=kind))
     requests = make_requests(engine, 48, [None])

@@ -84,6 +84,7 @@ def test_a_full_disk_keeps_whole_records_and_the_same_command_continues_with_mor
     tally.count(folder, whole)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_at_any_moment_of_a_run(whole, launcher, small_disk, tally, count):
     """What fits decides which file is the first that does not: lock, preparation, manifest, records, results."""
     reference, command, _ = whole
@@ -145,6 +146,7 @@ def test_a_write_that_fails_at_any_moment_ends_in_order(whole, launcher, tally, 
 @pytest.mark.parametrize(
     ("file", "what"), [("results.json", "run"), ("analysis.json", "analyze"), ("report.html", "report")]
 )
+@pytest.mark.slow
 def test_a_disk_that_is_full_when_all_is_answered_keeps_every_record(whole, launcher, tally, tmp_path, file, what):
     """The line names the command that makes what is missing from the records."""
     reference, command, _ = whole

@@ -18,6 +18,7 @@ def command(model, *more):
     return ["run", "--dry-run", "--no-probe", "--model", model, "--limit", "1", *more]
 
 
+@pytest.mark.slow
 def test_a_sound_one_ends_well_and_writes_nothing(model, real_launcher, tmp_path):
     ended = real_launcher.run(command(model, "--judge", "base", "--judge", "owner/name@main", "--out", tmp_path / "r"))
     assert ended.code == 0, ended.err

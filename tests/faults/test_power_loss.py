@@ -82,6 +82,7 @@ def test_what_a_finished_run_wrote_is_durable(launcher, tmp_path):
 
 
 @pytest.mark.parametrize(("more", "delay"), [(("--limit", "24"), 0.0), ((), 0.03)], ids=["fast", "slow"])
+@pytest.mark.slow
 def test_at_most_a_second_or_a_hundred_records_are_written_but_not_durable(logged, tally, more, delay):
     _, _, events = logged(*more, delay=delay)
     records = sum(kind == "ack" for _, kind, *_ in events)

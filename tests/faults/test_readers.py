@@ -73,6 +73,7 @@ def test_another_user_reads_a_run_into_a_folder_of_their_own(finished, launcher,
 
 
 @pytest.mark.parametrize("command", ["analyze", "report", "export"])
+@pytest.mark.slow
 def test_without_a_folder_of_their_own_they_get_one_line(finished, launcher, command):
     root, _ = finished
     before = snapshot(root / "r")
@@ -85,6 +86,7 @@ def test_without_a_folder_of_their_own_they_get_one_line(finished, launcher, com
     assert snapshot(root / "r") == before
 
 
+@pytest.mark.slow
 def test_a_run_in_somebody_elses_folder_is_one_line(finished, launcher):
     root, command = finished
     ended = launcher.run(command, uid=NOBODY)
@@ -95,6 +97,7 @@ def test_a_run_in_somebody_elses_folder_is_one_line(finished, launcher):
     assert f"{root / 'new'}: can't write there" in one_line(ended.err)
 
 
+@pytest.mark.slow
 def test_a_run_that_may_not_be_read_is_one_line(finished, launcher):
     root, _ = finished
     records = root / "r" / "records.jsonl"

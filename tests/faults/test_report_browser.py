@@ -166,6 +166,7 @@ def test_figures_hold_it_as_text(hostile: Path) -> None:
             assert not any(name.lower().startswith("on") for name in element.attrib)
 
 
+@pytest.mark.slow
 def test_markdown_has_no_element_link_picture_or_broken_row(hostile: Path) -> None:
     results = {
         "tables": {"error_rates": tables.table("error_rates", [])}, "grades": {}, "baseline": "original",

@@ -132,6 +132,7 @@ def test_in_any_order(settings, run, whole, count):
         same(run(settings, around=lambda engine, seed=seed: Shuffled(engine, seed))[1], whole)
 
 
+@pytest.mark.slow
 def test_after_preemption(settings, run, whole, count):
     for size in (64, 16)[: count(1, 2)]:
         _, found, stats = run(settings, replace(ROOMY, kv_bytes=TIGHT, max_num_seqs=size))

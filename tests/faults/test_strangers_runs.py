@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 import pytest
 from sample import Plan, make_run
+from tiers import slow
 
 from warmeng.cli.main import main, warmeng
 from warmeng.common.errors import InputError
@@ -309,7 +310,9 @@ def test_a_place_that_no_item_knows_is_one_line(run: Path, field: str) -> None:
             export_run(run, form)
 
 
-@pytest.mark.parametrize("name", ["temperature", "top_p", "personas", "tasks", "seed", "composition", "model", "cells"])
+@pytest.mark.parametrize(
+    "name", ["temperature", "model", *slow("top_p", "personas", "tasks", "seed", "composition", "cells")]
+)
 def test_a_manifest_that_lacks_a_setting_is_read(run: Path, name: str) -> None:
     edit(run / "manifest.json", lambda manifest: manifest["inputs"]["setting"].pop(name))
     (run / "sessions.jsonl").unlink()

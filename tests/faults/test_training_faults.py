@@ -65,6 +65,7 @@ def test_killed_at_its_first_files(training, real_launcher, tally, count):
         tally.injected += 1
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_what_was_finished(training, real_launcher, tally, count):
     command, folder, whole, found = training
     kinds = ("write", "mkdir", "replace")

@@ -51,6 +51,7 @@ def test_a_second_process_gets_73_and_the_number_of_the_first(command, whole, la
     assert not (folder / "run.lock").exists()
 
 
+@pytest.mark.slow
 def test_many_at_once_leave_one_run(command, whole, launcher, tally, tmp_path, count):
     """Of processes that begin within the same milliseconds one writes; whoever is refused changes nothing."""
     for k in range(count(4, 40, quick=2)):
@@ -62,6 +63,7 @@ def test_many_at_once_leave_one_run(command, whole, launcher, tally, tmp_path, c
         tally.count(folder, whole)
 
 
+@pytest.mark.slow
 def test_the_lock_of_a_killed_process_is_no_obstacle(command, whole, launcher, tally, tmp_path):
     folder = tmp_path / "r"
     first = launcher.start([*command, folder], delay=0.02)

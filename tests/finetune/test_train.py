@@ -313,6 +313,7 @@ def test_held_out_conversations_are_measured_and_not_learned(
         prepare_job(replace(SETTINGS, held_out=0.9), str(tiny_model("llama")), {"cold": files["cold"]})
 
 
+@pytest.mark.slow
 def test_measuring_changes_no_bit_of_what_is_learned(job: Job, tmp_path: Path) -> None:
     """Gradients of the held-out rows are gone before the next step."""
     plain = train(job, tmp_path / "plain", Silent())
@@ -325,6 +326,7 @@ def test_measuring_changes_no_bit_of_what_is_learned(job: Job, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
+@pytest.mark.slow
 def test_steps_are_sent_by_the_trackers_interface(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -60,6 +60,7 @@ def test_a_lost_node_loses_and_doubles_nothing(nodes, tiny_model, tmp_path, monk
     assert sum("is lost" in line for line in heard.lines) == 1, heard.lines
 
 
+@pytest.mark.full
 def test_more_workers_than_there_is_room_for_are_refused(nodes):
     with pytest.raises(UsageError, match=r"has 3 CPU cores on 4 nodes, room for 3 workers of 1 cores, not for 4"):
         join(FleetSettings(address=nodes.address, workers=4), "cpu")

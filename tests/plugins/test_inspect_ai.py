@@ -155,6 +155,7 @@ def test_what_can_not_be_served_is_refused_by_name(
         one(opened(tiny_model("llama")), **config)
 
 
+@pytest.mark.slow
 def test_tools_and_second_system_prompts_are_refused(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
     base = tiny_model("llama")
     asking = Task([Sample("a")], solver=[use_tools(clock()), generate()])

@@ -20,6 +20,7 @@ from api_server import (
     api_server,
     written,
 )
+from tiers import slow
 
 from warmeng.common.errors import InputError
 from warmeng.remote.budget import Budget, Limits, Price
@@ -78,7 +79,7 @@ def test_answers_come_with_what_answered_and_what_it_took():
     assert engine.stats.prompt_tokens == 21 * PROMPT_TOKENS
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", [*list(FAULTS)[::3], *slow(*(n for k, n in enumerate(FAULTS) if k % 3))])
 def test_a_fault_costs_one_attempt_and_no_answer(name):
     fault = FAULTS[name]
     wanted = requests(5)
@@ -280,6 +281,7 @@ def test_what_a_server_does_not_take_is_left_out_by_its_name():
         assert len(server.asked) == 1
 
 
+@pytest.mark.slow
 def test_requests_at_once_follow_what_the_server_takes():
     with api_server(delay=0.08) as server:
         engine = opened(server, most=9)

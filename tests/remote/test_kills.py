@@ -42,6 +42,7 @@ def start(launcher, server, tmp_path_factory):
     return lambda arguments, plan=None: launcher.run(arguments, plan, environment=key)
 
 
+@pytest.mark.slow
 def test_killed_at_any_change_of_the_folder(server, start, tmp_path, count):
     plan = Plan(str(tmp_path / "whole"), log=str(tmp_path / "log"))
     ended = start([*command(server), tmp_path / "whole"], plan)

@@ -55,6 +55,7 @@ def widened(tiny_model, tmp_path):
     return widened(tiny_model("llama"), tmp_path / "model")
 
 
+@pytest.mark.slow
 def test_greedy_answers_are_those_of_the_same_model_on_this_machine(widened, tiny_adapters, tmp_path):
     engine = engine_with_personas(widened, tiny_adapters, EngineSettings(kv_bytes=2**24))
     with serving(engine) as running:

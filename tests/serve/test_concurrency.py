@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx2
+import pytest
 from serving import BASE, SYSTEM, Running
 
 from warmeng.engine.engine import Engine
@@ -82,6 +83,7 @@ async def crowd(running: Running, some: list[dict[str, Any]], seed: int) -> tupl
     return {k: one for k, one in enumerate(found) if isinstance(one, list)}, left
 
 
+@pytest.mark.slow
 def test_answers_among_others_who_come_and_go_have_the_bits_of_those_alone(
     running: Running, plain: Engine, count: Callable[..., int]
 ) -> None:

@@ -134,6 +134,7 @@ STEPS = {"int8": 0.05, "fp8": 0.1, "int4": CLOSE}
 
 
 @pytest.mark.parametrize("kind", [*slow("int8", "fp8"), "int4"])
+@pytest.mark.slow
 def test_quantised_weights_give_the_numbers_of_the_cpu(
     kind: str, tiny_model: Callable[[str], Path], tiny_adapters: list[Path]
 ) -> None:

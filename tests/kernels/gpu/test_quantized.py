@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiers import slow
 
 from warmeng.kernels.gpu.lora import column_weights
 from warmeng.kernels.gpu.matmul import project, project_plain
@@ -54,7 +55,7 @@ def test_a_row_that_is_no_numbers_gives_none(eight: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("eight", EIGHT, **names)
-@pytest.mark.parametrize("tile", [TILES[0], TILES[2], TILES[-2]], ids=lambda t: t.label)
+@pytest.mark.parametrize("tile", [TILES[0], *slow(TILES[2], TILES[-2])], ids=lambda t: t.label)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_eight_bits_equal_the_twin(
     tile: Tile, shape: tuple[int, tuple[int, ...], int], eight: torch.dtype, dtype: torch.dtype, near, make_adapters

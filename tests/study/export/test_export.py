@@ -322,6 +322,7 @@ def samples(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_lm_evals_own_tools_read_the_files(wide, scored, tmp_path):
     """Its table maker, and its search for the latest results by their names."""
     utils = pytest.importorskip("lm_eval.utils")

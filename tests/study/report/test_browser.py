@@ -54,6 +54,7 @@ def test_opens_alone_and_quietly(page, run_folder):
     assert page.run("[...document.querySelectorAll('nav a')].every((a) => document.querySelector(a.hash))")
 
 
+@pytest.mark.slow
 def test_filters_show_what_the_records_hold(page, run_folder):
     page.open(run_folder / "report.html")
     rows = answers(run_folder)
@@ -112,6 +113,7 @@ def test_one_question_everywhere(page, run_folder):
     assert page.run("new Set([...document.querySelectorAll('.place h3')].map((h) => h.textContent)).size") == 1
 
 
+@pytest.mark.slow
 def test_keys_suffice(page, run_folder):
     page.open(run_folder / "report.html")
     page.key("Tab", 9)
@@ -135,9 +137,7 @@ def test_keys_suffice(page, run_folder):
     assert page.run("document.getElementById('count').getAttribute('aria-live')") == "polite"
 
 
-@pytest.mark.parametrize(
-    "dark", [pytest.param(False, id="light", marks=pytest.mark.slow), pytest.param(True, id="dark")]
-)
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_phone_does_not_scroll_sideways(tmp_path, run_folder, dark):
     with Page(tmp_path / "profile", 390, 844, dark=dark, phone=True) as page:
         page.open(run_folder / "report.html")

@@ -125,6 +125,7 @@ def test_the_base_judges_what_the_other_model_answered(fake, own, tmp_path):
 
 
 @pytest.mark.parametrize("after", [150, *slow(60, 235)])
+@pytest.mark.slow
 def test_interrupted_anywhere_it_continues_to_the_same_records(fake, own, tmp_path, after):
     settings = dataclasses.replace(MIXED, judges=("base",))
     go(tmp_path / "whole", settings)

@@ -403,6 +403,7 @@ def test_a_poor_judge_is_refused_by_name_before_anything_is_asked(fake, tmp_path
 
 
 @pytest.mark.parametrize("after", [100, *slow(1, 179, 185, 215)])
+@pytest.mark.slow
 def test_a_run_with_judges_continues_from_anywhere(panel, tmp_path, after):
     go(tmp_path / "whole", JUDGES)
     first = Heard(stop_after=after)

@@ -85,7 +85,7 @@ def test_intervals_cover_the_truth(count, ceiling, missing):
     So does each table's mean. A single interval of 500 studies is off by 1 % in its standard error, so each is given
     three of them.
     """
-    n = count(100, 500)
+    n = count(60, 500)
     found = coverage(n, 5, ceiling, missing)
     by = defaultdict(list)
     for place, share in found.items():
