@@ -10,6 +10,8 @@ from __future__ import annotations
 import gc
 import json
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +21,9 @@ from typing import Any
 os.environ.setdefault("TRITON_INTERPRET", "0" if Path("/dev/nvidiactl").exists() else "1")
 # No test needs a network: without this the hub is asked several times before a test of its absence goes on.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# A shell may start what runs in its background with interrupts ignored; tests send them.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Tests side by side: two processes that compute on all cores wait for each other in busy loops.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
