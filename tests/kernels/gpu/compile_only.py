@@ -5,7 +5,7 @@ kernels are compiled in exactly the configurations that the code under test asks
 
     python compile_only.py 90               prints one JSON line for each compiled kernel
     python compile_only.py 90 --table       prints a table
-    python compile_only.py 90 --part        compiles for some of the models
+    python compile_only.py 90 --part        compiles for the usual model
     python compile_only.py 90 --shard 3/8   compiles an eighth of what the usual model launches, and describes nothing
 """
 

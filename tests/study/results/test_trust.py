@@ -80,7 +80,7 @@ def test_a_run_counts_what_its_judges_say_together(tmp_path) -> None:
 
 
 def test_together_they_err_less_than_the_best_of_them_and_than_a_majority() -> None:
-    """Three judges that err independently, two of them lax: measured on 128 labelled answers, as a run does."""
+    """Three judges that err independently, two of them lax: measured on 128 labelled answers."""
     rng = np.random.default_rng(0)
     truths = {"sharp": SHARP, "lax": LAX, "lax too": LAX}
     chances = {n: np.array([[c[k][g] for g in KINDS] for k in KINDS]) for n, c in truths.items()}
