@@ -59,6 +59,8 @@ setup(
         "huggingface_hub>=1.0",
         "safetensors>=0.5",
         "numpy>=1.26",
+        "numba>=0.68,<0.70",
+        "llvmlite>=0.50,<0.52",
         "scipy>=1.12",
         "click>=8.1",
         "orjson>=3.9.15",

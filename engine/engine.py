@@ -52,6 +52,8 @@ __all__ = ["NUMERICS_VERSION", "Engine", "EngineSettings", "EngineStats", "Model
 NUMERICS_VERSION = 4
 # Of single precision: a changed order of sums moves logits by a few.
 _ROUNDING = 16
+# Whose versions a manifest records.
+_PACKAGES = ("torch", "numba", "transformers", "tokenizers", "llguidance")
 _PROBE_TEXT = "The quick answer to a simple question is"
 
 
@@ -407,7 +409,9 @@ class Engine:
             "numerics": NUMERICS_VERSION,
             "settings": asdict(self.settings),
             "cache_slots": (self._runner.num_blocks - 1) * self.settings.block_size,
-            "versions": {name: _version(name) for name in ("torch", "transformers", "tokenizers", "llguidance")},
+            "versions": {
+                name: _version(name) for name in ("torch", "numba", "transformers", "tokenizers", "llguidance")
+            },
             **self._runner.describe(),
         }
 

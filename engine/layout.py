@@ -17,7 +17,6 @@ from warmeng.engine.cache import NULL_BLOCK
 from warmeng.engine.request import GenerateRequest, TopLogprobs
 from warmeng.engine.scheduler import Work
 from warmeng.engine.sequence import SAMPLING, Sequence
-from warmeng.kernels.attention import Segment
 
 Ints = npt.NDArray[np.int32]
 
@@ -146,12 +145,6 @@ class Layout:
         slot = self.context_lens - 1
         segment = np.repeat(np.arange(len(self.query_lens)), self.query_lens)
         return self.block_tables[segment, slot // block_size] * block_size + slot % block_size
-
-    def segments(self) -> list[Segment]:
-        """The segments one by one, for the CPU's attention."""
-        tables = self.block_tables.astype(np.int64)
-        sizes = zip(self.query_lens.tolist(), self.seq_lens.tolist(), self.holes.tolist(), strict=True)
-        return [Segment(tables[i], queries, seen, (hole[0], hole[1])) for i, (queries, seen, hole) in enumerate(sizes)]
 
 
 def build_layout(work: list[Work], block_size: int) -> Layout:

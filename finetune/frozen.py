@@ -26,12 +26,11 @@ class FrozenWeight:
         else:
             self._kept = w
 
-    def multiply(self, x: Tensor, add_to: Tensor | None = None) -> Tensor:
-        """Return ``x @ w.T``, plus ``add_to``. x [rows, in]; returns [rows, out]."""
+    def multiply(self, x: Tensor) -> Tensor:
+        """Return ``x @ w.T``. x [rows, in]; returns [rows, out]."""
         if self._kept is None:
-            return self._forward.multiply(x, add_to)
-        y = torch.mm(x, self._plain(x.dtype).t())
-        return y if add_to is None else y.add_(add_to)
+            return self._forward.multiply(x)
+        return torch.mm(x, self._plain(x.dtype).t())
 
     def multiply_back(self, y: Tensor) -> Tensor:
         """Return ``y @ w``, the derivative of ``multiply`` applied to y [rows, out]; returns [rows, in]."""

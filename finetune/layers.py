@@ -15,7 +15,6 @@ from torch import Tensor
 from warmeng.finetune.frozen import FrozenWeight
 from warmeng.finetune.lora import Pair
 from warmeng.finetune.noise import Dropout
-from warmeng.kernels.rope import rotate
 
 
 @dataclass(frozen=True)
@@ -131,13 +130,22 @@ class Rotate(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Keep the angles only."""
         ctx.save_for_backward(cos, sin)
-        return rotate(x, cos, sin)
+        return _rotate(x, cos, sin)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         """Turn back."""
         cos, sin = ctx.saved_tensors
-        return rotate(grads[0], cos, -sin), None, None
+        return _rotate(grads[0], cos, -sin), None, None
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    half = x.shape[-1] // 2
+    first, second = x[..., :half], x[..., half:]
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    torch.mul(first, cos, out=out[..., :half]).addcmul_(second, sin, value=-1)
+    torch.mul(second, cos, out=out[..., half:]).addcmul_(first, sin)
+    return out
 
 
 class SiluMul(torch.autograd.Function):

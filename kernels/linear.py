@@ -1,4 +1,4 @@
-"""Batch-invariant matrix products, and LoRA adapters on top of them.
+"""Batch-invariant matrix products on the CPU.
 
 BLAS libraries choose another order of summation for other numbers of rows, so a row's last bits depend on the batch it
 is in. oneDNN's products on a weight that was arranged for it once do not: any count of rows from two on gave the same
@@ -26,8 +26,6 @@ _LADDER = (16, 32, 64, _WHOLE_ROWS, _PREFILL_ROWS)
 # oneDNN has another order for few rows than for many, and for many of a wide weight, where the processor has AMX. From
 # 48 rows to 256 all weights of the built-in model agreed there.
 _BF16_LADDER = (16, 32, 48, 64, _WHOLE_ROWS, 128, 192, 256, _PREFILL_ROWS)
-# Of adapters that are tried beside weights of bfloat16.
-_RANK = 64
 # MKL kept one order of summation at 576 and changed it at 1536.
 _MAX_REDUCTION = 1024
 # A hint to oneDNN: the arrangement it chooses for this many rows was fast at all counts.
@@ -45,8 +43,8 @@ class Projection(Protocol):
     def shape(self) -> tuple[int, int]:
         """(out, in)."""
 
-    def multiply(self, x: Tensor, add_to: Tensor | None = None) -> Tensor:
-        """Return ``x @ w.T``, plus ``add_to`` where it is given. x [rows, in]; add_to and result [rows, out]."""
+    def multiply(self, x: Tensor) -> Tensor:
+        """Return ``x @ w.T``. x [rows, in]; the result [rows, out] is contiguous."""
 
 
 class PackedProjection:
@@ -56,13 +54,9 @@ class PackedProjection:
         self.shape = (w.shape[0], w.shape[1])
         self._packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(w, _PACK_ROWS)
 
-    def multiply(self, x: Tensor, add_to: Tensor | None = None) -> Tensor:
-        """Return ``x @ w.T``, plus ``add_to`` where it is given."""
-        y: Tensor
-        if add_to is None:
-            y = torch.ops.mkldnn._linear_pointwise(x, self._packed, None, "none", [], "")
-        else:
-            y = torch.ops.mkldnn._linear_pointwise(x, add_to, self._packed, None, "add")
+    def multiply(self, x: Tensor) -> Tensor:
+        """Return ``x @ w.T``."""
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, None, "none", [], "")
         return y
 
 
@@ -77,10 +71,10 @@ class Bf16Projection:
         self.shape = (w.shape[0], w.shape[1])
         self._packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(w.to(torch.bfloat16), _PACK_ROWS)
 
-    def multiply(self, x: Tensor, add_to: Tensor | None = None) -> Tensor:
-        """Return ``x @ w.T``, plus ``add_to`` where it is given, in float32."""
+    def multiply(self, x: Tensor) -> Tensor:
+        """Return ``x @ w.T`` in float32."""
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(torch.bfloat16), self._packed, None, "none", [], "")
-        return y.float() if add_to is None else add_to + y
+        return y.float()
 
 
 class PlainProjection:
@@ -93,13 +87,13 @@ class PlainProjection:
         edges = [w.shape[1] * i // count for i in range(count + 1)]
         self._parts = [slice(a, b) for a, b in pairwise(edges)]
 
-    def multiply(self, x: Tensor, add_to: Tensor | None = None) -> Tensor:
-        """Return ``x @ w.T``, plus ``add_to`` where it is given."""
+    def multiply(self, x: Tensor) -> Tensor:
+        """Return ``x @ w.T``."""
         first, *rest = self._parts
         y = torch.mm(x[:, first], self.w[:, first].t())
         for part in rest:
             y.add_(torch.mm(x[:, part], self.w[:, part].t()))
-        return y if add_to is None else y.add_(add_to)
+        return y
 
 
 def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
@@ -163,8 +157,6 @@ class Arrangement:
     """How weights are laid out on this machine, and the row counts that their products may be called with."""
 
     project: Callable[[Tensor], Projection]
-    # Adapters' matrices, which come in any rank.
-    project_adapter: Callable[[Tensor], Projection]
     tiles: RowTiles
     # Bits may depend on the number of rows.
     fast: bool = False
@@ -175,31 +167,26 @@ class Arrangement:
 def arrange(shapes: Sequence[tuple[int, int]], dtype: torch.dtype, device: torch.device, fast: bool) -> Arrangement:
     """Choose how weights of these shapes (out, in), given in float32, are multiplied, by trying it on random ones.
 
-    ``dtype``: float32, or bfloat16 where ``multiplies_bf16``; adapters stay in float32 then, because with AMX their
-    rank decides the order of summation too. ``fast`` takes all without a check. Raises RuntimeError where no way keeps
-    a row's bits on this machine.
+    ``dtype``: float32, or bfloat16 where ``multiplies_bf16``. ``fast`` takes all without a check. Raises RuntimeError
+    where no way keeps a row's bits on this machine.
     """
     distinct = sorted(set(shapes))
     if dtype == torch.bfloat16:
         if fast:
-            return Arrangement(Bf16Projection, PackedProjection, RowTiles(), fast, dtype)
-        into = {(_RANK, width) for _, width in distinct}
-        out_of = {(out, _RANK) for out, _ in distinct}
-        if not _packed_agree(into | out_of, device):
-            raise RuntimeError("products of adapters give other bits in other batches here: take float32, or --fast")
+            return Arrangement(Bf16Projection, RowTiles(), fast, dtype)
         tiles = batch_invariant_row_tiles(map(_bf16_trial, distinct), _BF16_LADDER)
-        return Arrangement(Bf16Projection, PackedProjection, tiles, fast, dtype)
+        return Arrangement(Bf16Projection, tiles, fast, dtype)
     packed = can_pack(dtype, device)
     if fast:
         either = PackedProjection if packed else PlainProjection
-        return Arrangement(either, either, RowTiles(exact=not packed), fast=True)
+        return Arrangement(either, RowTiles(exact=not packed), fast=True)
     if packed and _packed_agree(distinct, device):
-        return Arrangement(PackedProjection, PackedProjection, RowTiles())
+        return Arrangement(PackedProjection, RowTiles())
     trials = (
         (PlainProjection(_random(shape, dtype, device)), _random((_LADDER[-1], shape[1]), dtype, device))
         for shape in distinct
     )
-    return Arrangement(PlainProjection, PlainProjection, batch_invariant_row_tiles(trials, _LADDER))
+    return Arrangement(PlainProjection, batch_invariant_row_tiles(trials, _LADDER))
 
 
 def _random(shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -249,33 +236,12 @@ def _agrees(projection: Projection, dtype: torch.dtype, device: torch.device) ->
     return True
 
 
-def matmul(x: Tensor, projection: Projection, tiles: RowTiles, add_to: Tensor | None = None) -> Tensor:
-    """Return ``x @ w.T``, plus ``add_to``. x [rows, in], rows as given by ``tiles.padded``; returns [rows, out]."""
+def matmul(x: Tensor, projection: Projection, tiles: RowTiles) -> Tensor:
+    """Return ``x @ w.T``. x [rows, in], rows as given by ``tiles.padded``; returns [rows, out]."""
     calls = tiles.split(x.shape[0])
     if len(calls) == 1:
-        return projection.multiply(x, add_to)
-    adds = [None] * len(calls) if add_to is None else torch.split(add_to, calls)
-    return torch.cat([projection.multiply(part, y) for part, y in zip(torch.split(x, calls), adds, strict=True)])
-
-
-@dataclass(frozen=True)
-class Lora:
-    """One adapter's matrices for one linear layer: it adds ``x @ a.T @ b.T``. a (r, in); b (out, r), with the scale."""
-
-    a: Projection
-    b: Projection
-
-
-def add_lora(y: Tensor, x: Tensor, changes: Sequence[tuple[Tensor, Lora]], tiles: RowTiles) -> Tensor:
-    """Return ``y`` with each adapter's change added to the rows that carry it.
-
-    y [rows, out]; x [rows, in]; changes: (weights [rows, 1], the adapter's coefficient in each row, change). Adapters
-    are multiplied one by one, so that a row's bits don't depend on which other adapters are loaded; rows of weight 0
-    gain an exact zero. All doses of an adapter share its two products.
-    """
-    for weights, change in changes:
-        y = matmul(matmul(x, change.a, tiles).mul_(weights), change.b, tiles, add_to=y)
-    return y
+        return projection.multiply(x)
+    return torch.cat([projection.multiply(part) for part in torch.split(x, calls)])
 
 
 @torch.inference_mode()

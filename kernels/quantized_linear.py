@@ -17,6 +17,7 @@ from torch import Tensor
 
 from warmeng.kernels.linear import Arrangement, Projection
 from warmeng.kernels.quantized import Int4, RowScaled, Weight, quantize
+from warmeng.kernels.rounding import round_rows, scale_sums
 
 # Products of numbers up to 127 and 128 in magnitude, so many of them, add up to less than 2 ** 24: every sum on the way
 # is a number of float32.
@@ -25,24 +26,34 @@ _ROWS = (1, 2, 13, 96)
 _BLOCK_ROWS = 2048
 
 
-class ScaledProjection:
-    """A weight of int8 or fp8: ``y = (sum of products of rounded rows * row's scale) * output's scale``, in float32.
-
-    ``multiply``'s rows are rounded to the weight's type, each by its own scale unless the weight fixes one.
-    """
+class Int8Projection:
+    """A weight of int8: ``y = (sum of products of rounded rows * row's scale) * output's scale``, in float32."""
 
     def __init__(self, w: RowScaled, sums: Callable[[Tensor], Tensor]) -> None:
-        """``sums`` multiplies rows [n, in] of the weight's type with its values: float32 [n, out]."""
+        """``sums`` multiplies rows [n, in] of int8 with the weight's values: int32 [n, out]."""
         self.shape = w.shape
-        self.kind = w.kind
+        self._scales, self._input_scale = w.scales.contiguous(), w.input_scale
+        self._sums = sums
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """Return ``x @ w.T``; rows are rounded to int8, each by its own scale unless the weight fixes one."""
+        values, scales = round_rows(x, self._input_scale)
+        return scale_sums(self._sums(values), scales, self._scales)
+
+
+class Fp8Projection:
+    """A weight of fp8: rows are rounded to fp8 in the same way, products are summed in float32."""
+
+    def __init__(self, w: RowScaled, sums: Projection) -> None:
+        """``sums``: the weight's values in float32, as this machine multiplies them."""
+        self.shape = w.shape
         self._dtype, self._scales, self._input_scale = w.values.dtype, w.scales, w.input_scale
         self._sums = sums
 
-    def multiply(self, x: Tensor, add_to: Tensor | None = None) -> Tensor:
-        """Return ``x @ w.T`` with x rounded, plus ``add_to`` where it is given."""
+    def multiply(self, x: Tensor) -> Tensor:
+        """Return ``x @ w.T`` with x rounded."""
         values, scales = quantize(x, self._dtype, self._input_scale)
-        y = self._sums(values).mul_(scales[:, None]).mul_(self._scales)
-        return y if add_to is None else y.add_(add_to)
+        return self._sums.multiply(values.float()).mul_(scales[:, None]).mul_(self._scales)
 
 
 def project(arrangement: Arrangement, weight: Weight) -> Projection:
@@ -52,10 +63,9 @@ def project(arrangement: Arrangement, weight: Weight) -> Projection:
     if not isinstance(weight, RowScaled):
         return arrangement.project(_dequantized(weight, arrangement.dtype))
     if weight.kind == "int8":
-        whole = PackedSums if packed_sums_are_exact(weight.shape[1]) else SplitSums
-        return ScaledProjection(weight, whole(weight.values))
-    inner = arrangement.project(weight.values.float())
-    return ScaledProjection(weight, lambda rows: inner.multiply(rows.float()))
+        whole = WholeSums if whole_sums_are_exact(weight.shape[1]) else SplitSums
+        return Int8Projection(weight, whole(weight.values))
+    return Fp8Projection(weight, arrangement.project(weight.values.float()))
 
 
 def _dequantized(weight: Int4, dtype: torch.dtype) -> Tensor:
@@ -69,20 +79,15 @@ def _dequantized(weight: Int4, dtype: torch.dtype) -> Tensor:
     return whole
 
 
-class PackedSums:
-    """Values of int8 [out, in] arranged for oneDNN, which sums in int32; they are not kept themselves."""
+class WholeSums:
+    """Values of int8 [out, in], multiplied by oneDNN in int32; they are kept as [in, out], which was faster."""
 
     def __init__(self, values: Tensor) -> None:
-        self._ones = torch.ones(len(values))
-        self._zeros = torch.zeros(len(values), dtype=torch.int64)
-        self._packed: Tensor = torch.ops.onednn.qlinear_prepack(values, None)
+        self._values = values.t().contiguous()
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """Return the sums, rounded once to float32. rows int8 [n, in]."""
-        y: Tensor = torch.ops.onednn.qlinear_pointwise(
-            rows, 1.0, 0, self._packed, self._ones, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
-        )
-        return y
+        """Return the sums, int32 [n, out]. rows int8 [n, in]."""
+        return torch._int_mm(rows, self._values)
 
 
 class SplitSums:
@@ -94,19 +99,16 @@ class SplitSums:
         self._parts = [(slice(a, b), values[:, a:b].float().t()) for a, b in pairwise(edges)]
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """Return the sums, rounded once to float32. rows int8 [n, in]."""
+        """Return the sums, int32 [n, out]. rows int8 [n, in]."""
         x = rows.float()
-        sums = [torch.mm(x[:, columns], part) for columns, part in self._parts]
-        if len(sums) == 1:
-            return sums[0]
-        whole = sums[0].to(torch.int32)
-        for one in sums[1:]:
-            whole += one.to(torch.int32)
-        return whole.float()
+        whole = torch.zeros(len(rows), self._parts[0][1].shape[1], dtype=torch.int32)
+        for columns, part in self._parts:
+            whole += torch.mm(x[:, columns], part).to(torch.int32)
+        return whole
 
 
 @lru_cache
-def packed_sums_are_exact(width: int) -> bool:
+def whole_sums_are_exact(width: int) -> bool:
     """Tell whether oneDNN's products of int8 of this width are right here, by trying it.
 
     Without instructions for it a product's parts can overflow 16 bits: the largest numbers of all signs are tried.
@@ -118,9 +120,9 @@ def packed_sums_are_exact(width: int) -> bool:
         x = torch.randint(-127, 128, (rows, width), dtype=torch.int8, generator=generator)
         x[0] = 127 if rows % 2 else -127
         # Sums of double precision are exact up to 2 ** 53.
-        expected = (x.double() @ values.double().t()).float()
+        expected = (x.double() @ values.double().t()).to(torch.int32)
         try:
-            if not torch.equal(PackedSums(values)(x), expected):
+            if not torch.equal(WholeSums(values)(x), expected):
                 return False
         except (RuntimeError, AttributeError):
             # This build of PyTorch has no such product, or one with other arguments.

@@ -12,12 +12,21 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from warmeng.engine.cache import NULL_BLOCK
-from warmeng.engine.config import ModelConfig
 from warmeng.engine.layout import Layout
 from warmeng.engine.mixture import Mixture
-from warmeng.kernels.attention import PairPlan, plan_pairs
+from warmeng.kernels.attention import AttentionPlan, plan_attention
 from warmeng.kernels.linear import RowTiles
+from warmeng.kernels.lora import CarriedRows
+
+
+@dataclass(frozen=True)
+class Term:
+    """An adapter or vector that some rows carry."""
+
+    hash: str
+    # Its coefficient in each row, [rows, 1]; 0 where a row doesn't carry it.
+    column: Tensor
+    carried: CarriedRows
 
 
 @dataclass(frozen=True)
@@ -25,50 +34,45 @@ class Batch:
     """One forward pass. ``rows`` counts the padding that the row tiles ask for; padding lies at the end."""
 
     token_ids: Tensor  # int64 [rows]
-    # [rows, 1, head_dim / 2], of each position's angles.
+    # [rows, head_dim / 2], of each position's angles.
     cos: Tensor
     sin: Tensor
-    # int64 [rows]: cache block of each token's slot; the null block for padding.
-    blocks: Tensor
-    # int64 [rows]: place of the slot in its block.
-    offsets: Tensor
-    attention: tuple[PairPlan, ...]
-    # (content hash of an adapter or vector, its coefficient in each row [rows, 1]), ascending by hash.
-    terms: tuple[tuple[str, Tensor], ...]
+    # int64 [rows]: cache block of each token times the block size, plus its place there; -1 for padding.
+    slots: Tensor
+    attention: AttentionPlan
+    # Ascending by hash.
+    terms: tuple[Term, ...]
     num_tokens: int  # rows that are not padding
 
 
 def build_batch(
     layout: Layout,
-    config: ModelConfig,
     tiles: RowTiles,
     block_size: int,
-    min_queries: int,
     rotation: tuple[Tensor, Tensor],
     mixtures: Mapping[str, Mixture],
 ) -> Batch:
     """Make the tensors of a step.
 
-    ``min_queries``: see there; rotation: cos, sin [max_seq_len, head_dim / 2]; ``mixtures``: of the layout, by key.
+    rotation: cos, sin [max_seq_len, head_dim / 2]; ``mixtures``: of the layout, by key.
     """
     cos, sin = rotation
-    group = config.num_heads // config.num_kv_heads
     count = len(layout.token_ids)
     padding = tiles.padded(count) - count
-    slot = _padded(layout.slot_mapping(block_size), padding, NULL_BLOCK * block_size)
     positions = torch.from_numpy(_padded(layout.positions(), padding))
-    weights = {}
+    terms = []
     for name, coefficients in _coefficients(layout.adapters, mixtures).items():
-        rows = np.pad(np.repeat(coefficients, layout.query_lens), (0, padding))
-        weights[name] = torch.from_numpy(rows)[:, None].to(cos.dtype)
+        values = np.repeat(coefficients, layout.query_lens)
+        rows = np.flatnonzero(values)
+        column = torch.from_numpy(np.pad(values, (0, padding)))[:, None]
+        terms.append(Term(name, column, CarriedRows(rows, values[rows])))
     return Batch(
         token_ids=torch.from_numpy(_padded(layout.token_ids, padding)),
-        cos=cos.index_select(0, positions)[:, None],
-        sin=sin.index_select(0, positions)[:, None],
-        blocks=torch.from_numpy(slot // block_size),
-        offsets=torch.from_numpy(slot % block_size),
-        attention=plan_pairs(layout.segments(), config.num_kv_heads, group, block_size, min_queries),
-        terms=tuple(weights.items()),
+        cos=cos.index_select(0, positions),
+        sin=sin.index_select(0, positions),
+        slots=torch.from_numpy(_padded(layout.slot_mapping(block_size), padding, -1)),
+        attention=plan_attention(layout.query_lens, layout.seq_lens, layout.block_tables, layout.holes, block_size),
+        terms=tuple(terms),
         num_tokens=count,
     )
 

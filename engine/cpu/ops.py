@@ -16,10 +16,11 @@ from warmeng.engine.vectors import Vector
 from warmeng.kernels.activation import silu_mul
 from warmeng.kernels.along import along
 from warmeng.kernels.attention import attention
-from warmeng.kernels.linear import Projection, RowTiles, add_lora, matmul
-from warmeng.kernels.norm import add_rms_norm, rms_norm
+from warmeng.kernels.linear import Projection, RowTiles, matmul
+from warmeng.kernels.lora import add_lora
+from warmeng.kernels.norm import add_rms_norm
 from warmeng.kernels.quantized import through_fp8
-from warmeng.kernels.rope import rotate, write_cache
+from warmeng.kernels.rope import rotate_heads, write_cache
 
 
 @dataclass(frozen=True)
@@ -55,35 +56,31 @@ class CpuOps:
 
     def add_norm(self, product: Tensor | None, residual: Tensor, weight: Tensor) -> Tensor:
         """Add a product to ``residual`` in place and return the normalised sum."""
-        if product is None:
-            return rms_norm(residual, weight, self.config.rms_norm_eps)
         return add_rms_norm(product, residual, weight, self.config.rms_norm_eps)
 
     def project(self, x: Tensor, layer: int, name: Fused, batch: Batch) -> Tensor:
         """Multiply with a layer's weight and add the changes of the rows' adapters."""
         w: Projection = getattr(self.weights.layers[layer], name)
-        adapters = [(rows, self.adapters[key]) for key, rows in batch.terms if key in self.adapters]
-        changes = [(rows, getattr(adapter.layers[layer], name)) for rows, adapter in adapters]
-        present = [(rows, change) for rows, change in changes if change is not None]
-        return add_lora(matmul(x, w, self.tiles), x, present, self.tiles)
+        product = matmul(x, w, self.tiles)
+        for term in batch.terms:
+            change = getattr(self.adapters[term.hash].layers[layer], name) if term.hash in self.adapters else None
+            if change is not None:
+                add_lora(product, x, change, term.carried)
+        return product
 
     def attend(self, qkv: Tensor, layer: int, batch: Batch) -> Tensor:
         """Rotate queries and keys, write keys and values to the cache, attend."""
         c, w, slots = self.config, self.weights.layers[layer], self.cache[layer]
-        if w.qkv_bias is not None:
-            qkv += w.qkv_bias
+        norms = None if w.q_norm is None or w.k_norm is None else (w.q_norm, w.k_norm)
+        rotate_heads(
+            qkv, batch.cos, batch.sin, c.head_dim, c.num_heads, c.num_kv_heads, w.qkv_bias, norms, c.rms_norm_eps
+        )
         heads = qkv.view(-1, c.num_heads + 2 * c.num_kv_heads, c.head_dim)
         q, k, v = torch.split(heads, [c.num_heads, c.num_kv_heads, c.num_kv_heads], dim=1)
-        if w.q_norm is not None and w.k_norm is not None:
-            rotated_q = rotate(rms_norm(q, w.q_norm, c.rms_norm_eps), batch.cos, batch.sin)
-            rotated_k = rotate(rms_norm(k, w.k_norm, c.rms_norm_eps), batch.cos, batch.sin)
-        else:
-            rotated = rotate(heads[:, : c.num_heads + c.num_kv_heads], batch.cos, batch.sin)
-            rotated_q, rotated_k = rotated[:, : c.num_heads], rotated[:, c.num_heads :]
         if self.kv_fp8:
-            rotated_k, v = through_fp8(rotated_k), through_fp8(v)
-        write_cache(rotated_k, v, slots.k, slots.v, batch.blocks, batch.offsets)
-        return attention(rotated_q, slots.k, slots.v, batch.attention, c.head_dim**-0.5)
+            k, v = through_fp8(k), through_fp8(v)
+        write_cache(k, v, slots.k, slots.v, batch.slots)
+        return attention(q, slots.k, slots.v, batch.attention, c.head_dim**-0.5)
 
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         """Return silu(gate) * up."""
@@ -91,7 +88,7 @@ class CpuOps:
 
     def steer(self, product: Tensor, residual: Tensor, layer: int, batch: Batch) -> Tensor:
         """Add the vectors after a layer to its last product, then what bounds need, in place."""
-        terms = [(self.vectors[key], rows) for key, rows in batch.terms if key in self.vectors]
+        terms = [(self.vectors[term.hash], term.column) for term in batch.terms if term.hash in self.vectors]
         here = [(vector, rows) for vector, rows in terms if vector.layer == layer]
         for vector, rows in here:
             if vector.bound is None:
@@ -111,5 +108,5 @@ class CpuOps:
         """Return the logits of chosen rows. hidden [n, hidden], before the final norm; returns [n, vocab]."""
         count = hidden.shape[0]
         padded = torch.nn.functional.pad(hidden, (0, 0, 0, self.tiles.padded(count) - count))
-        normed = rms_norm(padded, self.weights.final_norm, self.config.rms_norm_eps)
+        normed = add_rms_norm(None, padded, self.weights.final_norm, self.config.rms_norm_eps)
         return matmul(normed, self.weights.head, self.tiles)[:count]

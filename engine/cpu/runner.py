@@ -26,9 +26,9 @@ from warmeng.engine.scheduler import Work
 from warmeng.engine.sequence import Sequence
 from warmeng.engine.vectors import Vector
 from warmeng.kernels.along import along
-from warmeng.kernels.attention import min_queries
 from warmeng.kernels.linear import Arrangement
 from warmeng.kernels.sampling import Noise, argmax, gumbel_argmax, keep_top, log_normaliser, top_tokens
+from warmeng.kernels.threads import compile_all
 
 # Rows whose logits are made at once, which bounds their memory.
 _LOGIT_ROWS = 96
@@ -68,21 +68,17 @@ class CpuRunner:
         self.num_blocks = num_blocks
         self.vocab_size = min(vocab_size, config.vocab_size)
         self.arrangement = arrangement
-        self.dtype = weights.embed.dtype
-        group = config.num_heads // config.num_kv_heads
-        self._min_queries = min_queries(group, config.head_dim, block_size, arrangement.fast)
-        cos, sin = rotation(config, max_seq_len)
-        self._rotation = cos.to(self.dtype), sin.to(self.dtype)
+        self._rotation = rotation(config, max_seq_len)
         shape = (num_blocks, config.num_kv_heads)
-        # Zeros, not empty: a masked slot is multiplied by a probability of zero, and zero times NaN is NaN.
+        # Takes memory page by page as it is first written.
         cache = [
             LayerCache(
-                _lazy_zeros((*shape, config.head_dim, block_size), self.dtype),
-                _lazy_zeros((*shape, block_size, config.head_dim), self.dtype),
+                torch.empty(*shape, config.head_dim, block_size), torch.empty(*shape, block_size, config.head_dim)
             )
             for _ in range(config.num_layers)
         ]
         self.ops = CpuOps(config, weights, arrangement.tiles, cache, kv_fp8)
+        compile_all()
         # By key.
         self.mixtures: dict[str, Mixture] = {}
         self._projected: list[Vector] = []
@@ -123,7 +119,7 @@ class CpuRunner:
     def add_adapter(self, adapter: Adapter) -> None:
         """Lay an adapter out, unless one of its content is there."""
         if adapter.hash not in self.ops.adapters:
-            laid_out = arrange_adapter(adapter, self.config, self.dtype, self.arrangement.project_adapter)
+            laid_out = arrange_adapter(adapter, self.config)
             self.ops.adapters[adapter.hash] = laid_out
 
     def add_vector(self, vector: Vector) -> None:
@@ -152,10 +148,7 @@ class CpuRunner:
         """Nothing is held for later."""
 
     def _batch(self, layout: Layout) -> Batch:
-        tiles = self.arrangement.tiles
-        return build_batch(
-            layout, self.config, tiles, self.block_size, self._min_queries, self._rotation, self.mixtures
-        )
+        return build_batch(layout, self.arrangement.tiles, self.block_size, self._rotation, self.mixtures)
 
     def _logits(self, hidden: Tensor, rows: Seq[int]) -> Tensor:
         logits = self.ops.logits(hidden.index_select(0, torch.tensor(rows)))
@@ -238,13 +231,6 @@ def _largest(logits: Tensor) -> Tensor:
     """The largest token of each row; ``NOT_FINITE`` where that is NaN, which is larger than any number, or infinite."""
     tokens = argmax(logits)
     return tokens.where(logits.gather(1, tokens[:, None])[:, 0].isfinite(), NOT_FINITE)
-
-
-def _lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Return zeros that take memory page by page as it is first touched; ``torch.zeros`` touches all at once."""
-    if dtype != torch.float32:
-        return torch.zeros(shape, dtype=dtype)
-    return torch.from_numpy(np.zeros(shape, dtype=np.float32))
 
 
 def _params(sequence: Sequence) -> SamplingParams:

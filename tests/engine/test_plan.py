@@ -61,7 +61,7 @@ def test_a_whole_model_takes_what_is_planned(tiny_model: Callable[[str], Path], 
             self.shape = (weight.shape[0], weight.shape[1])
             seen.append(held(weight))
 
-        def multiply(self, x: torch.Tensor, add_to: torch.Tensor | None = None) -> torch.Tensor:
+        def multiply(self, x: torch.Tensor) -> torch.Tensor:
             raise NotImplementedError
 
     project: Callable[[Weight], Projection] = Held

@@ -126,7 +126,7 @@ class Kept:
         self.weight = weight
         self.shape = (weight.shape[0], weight.shape[1])
 
-    def multiply(self, x: torch.Tensor, add_to: torch.Tensor | None = None) -> torch.Tensor:
+    def multiply(self, x: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError
 
 

@@ -1,4 +1,4 @@
-"""Row-invariant products and low-rank changes."""
+"""Batch-invariant products."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from warmeng.kernels import linear
 from warmeng.kernels.linear import (
     Arrangement,
     Bf16Projection,
-    Lora,
     PackedProjection,
     PlainProjection,
     RowTiles,
-    add_lora,
     arrange,
     batch_invariant_row_tiles,
     matmul,
@@ -46,20 +44,17 @@ def test_rows_keep_their_bits_in_any_company(shape: tuple[int, int], way: str) -
     projection = found.project(w)
     assert projection.shape == shape
     assert isinstance(projection, PackedProjection if way == "packed" else PlainProjection)
-    x, y = torch.randn(500, shape[1]), torch.randn(500, shape[0])
+    x = torch.randn(500, shape[1])
 
-    def product(rows: torch.Tensor, add: torch.Tensor | None) -> torch.Tensor:
+    def product(rows: torch.Tensor) -> torch.Tensor:
         padding = (0, 0, 0, tiles.padded(len(rows)) - len(rows))
-        more = None if add is None else torch.nn.functional.pad(add, padding)
-        return matmul(torch.nn.functional.pad(rows, padding), projection, tiles, more)[: len(rows)]
+        return matmul(torch.nn.functional.pad(rows, padding), projection, tiles)[: len(rows)]
 
-    whole, added = product(x, None), product(x, y)
+    whole = product(x)
     torch.testing.assert_close(whole.double(), x.double() @ w.double().t(), atol=2e-3, rtol=1e-4)
-    torch.testing.assert_close(added.double(), x.double() @ w.double().t() + y.double(), atol=2e-3, rtol=1e-4)
     for count in (1, 2, 3, 7, 15, 16, 17, 64, 65, 96, 97, 200, 499):
         rows = torch.randperm(500)[:count]
-        assert torch.equal(product(x[rows], None), whole[rows]), count
-        assert torch.equal(product(x[rows], y[rows]), added[rows]), count
+        assert torch.equal(product(x[rows]), whole[rows]), count
 
 
 def test_one_thread_gives_the_bits_of_two(way: str) -> None:
@@ -79,8 +74,8 @@ def test_one_thread_gives_the_bits_of_two(way: str) -> None:
 
 def test_a_product_that_does_not_agree_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     class Moody(PackedProjection):
-        def multiply(self, x: torch.Tensor, add_to: torch.Tensor | None = None) -> torch.Tensor:
-            return super().multiply(x, add_to) + (1e-6 if x.shape[0] == 13 else 0)
+        def multiply(self, x: torch.Tensor) -> torch.Tensor:
+            return super().multiply(x) + (1e-6 if x.shape[0] == 13 else 0)
 
     monkeypatch.setattr(linear, "PackedProjection", Moody)
     assert arranged((64, 48)).project is PlainProjection
@@ -91,8 +86,8 @@ def test_a_product_that_does_not_agree_is_not_used(monkeypatch: pytest.MonkeyPat
 
 def test_a_machine_without_any_agreement_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     class Moody(PlainProjection):
-        def multiply(self, x: torch.Tensor, add_to: torch.Tensor | None = None) -> torch.Tensor:
-            return super().multiply(x, add_to) + 1e-6 * torch.arange(x.shape[0])[:, None]
+        def multiply(self, x: torch.Tensor) -> torch.Tensor:
+            return super().multiply(x) + 1e-6 * torch.arange(x.shape[0])[:, None]
 
     with pytest.raises(RuntimeError, match="--fast"):
         batch_invariant_row_tiles([(Moody(torch.randn(64, 48)), torch.randn(384, 48))], (64, 96, 384))
@@ -118,28 +113,10 @@ def test_rungs_cover_any_count_with_little_padding_and_few_shapes() -> None:
     assert [RowTiles().padded(rows) for rows in (1, 4, 5, 96, 97, 129)] == [4, 4, 8, 96, 104, 160]
 
 
-def test_low_rank_changes_its_own_rows_only(way: str) -> None:
-    x, y = torch.randn(32, 48), torch.randn(32, 40)
-    pairs = [(torch.randn(4, 48), torch.randn(40, 4)), (torch.randn(7, 48), torch.randn(40, 7))]
-    found = arrange([(4, 48), (40, 4), (7, 48), (40, 7)], torch.float32, CPU, fast=False)
-    first, second = (Lora(found.project(a), found.project(b)) for a, b in pairs)
-    masks = torch.zeros(2, 32, 1)
-    masks[0, 3:9] = 1
-    masks[1, 20:] = 1
-    out = add_lora(y, x, [(masks[0], first), (masks[1], second)], found.tiles)
-    expected = y.double()
-    for rows, (a, b) in zip((slice(3, 9), slice(20, 32)), pairs, strict=True):
-        expected[rows] += x[rows].double() @ a.double().t() @ b.double().t()
-    torch.testing.assert_close(out.double(), expected, atol=1e-4, rtol=1e-4)
-    assert torch.equal(out[9:20], y[9:20])
-    alone = add_lora(y, x, [(masks[1], second)], found.tiles)
-    assert torch.equal(alone[20:], out[20:])
-
-
 @with_bf16
 @pytest.mark.parametrize("shape", [*SHAPES, (49152, 64)])
 def test_bf16_products_are_those_of_rounded_numbers_rounded(shape: tuple[int, int]) -> None:
-    w, x, y = torch.randn(*shape), torch.randn(96, shape[1]), torch.randn(96, shape[0])
+    w, x = torch.randn(*shape), torch.randn(96, shape[1])
     projection = Bf16Projection(w)
     assert projection.shape == shape
     exact = x.bfloat16().double() @ w.bfloat16().double().t()
@@ -148,7 +125,6 @@ def test_bf16_products_are_those_of_rounded_numbers_rounded(shape: tuple[int, in
     found = projection.multiply(x)
     assert found.dtype == torch.float32
     assert bool(((found.double() - exact).abs() <= bound).all())
-    assert torch.equal(projection.multiply(x, y), y + found)
 
 
 @with_bf16
@@ -177,11 +153,10 @@ def test_the_trial_sees_an_order_of_summation_that_rounding_hides(monkeypatch: p
             self.w = w.float()
             self.shape = (w.shape[0], w.shape[1])
 
-        def multiply(self, x: torch.Tensor, add_to: torch.Tensor | None = None) -> torch.Tensor:
+        def multiply(self, x: torch.Tensor) -> torch.Tensor:
             half = self.shape[1] // 2 if len(x) < 48 else self.shape[1]
             x = x.bfloat16().float()
-            y = (x[:, :half] @ self.w[:, :half].t() + x[:, half:] @ self.w[:, half:].t()).bfloat16().float()
-            return y if add_to is None else add_to + y
+            return (x[:, :half] @ self.w[:, :half].t() + x[:, half:] @ self.w[:, half:].t()).bfloat16().float()
 
     shape = (64, 96)
     w, x = torch.randn(*shape), torch.randn(384, 96)
@@ -195,19 +170,6 @@ def test_the_trial_sees_an_order_of_summation_that_rounding_hides(monkeypatch: p
     assert sizes[0] >= 48
     assert 96 in sizes
     assert arrange([shape], torch.bfloat16, CPU, fast=True).tiles == RowTiles()
-
-
-@with_bf16
-@pytest.mark.parametrize("rank", [24, 64, 96, 128, 192, 256])
-@pytest.mark.parametrize("width", [576, 1536])
-def test_adapters_of_any_rank_keep_their_bits_beside_bf16_weights(rank: int, width: int) -> None:
-    found = arrange([(576, 576)], torch.bfloat16, CPU, fast=False)
-    for shape in ((rank, width), (width, rank)):
-        projection, x = found.project_adapter(torch.randn(*shape)), torch.randn(384, shape[1])
-        whole = matmul(x, projection, RowTiles((96,)))
-        for size in found.tiles.sizes:
-            rows = torch.randperm(384)[:size]
-            assert torch.equal(projection.multiply(x[rows]), whole[rows]), (shape, size)
 
 
 @pytest.mark.parametrize("left_out", [(), (384,), (16,), (16, 384), (48, 64, 256)])

@@ -11,7 +11,7 @@ from warmeng.kernels.gpu.matmul import project, project_plain
 from warmeng.kernels.gpu.quantize import quantize_rows
 from warmeng.kernels.gpu.tiles import INT4_TILES, TILES, Tile
 from warmeng.kernels.quantized import Int4, RowScaled, pack_int4, quantize
-from warmeng.kernels.quantized_linear import PackedSums, ScaledProjection, SplitSums
+from warmeng.kernels.quantized_linear import Int8Projection, SplitSums, WholeSums
 
 EIGHT = [torch.int8, torch.float8_e4m3fn]
 names = {"ids": lambda t: str(t).removeprefix("torch.")}
@@ -82,8 +82,8 @@ def test_whole_numbers_have_the_same_bits_in_any_order(dtype: torch.dtype) -> No
         assert torch.equal(project(x, w, tiles=(tile,)).y, expected)
     if dtype == torch.float32:
         # And so do the CPU's products, the scales included.
-        for whole in (PackedSums, SplitSums):
-            assert torch.equal(ScaledProjection(w, whole(w.values)).multiply(x), expected)
+        for whole in (WholeSums, SplitSums):
+            assert torch.equal(Int8Projection(w, whole(w.values)).multiply(x), expected)
     order = torch.randperm(70)
     assert torch.equal(project(x[order].contiguous(), w).y, expected[order])
 

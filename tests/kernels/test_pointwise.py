@@ -1,0 +1,73 @@
+"""Norm, rotation and cache writes on the CPU against float64, at every width, with outputs that held NaN."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from warmeng.kernels.norm import add_rms_norm
+from warmeng.kernels.rope import rotate_heads, write_cache
+
+
+@pytest.mark.parametrize("width", [16, 40, 576, 601])
+@pytest.mark.parametrize("rows", [1, 5, 96])
+def test_norm_adds_and_normalises(rows: int, width: int) -> None:
+    x, residual, weight = torch.randn(rows, width), torch.randn(rows, width), torch.randn(width)
+    total = x + residual
+    kept = residual.clone()
+    out = add_rms_norm(x, kept, weight, 1e-5)
+    assert torch.equal(kept, total)
+    wide = total.double()
+    expected = wide / (wide.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight.double()
+    torch.testing.assert_close(out.double(), expected, atol=2e-6, rtol=1e-6)
+    assert torch.equal(add_rms_norm(None, kept, weight, 1e-5), out)
+    assert torch.equal(kept, total)
+    assert torch.equal(add_rms_norm(x[-1:].clone(), residual[-1:].clone(), weight, 1e-5), out[-1:])
+
+
+@pytest.mark.parametrize("d", [2, 8, 40, 64, 128])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("norms", [False, True])
+def test_queries_and_keys_are_rotated_and_values_left(d: int, bias: bool, norms: bool) -> None:
+    rows, heads, kv_heads = 9, 4, 2
+    qkv = torch.randn(rows, (heads + 2 * kv_heads) * d)
+    angles = torch.randn(rows, d // 2)
+    added = torch.randn(qkv.shape[1]) if bias else None
+    weights = (torch.randn(d), torch.randn(d)) if norms else None
+    wide = qkv.double() + (0 if added is None else added.double())
+    parts = wide.view(rows, -1, d)
+    turned = parts[:, : heads + kv_heads]
+    if weights is not None:
+        scaled = turned / (turned.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+        each = torch.stack([weights[0]] * heads + [weights[1]] * kv_heads).double()
+        turned = scaled * each
+    first, second = turned.chunk(2, -1)
+    cos, sin = angles.double().cos()[:, None], angles.double().sin()[:, None]
+    expected = torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
+    rotate_heads(qkv, angles.cos(), angles.sin(), d, heads, kv_heads, added, weights, 1e-6)
+    found = qkv.view(rows, -1, d).double()
+    torch.testing.assert_close(found[:, : heads + kv_heads], expected, atol=2e-6, rtol=2e-6)
+    torch.testing.assert_close(found[:, heads + kv_heads :], parts[:, heads + kv_heads :], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("d", [2, 40, 64])
+def test_keys_and_values_land_in_their_slots_alone(d: int) -> None:
+    heads = torch.randn(4, 7, d)
+    k, v = heads[:, 3:5], heads[:, 5:]
+    k_cache, v_cache = torch.full((5, 2, d, 16), torch.nan), torch.full((5, 2, 16, d), torch.nan)
+    write_cache(k, v, k_cache, v_cache, torch.tensor([33, -1, 79, 16]))
+    for row, slot in ((0, 33), (2, 79), (3, 16)):
+        assert torch.equal(k_cache[slot // 16, :, :, slot % 16], k[row])
+        assert torch.equal(v_cache[slot // 16, :, slot % 16], v[row])
+    for cache in (k_cache, v_cache):
+        assert int(cache.isfinite().sum()) == 3 * 2 * d
+
+
+def test_other_types_and_layouts_are_refused() -> None:
+    x = torch.randn(4, 32)
+    with pytest.raises(ValueError, match="float32"):
+        add_rms_norm(None, x.double(), torch.ones(32), 1e-5)
+    with pytest.raises(ValueError, match="contiguous"):
+        rotate_heads(x.t(), x, x, 2, 1, 1)
+    with pytest.raises(ValueError, match="follow one another"):
+        write_cache(x.view(4, 2, 16)[..., ::2], x.view(4, 2, 16)[..., ::2], x, x, torch.zeros(2, dtype=torch.int64))
