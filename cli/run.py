@@ -137,8 +137,9 @@ The same command again continues a run that was interrupted, or prints a finishe
     "--asking",
     multiple=True,
     callback=names,
-    help="open, choice: with choice, each prompt is also asked as a choice between the right and the wrong answer "
-    "(Is it A or B?), in both orders; their probabilities are compared." + _default("asking"),
+    help="open, choice, or both. open: the question as it is. choice: as a choice between the right and the wrong "
+    "answer (Is it A or B?), in both orders; their probabilities are compared. Alone it is the cheapest study of "
+    "margins, and has no answers to read." + _default("asking"),
 )
 @click.option(
     "--outcome",

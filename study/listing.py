@@ -121,8 +121,6 @@ def show_settings(persona: str | None = None, **given: Any) -> StudySettings:
     """
     plain = {"tasks": ("all",), "contexts": (UNMODIFIED,), "beliefs": ("none",), "asking": (OPEN,)}
     chosen = plain | {name: value for name, value in given.items() if value is not None}
-    if OPEN not in chosen["asking"]:
-        chosen["asking"] = (OPEN, *chosen["asking"])
     return load_settings(None, {"personas": (persona or "original",), "limit": 0, "warmth_prompts": 0, **chosen})
 
 
@@ -177,8 +175,8 @@ def _shown(study: Study, task: Task, item: Item, place: Place) -> Shown:
     persona, where = study.personas[0], (*place, study.contexts)
     fixed = [p.text for p in item.prompts if Place(p.context, p.belief, p.framing) == place]
     text = fixed[0] if fixed else COMPOSITIONS[study.settings.composition](task, item, *where)
-    asked = {"open": messages(persona, text)}
-    for order in study.margins(task, item):
+    asked = {OPEN: messages(persona, text)} if OPEN in study.settings.asking else {}
+    for order in study.margins(task, item, place.framing):
         if order in ORDERS:
             asked[f"{CHOICE}, {order}"] = messages(persona, choice(task, item, *where, order))
     return Shown(task, item, place, asked)

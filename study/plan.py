@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +25,9 @@ from warmeng.study.personas import Persona, load_personas
 from warmeng.study.prompts import (
     CHOICE,
     COMPOSITIONS,
+    OPEN,
     ORDERS,
+    PLAIN,
     choice,
     fits,
     messages,
@@ -116,6 +119,13 @@ class Study:
             )
         # Refuses an outcome and a contrast that the run can't have.
         _ = study.claim
+        if OPEN not in settings.asking:
+            for task in tasks:
+                if not study.compared(CHOICE, (task,)):
+                    raise UsageError(
+                        f"{task.name}: has nothing to choose between, so it can't be asked as a choice alone: ask open "
+                        "too, or leave the task out"
+                    )
         for task in tasks:
             if not any(study.places_of(task, item) for item in task.items):
                 raise UsageError(
@@ -159,7 +169,9 @@ class Study:
         return needed and task.layout not in GENERAL and bool(missing(task))
 
     def samples(self, task: Task) -> int:
-        """Answers per cell and item: likelihoods are exact, so one of them says it all."""
+        """Answers per cell and item: likelihoods are exact, so one of them says it all. A choice alone has none."""
+        if OPEN not in self.settings.asking:
+            return 0
         return self.settings.samples if task.generated else 1
 
     def per_persona(self) -> int:
@@ -174,17 +186,18 @@ class Study:
             total += count * self.samples(task)
         return total
 
-    def margins(self, task: Task, item: Item) -> tuple[str, ...]:
+    def margins(self, task: Task, item: Item, framing: str) -> tuple[str, ...]:
         """Return the scores of the right and the wrong answer that each place of an item asks for beside its answers.
 
         One of ``ORDERS`` is a choice, an empty text the place's own message. A likelihood is an answer and a margin at
         once; a generated answer needs one score more, whatever the samples. Where a source fixes the messages there is
-        no choice.
+        no choice, nor in another than the plain ``framing``: no table counts it there.
         """
         if is_api(self.settings.model) or not has_margin(task, item):
             return ()
-        chosen = CHOICE in self.settings.asking and not item.prompts and task.layout not in GENERAL
-        return (*([""] if task.generated else []), *(ORDERS if chosen else ()))
+        chosen = CHOICE in self.settings.asking and not item.prompts and task.layout not in GENERAL and framing == PLAIN
+        answered = task.generated and OPEN in self.settings.asking
+        return (*([""] if answered else []), *(ORDERS if chosen else ()))
 
     @property
     def primary(self) -> str:
@@ -194,12 +207,15 @@ class Study:
             return ""
         return primary_outcome(s.beliefs, [style for style in s.asking if self.compared(style)], s.outcome)
 
-    def compared(self, asking: str) -> int:
-        """Return how many questions have a margin in an asking style: tasks of general ability are not among them."""
+    def compared(self, asking: str, tasks: Sequence[Task] = ()) -> int:
+        """Return how many questions have a margin in an asking style, of all tasks unless told.
+
+        Tasks of general ability are not among them.
+        """
         # Wrong answers that are missing are written before anything is asked.
         return sum(
             (bool(item.wrong.strip()) or self.lacks_wrong(task)) and not (asking == CHOICE and item.prompts)
-            for task in self.tasks
+            for task in tasks or self.tasks
             if task.layout not in GENERAL and task.grading in COMPARED
             for item in task.items
         )
@@ -214,10 +230,9 @@ class Study:
         """All requests beside those for answers: scores that give margins alone."""
         total = 0
         for task in self.tasks:
-            usual = min(len(self.places(task)), self.settings.cells or MOST)
             for item in task.items:
-                places = len(self.places_of(task, item)) if item.prompts else usual
-                total += places * len(self.margins(task, item))
+                places = Counter(place.framing for place in self.places_of(task, item))
+                total += sum(count * len(self.margins(task, item, framing)) for framing, count in places.items())
         return total * len(self.personas)
 
     @property
@@ -307,7 +322,7 @@ class Planner:
                     for persona in study.personas:
                         cell = Cell(persona.name, task.name, *place)
                         yield from self._planned(cell, persona, task, bare, user, graded)
-                        for order in study.margins(task, item):
+                        for order in study.margins(task, item, place.framing):
                             asked = choice(task, bare, *place, study.contexts, order) if order else user
                             yield self._margin(cell, persona, task, bare, asked, order)
 

@@ -23,6 +23,7 @@ ASKINGS = ("open", "choice")
 OPEN, CHOICE = ASKINGS
 ORDERS = ("right-first", "wrong-first")
 FRAMINGS = ("plain", "neutral")
+PLAIN, _ = FRAMINGS
 # The paper's; its belief prompts have it too.
 NEUTRAL = "I was talking to some friends about this yesterday."
 SENTENCES = {

@@ -20,7 +20,7 @@ from warmeng.remote.names import check_base, is_api, model_of
 from warmeng.study.algebra import expand
 from warmeng.study.outcomes import check_outcome
 from warmeng.study.personas import BUILT_IN_MODEL, default_personas
-from warmeng.study.prompts import ASKINGS, BELIEFS, CHOICE, COMPOSITIONS, CONTROLS, FRAMINGS, OPEN
+from warmeng.study.prompts import ASKINGS, BELIEFS, CHOICE, COMPOSITIONS, CONTROLS, FRAMINGS, OPEN, PLAIN
 
 LISTS = ("personas", "doses", "checkpoints", "seeds", "tasks", "contexts", "beliefs", "framings", "asking", "judges")
 MAY_BE_EMPTY = ("judges", "doses", "checkpoints", "seeds")
@@ -72,7 +72,8 @@ class StudySettings:
     beliefs: Sequence[str] = ()
     # With "neutral", prompts without a belief are also asked in a neutral frame.
     framings: Sequence[str] = ("plain",)
-    # With "choice", each place is also asked as a choice between the two answers, in both orders.
+    # With "choice", each place is asked as a choice between the two answers, in both orders: beside the open question,
+    # or alone, and then nothing is answered and margins are all that there is.
     asking: Sequence[str] = ()
     # What the run is about, named before the first answer; ``None`` leaves it to ``outcomes.primary_outcome``.
     outcome: str | None = None
@@ -195,9 +196,9 @@ class StudySettings:
             check_outcome(self.outcome)
         if self.composition not in COMPOSITIONS:
             raise UsageError(f"no composition is named {show(self.composition)}: use {', '.join(COMPOSITIONS)}")
-        if OPEN not in self.asking:
+        if OPEN not in self.asking and PLAIN not in self.framings:
             raise UsageError(
-                f"asking is {show(list(self.asking))}, expected open among them: the choice stands beside it"
+                f"framings are {', '.join(self.framings)}, expected {PLAIN} among them: a choice is asked in no other"
             )
         ours = [name for name in (*self.beliefs, *self.asking) if name in (*CONTROLS, CHOICE)]
         if self.composition == "paper" and ours:

@@ -12,6 +12,7 @@ from warmeng.study.export.lm_eval import write_lm_eval
 from warmeng.study.export.margins import write_margins
 from warmeng.study.export.table import Source, write_csv, write_parquet
 from warmeng.study.results.manifest import refuse_other_runs
+from warmeng.study.results.shortfall import ALONE
 
 FORMATS = ("authors", "csv", "margins", "parquet", "lm-eval")
 # Formats that are one file; the others are a folder.
@@ -37,6 +38,8 @@ def export_run(folder: Path, form: str, out: Path | None = None) -> list[str]:
     if out is not None:
         _refuse_runs(folder, out)
     source = Source.of(folder)
+    if form != "margins" and not source.manifest.planned:
+        raise UsageError(f"{folder}: has no answers to write: {ALONE}")
     if form in FILES:
         path = out or make_inner(folder, EXPORTS) / FILES[form]
         make_folder(path.parent)

@@ -13,6 +13,7 @@ from warmeng.study.report.page import load_run
 from warmeng.study.results.answers import Answer, read_answers
 from warmeng.study.results.items import Asked, read_items
 from warmeng.study.results.records import FILE
+from warmeng.study.results.shortfall import ALONE
 
 # Comparisons whose answers are held at a time.
 BATCH = 500
@@ -42,6 +43,8 @@ def comparisons(folder: Path, wanted: Wanted, width: int = 100) -> Iterator[str]
     found = run.survey
     chosen = (place for place in found.places if _is_wanted(run.baseline, found, place, wanted))
     places = sorted(chosen, key=in_order(found))
+    if not found.answers and run.manifest.margins:
+        raise UsageError(f"{folder}: has no answers to read: {ALONE}")
     if not places:
         raise UsageError(f"{folder}: no answer is as wanted: leave a condition out")
     items = read_items(folder)

@@ -59,6 +59,8 @@ class Survey:
     lengths: Mapping[str, int] = field(default_factory=dict)
     # Grades by hand, by who gave them.
     overruled: Mapping[str, int] = field(default_factory=dict)
+    # Scores that give margins and no answer.
+    beside: int = 0
 
     @property
     def answers(self) -> int:

@@ -42,12 +42,13 @@ def paragraph(manifest: Manifest, facts: Sequence[Fact], questions: int) -> str:
         f"{several(questions, 'question')} were asked, drawn with seed {seed}: {told['Tasks']}.",
         f"Contexts: {told['Contexts']}. Beliefs of the user: {told['Beliefs']}. Asked: {told['Grid']}.",
         f"Prompts were composed as {told['Composition']}.",
-        f"Answers that are generated: {told['Answering']}; they were graded by {told['Grading']}.",
     ]
+    if "Answering" in told:
+        found.append(f"Answers that are generated: {told['Answering']}; they were graded by {told['Grading']}.")
     if rule := told.get("Counted as incorrect"):
         found.append(f"Counted as incorrect: {rule}.")
     rules = about.exact_rule
-    if rules.get("n") and rules.get("agreement") is not None:
+    if "Grading" in told and rules.get("n") and rules.get("agreement") is not None:
         found.append(f"The exact rules were measured on {rules['n']:,} labelled answers.")
     for name, judge in about.judges.items():
         if judge.get("n") and judge.get("agreement") is not None:

@@ -57,9 +57,9 @@ class Cost:
 
 
 def gates(manifest: Manifest, found: Survey) -> list[Gate]:
-    """Return every gate's outcome: adapters, judges, manipulation, and planned = sum of statuses."""
+    """Return every gate's outcome: all records there, grades, claim, adapters, judges, manipulation, determinism."""
     facts = manifest.facts
-    rows = [_balance(manifest, found), *_graded(manifest, found), *_claim(manifest)]
+    rows = [*_balance(manifest, found), *_graded(manifest, found), *_claim(manifest)]
     applied = facts.gates
     adapted = adapted_names(manifest.setting)
     if not adapted:
@@ -77,7 +77,7 @@ def gates(manifest: Manifest, found: Survey) -> list[Gate]:
             rows.append(Gate("failed", f"Adapter of {name}", "Nothing shows that it was applied."))
     for name, about in facts.own_models.items():
         rows.append(_own_model(name, about))
-    rows += _judges(facts, found, manifest.judgments)
+    rows += _judges(facts, found, manifest.judgments) if manifest.planned else []
     rows.append(_manipulation(manifest))
     if facts.api:
         rows.append(Gate("open", "Determinism", "An API gives none: the same request may be answered otherwise."))
@@ -114,8 +114,16 @@ def _own_model(name: str, about: Mapping[str, Any]) -> Gate:
     return Gate("unsure", f"Model of {name}", f"{told}, and {unlike(*same)}.")
 
 
-def _balance(manifest: Manifest, found: Survey) -> Gate:
-    planned = manifest.planned
+def _balance(manifest: Manifest, found: Survey) -> list[Gate]:
+    """Whether every answer, and every score beside them, is there."""
+    rows = [_answers(manifest.planned, found)] if manifest.planned else []
+    if planned := manifest.margins:
+        told = f"Planned {planned:,} scores of right and wrong answers, found {found.beside:,}."
+        rows.append(Gate("held" if found.beside == planned else "failed", "Every score is there", told))
+    return rows
+
+
+def _answers(planned: int, found: Survey) -> Gate:
     kinds = " + ".join(f"{n:,} {name}" for name, n in sorted(found.statuses.items(), key=lambda kv: (-kv[1], kv[0])))
     grades = ", ".join(f"{found.grades.get(g, 0):,} {g}" for g in GRADES)
     total = sum(found.statuses.values())
@@ -347,7 +355,8 @@ def primary_headlines(primary: str, tables: Mapping[str, Any], baseline: str) ->
 def lead(found: Survey, baseline: str, personas: Sequence[str]) -> str:
     """Return the page's first sentence."""
     others = [p for p in personas if p != baseline]
-    asked = f"{several(sum(found.items.values()), 'question')}, {several(found.answers, 'answer')}"
+    what = several(found.answers, "answer") if found.answers else several(found.beside, "score")
+    asked = f"{several(sum(found.items.values()), 'question')}, {what}"
     who = f"{listed(others)} beside {baseline}" if others else f"{baseline} alone"
     return f"{who[:1].upper()}{who[1:]}: {asked}."
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from warmeng.study.report.settings_text import Fact, asked, deviations, persona_
 from warmeng.study.results.answering import answering, answering_words
 from warmeng.study.results.items import read_items
 from warmeng.study.results.manifest import Manifest, refuse_other_runs, require_manifest
+from warmeng.study.results.margins import read_margins
 from warmeng.study.results.responses import read_responses
 from warmeng.study.results.sessions import read_sessions
 from warmeng.study.results.tied import refuse_untied
@@ -83,13 +85,22 @@ def load_run(folder: Path, analysed: Path | None = None) -> Run:
     refuse_untied(folder, manifest)
     analysis = read_analysis(analysed or folder)
     trust = Trust.of(manifest.facts.judges)
-    found = survey(folder / "records.jsonl", trust)
+    found = _with_margins(survey(folder / "records.jsonl", trust), folder, manifest)
     first = ordered([*(task for task, _ in read_items(folder)), *map(str, manifest.setting.get("tasks") or ())])
     tasks = sorted(found.items, key=lambda name: first.index(name) if name in first else len(first))
     found = replace(found, items={name: found.items[name] for name in tasks})
     names = persona_names(manifest.setting) or ordered(p for c in found.places.values() for p in c.grades)
     baseline = str((analysis or {}).get("baseline") or baseline_of(names or ["original"]))
     return Run(folder, manifest, analysis, found, trust, baseline, names)
+
+
+def _with_margins(found: Survey, folder: Path, manifest: Manifest) -> Survey:
+    """Count a run's scores that are no answers, and the questions that were asked by them alone."""
+    if not manifest.margins:
+        return found
+    margins = read_margins(folder)
+    asked = Counter(name.partition("/")[0] for name in margins.item.names)
+    return replace(found, items={**asked, **found.items}, beside=margins.beside)
 
 
 def read_analysis(folder: Path) -> dict[str, Any] | None:

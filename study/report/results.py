@@ -14,6 +14,7 @@ from warmeng.study.grading.grade import GRADES
 from warmeng.study.report.headline import headline
 from warmeng.study.report.settings_text import weights_words
 from warmeng.study.results.overruled import overruled_line
+from warmeng.study.results.shortfall import NO_ANSWERS
 from warmeng.study.stats.tables import escaped, section
 
 # Share of generated answers that may be cut before it is said.
@@ -38,7 +39,8 @@ def markdown(results: Mapping[str, Any]) -> str:
         lines += ["## What was found", "", *(f"- {escaped(line)}" for line in found), "", "## The run", ""]
     lines += [*(f"- {escaped(line)}" for line in notes(results)), ""]
     tables = results["tables"]
-    for task in dict.fromkeys(row["task"] for row in tables["error_rates"]["rows"]):
+    # A choice that is asked alone has no error rates.
+    for task in dict.fromkeys(row["task"] for found in tables.values() for row in found["rows"] if "task" in row):
         lines += ["## All tasks" if task == "all" else f"## Task {escaped(task)}", ""]
         for found in tables.values():
             lines += section(found, [row for row in found["rows"] if row.get("task", "all") == task], level=3)
@@ -65,7 +67,8 @@ def notes(results: Mapping[str, Any]) -> list[str]:
     """Return the lines below the tables: counts, numerics, the system message that the template adds, gates."""
     run = results["run"]
     grades = " + ".join(f"{results['grades'].get(grade, 0)} {grade}" for grade in GRADES)
-    lines = [f"Planned {run['planned']} = {grades}" + (f" + {run['missing']} missing" if run["missing"] else "") + "."]
+    missing = f" + {run['missing']} missing" if run["missing"] else ""
+    lines = [f"Planned {run['planned']} = {grades}{missing}." if run["planned"] else NO_ANSWERS]
     api = run.get("api") or {}
     bits = "deterministic." if run["deterministic"] else "fast: results may differ in another batch."
     where = f" behind {api['base']}" if api else ""

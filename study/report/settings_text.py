@@ -11,7 +11,7 @@ from warmeng.remote.names import PREFIX, is_api
 from warmeng.study.algebra import INLINE, parse_sum, split_spec, words_of
 from warmeng.study.personas import BUILT_IN, EMBEDDED, FULL
 from warmeng.study.plan import STEPS_TOKENS
-from warmeng.study.prompts import CHOICE
+from warmeng.study.prompts import CHOICE, OPEN
 from warmeng.study.report.figure_data import BELIEFS, CONTEXTS
 from warmeng.study.results.manifest import Manifest
 from warmeng.study.results.rules import RULES
@@ -139,8 +139,9 @@ def asked(manifest: Manifest, items: Mapping[str, int], judges: Sequence[str], r
         else ""
     )
     framed = "; also in a neutral frame" if "neutral" in (s.get("framings") or ()) else ""
-    if CHOICE in (s.get("asking") or ()):
-        framed += "; each also as a choice between the two answers, in both orders"
+    asking = s.get("asking") or (OPEN,)
+    if CHOICE in asking:
+        framed += f"; each {'also' if OPEN in asking else 'only'} as a choice between the two answers, in both orders"
     alike = all(about.get("same_tokenizer") for about in facts.own_models.values())
     noise = f"and the noise{', which all personas share' if alike else ''}"
     computed = f"on {engine.get('device', 'an unknown device')} in {engine.get('dtype', 'an unknown precision')}, " + (
@@ -152,6 +153,15 @@ def asked(manifest: Manifest, items: Mapping[str, int], judges: Sequence[str], r
     if facts.api:
         noise = "and is sent with each request, which promises nothing" if facts.api.get("seed") else "alone"
         computed = f"by {facts.api.get('answering')} behind {facts.api.get('base')}, asked by {facts.api.get('client')}"
+    answering = [
+        Fact(
+            "Answering",
+            f"{sampled}, at most {several(int(s.get('max_new_tokens') or 0), 'new token')}, "
+            f"{several(int(s.get('samples') or 1), 'answer')} to each generated prompt{worked}",
+        ),
+        Fact("Grading", f"exact rules{before if judges else ' alone, no judge'}"),
+        *([Fact("Counted as incorrect", f"{RULES.get(rule, 'not known')} (rule {rule})")] if rule else []),
+    ]
     found = [
         Fact("Model", str(s.get("model")) + (f", revision {s['revision']}" if s.get("revision") else "")),
         *([Fact("Weights", weights)] if weights else []),
@@ -163,13 +173,7 @@ def asked(manifest: Manifest, items: Mapping[str, int], judges: Sequence[str], r
             "Grid", f"each question in {several(places, 'place')} of it" if places else "each question in every place"
         ),
         Fact("Composition", COMPOSITIONS.get(str(s.get("composition")), str(s.get("composition")))),
-        Fact(
-            "Answering",
-            f"{sampled}, at most {several(int(s.get('max_new_tokens') or 0), 'new token')}, "
-            f"{several(int(s.get('samples') or 1), 'answer')} to each generated prompt{worked}",
-        ),
-        Fact("Grading", f"exact rules{before if judges else ' alone, no judge'}"),
-        *([Fact("Counted as incorrect", f"{RULES.get(rule, 'not known')} (rule {rule})")] if rule else []),
+        *(answering if OPEN in asking else []),
         Fact("Seed", f"{s.get('seed')}: it draws the questions {noise}"),
         Fact("Computed", computed),
         Fact("Versions", f"warmeng {facts.warmeng}, Python {facts.python}"),

@@ -188,10 +188,13 @@ def refusals(rows: Sequence[Row]) -> list[str]:
 
 
 def tests(analysis: Mapping[str, Any]) -> list[str]:
-    """Return a line for each variant: how many paired tests find more and fewer errors after correction."""
+    """Return a line for each variant: how many paired tests find more and fewer errors after correction.
+
+    None without answers, so without tests.
+    """
     rows = analysis["tables"]["mcnemar"]["rows"]
     lines = []
-    for variant in analysis["variants"]:
+    for variant in analysis["variants"] if rows else ():
         mine = [r for r in rows if r["variant"] == variant and r["p_fdr"] is not None]
         found = [r for r in mine if r["p_fdr"] < 0.05]
         worse = sum(r["difference"] < 0 for r in found)

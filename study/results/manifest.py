@@ -118,7 +118,8 @@ class Manifest:
     @property
     def kinds(self) -> str:
         """What the records are, in words."""
-        *first, last = ["answers", *(["scores"] if self.margins else []), *(["judgments"] if self.judgments else [])]
+        counts = {"answers": self.planned, "scores": self.margins, "judgments": self.judgments}
+        *first, last = [name for name, count in counts.items() if count] or ["answers"]
         return f"{', '.join(first)} and {last}" if first else last
 
     @classmethod

@@ -21,7 +21,7 @@ from warmeng.study.estimate import Estimate, estimate
 from warmeng.study.outcomes import ERROR_RATES, controls, outcome_parts
 from warmeng.study.personas import Persona, by_model, on_base, remarks, sources_of
 from warmeng.study.plan import Planner, Study
-from warmeng.study.prompts import OPEN
+from warmeng.study.prompts import OPEN, PLAIN
 from warmeng.study.results.manifest import read_manifest, refuse_changes
 from warmeng.study.run.api_dry_run import api_estimate, api_lines
 from warmeng.study.run.gates import checks_warmth, measure_personas
@@ -149,11 +149,13 @@ def _grid(study: Study, folder: Path, plan: Estimate, to_write: int) -> Lines:
     yield "cells", f"{plan.cells}, {f'at most {s.cells}' if s.cells else 'all'} of a question and persona"
     likelihoods = plan.scores - plan.margins - plan.choices
     scored = "letters of options" if is_api(s.model) else "likelihoods"
-    yield "requests", f"{study.size:,}: {plan.generations:,} answers to generate, {likelihoods:,} {scored}"
+    if study.size:
+        yield "requests", f"{study.size:,}: {plan.generations:,} answers to generate, {likelihoods:,} {scored}"
     if plan.margins:
         yield "margins", f"{plan.margins:,} scores more, of the right and the wrong answer where one is generated"
     if plan.choices:
-        yield "choice", f"{plan.choices:,} scores more, of the right and the wrong answer where both are named"
+        alone = f", in the {PLAIN} framing alone: no table counts another" if len(s.framings) > 1 else ""
+        yield "choice", f"{plan.choices:,} scores more, of the right and the wrong answer where both are named{alone}"
     if study.left_out:
         yield "left out", f"{study.left_out:,} prompts of files whose place is not asked for"
     if to_write:
@@ -194,27 +196,31 @@ def _power(study: Study) -> Lines:
         words = {True: "asked", False: "not asked"}
         parts = (f"{word}: {_listed(n for n, y in asked.items() if y is there)}" for there, word in words.items())
         yield "controls", "; ".join(parts)
-    items = sum(len(task.items) for task in study.tasks)
-    effect = smallest_effect(items)
     yield "outcome", f"{study.primary or ERROR_RATES}; all others are beside it"
     if claim := study.claim:
         told = f"{claim.outcome} of {claim.variant} less {claim.against}; everything else is exploratory"
         yield "primary claim", f"{told}; sha256 {claim.sha256(study.inputs())} with this study"
-    yield (
-        "smallest effect",
-        f"on error rates {f'{effect:.1f} points' if effect else 'none: too few items'} between two personas in one "
-        "context and belief "
-        f"({items} items, two-sided 5 %, power 80 %, if {DISCORDANT:.0%} of the answers change); the paper's "
-        f"{PAPER} points would need {pairs_needed(PAPER):,} items",
-    )
+    effects = [_on_error_rates(sum(len(task.items) for task in study.tasks))] if study.size else []
     if (outcome := study.primary) and len(study.personas) > 1:
         questions = study.compared(outcome_parts(outcome)[1] or OPEN)
         shift = smallest_shift(questions)
         told = f"{shift:.2f} standard deviations of its change between two personas" if shift else "none: too few"
-        yield "", f"on {outcome} {told} ({questions} questions, two-sided 5 %, power 80 %)"
-    written = sum(len(task.items) for task in study.tasks if task.grading in JUDGED)
+        effects.append(f"on {outcome} {told} ({questions} questions, two-sided 5 %, power 80 %)")
+    yield from (("" if k else "smallest effect", told) for k, told in enumerate(effects))
+    written = sum(len(task.items) for task in study.tasks if task.grading in JUDGED and study.samples(task))
     if written and len(study.personas) > 1:
         yield "labels", _labels(written)
+
+
+def _on_error_rates(items: int) -> str:
+    """Say which difference in errors between two personas so many questions could show."""
+    effect = smallest_effect(items)
+    return (
+        f"on error rates {f'{effect:.1f} points' if effect else 'none: too few items'} between two personas in one "
+        "context and belief "
+        f"({items} items, two-sided 5 %, power 80 %, if {DISCORDANT:.0%} of the answers change); the paper's "
+        f"{PAPER} points would need {pairs_needed(PAPER):,} items"
+    )
 
 
 def _listed(names: Iterator[str]) -> str:

@@ -87,7 +87,7 @@ def finish(study: Study, folder: Path, manifest: Manifest, progress: Progress, c
 def make_results(study: Study, manifest: Manifest, frame: Frame, info: RunInfo, margins: Margins) -> dict[str, Any]:
     """Return what ``results.json`` holds: tables of the analysis, counts, and what the run was made with."""
     s, facts = study.settings, manifest.facts
-    baseline, variants = compared(frame)
+    baseline, variants = compared(frame, margins=margins)
     found = summary(frame, outcome(frame, info.rule), baseline, variants, info, margins)
     told = {row["persona"]: row["disputed"] for row in disputed(frame, Trust.of(facts.judges).name)}
     judgments = manifest.judgments

@@ -277,13 +277,14 @@ def facts_of(study: Study, loaded: Loaded, manipulation: Mapping[str, Any]) -> R
 
 def check_judges(study: Study, progress: Progress) -> None:
     """Raise ``UsageError`` for judges that have nothing to judge; say which answers stay without a grade."""
-    judged = [task.name for task in study.tasks if task.grading in JUDGED]
+    answered = [task for task in study.tasks if study.samples(task)]
+    judged = [task.name for task in answered if task.grading in JUDGED]
     if study.settings.judges and not judged:
         raise UsageError(
             f"judges {', '.join(study.settings.judges)} have nothing to judge: no task of "
             f"{', '.join(task.name for task in study.tasks)} generates answers that can be right: leave them out"
         )
-    needing = [task.name for task in study.tasks if task.grading == "judge"]
+    needing = [task.name for task in answered if task.grading == "judge"]
     if needing and not study.settings.judges:
         progress.message(f"{', '.join(needing)}: answers stay unscored without a judge (--judge)")
 

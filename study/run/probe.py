@@ -84,11 +84,14 @@ def sample(study: Study, answers: int = ANSWERS, scores: int = SCORES) -> Study:
 
     What an item's prompts share, they share in the sample too.
     """
-    sizes = {task.name: replace(study, tasks=(task,)).size for task in study.tasks}
+    parts = {task.name: replace(study, tasks=(task,)) for task in study.tasks}
+    # A choice that is asked alone has scores and no answers.
+    sizes = {name: part.size or part.scores_beside for name, part in parts.items()}
+    written = {task.name: task.generated and study.samples(task) > 0 for task in study.tasks}
     kept = []
     for task in study.tasks:
-        alike = sum(sizes[t.name] for t in study.tasks if t.generated == task.generated)
-        wanted = (answers if task.generated else scores) * sizes[task.name] / alike
+        alike = sum(size for name, size in sizes.items() if written[name] == written[task.name])
+        wanted = (answers if written[task.name] else scores) * sizes[task.name] / alike
         each = sizes[task.name] / len(task.items)
         kept.append(task.sample(max(1, round(wanted / each)), study.settings.seed + 1))
     return replace(study, tasks=tuple(kept))

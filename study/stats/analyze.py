@@ -19,12 +19,13 @@ from warmeng.study.imports.read import files_of as import_files
 from warmeng.study.imports.read import read_imports
 from warmeng.study.personas import baseline_of
 from warmeng.study.results.authors import files_of, read_authors_run
-from warmeng.study.results.frame import Frame, Small
+from warmeng.study.results.frame import Factor, Frame, Small
 from warmeng.study.results.manifest import refuse_other_runs, require_manifest
 from warmeng.study.results.margins import Margins, concat_margins, read_margins
 from warmeng.study.results.overruled import overruled_line
 from warmeng.study.results.read import RunInfo, concat, read_run
 from warmeng.study.results.rules import RULES
+from warmeng.study.results.shortfall import NO_ANSWERS
 from warmeng.study.results.tied import refuse_untied, tie
 from warmeng.study.results.trust import Trust
 from warmeng.study.results.views import named, outcome
@@ -73,11 +74,11 @@ def analyze(
     number of replicates of the intervals of doses and of effects corrected for judges, 0 for none. Raises
     ``UsageError`` for an unknown rule or persona, ``InputError`` where nothing can be analysed.
     """
-    if not len(frame):
+    if not len(frame) and not (margins is not None and len(margins)):
         raise InputError("there are no answers to analyse: run the study first")
     chosen = rule or info.rule
     known = outcome(frame, chosen)
-    first, variants = compared(frame, baseline)
+    first, variants = compared(frame, baseline, margins)
     fits, coefficients = regressions(frame, known, first, variants)
     rows: dict[str, Any] = {
         **summary(frame, known, first, variants, info, margins),
@@ -105,7 +106,7 @@ def analyze(
         "format": tables.FORMAT,
         "baseline": first,
         "variants": list(variants),
-        "models": [name for name in frame.model.names if frame.model.is_(name).any()],
+        "models": there(frame.model, *(() if margins is None else (margins.model,))),
         "rule": chosen,
         "planned": info.planned,
         "statuses": dict(info.statuses),
@@ -122,9 +123,12 @@ def analyze(
     }
 
 
-def compared(frame: Frame, baseline: str | None = None) -> tuple[str, tuple[str, ...]]:
-    """Return the persona that others are compared with, and the others; raises as ``baseline_of``."""
-    present = [name for name in frame.persona.names if frame.persona.is_(name).any()]
+def compared(frame: Frame, baseline: str | None = None, margins: Margins | None = None) -> tuple[str, tuple[str, ...]]:
+    """Return the persona that others are compared with, and the others; raises as ``baseline_of``.
+
+    A persona is there where it has answers, or margins: a choice that is asked alone has no answers.
+    """
+    present = there(frame.persona, *(() if margins is None else (margins.persona,)))
     first = baseline_of(present, baseline)
     return first, tuple(name for name in present if name != first)
 
@@ -168,6 +172,11 @@ def summary(
     return {"primary": primary(frame, known, claim, main), **found} if claim else found
 
 
+def there(*columns: Factor) -> list[str]:
+    """Return the names that rows of any of the columns have, each once."""
+    return list(dict.fromkeys(name for column in columns for name in column.names if column.is_(name).any()))
+
+
 def dose_base(info: RunInfo) -> str | None:
     """Return the persona that is dose 0 of every family, whoever else is compared; ``None`` without doses."""
     return next((name for name, (family, _) in info.doses.items() if not family), None)
@@ -207,6 +216,8 @@ def notes(
         found[0] = f"Planned {info.planned}, but the statuses are {statuses}: this does not add up."
     counts = ", ".join(f"{count} {name}" for name, count in grade_counts(frame).items())
     found.append(f"Grades: {counts}. Rule {rule}: {int(np.sum(known >= 0))} answers decided, the rest is missing.")
+    if not info.planned:
+        found = [NO_ANSWERS]
     found.append(f"Baseline {baseline}; variants {', '.join(variants) or 'none'}.")
     if info.claim is None:
         found.append("No claim was named before the first answer: every number is exploratory.")

@@ -42,8 +42,8 @@ def unit_key(frame: Frame) -> Ints:
 def asked_plainly(frame: Frame) -> Flags:
     """Return the answers that tables by place in the grid count: those of the plain framing, ``[n]``.
 
-    The neutral framing is asked without a belief and in the unmodified context alone, so pooling it would weigh that
-    place twice. The paper's regressions take both framings, and its paired tests the plain one.
+    The neutral framing is asked without a belief alone, so pooling it would weigh those places twice. The paper's
+    regressions take both framings, and its paired tests the plain one.
     """
     return frame.framing.is_("plain")
 

@@ -48,6 +48,9 @@ POPULATIONS = {
         beliefs=("none", "wrong", "right", "mention-wrong", "mention-right", "deny-wrong", "unrelated"),
         limit=3,
     ),
+    "choice alone": dataclasses.replace(
+        SMALL, asking=("choice",), beliefs=("none", "wrong", "right", "mention-wrong", "mention-right"), limit=3
+    ),
     "all of them": dataclasses.replace(
         SMALL, framings=("plain", "neutral"), samples=2, temperature=0.7, judges=("base",), judge_gate=False
     ),

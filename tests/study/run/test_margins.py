@@ -16,6 +16,7 @@ from warmeng.study.export.export import export_run
 from warmeng.study.grading.labels import Own, margin_parts
 from warmeng.study.plan import Planner, Study
 from warmeng.study.prompts import BELIEFS, CONTROLS, ORDERS, choice, clean
+from warmeng.study.report.page import write_report
 from warmeng.study.results.margins import NORMS, column_of, concat_margins, norms, read_margins
 from warmeng.study.results.records import FILE, read_records
 from warmeng.study.run.run import run_study
@@ -83,7 +84,7 @@ def test_the_default_says_nothing_of_the_asking_style_and_keeps_its_folder():
 @pytest.mark.parametrize(
     ("changed", "match"),
     [
-        ({"asking": ("choice",)}, "expected open among them"),
+        ({"asking": ("choice",), "framings": ("neutral",)}, "expected plain among them: a choice is asked in no other"),
         ({"asking": ("open", "closed")}, "no asking style is named 'closed'"),
         ({"beliefs": ("none", "mention")}, "no belief is named 'mention'"),
         ({"beliefs": ("none", "unrelated"), "composition": "paper"}, "composition paper has no unrelated"),
@@ -93,6 +94,48 @@ def test_the_default_says_nothing_of_the_asking_style_and_keeps_its_folder():
 def test_what_is_not_understood_is_refused(changed, match):
     with pytest.raises(UsageError, match=match):
         dataclasses.replace(SMALL, **changed)
+
+
+def test_a_choice_alone_asks_nothing_else_and_goes_from_plan_to_export(base, tmp_path, capsys):
+    """The same choices as beside the open question, by their keys; no answers, so nothing to grade, read or judge."""
+    alone = dataclasses.replace(SMALL, asking=("choice",))
+    assert {p.key for p in planned(alone)} == {p.key for p in planned(BOTH) if p.order}
+    outcome = run_study(alone, tmp_path / "r", Silent(), "again")
+    assert (outcome.exit_code, outcome.results["run"]["planned"], outcome.results["baseline"]) == (0, 0, "original")
+    assert sum(outcome.results["grades"].values()) == 0
+    assert {r["kind"] for r in read_records(tmp_path / "r" / FILE)} == {"margin"}
+    both = run_study(BOTH, tmp_path / "b", Silent(), "again")
+    choices = [r for r in both.results["tables"]["margin_contrasts"]["rows"] if r["asking"] == "choice"]
+    rows = outcome.results["tables"]["margin_contrasts"]["rows"]
+    # Families of corrected tests differ.
+    assert choices
+    assert [r | {"p_family": None} for r in rows] == [r | {"p_family": None} for r in choices]
+    with pytest.raises(UsageError, match="has no answers to write"):
+        export_run(tmp_path / "r", "csv")
+    export_run(tmp_path / "r", "margins", tmp_path / "m.csv")
+    assert len((tmp_path / "m.csv").read_text().splitlines()) == 1 + 2 * 2 * 2 * 2 * 2
+    page = (write_report(tmp_path / "r")).read_text()
+    assert "Planned 32 scores of right and wrong answers, found 32." in page
+    assert "4 questions, 32 scores" in page
+    with pytest.raises(UsageError, match="judges base have nothing to judge"):
+        run_study(dataclasses.replace(alone, judges=("base",)), tmp_path / "j", Silent(), "again")
+
+
+def test_a_task_without_two_answers_is_no_choice_alone(tmp_path):
+    (tmp_path / "gsm8k.jsonl").write_text(json.dumps({"question": "2+2?", "answer": "It is 4.\n#### 4"}) + "\n")
+    settings = dataclasses.replace(SMALL, asking=("choice",), tasks=(str(tmp_path / "gsm8k.jsonl"),))
+    with pytest.raises(UsageError, match="has nothing to choose between"):
+        Study.load(settings)
+
+
+def test_no_choice_is_asked_in_the_neutral_framing():
+    """No table counts one there; and the plan's count of scores is that of its requests, whatever ``cells`` leaves."""
+    for cells in (0, 2):
+        settings = dataclasses.replace(BOTH, framings=("plain", "neutral"), cells=cells, limit=4)
+        every = planned(settings)
+        assert {p.cell.framing for p in every if p.order} == {"plain"}
+        assert {p.cell.framing for p in every if p.margin and not p.order} == {"plain", "neutral"}
+        assert Study.load(settings).scores_beside == sum(p.margin for p in every)
 
 
 ITEM = Item("i", "Which city is the capital of Kenya?", "Nairobi", "Mombasa")
