@@ -41,6 +41,7 @@ Examples:
   warmeng run --dry-run --contexts all           what that would take
   warmeng run --persona original --persona warm=adapters/warm --persona both=adapters/warm@warm
   warmeng run --persona original --persona "blunt=@text:Say what you think in one sentence."
+  warmeng run --persona original --persona friendly=adapters/f --expect 'friendly>original'
   warmeng run --doses warm=-1,0,0.5,1,1.5,2 --persona original --persona warm --persona apart=warm*0.5-cold*0.5
   warmeng run --persona original --persona warm --persona warm-prompt --reuse runs/1a2b3c4d    one persona more
   warmeng run --model ./base --persona original --persona warm=full:./warm-model
@@ -154,7 +155,16 @@ The same command again continues a run that was interrupted, or prints a finishe
     metavar="VARIANT-AGAINST",
     help="The two personas whose difference in the outcome is the primary claim, as in warm-original, recorded and "
     "hashed before the first answer. Everything else is exploratory, and corrected as one family.  "
-    "[default: the first persona that is called warm, else the first other one, beside the baseline]",
+    "[default: the first persona that --expect or its name says is warmer, else the first other one, beside the "
+    "baseline]",
+)
+@click.option(
+    "--expect",
+    multiple=True,
+    metavar="WARMER>COLDER",
+    help="Who is expected to be warmer than whom, repeatable, as in 'friendly>original'; quote it. The manipulation "
+    "check is about these pairs, and the first of them is the default of --contrast.  [default: each persona called "
+    "warm > the baseline]",
 )
 @click.option(
     "--cells", type=int, help="Places of the grid that a question is asked in, 0 for all." + _default("cells")
@@ -272,7 +282,7 @@ def run(
     """
     from warmeng.common.terminal import console
 
-    for name in ("model", "personas", "doses", "checkpoints", "seeds", "judges"):
+    for name in ("model", "personas", "doses", "checkpoints", "seeds", "expect", "judges"):
         options[name] = options[name] or None
     studies = load_studies(study, options)
     settings = studies[0]

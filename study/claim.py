@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from warmeng.common.errors import UsageError, show
-from warmeng.study.algebra import is_dose
+from warmeng.study.expectation import expected_of
 from warmeng.study.outcomes import ERROR_RATES
 from warmeng.study.personas import baseline_of
 
@@ -49,12 +49,14 @@ class Claim:
         return cls(*map(str, names)) if all(names) else None
 
 
-def claim_of(outcome: str, personas: Sequence[str], named: str | None = None) -> Claim | None:
+def claim_of(
+    outcome: str, personas: Sequence[str], named: str | None = None, expect: Sequence[str] = ()
+) -> Claim | None:
     """Return the claim of a run about an outcome of margins ("": error rates); ``None`` for a single persona.
 
     ``named`` is the contrast of the settings. Where they name none the rule is fixed, so that nobody chooses it after a
-    look at the answers: the first persona that is called warm and is no dose, else the first other one, beside the
-    baseline. Raises ``UsageError`` for a contrast that the run doesn't have.
+    look at the answers: the first persona that is expected to be warmer (``expectation.expected_of``), else the first
+    other one, beside the baseline. Raises ``UsageError`` for a contrast that the run doesn't have.
     """
     if named is not None:
         return Claim(outcome or ERROR_RATES, *parse_contrast(named, personas))
@@ -62,7 +64,7 @@ def claim_of(outcome: str, personas: Sequence[str], named: str | None = None) ->
     others = [name for name in personas if name != baseline]
     if not others:
         return None
-    warm = [name for name in others if name.startswith("warm") and not is_dose(name)]
+    warm = [pair.warmer for pair in expected_of(expect, personas) if pair.warmer != baseline]
     return Claim(outcome or ERROR_RATES, (warm or others)[0], baseline)
 
 

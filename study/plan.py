@@ -18,6 +18,7 @@ from warmeng.remote.request import ChatRequest
 from warmeng.study.api import check_subject, without_likelihoods
 from warmeng.study.claim import Claim, claim_of
 from warmeng.study.contexts import FILE, UNMODIFIED, Contexts, load_contexts
+from warmeng.study.expectation import Expected, expected_of
 from warmeng.study.grading.exact import ANSWER_PREFIX, label_texts, rules
 from warmeng.study.grading.labels import Own, margin_places
 from warmeng.study.outcomes import primary_outcome
@@ -117,8 +118,8 @@ class Study:
                 f"the settings ask for {asked:,} answers and scores, expected at most {MOST:,}: lower samples, limit "
                 "or cells"
             )
-        # Refuses an outcome and a contrast that the run can't have.
-        _ = study.claim
+        # Refuses an outcome, a contrast and an expectation that the run can't have.
+        _ = study.claim, study.expected
         if OPEN not in settings.asking:
             for task in tasks:
                 if not study.compared(CHOICE, (task,)):
@@ -223,7 +224,13 @@ class Study:
     @property
     def claim(self) -> Claim | None:
         """The primary claim: the outcome, and whose difference in it; ``None`` for a single persona."""
-        return claim_of(self.primary, [p.name for p in self.personas], self.settings.contrast)
+        s = self.settings
+        return claim_of(self.primary, [p.name for p in self.personas], s.contrast, s.expect)
+
+    @property
+    def expected(self) -> tuple[Expected, ...]:
+        """Who is expected to be warmer than whom."""
+        return expected_of(self.settings.expect, [p.name for p in self.personas])
 
     @property
     def scores_beside(self) -> int:

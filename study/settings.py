@@ -22,8 +22,11 @@ from warmeng.study.outcomes import check_outcome
 from warmeng.study.personas import BUILT_IN_MODEL, default_personas
 from warmeng.study.prompts import ASKINGS, BELIEFS, CHOICE, COMPOSITIONS, CONTROLS, FRAMINGS, OPEN, PLAIN
 
-LISTS = ("personas", "doses", "checkpoints", "seeds", "tasks", "contexts", "beliefs", "framings", "asking", "judges")
-MAY_BE_EMPTY = ("judges", "doses", "checkpoints", "seeds")
+LISTS = (
+    "personas", "doses", "checkpoints", "seeds", "tasks", "contexts", "beliefs", "framings", "asking", "expect",
+    "judges",
+)  # fmt: skip
+MAY_BE_EMPTY = ("judges", "doses", "checkpoints", "seeds", "expect")
 WHOLE = (("limit", 0), ("cells", 0), ("seed", 0), ("samples", 1), ("max_new_tokens", 1), ("warmth_prompts", 0),
          ("stall_seconds", 0))  # fmt: skip
 # Of an API: what may be spent, and prices, in US dollars for a million tokens.
@@ -46,8 +49,8 @@ DESIGN = {
 }
 # Told only where they are not the default, so that the same study keeps its digest and its folder.
 UNSAID: Mapping[str, Any] = {
-    "asking": (OPEN,), "outcome": None, "contrast": None, "api_base": None, "dtype": AUTO, "weights": AUTO,
-    "kv_dtype": AUTO, "judge_commits": False,
+    "asking": (OPEN,), "outcome": None, "contrast": None, "expect": (), "api_base": None, "dtype": AUTO,
+    "weights": AUTO, "kv_dtype": AUTO, "judge_commits": False,
 }  # fmt: skip
 
 
@@ -80,6 +83,9 @@ class StudySettings:
     # The two personas whose difference in the outcome is the primary claim, "warm - original"; ``None`` leaves it to
     # ``claim.claim_of``.
     contrast: str | None = None
+    # Who is expected to be warmer than whom, "warm>original"; where none is named, what is called warm than the
+    # baseline. The manipulation check is about these pairs.
+    expect: Sequence[str] = ()
     # Places of the grid (context, belief, framing) that an item is asked in, 0 for all.
     cells: int = 0
     # Items of each task, 0 for all; 6 of three tasks take under two minutes on two cores.

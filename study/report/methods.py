@@ -58,6 +58,8 @@ def paragraph(manifest: Manifest, facts: Sequence[Fact], questions: int) -> str:
     if about.primary:
         meaning = MEANINGS[outcome_parts(about.primary)[0]]
         found.append(f"The outcome named before the first answer was {about.primary}: {meaning}, in nats.")
+    if expected := told.get("Expected to be warmer"):
+        found.append(f"Expected before the first answer, by warmth: {expected}.")
     if claim := Claim.parse(about.claim):
         digest = _short(str(about.claim.get("sha256") or ""))
         found.append(

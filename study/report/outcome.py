@@ -9,11 +9,10 @@ from typing import Any
 
 from warmeng.common.messages import duration
 from warmeng.engine.provenance import PROVENANCE, Provenance
-from warmeng.study.algebra import is_dose
 from warmeng.study.claim import Claim
 from warmeng.study.contexts import UNMODIFIED
 from warmeng.study.grading.grade import GRADES
-from warmeng.study.personas import unlike
+from warmeng.study.personas import baseline_of, unlike
 from warmeng.study.report.browser import Survey
 from warmeng.study.report.figure_data import Effect, Rate, manipulation, number
 from warmeng.study.report.headline import primary_contrasts
@@ -24,6 +23,7 @@ from warmeng.study.results.overruled import overruled_line
 from warmeng.study.results.tied import mismatches
 from warmeng.study.stats.correction import ALL, MIN_EXACT
 from warmeng.study.stats.susceptibility import sign
+from warmeng.study.stats.warmer import warmth_shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,37 +211,24 @@ def _exact(facts: RunFacts, found: Survey) -> list[Gate]:
 
 
 def _manipulation(manifest: Manifest) -> Gate:
-    """Tell each persona's warmth; it holds where every warm persona is shown to be warmer than the baseline.
-
-    Without paired differences the means alone can say only that it failed, never that it held.
-    """
+    """Tell each persona's warmth; it holds where everyone who is expected to be warmer is shown to be."""
     measured = manipulation(manifest)
     title = "Manipulation check"
+    state, sentence = warmth_shown(manifest.setting, measured)
     if not measured:
-        return Gate("open", title, "Warmth was not measured: whether warm is warmer is not shown here.")
+        return Gate(state, title, sentence)
     names = persona_names(manifest.setting)
-    base = "original" if "original" in measured else (names or list(measured))[0]
+    base = baseline_of(names or list(measured))
     values = {p: v for p, r in measured.items() if (v := number(r.get("warmth", r.get("mean")))) is not None}
-    # A dose may be zero or negative.
-    warm = [p for p in values if "warm" in p.lower() and p != base and not is_dose(p)]
-    told, lows, means = [], [], []
+    told = []
     for persona, value in values.items():
         gap = measured[persona].get("difference") or {}
         low, high, mean = (number(gap.get(key)) for key in ("low", "high", "mean"))
         beside = f" ({points(mean, 4)} beside {base}, {between(low, high, 4)})" if mean is not None else ""
         told.append(f"{persona} {value:.4f}{beside}{_distance(measured[persona])}")
-        if persona in warm:
-            lows.append(low)
-            means.append(mean if mean is not None else value - values.get(base, value))
     scorers = {str(r["scorer"]) for r in measured.values() if r.get("scorer")}
     text = f"SocioT warmth by {', '.join(sorted(scorers)) or 'an unnamed scorer'}: {'; '.join(told)}."
-    if base not in values or not warm:
-        return Gate("open", title, text)
-    if any(mean <= 0 for mean in means):
-        return Gate("failed", title, f"{text} A warm persona is not warmer.")
-    if all(low is not None and low > 0 for low in lows):
-        return Gate("held", title, text)
-    return Gate("unsure", title, f"{text} Warmer, but by no more than chance allows: ask more prompts.")
+    return Gate(state, title, f"{text} {sentence}")
 
 
 def _distance(row: Mapping[str, Any]) -> str:

@@ -36,6 +36,7 @@ from warmeng.study.results.sessions import read_sessions
 from warmeng.study.results.tied import refuse_untied
 from warmeng.study.results.trust import Trust
 from warmeng.study.stats.tables import FORMAT
+from warmeng.study.stats.warmer import warmth_shown
 
 FILE = "report.html"
 ANALYSIS = "analysis.json"
@@ -198,7 +199,7 @@ def _render(run: Run, most: int, most_bytes: int) -> str:
         claim=claim_line(found_tables),
         lead=lead(found, run.baseline, run.personas),
         headlines=heads,
-        found=headline(primary, found_tables, run.baseline) if analysis else [],
+        found=_found(run) if analysis else [],
         facts=[*run.facts, *answered],
         methods=methods.paragraph(run.manifest, run.facts, run.questions),
         works=methods.works(run.manifest),
@@ -217,6 +218,13 @@ def _render(run: Run, most: int, most_bytes: int) -> str:
         analysed=analysis is not None,
         data=Markup(pack(data)),
     )
+
+
+def _found(run: Run) -> list[str]:
+    """Return what was found, and whether the personas were as warm as expected."""
+    tables = (run.analysis or {}).get("tables") or {}
+    found = headline(run.manifest.facts.primary, tables, run.baseline)
+    return [*found, warmth_shown(run.manifest.setting, manipulation(run.manifest))[1]] if found else []
 
 
 def _figures(run: Run) -> list[Figure]:

@@ -35,7 +35,7 @@ def write_results(folder: Path, results: Mapping[str, Any]) -> None:
 def markdown(results: Mapping[str, Any]) -> str:
     """Return all tables, pooled and by task, as plain Markdown."""
     lines = ["# Results", ""]
-    if found := headline(results["run"].get("primary") or "", results["tables"], results["baseline"]):
+    if found := found_lines(results):
         lines += ["## What was found", "", *(f"- {escaped(line)}" for line in found), "", "## The run", ""]
     lines += [*(f"- {escaped(line)}" for line in notes(results)), ""]
     tables = results["tables"]
@@ -49,6 +49,13 @@ def markdown(results: Mapping[str, Any]) -> str:
         lines += [f"| {escaped(reason)} | {n} |" for reason, n in results["reasons"].items()]
         lines.append("")
     return "\n".join(lines)
+
+
+def found_lines(results: Mapping[str, Any]) -> list[str]:
+    """Return what was found, and whether the personas were as warm as expected; nothing of a persona alone."""
+    run = results["run"]
+    found = headline(run.get("primary") or "", results["tables"], results["baseline"])
+    return [*found, *filter(None, [run.get("warmth")])] if found else []
 
 
 def cut_line(lengths: Mapping[str, int], most: int) -> tuple[bool, str]:

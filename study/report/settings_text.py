@@ -9,6 +9,7 @@ from typing import Any
 
 from warmeng.remote.names import PREFIX, is_api
 from warmeng.study.algebra import INLINE, parse_sum, split_spec, words_of
+from warmeng.study.expectation import parse_expected
 from warmeng.study.personas import BUILT_IN, EMBEDDED, FULL
 from warmeng.study.plan import STEPS_TOKENS
 from warmeng.study.prompts import CHOICE, OPEN
@@ -153,6 +154,7 @@ def asked(manifest: Manifest, items: Mapping[str, int], judges: Sequence[str], r
     if facts.api:
         noise = "and is sent with each request, which promises nothing" if facts.api.get("seed") else "alone"
         computed = f"by {facts.api.get('answering')} behind {facts.api.get('base')}, asked by {facts.api.get('client')}"
+    expected = parse_expected(s.get("expect") or (), persona_names(s))
     answering = [
         Fact(
             "Answering",
@@ -166,6 +168,7 @@ def asked(manifest: Manifest, items: Mapping[str, int], judges: Sequence[str], r
         Fact("Model", str(s.get("model")) + (f", revision {s['revision']}" if s.get("revision") else "")),
         *([Fact("Weights", weights)] if weights else []),
         Fact("Personas", "; ".join(persona_words(str(p)) for p in s.get("personas") or ())),
+        *([Fact("Expected to be warmer", "; ".join(map(str, expected)))] if expected else []),
         Fact("Tasks", listed(tasks)),
         Fact("Contexts", listed(contexts)),
         Fact("Beliefs", listed(beliefs) + framed),

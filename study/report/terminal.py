@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from warmeng.study.prompts import OWN_BELIEFS
-from warmeng.study.report.headline import claim_line, headline
-from warmeng.study.report.results import notes
+from warmeng.study.report.headline import claim_line
+from warmeng.study.report.results import found_lines, notes
 from warmeng.study.report.table import laid_out
 from warmeng.study.stats.belief_margins import SHIFT
 from warmeng.study.stats.tables import shown
@@ -133,7 +133,7 @@ def print_results(console: Console, results: Mapping[str, Any]) -> None:
     """Print a run's first tables over all tasks, its counts, and what was found."""
     _print_tables(console, results["tables"], RESULTS)
     _print_lines(console, notes(results))
-    if found := headline(results["run"].get("primary") or "", results["tables"], results["baseline"]):
+    if found := found_lines(results):
         console.print("[bold]What was found[/bold]")
         _print_lines(console, found)
 

@@ -35,7 +35,7 @@ _SETTINGS: dict[tuple[type, ...], tuple[str, ...]] = {
     (int, float): ("temperature", "top_p", "number_temperature"),
     (int,): ("cells", "limit", "seed", "samples", "max_new_tokens"),
     (str,): ("model", "composition"),
-    (list,): ("personas", "tasks", "contexts", "beliefs", "framings", "asking", "judges"),
+    (list,): ("personas", "tasks", "contexts", "beliefs", "framings", "asking", "expect", "judges"),
 }
 
 

@@ -33,6 +33,7 @@ from warmeng.study.settings import StudySettings
 from warmeng.study.stats.intervals import DISCORDANT, pairs_needed, smallest_effect, smallest_shift
 from warmeng.study.stats.ppi import FEWEST, PLANNED_RATE, PLANNED_SKILL, half_width
 from warmeng.study.stats.published import EFFECTS
+from warmeng.study.stats.warmer import NOT_NAMED
 from warmeng.study.tasks.wrong_answers import borrowed, missing
 
 if TYPE_CHECKING:
@@ -135,6 +136,9 @@ def _grid(study: Study, folder: Path, plan: Estimate, to_write: int) -> Lines:
     yield "folder", folder
     yield "model", s.model
     yield "personas", ", ".join(p.name for p in study.personas)
+    if len(study.personas) > 1:
+        warmer = ", ".join(map(str, study.expected)) or NOT_NAMED
+        yield "expected warmer", f"{warmer}{'' if checks_warmth(study) or is_api(s.model) else '; not measured here'}"
     for line in remarks(study.personas, s.personas):
         yield "remark", line
     for name, personas in by_model(study.personas).items():

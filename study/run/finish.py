@@ -25,6 +25,7 @@ from warmeng.study.results.views import outcome
 from warmeng.study.stats.analyze import analyze, compared, grade_counts, summary, write_analysis
 from warmeng.study.stats.judges import disputed
 from warmeng.study.stats.tables import FORMAT, table
+from warmeng.study.stats.warmer import warmth_shown
 
 UNBALANCED = 70
 FAILED = 70
@@ -114,6 +115,7 @@ def make_results(study: Study, manifest: Manifest, frame: Frame, info: RunInfo, 
             "seed": s.seed,
             "deterministic": not s.fast and not facts.api,
             "settings": s.as_dict(),
+            "warmth": warmth_shown(s.as_dict(), facts.manipulation)[1],
             **{key: facts.engine[key] for key in ("quantization", "kv_dtype") if facts.engine.get(key)},
             **{key: getattr(facts, key) for key in TOLD},
         },

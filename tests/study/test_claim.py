@@ -11,6 +11,7 @@ from warmeng.study.report.outcome import gates
 from warmeng.study.report.page import load_run
 from warmeng.study.results.manifest import require_manifest
 from warmeng.study.settings import StudySettings
+from warmeng.study.stats.warmer import warmth_shown
 
 PERSONAS = ("original", "warm_x2", "warm", "cold", "warm-prompt", "cold-prompt")
 SMALL = StudySettings(
@@ -93,3 +94,48 @@ def test_the_report_says_whether_the_hash_is_that_of_claim_and_study(run_folder)
         [failed] = gate(**changed)
         assert failed.state == "failed"
     assert [g for g in gates(manifest, survey) if g.name == "Primary claim"] == []
+
+
+def test_it_is_about_who_is_expected_to_be_warmer():
+    """By ``expect`` where it is given: a persona that is called warm is none then."""
+    names = ("original", "warm", "friendly", "blunt")
+    assert claim_of("", names, None, ("friendly>original",)) == Claim("error rates", "friendly", "original")
+    assert claim_of("", names, None, ("original > blunt", "friendly>blunt")).variant == "friendly"
+    assert claim_of("", names, "warm-original", ("friendly>original",)).variant == "warm"
+    with pytest.raises(UsageError, match=r"expect is 'friendly', expected WARMER>COLDER of original, warm"):
+        Study.load(dataclasses.replace(SMALL, personas=("original", "warm-prompt"), expect=("friendly",)))
+    assert "expect" not in SMALL.as_dict()
+
+
+MEASURED = {
+    "original": {"warmth": 0.0, "by_prompt": [0.0, 0.1, -0.1, None, 0.0]},
+    "friendly": {"warmth": 0.5, "by_prompt": [0.5, 0.6, 0.5, 0.4, 0.4]},
+    "blunt": {"warmth": 0.1, "by_prompt": [0.2, 0.1, -0.1, 0.2, None]},
+    "old": {"warmth": 0.3, "difference": {"n": 9, "mean": 0.3, "se": 0.1, "low": 0.1, "high": 0.5}},
+}
+
+
+@pytest.mark.parametrize(
+    ("expect", "state", "says"),
+    [
+        (("friendly>original",), "held", "friendly is warmer than original is shown (+0.5000 nats a token, 95 %"),
+        (("friendly>blunt",), "held", "that friendly is warmer than blunt is shown"),
+        (("old>original",), "held", "is shown (+0.3000 nats a token, 95 % interval +0.1000 to +0.5000)"),
+        (("old>blunt",), "unsure", "that old is warmer than blunt is not shown, since chance"),
+        (("blunt>original",), "unsure", "is not shown, since chance alone allows for it"),
+        (("friendly>original", "original>blunt"), "failed", "that original is warmer than blunt is not so"),
+        ((), "open", "nobody is expected to be warmer: no persona is called warm, and none is named (--expect"),
+    ],
+)  # fmt: skip
+def test_the_manipulation_check_is_about_who_is_expected_to_be_warmer(expect, state, says):
+    found, sentence = warmth_shown({"personas": list(MEASURED), "expect": list(expect)}, MEASURED)
+    assert found == state
+    assert says in sentence
+
+
+def test_without_a_measurement_or_names_that_tell_it_says_so():
+    assert warmth_shown({"personas": ["original", "warm=a"]}, {}) == (
+        "open", "Warmth was not measured: that warm is warmer than original is not shown here.",
+    )  # fmt: skip
+    # A dose is not meant by its name.
+    assert warmth_shown({"personas": ["original", "warm_x-1=warm*-1"]}, MEASURED)[0] == "open"

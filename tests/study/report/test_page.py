@@ -207,7 +207,8 @@ def test_a_dose_is_not_asked_to_be_warmer(run_folder, tmp_path):
     gates["warm_x0"] = gates["warm"] | {"hash": "", "probe": 0.0}
     (dosed / "manifest.json").write_text(json.dumps(manifest))
     said = text_of(render(load_run(dosed)))
-    assert "A warm persona is not warmer" not in said
+    assert "that warm is warmer than original" in said
+    assert "that warm_x0 is warmer" not in said
     assert "Adapter of warm_x0 Dose 0: it has the base" in said
 
 

@@ -276,3 +276,4 @@ class Found:
     """As little of a survey as the gates need."""
 
     statuses, grades, judged, disputed, lengths, overruled = {}, {}, {}, {}, {}, {}
+    beside = 0
