@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from warmeng.cli.options import dtype_option, weights_option
+from warmeng.cli.options import dtype_option, json_option, weights_option
 from warmeng.common.errors import UsageError
 from warmeng.common.log import say
 from warmeng.common.terminal import echo
@@ -25,11 +25,13 @@ def _device_option(default: str = "auto") -> Callable[[F], F]:
     return click.option("--device", type=choices, default=default, show_default=True)
 
 
-def _save_option() -> Callable[[F], F]:
-    return click.option(
+def _output_options(command: F) -> F:
+    """Give a command ``--save`` and ``--json``, which ``_finish`` takes."""
+    save = click.option(
         "--save", is_flag=False, flag_value=_SAVE_HERE, default=None, type=click.Path(file_okay=False, path_type=Path),
         help=f"Add the JSON line to a file of the device in this folder; {_SAVE_HERE} where none is named.",
     )  # fmt: skip
+    return save(json_option(command))
 
 
 def _shape_option() -> Callable[[F], F]:
@@ -49,13 +51,15 @@ def _numbers(context: click.Context, option: click.Parameter, value: str) -> tup
     return tuple(map(int, words))
 
 
-def _finish(bench: str, device: Any, lines: Sequence[str], fields: Mapping[str, Any], save: Path | None) -> None:
-    """Print a table and the JSON line, and keep the line where that is asked for."""
+def _finish(
+    bench: str, device: Any, lines: Sequence[str], fields: Mapping[str, Any], save: Path | None, as_json: bool
+) -> None:
+    """Print a table and the JSON line, or with ``as_json`` the line alone, and keep it where that is asked for."""
     from warmeng.bench import environment
 
     where = environment.environment(device)
     text = environment.line(bench, where, fields)
-    for line in lines:
+    for line in () if as_json else lines:
         echo(line)
     echo(text)
     if save is not None:
@@ -67,7 +71,7 @@ def bench() -> None:
     """Measure the engine and the trainer against other software and against this machine's own ceilings.
 
     Every measurement prints a table, then one JSON line with everything that was measured, the device, the versions and
-    the commit; --save keeps it.
+    the commit; --json prints the line alone, --save keeps it.
 
     \b
     Examples:
@@ -91,10 +95,10 @@ def bench() -> None:
 @dtype_option
 @weights_option
 @click.option("--fast", is_flag=True, help="Give up batch invariance in the engine.")
-@_save_option()
+@_output_options
 def generate(
     model: str, baseline: str, pairs: int, max_new_tokens: int, hf_batch: int | None, threads: int | None,
-    dtype: str | None, weights: str | None, fast: bool, save: Path | None,
+    dtype: str | None, weights: str | None, fast: bool, save: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Output tokens a second of a model on the CPU, beside transformers' generate at its best batch.
 
@@ -116,7 +120,7 @@ def generate(
         model, baseline=baseline == "hf", max_new=max_new_tokens, pairs=pairs, hf_batch=hf_batch, fast=fast,
         dtype=dtype or AUTO, weights=weights or AUTO, threads=threads, say=say,
     )  # fmt: skip
-    _finish("generate-model", torch.device("cpu"), comparison_lines(result), vars(result), save)
+    _finish("generate-model", torch.device("cpu"), comparison_lines(result), vars(result), save, as_json)
 
 
 @bench.command()
@@ -137,11 +141,11 @@ def generate(
 @click.option("--seconds", type=click.IntRange(1), default=540, show_default=True,
               help="Begin no measurement after this time.")  # fmt: skip
 @_device_option()
-@_save_option()
+@_output_options
 def workload(
     shape: str, baseline: str, fast: bool, both: bool, personas: int, rank: int, requests: int, repeats: int,
     curve: tuple[int, ...], max_num_seqs: int | None, max_batched_tokens: int | None, threads: int | None,
-    seconds: int, device: str, save: Path | None,
+    seconds: int, device: str, save: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Output tokens a second on random weights and this project's workload, beside transformers.
 
@@ -174,7 +178,7 @@ def workload(
     result = measure_workload(
         options, say=say, left=seconds_left(seconds), keep=lambda result: partial.keep(vars(result))
     )  # fmt: skip
-    _finish("workload", where, workload_lines(result), vars(result), save)
+    _finish("workload", where, workload_lines(result), vars(result), save, as_json)
     partial.remove()
     if result.failed:
         raise click.ClickException(f"the engine failed, {', '.join(result.failed)}: the lines above say why")
@@ -182,8 +186,8 @@ def workload(
 
 @bench.command()
 @_device_option()
-@_save_option()
-def roofline(device: str, save: Path | None) -> None:
+@_output_options
+def roofline(device: str, save: Path | None, as_json: bool) -> None:
     """The two ceilings of this machine: a large copy in memory, and a large matrix product.
 
     On a CUDA device in bfloat16, on a CPU in single precision. Every other measurement is a share of these.
@@ -199,7 +203,7 @@ def roofline(device: str, save: Path | None) -> None:
 
     where = pick_device(device)
     peaks = measure_roofline(where, say=say)
-    _finish("roofline", where, roofline_lines(peaks), vars(peaks), save)
+    _finish("roofline", where, roofline_lines(peaks), vars(peaks), save, as_json)
 
 
 @bench.command()
@@ -209,9 +213,16 @@ def roofline(device: str, save: Path | None) -> None:
 @click.option("--seconds", type=click.IntRange(1), default=540, show_default=True, help="Begin no kernel after this.")
 @click.option("--interpret", is_flag=True, help="Check results at tiny shapes in Triton's interpreter; times nothing.")
 @_device_option()
-@_save_option()
+@_output_options
 def kernels(
-    shape: str, only: tuple[str, ...], budget: float, seconds: int, interpret: bool, device: str, save: Path | None
+    shape: str,
+    only: tuple[str, ...],
+    budget: float,
+    seconds: int,
+    interpret: bool,
+    device: str,
+    save: Path | None,
+    as_json: bool,
 ) -> None:
     """Every Triton kernel: right, at which share of its roofline, beside what one would call instead.
 
@@ -237,7 +248,7 @@ def kernels(
 
         results = check_interpreted(shape, only, say)
         fields: dict[str, Any] = {"shape": shape, "interpreted": True, "results": results}
-        _finish("kernels", torch.device("cpu"), kernel_lines(results), fields, None)
+        _finish("kernels", torch.device("cpu"), kernel_lines(results), fields, None, as_json)
     else:
         if device == "cpu" or not torch.cuda.is_available():
             raise UsageError(
@@ -252,7 +263,7 @@ def kernels(
             shape, where, only=only, budget=budget, say=say, left=seconds_left(seconds), keep=partial.keep
         )
         results = fields["results"]
-        _finish("kernels", where, [*kernel_lines(results), *left_out_lines(fields["left_out"])], fields, save)
+        _finish("kernels", where, [*kernel_lines(results), *left_out_lines(fields["left_out"])], fields, save, as_json)
         partial.remove()
     wrong = [f"{result.kernel}, {result.shape}" for result in results if not result.correct]
     if wrong:
@@ -267,9 +278,17 @@ def kernels(
 @click.option("--new", type=click.IntRange(1), default=480, show_default=True, help="Tokens of each request's own.")
 @click.option("--fast", is_flag=True, help="Give up batch invariance.")
 @_device_option()
-@_save_option()
+@_output_options
 def grade(
-    shape: str, requests: int, repeats: int, prefix: int, new: int, fast: bool, device: str, save: Path | None
+    shape: str,
+    requests: int,
+    repeats: int,
+    prefix: int,
+    new: int,
+    fast: bool,
+    device: str,
+    save: Path | None,
+    as_json: bool,
 ) -> None:
     """Exact label grades a second, with a shared prefix from the cache, on random weights of a shape.
 
@@ -288,7 +307,7 @@ def grade(
         shape, device=where.type, count=requests, repeats=repeats, prefix=prefix, new=new,
         settings=EngineSettings(fast=fast), say=say,
     )  # fmt: skip
-    _finish("grade", where, grade_lines(result), vars(result), save)
+    _finish("grade", where, grade_lines(result), vars(result), save, as_json)
 
 
 @bench.command()
@@ -296,8 +315,8 @@ def grade(
               help="Numbers of sequences that run at once.")  # fmt: skip
 @click.option("--adapters", type=click.IntRange(0, 7), default=2, show_default=True)
 @click.option("--temperature", type=click.FloatRange(0.0, 100.0), default=0.8, show_default=True)
-@_save_option()
-def host(sequences: tuple[int, ...], adapters: int, temperature: float, save: Path | None) -> None:
+@_output_options
+def host(sequences: tuple[int, ...], adapters: int, temperature: float, save: Path | None, as_json: bool) -> None:
     """The host's part of a step on a card: scheduling, arrays and outcomes, with the device's work left out.
 
     CPU time of the one thread that does it, beside a fixed loop of small NumPy calls timed between the steps.
@@ -313,7 +332,7 @@ def host(sequences: tuple[int, ...], adapters: int, temperature: float, save: Pa
     from warmeng.bench.tables import host_lines
 
     results = [measure_host(count, adapters=adapters, temperature=temperature, say=say) for count in sequences]
-    _finish("host", torch.device("cpu"), host_lines(results), {"results": results}, save)
+    _finish("host", torch.device("cpu"), host_lines(results), {"results": results}, save, as_json)
 
 
 @bench.command()
@@ -321,8 +340,8 @@ def host(sequences: tuple[int, ...], adapters: int, temperature: float, save: Pa
 @click.option("--requests", type=click.IntRange(1), default=None, help="Answers.  [default: 133,125]")
 @click.option("--rate", type=click.FloatRange(1.0), default=None,
               help="Output tokens/s of each worker.  [default: of Llama-3.1-8B's shape on one H200]")  # fmt: skip
-@_save_option()
-def fleet(workers: tuple[int, ...], requests: int | None, rate: float | None, save: Path | None) -> None:
+@_output_options
+def fleet(workers: tuple[int, ...], requests: int | None, rate: float | None, save: Path | None, as_json: bool) -> None:
     """What many workers lose to dealing, Ray and the driver: engines that take a known time and compute nothing.
 
     All workers run on this machine, beside the driver. Needs warmeng[ray].
@@ -338,7 +357,7 @@ def fleet(workers: tuple[int, ...], requests: int | None, rate: float | None, sa
     from warmeng.bench.tables import fleet_lines
 
     results = [measure_fleet(count, requests or REQUESTS, rate or RATE, say) for count in workers]
-    _finish("fleet", torch.device("cpu"), fleet_lines(results), {"results": results}, save)
+    _finish("fleet", torch.device("cpu"), fleet_lines(results), {"results": results}, save, as_json)
 
 
 @bench.command()
@@ -351,10 +370,10 @@ def fleet(workers: tuple[int, ...], requests: int | None, rate: float | None, sa
 @click.option("--requests", type=click.IntRange(1), default=2048, show_default=True)
 @click.option("--max-num-seqs", type=click.IntRange(1), default=None, help="Default: the engine's.")
 @click.option("--cache-slots", type=click.IntRange(1024), default=None, help="Default: what the card's memory leaves.")
-@_save_option()
+@_output_options
 def simulate(
     shapes: tuple[str, ...], card: str, timings: Path | None, personas: int, rank: int, requests: int,
-    max_num_seqs: int | None, cache_slots: int | None, save: Path | None,
+    max_num_seqs: int | None, cache_slots: int | None, save: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Output tokens a second on a card, predicted: the real scheduler on the workload, on a device that keeps time.
 
@@ -379,7 +398,7 @@ def simulate(
         slots=cache_slots, say=say,
     )  # fmt: skip
     fields = {"card": card, "timings": assumed, "results": results}
-    _finish("simulate", torch.device("cpu"), simulated_lines(results, card), fields, save)
+    _finish("simulate", torch.device("cpu"), simulated_lines(results, card), fields, save, as_json)
 
 
 @bench.command()
@@ -415,10 +434,10 @@ def plot(results: Path) -> None:
 @click.option("--threads", type=click.IntRange(1), default=None, help="CPU threads of all; default: PyTorch's choice.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--trl/--no-trl", default=True, show_default=True, help="Run TRL's trainer too where it is installed.")
-@_save_option()
+@_output_options
 def finetune(
     model: str, pairs: int, batch: int, micro_batch: int | None, threads: int | None, device: str, trl: bool,
-    save: Path | None,
+    save: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Training tokens a second, two personas on the embedded texts, beside PEFT and TRL, each at its best batch.
 
@@ -436,4 +455,4 @@ def finetune(
     result = compare_training(
         model, pairs=pairs, batch=batch, micro_batch=micro_batch, threads=threads, device=device, trl=trl, say=say
     )
-    _finish("finetune", pick_device(device), training_lines(result), vars(result), save)
+    _finish("finetune", pick_device(device), training_lines(result), vars(result), save, as_json)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 
-from warmeng.cli.options import dtype_option, weights_option
+from warmeng.cli.options import dtype_option, json_option, print_json, weights_option
 from warmeng.common.terminal import echo
 from warmeng.engine.settings import AUTO
 from warmeng.study.settings import StudySettings
@@ -38,6 +39,7 @@ Examples:
 @click.option("--table", is_flag=True, help="Sum the grades up; refused where the raters' agreement is too low.")
 @click.option("--commits", is_flag=True, help="Each question is answered by the judge itself first: see `warmeng run`.")
 @click.option("--format", "form", type=click.Choice(["text", "jsonl"]), default="text", show_default=True)
+@json_option
 @click.option("--api-base", metavar="URL", help="As for `warmeng run`.")
 @click.option("--max-requests", type=int, help="Requests to an API after which it stops, by judge.")
 @click.option("--device", default=StudySettings.device, show_default=True, help="auto, cpu or cuda.")
@@ -53,6 +55,7 @@ def grade(
     table: bool,
     commits: bool,
     form: str,
+    as_json: bool,
     api_base: str | None,
     max_requests: int | None,
     device: str,
@@ -76,6 +79,10 @@ def grade(
         api_base=api_base,
         max_requests=max_requests,
     )
-    for line in grade_file(settings, file, Wanted(labels, table, form, confusion, commits), judges):
+    lines = grade_file(settings, file, Wanted(labels, table, "jsonl" if as_json else form, confusion, commits), judges)
+    if as_json:
+        print_json([json.loads(line) for line in lines])
+        return 0
+    for line in lines:
         echo(line)
     return 0

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from warmeng.cli.options import json_option, print_json
 from warmeng.common.terminal import echo
 
 
@@ -37,7 +38,8 @@ Example:
     help="About how many answers are drawn; `warmeng run --dry-run` says what so many show.",
 )  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Draws the same answers again.")
-def make(run: Path, out: Path, budget: int, seed: int) -> None:
+@json_option
+def make(run: Path, out: Path, budget: int, seed: int, as_json: bool) -> None:
     """Draw written answers of RUN, a run's folder, and write a sheet on which people label them.
 
     An answer is likelier to be drawn where its grade is in doubt, and where few others stand for its persona, context
@@ -48,6 +50,9 @@ def make(run: Path, out: Path, budget: int, seed: int) -> None:
 
     drawn, paths = make_sheet(run, out, budget, seed)
     rows = len({row for row, _ in drawn.answers.values()})
+    if as_json:
+        print_json({"answers": len(drawn.answers), "rows": rows, "files": paths})
+        return
     echo(f"{len(drawn.answers)} answers were drawn, {rows} rows of the sheet: {paths[1]}")
     echo(f"Filled-in copies are read with: warmeng labels read {run} ANNA.jsonl BEN.jsonl")
 
@@ -60,13 +65,18 @@ Example:
 )
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-def read(run: Path, files: tuple[Path, ...]) -> None:
+@json_option
+def read(run: Path, files: tuple[Path, ...], as_json: bool) -> None:
     """Take filled-in sheets into RUN, a run's folder: FILES, one a labeller, whose name is the file's.
 
     Prints what was labelled, and kappa between labellers. The tables of labels are part of the next analysis.
     """
-    from warmeng.study.labelling.sheet import describe, take_labels
+    from warmeng.study.labelling.sheet import describe, take_labels, told
 
-    for line in describe(take_labels(run, files)):
+    drawn = take_labels(run, files)
+    if as_json:
+        print_json(told(drawn))
+        return
+    for line in describe(drawn):
         echo(line)
     echo(f"Tables with them: warmeng analyze {run} && warmeng report {run}")

@@ -73,7 +73,8 @@ def fetch(name: str, revision: str | None) -> None:
 @models.command()
 @click.argument("name")
 @click.option("--revision", help="Branch, tag or commit of a hub repository.")
-def verify(name: str, revision: str | None) -> None:
+@json_option
+def verify(name: str, revision: str | None, as_json: bool) -> None:
     """Read all files of model NAME again and compare their hashes with those expected, where these are known.
 
     \b
@@ -83,7 +84,10 @@ def verify(name: str, revision: str | None) -> None:
     """
     from warmeng.engine.registry import verify_model
 
-    for file, digest in verify_model(name, revision, say).items():
+    found = verify_model(name, revision, say)
+    if as_json:
+        print_json(found)
+    for file, digest in () if as_json else found.items():
         echo(f"{digest}  {file}")
     echo(f"{name}: no damage found", err=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -25,10 +26,11 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON i
 
 
 def print_json(value: object) -> None:
-    """Print a value that is made of JSON's types, and of data classes."""
+    """Print a value that is made of JSON's types, data classes and paths."""
     import orjson
 
-    echo(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode())
+    options = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
+    echo(orjson.dumps(value, default=os.fspath, option=options).decode())
 
 
 def completing(kind: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from warmeng.cli.options import dtype_option, weights_option
+from warmeng.cli.options import dtype_option, json_option, print_json, weights_option
 from warmeng.common.errors import UsageError
 from warmeng.common.log import say
 from warmeng.common.terminal import echo
@@ -34,6 +34,7 @@ Examples:
 @dtype_option
 @weights_option
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
+@json_option
 def placebo(
     like: Path,
     out: Path,
@@ -47,6 +48,7 @@ def placebo(
     dtype: str | None,
     weights: str | None,
     dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Write adapters of random directions that are as far from the base as a real one is.
 
@@ -61,10 +63,17 @@ def placebo(
         model=model, revision=revision, seed=noise_seed, device=device, dtype=dtype or AUTO, weights=weights or AUTO
     )
     if dry_run:
-        for what, told in plan(settings, like, chosen, out, prompts, limit):
+        planned = plan(settings, like, chosen, out, prompts, limit)
+        if as_json:
+            print_json(dict(planned))
+            return
+        for what, told in planned:
             echo(f"{what:>10}: {told}")
         return
     made = make_placebos(settings, like, chosen, out, prompts, limit, say)
+    if as_json:
+        print_json(made)
+        return
     for line in lines(made):
         echo(line)
 

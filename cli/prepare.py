@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from warmeng.cli.options import json_option, print_json
 from warmeng.common.terminal import echo
 from warmeng.finetune.prepare.settings import FORMATS, TOXICITY, PrepareSettings
 
@@ -57,7 +58,8 @@ The same command again continues a preparation that was interrupted, or prints a
 @click.option("--device", help="auto, cpu or cuda." + _default("device"))
 @click.option("--fast", is_flag=True, default=None, help="Faster; results may then depend on the batch.")
 @click.option("--dry-run", is_flag=True, help="Show conversations, types and tokens; rewrite nothing.")
-def prepare(files: tuple[Path, ...], out: Path, dry_run: bool, **options: Any) -> int:
+@json_option
+def prepare(files: tuple[Path, ...], out: Path, dry_run: bool, as_json: bool, **options: Any) -> int:
     """Make warm and cold training data out of conversations, for `warmeng finetune`.
 
     FILES are ShareGPT JSON, OpenAI chat JSONL, or JSON lines of prompt-response pairs. Writes warm.jsonl, cold.jsonl
@@ -67,12 +69,19 @@ def prepare(files: tuple[Path, ...], out: Path, dry_run: bool, **options: Any) -
 
     settings = PrepareSettings(**{name: value for name, value in options.items() if value is not None})
     if dry_run:
-        for line in run.dry_run(settings, files, out):
+        planned = run.dry_run(settings, files, out)
+        if as_json:
+            print_json(planned)
+            return 0
+        for line in planned:
             echo(line)
         return 0
     from warmeng.common.progress import for_stderr
 
     outcome = run.prepare(settings, files, out, for_stderr(), shlex.join(["warmeng", *sys.argv[1:]]))
+    if as_json and outcome.summary:
+        print_json(outcome.summary)
+        return outcome.exit_code
     for line in outcome.lines:
         echo(line)
     return outcome.exit_code

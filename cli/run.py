@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -298,11 +298,8 @@ def run(
             raise UsageError("--reuse names runs of one base, and several are given: run them one by one")
         return _several(studies, folder, fleet, dry_run, not no_probe, as_json)
     if dry_run:
-        from warmeng.study.run.dry_run import dry_run as planned
-
-        for line in planned(settings, folder, probe=not no_probe, fleet=fleet):
-            echo(line)
-        if reuse:
+        _plan({folder: settings}, not no_probe, fleet, as_json)
+        if reuse and not as_json:
             echo("What --reuse takes over is not counted off: the model tells it, which a dry run needs not load.")
         return 0
     from warmeng.common.progress import for_stderr
@@ -321,6 +318,24 @@ def run(
     return outcome.exit_code
 
 
+def _plan(studies: Mapping[Path, StudySettings], probe: bool, fleet: FleetSettings | None, as_json: bool) -> None:
+    """Tell what the study of each folder would take; as JSON the rows of each, the one's alone where it is one."""
+    from warmeng.study.run.dry_run import dry_run, planned
+
+    if as_json:
+        rows = [
+            [{"name": name, "value": str(value)} for name, value in planned(one, folder, probe, fleet)]
+            for folder, one in studies.items()
+        ]
+        print_json(rows if len(rows) > 1 else rows[0])
+        return
+    for folder, one in studies.items():
+        for line in dry_run(one, folder, probe, fleet):
+            echo(line)
+        if len(studies) > 1:
+            echo("")
+
+
 def _several(
     studies: Sequence[StudySettings],
     folder: Path,
@@ -333,14 +348,10 @@ def _several(
     from warmeng.common.progress import for_stderr
     from warmeng.common.terminal import console
     from warmeng.study.report.terminal import print_analysis
-    from warmeng.study.run.dry_run import dry_run as planned
     from warmeng.study.run.several import folders_of, run_several
 
     if dry_run:
-        for own, one in folders_of(studies, folder).items():
-            for line in planned(one, own, probe=probe, fleet=fleet):
-                echo(line)
-            echo("")
+        _plan(folders_of(studies, folder), probe, fleet, as_json)
         return 0
     outcome = run_several(studies, folder, for_stderr(), shlex.join(["warmeng", *sys.argv[1:]]), fleet)
     if outcome.analysis is not None and as_json:

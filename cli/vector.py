@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from warmeng.cli.options import dtype_option, weights_option
+from warmeng.cli.options import dtype_option, json_option, print_json, weights_option
 from warmeng.common.log import say
 from warmeng.common.terminal import echo
 from warmeng.study.settings import StudySettings
@@ -29,6 +29,7 @@ Examples:
 @click.option("--device", default=StudySettings.device, show_default=True, help="auto, cpu or cuda.")
 @dtype_option
 @weights_option
+@json_option
 def vector(
     positive: str,
     negative: str,
@@ -39,6 +40,7 @@ def vector(
     device: str,
     dtype: str | None,
     weights: str | None,
+    as_json: bool,
 ) -> None:
     """Make steering vectors, one for each layer: the difference of the mean activations over two kinds of responses.
 
@@ -60,6 +62,9 @@ def vector(
     )
     found = make_contrast(engine, positive, negative, limit=limit, say=say)
     write_contrast(out, found, engine)
+    if as_json:
+        print_json({"file": out, "layers": found.layers})
+        return
     echo("layer    length   share   separation")
     for row in found.layers:
         echo(f"{row.layer:5d} {row.norm:9.3f} {row.share:7.3f} {row.separation:12.2f}")

@@ -6,7 +6,7 @@ import hashlib
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,10 +45,11 @@ SCORES, ATTEMPTS = "toxicity.jsonl", "attempts.jsonl"
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a preparation ended: the exit code, and lines for stdout."""
+    """How a preparation ended: the exit code, lines for stdout, and the summary, which an interrupted one has not."""
 
     exit_code: int
     lines: tuple[str, ...]
+    summary: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_engine(settings: PrepareSettings) -> Engine:
@@ -146,7 +147,7 @@ def _finish(folder: Path, summary: Mapping[str, Any]) -> Outcome:
             f"{folder}: none of {responses['asked']} responses kept its content in every persona ({causes}): "
             "rewrite with a larger --model, into another --out"
         )
-    return Outcome(0, (*describe(summary), _where(folder)))
+    return Outcome(0, (*describe(summary), _where(folder)), summary)
 
 
 def select(settings: PrepareSettings, read: Read, clean: Sequence[Conversation], filtered_by: str) -> Selection:

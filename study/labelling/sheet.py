@@ -28,7 +28,7 @@ from warmeng.study.grading.judge import CLAIMS, MAX_ALIASES
 from warmeng.study.labelling.draw import candidate, chances, draw
 from warmeng.study.results.labels import FILE, KINDS, Drawn, read_labels, write_labels
 from warmeng.study.results.trust import Trust
-from warmeng.study.stats.agreement import cohen
+from warmeng.study.stats.agreement import Agreement, cohen
 
 COLUMNS = ("id", "question", "right", "claim", "answer", "label")
 PAGE = Path(__file__).parent / "labels.html"
@@ -161,21 +161,35 @@ def take_labels(run: Path, files: Sequence[Path]) -> Drawn:
     return found
 
 
-def describe(drawn: Drawn) -> Iterator[str]:
-    """Yield what was labelled, and how far each two labellers agree, as lines. A row of the sheet counts once."""
-    rows = {row for row, _ in drawn.answers.values()}
-    told: dict[str, dict[str, str]] = {
+def told(drawn: Drawn) -> dict[str, Any]:
+    """Return what was labelled, and how far each two labellers agree; JSON-able. A row of the sheet counts once."""
+    by_row: dict[str, dict[str, str]] = {
         who: {drawn.answers[key][0]: grade for key, grade in given.items()} for who, given in drawn.labels.items()
     }
-    anyone = set().union(*told.values()) if told else set()
-    yield f"labelled         {len(anyone)} of {len(rows)} rows, {len(drawn.answers)} answers"
-    for who, given in told.items():
-        counts = ", ".join(f"{count} {kind}" for kind in KINDS if (count := list(given.values()).count(kind)))
-        yield f"labeller         {who}: {counts}"
-    for (first, mine), (second, theirs) in combinations(told.items(), 2):
+    agreement = []
+    for (first, mine), (second, theirs) in combinations(by_row.items(), 2):
         both = sorted(mine.keys() & theirs.keys())
-        if not both:
-            yield f"kappa            {first} and {second}: no row has a label of both"
-            continue
-        codes: list[list[Any]] = [[KINDS.index(given[row]) for row in both] for given in (mine, theirs)]
-        yield f"kappa            {first} and {second}: {cohen(codes[0], codes[1], len(KINDS))}"
+        codes = [[KINDS.index(given[row]) for row in both] for given in (mine, theirs)]
+        agreement.append({"first": first, "second": second, **cohen(codes[0], codes[1], len(KINDS)).as_dict()})
+    return {
+        "rows": len({row for row, _ in drawn.answers.values()}),
+        "labelled": len(set().union(*by_row.values())) if by_row else 0,
+        "answers": len(drawn.answers),
+        "labellers": {
+            who: {kind: count for kind in KINDS if (count := list(given.values()).count(kind))}
+            for who, given in by_row.items()
+        },
+        "agreement": agreement,
+    }
+
+
+def describe(drawn: Drawn) -> Iterator[str]:
+    """Yield what ``told`` tells, as lines."""
+    found = told(drawn)
+    yield f"labelled         {found['labelled']} of {found['rows']} rows, {found['answers']} answers"
+    for who, counts in found["labellers"].items():
+        yield f"labeller         {who}: {', '.join(f'{count} {kind}' for kind, count in counts.items())}"
+    for row in found["agreement"]:
+        pair = f"{row['first']} and {row['second']}"
+        value = Agreement(**{name: told for name, told in row.items() if name not in ("first", "second")})
+        yield f"kappa            {pair}: {value if value.n else 'no row has a label of both'}"

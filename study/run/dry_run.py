@@ -72,9 +72,15 @@ def load_tokenizer(settings: StudySettings) -> tuple[Tokenizer, ModelConfig, int
 def dry_run(
     settings: StudySettings, folder: Path, probe: bool = True, fleet: FleetSettings | None = None
 ) -> Iterator[str]:
-    """Yield the plan as lines: requests by kind, tokens of the real tokenizer, memory, smallest effect; then, with
-    ``probe``, time and energy at the speeds of a sample that is run now. ``fleet``: the workers that would answer.
+    """Yield what ``planned`` does as lines, each as soon as it is known."""
+    return (f"{name:<16} {value}" for name, value in planned(settings, folder, probe, fleet))
 
+
+def planned(settings: StudySettings, folder: Path, probe: bool = True, fleet: FleetSettings | None = None) -> Lines:
+    """Yield the plan as names and words: requests by kind, tokens of the real tokenizer, memory, smallest effect; then,
+    with ``probe``, time and energy at the speeds of a sample that is run now.
+
+    A name may come again; "" goes on with the one before. ``fleet``: the workers that would answer.
     Raises ``UsageError``, ``InputError`` and ``StorageError`` as a run would.
     """
     study = Study.load(settings)
@@ -84,7 +90,7 @@ def dry_run(
     study = replace(study, tasks=lent)
     if is_api(settings.model):
         shown = [*_grid(study, folder, api_estimate(study), to_write), *api_lines(study), *_power(study)]
-        yield from (f"{name:<16} {value}" for name, value in shown)
+        yield from shown
         return
     tokenizer, config, memory = load_tokenizer(settings)
     for change in sources_of(study.personas):
@@ -101,13 +107,13 @@ def dry_run(
         memory, longest = max(memory, size), min(longest, facts.max_seq_len)
     plan = estimate(*planners)
     shown = [*_grid(study, folder, plan, to_write), *_costs(plan, memory, longest), *_power(study), *api_lines(study)]
-    yield from (f"{name:<16} {value}" for name, value in shown)
+    yield from shown
     if fleet is not None:
-        yield f"{'workers':<16} {_workers(fleet)}"
+        yield "workers", _workers(fleet)
     if tokenizer.default_system:
-        yield f"{'template adds':<16} {tokenizer.default_system!r} where a persona has no system prompt"
+        yield "template adds", f"{tokenizer.default_system!r} where a persona has no system prompt"
     if probe:
-        yield from (f"{name:<16} {value}" for name, value in _probed(study, plan, fleet))
+        yield from _probed(study, plan, fleet)
 
 
 def check_before(study: Study, folder: Path) -> None:

@@ -244,6 +244,38 @@ def test_tables_are_printed_as_json(call, tmp_path):
     assert "int8" in kinds
 
 
+# These print no table: a path or two, sentences of a training, another program's output, or a page to read.
+WITHOUT_JSON = {
+    "report", "browse", "export", "serve", "lm-eval", "finetune", "merge", "new", "models fetch", "completion",
+    "bench plot",
+}  # fmt: skip
+
+
+def test_every_command_that_prints_tables_has_json():
+    every = {}
+    for name in warmeng.list_commands(None):
+        command = warmeng.get_command(None, name)
+        every |= {f"{name} {n}": c for n, c in getattr(command, "commands", {name: None}).items() if c}
+        every |= {} if hasattr(command, "commands") else {name: command}
+    lacking = {name for name, command in every.items() if "--json" not in {o for p in command.params for o in p.opts}}
+    assert lacking == WITHOUT_JSON
+
+
+def test_plans_and_measurements_are_printed_as_json(call, tmp_path):
+    rows = json.loads(call("run", "--limit", "2", "--dry-run", "--no-probe", "--json").out)
+    told = {row["name"]: row["value"] for row in rows}
+    assert told["model"] == "smollm2-135m-instruct"
+    text = call("run", "--limit", "2", "--dry-run", "--no-probe").out
+    assert text.splitlines() == [f"{row['name']:<16} {row['value']}" for row in rows]
+    made = call("labels", "make", "missing", "--out", "sheet", "--json")
+    assert (made.code, made.out) == (65, "")
+    (tmp_path / "a.csv").write_text("question,answer,right\nWhere?,Here.,Here\n")
+    [row] = json.loads(call("grade", "a.csv", "--json").out)
+    assert row["row"] == "a.csv:2"
+    [line] = call("bench", "host", "--sequences", "8", "--adapters", "0", "--json").out.splitlines()
+    assert json.loads(line)["bench"] == "host"
+
+
 def test_names_are_completed():
     def complete(arguments, incomplete):
         return [
