@@ -10,15 +10,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from warmeng.cli.options import fleet_of, names, ray_options
 from warmeng.common.errors import UsageError
+from warmeng.common.interrupts import EXIT_CODE
 from warmeng.common.log import say
 from warmeng.common.terminal import echo
 from warmeng.study.personas import BUILT_IN_MODEL
 
 if TYPE_CHECKING:
+    from warmeng.finetune.api import ApiTraining
     from warmeng.finetune.train import Outcome
+
+# Parameters that are for --api alone, and for both.
+OF_API = {"api", "api_base", "learning_rate_multiplier", "price_train", "max_api_tokens", "max_cost"}
+BOTH = {"personas", "out", "epochs", "batch", "seed", "dry_run"}
+OPTIONS = {"file": "settings"}
 
 
 @click.command(
@@ -29,6 +37,8 @@ Examples:
   warmeng finetune --model meta-llama/Llama-3.1-8B-Instruct --persona warm=warm.jsonl --out runs/warm-8b
   warmeng finetune --persona warm=embedded:warm --out runs/s --seeds 0,1,2,3 --ray --workers 4    side by side
   warmeng finetune --persona warm=warm.jsonl --out runs/w --epochs 2 --checkpoints 1,2 --learning-rate 1e-4
+  warmeng finetune --api openai:gpt-4o-2024-08-06 --persona warm=embedded:warm --epochs 3 --price-train 25 \
+    --out runs/warm-4o --dry-run                                                      at OpenAI's server
 The same command again continues a run that was interrupted. FILE is a ShareGPT JSON array, JSON lines of chats
 ("messages") or of "prompt" and "response", or the package's texts: embedded:warm, embedded:cold, embedded:neutral, or
 one file of them (embedded:warm/everyday).
@@ -78,8 +88,20 @@ one file of them (embedded:warm/everyday).
 @click.option("--weights", help="Round the base's weights to int8, fp8 or int4.  [default: auto, as they are]")
 @click.option("--device", help="auto, cpu or cuda.  [default: auto]")
 @click.option("--threads", type=int, help="CPU threads.  [default: PyTorch's choice]")
+@click.option(
+    "--api",
+    metavar="openai:MODEL",
+    help="Fine-tune this model behind an API instead: the data go up, a job for each persona is started and watched, "
+    "and the same command goes on watching. Of the settings above --epochs, --batch and --seed are for it too; the "
+    "server chooses what is not given.",
+)
+@click.option("--api-base", metavar="URL", help="Server of --api, with its /v1.  [default: OpenAI's own]")
+@click.option("--learning-rate-multiplier", type=float, help="With --api: of the server's own learning rate.")
+@click.option("--price-train", type=float, metavar="USD", help="With --api: price of a million tokens trained on.")
+@click.option("--max-api-tokens", type=int, help="With --api: tokens trained on that are never passed; needs --epochs.")
+@click.option("--max-cost", type=float, metavar="USD", help="With --api: money that is never passed; needs --epochs.")
 @ray_options
-@click.option("--dry-run", is_flag=True, help="Show data, steps, memory and time; train nothing.")
+@click.option("--dry-run", is_flag=True, help="Show data, steps, memory and time, or the cost; train nothing.")
 def finetune(
     model: str,
     revision: str | None,
@@ -90,14 +112,36 @@ def finetune(
     ray: str | None,
     workers: int | None,
     worker_cores: int | None,
+    api: str | None,
+    api_base: str | None,
+    learning_rate_multiplier: float | None,
+    price_train: float | None,
+    max_api_tokens: int | None,
+    max_cost: float | None,
     dry_run: bool,
     **options: Any,
-) -> None:
+) -> int | None:
     """Train low-rank adapters on conversations, several personas at once over one base.
 
     The loss is on responses only. The defaults are the study's recipe; everything is recorded in OUT/manifest.json,
     each step in OUT/log.jsonl. Adapters are PEFT folders: OUT/NAME/epoch-2 and so on.
     """
+    pairs = pairs_of(personas)
+    context = click.get_current_context()
+    given = {name for name in context.params if is_given(context, name)}
+    if api is None:
+        if alone := given & OF_API:
+            raise UsageError(f"{options_of(alone)} belong to --api: give it too, or leave them out")
+    else:
+        if local := given - OF_API - BOTH:
+            raise UsageError(f"{options_of(local)} belong to training on this machine: leave them out beside --api")
+        from warmeng.finetune.api import ApiTraining
+
+        chosen = ApiTraining(
+            api, pairs, api_base, options["seed"] or 0, options["epochs"], options["batch"], learning_rate_multiplier,
+            price_train, max_api_tokens, max_cost,
+        )  # fmt: skip
+        return at_server(chosen, out, dry_run)
     from warmeng.finetune.job import describe, estimate, prepare_job
     from warmeng.finetune.settings import load_settings
 
@@ -108,18 +152,12 @@ def finetune(
     several = seeds_of(seeds or (), options["seed"])
     if several:
         settings = replace(settings, seed=several[0])
-    pairs: dict[str, str] = {}
-    for text in personas:
-        name, equals, source = text.partition("=")
-        if not equals or not source or name in pairs:
-            raise UsageError(f"--persona {text} is not NAME=FILE with a name of its own: correct it")
-        pairs[name] = source
     job = prepare_job(settings, model, pairs, revision, say)
     for line in describe(job):
         (echo if dry_run else say)(line)
     if dry_run:
         echo(estimate(job))
-        return
+        return None
     from warmeng.common.progress import for_stderr
     from warmeng.finetune.seeds import train_seeds
     from warmeng.finetune.train import train
@@ -134,6 +172,50 @@ def finetune(
     for seed, outcome in outcomes.items():
         tell(f"{seed}: " if seed else "", outcome)
     echo(f"Compare them with the base: {shlex.join(following(model, revision, pairs, out, outcomes))}")
+    return None
+
+
+def at_server(training: ApiTraining, out: Path, dry_run: bool) -> int:
+    """Fine-tune behind an API, or show what that would take; return the exit code."""
+    from warmeng.common.progress import for_stderr
+    from warmeng.finetune import api
+
+    jobs = training.jobs()
+    for line in api.describe(training, jobs):
+        (echo if dry_run else say)(line)
+    if dry_run:
+        echo("Nothing was sent.")
+        return 0
+    command = shlex.join(["warmeng", *sys.argv[1:]])
+    found = api.tune(training, out, for_stderr(), command)
+    if not found:
+        return EXIT_CODE
+    for name, one in found.items():
+        seed = "" if one.seed is None else f", seed {one.seed}"
+        echo(f"{name}: {one.persona} (job {one.job}{seed})")
+    echo(f"Compare them with the base: {api.following(training, found)}")
+    return 0
+
+
+def is_given(context: click.Context, name: str) -> bool:
+    """Whether an option stands on the command line."""
+    return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def options_of(names: Iterable[str]) -> str:
+    """Return parameters as their options are written."""
+    return ", ".join(sorted(f"--{OPTIONS.get(name, name).replace('_', '-')}" for name in names))
+
+
+def pairs_of(personas: Iterable[str]) -> dict[str, str]:
+    """Return personas and their data. Raises UsageError for what is no NAME=FILE, or stands twice."""
+    pairs: dict[str, str] = {}
+    for text in personas:
+        name, equals, source = text.partition("=")
+        if not equals or not source or name in pairs:
+            raise UsageError(f"--persona {text} is not NAME=FILE with a name of its own: correct it")
+        pairs[name] = source
+    return pairs
 
 
 def following(

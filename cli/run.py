@@ -53,6 +53,7 @@ Examples:
   warmeng run --model ./llama --model ./qwen --persona original --persona warm=adapters/{model}/warm
   warmeng run --model ./base --ray --workers 8   on eight GPUs of this machine
   warmeng run --model openai:gpt-4o --persona original --persona warm=@warm --max-requests 2000 --dry-run
+  warmeng run --model openai:gpt-4o --persona original --persona warm=@warm --api-batch    at half the price, in a day
 The same command again continues a run that was interrupted, or prints a finished one's tables.
 """
 )
@@ -241,6 +242,12 @@ The same command again continues a run that was interrupted, or prints a finishe
     metavar="URL",
     help="Server that openai:MODEL is asked of, with its /v1. The key is read from OPENAI_API_KEY alone.  "
     "[default: OpenAI's own]",
+)
+@click.option(
+    "--api-batch",
+    is_flag=True,
+    default=None,
+    help="Ask models behind an API in batches, which are answered within a day, at half the price.",
 )
 @click.option("--api-concurrency", type=int, help="Most requests to it at once." + _default("api_concurrency"))
 @click.option(

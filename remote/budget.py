@@ -21,6 +21,8 @@ from warmeng.remote.errors import BudgetReached
 # In a run's folder: a line before each request, and one after it.
 FILE = "spending.jsonl"
 MILLION = 1_000_000
+# Of the price of a request that is asked alone: what OpenAI takes for one in a batch.
+BATCH_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,16 @@ class Price:
     def of(self, prompt: float, output: float) -> float:
         """Return the dollars for so many tokens."""
         return (prompt * self.prompt + output * self.output) / MILLION
+
+    @property
+    def in_batches(self) -> Price:
+        """The price of the same in a batch."""
+        return Price(self.prompt * BATCH_SHARE, self.output * BATCH_SHARE)
+
+
+def in_batches(model: str) -> str:
+    """Return the name under which a model's requests in batches are counted: they have a price of their own."""
+    return f"{model} in batches"
 
 
 @dataclass(frozen=True)
@@ -57,13 +69,14 @@ class Budget:
         self.prompt, self.output = Counter[str](), Counter[str]()
         # Reservations that are not settled: (model, prompt tokens, output tokens).
         self._open: dict[str, tuple[str, int, int]] = {}
+        self._left: dict[str, tuple[str, int, int]] = {}
         self._journal = None
         if path is not None:
             self._journal = Journal(path, resume, "lines of spending")
             for line in read_journal(path):
                 self._restore(path, line)
-            # Of a process that was killed: what it sent is not known, so all of it counts.
-            self._open.clear()
+            # Of a process that was killed: what it sent is not known, so all of it counts, unless ``adopt`` finds it.
+            self._left, self._open = self._open, {}
 
     @property
     def usd(self) -> float | None:
@@ -81,15 +94,32 @@ class Budget:
         ``None`` where only other reservations are in the way: most settle for less, so try again then. Raises
         ``BudgetReached`` where it could pass a limit all the same.
         """
-        why = self._passed(model, prompt, output)
-        if why is not None:
-            if not self._open:
-                raise BudgetReached(why)
-            return None
-        key = secrets.token_hex(16)
-        self._write({"key": key, "model": model, "prompt": prompt, "output": output})
-        self._count(key, model, prompt, output)
+        key = self.hold(model, prompt, output)
+        if key is not None:
+            self.write_down(key)
         return key
+
+    def hold(self, model: str, prompt: int, output: int) -> str | None:
+        """Reserve as ``reserve`` does, in memory alone: ``write_down`` must follow before anything is sent."""
+        why = self._passed(model, prompt, output)
+        if why is None:
+            key = secrets.token_hex(16)
+            self._count(key, model, prompt, output)
+            return key
+        if not self._open:
+            raise BudgetReached(why)
+        return None
+
+    def write_down(self, key: str) -> None:
+        """Write a reservation that is held."""
+        model, prompt, output = self._open[key]
+        self._write({"key": key, "model": model, "prompt": prompt, "output": output})
+
+    def adopt(self, key: str) -> bool:
+        """Take over a reservation of a process that ended, to settle it; return whether it is still to be settled."""
+        if key in self._left:
+            self._open[key] = self._left.pop(key)
+        return key in self._open
 
     def settle(self, key: str, prompt: int, output: int) -> None:
         """Replace a reservation by what it came to."""
@@ -98,7 +128,7 @@ class Budget:
 
     def keep(self, key: str) -> None:
         """Leave a reservation as it is: nobody knows what the request came to, so it counts in full."""
-        self._open.pop(key)
+        self._left[key] = self._open.pop(key)
 
     def close(self) -> None:
         """Close the file. Raises ``StorageError``."""

@@ -1,4 +1,4 @@
-"""One attempt: a request's body to the server, and its response as an answer, a failure to repeat, or an end.
+"""One attempt: a request to the server, and its response as an answer, a failure to repeat, or an end.
 
 HTTP is the official ``openai`` client's. It repeats nothing itself, so that each attempt can be counted.
 """
@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from warmeng.common.errors import InputError, UsageError, one_line
+from warmeng.remote.errors import Unavailable
 from warmeng.remote.labels import label_logprobs
 from warmeng.remote.names import NO_KEY
 from warmeng.remote.pace import Patience, hint
@@ -54,12 +55,23 @@ class Failure:
     billed: bool = True
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """A response whose status is no success: the error's code, the parameter that it names, and its words."""
+
+    status: int
+    code: str
+    param: str
+    said: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
 class Rejected(InputError):
     """The server refuses the request, and would again. ``said``: what it names, and its words."""
 
-    def __init__(self, message: str, said: str = "") -> None:
+    def __init__(self, message: str, said: str = "", status: int = 0) -> None:
         super().__init__(message)
-        self.said = said
+        self.said, self.status = said, status
 
 
 class Client:
@@ -72,64 +84,123 @@ class Client:
         except ImportError as error:
             raise UsageError(f"a package is missing ({error}): pip install 'warmeng[api]'") from None
         self._openai, self.base, self._key = openai, base, key
-        self._timeout = patience.timeout
+        self.patience = patience
         self._client = openai.AsyncOpenAI(base_url=base, api_key=key, max_retries=0, timeout=patience.timeout)
 
     async def attempt(self, model: str, request: ChatRequest, features: Features) -> ChatResult | Failure:
-        """Send a request once. Raises ``Rejected`` where repeating it is of no use."""
-        openai = self._openai
+        """Send a conversation once. Raises ``Rejected`` where repeating it is of no use."""
+        body = body_of(model, request, features)
+
+        async def send(api: Any) -> Any:
+            return (await api.chat.completions.with_raw_response.create(**body)).parse()
+
+        found = await self.call(send)
+        return found if isinstance(found, Failure) else self.outcome(request, found)
+
+    async def call(self, send: Callable[[Any], Awaitable[Any]], seconds: float | None = None) -> Any:
+        """Make one request: return what ``send`` gives, a ``Failure`` of the connection, or a ``Refusal``.
+
+        ``seconds``: the most that it may take, ``Patience.timeout`` unless given.
+        """
+        openai, most = self._openai, seconds or self.patience.timeout
         try:
             # The client's own limit is for each read: a server that drips could go on for ever.
-            async with asyncio.timeout(self._timeout):
-                raw = await self._client.chat.completions.with_raw_response.create(**_body(model, request, features))
-                found = raw.parse()
+            async with asyncio.timeout(most):
+                return await send(self._client)
         except TimeoutError:
-            return Failure(f"no answer within {self._timeout:g} s")
+            return Failure(f"no answer within {most:g} s")
         except openai.APITimeoutError as error:
-            return Failure(f"no answer within {self._timeout:g} s", billed=not _unsent(error))
+            return Failure(f"no answer within {most:g} s", billed=not _unsent(error))
         except openai.APIConnectionError as error:
             why = type(error.__cause__).__name__ if error.__cause__ else type(error).__name__
             return Failure(f"the connection failed ({why})", billed=not _unsent(error))
         except openai.APIStatusError as error:
-            return self._status(error, request)
+            return self.refusal(int(error.status_code), error.body, error.message, error.response.headers)
         except (openai.APIError, ValueError, TypeError, AttributeError) as error:
             return Failure(f"the response is not what the API has ({type(error).__name__})")
+
+    def outcome(self, request: ChatRequest, found: Any) -> ChatResult | Failure:
+        """Return what a conversation came to: ``found`` is the response, or the ``Refusal`` of it.
+
+        Raises ``Rejected`` where repeating it is of no use.
+        """
+        if isinstance(found, Refusal):
+            if found.status in (400, 413, 422) and (found.code in FILTERED or found.code in TOO_LONG):
+                kind: ChatStatus = "too_long" if found.code in TOO_LONG else "filtered"
+                return ChatResult(request.id, kind, "none", "", 0, 0, 0, "", None)
+            return self.failure(found)
         try:
-            return _result(request, found, self._clean)
+            return _result(request, found, self.clean)
         except _Malformed as error:
             return Failure(f"the response is not what the API has ({error})")
+
+    def parsed(self, body: Mapping[str, Any]) -> Any:
+        """Return a response's body as ``call`` gives a response: whatever the server wrote."""
+        from openai.types.chat import ChatCompletion
+
+        try:
+            return ChatCompletion.construct(**body)
+        except (ValueError, TypeError, AttributeError) as error:
+            return Failure(f"the response is not what the API has ({type(error).__name__})")
+
+    def refusal(self, status: int, body: object, said: str = "", headers: Mapping[str, str] | None = None) -> Refusal:
+        """Return a response with this status and this error; ``said`` where the error has no words."""
+        error = body if isinstance(body, Mapping) else {}
+        code = str(error.get("code") or error.get("type") or "")
+        param = self.clean(one_line(error["param"], 60)) if error.get("param") else ""
+        words = self.clean(one_line(error.get("message") or said, 200))
+        return Refusal(status, code, param, words, headers or {})
+
+    def failure(self, refusal: Refusal) -> Failure:
+        """Return a refusal as a failure that may be repeated. Raises ``Rejected`` where repeating is of no use."""
+        status, said = refusal.status, refusal.said
+        if status in BUSY and refusal.code not in NO_CREDIT:
+            return Failure(f"status {status}: {said}", hint(refusal.headers), True, billed=status != 429)
+        if status >= 500 or status in (408, 409):
+            return Failure(f"status {status}: {said}", hint(refusal.headers), billed=status >= 500)
+        todo = {401: "check the key", 403: "check the key's rights", 404: "check the model's name and --api-base"}
+        do = "see to the account" if status == 429 else todo.get(status, "change what it names")
+        named = f" ({refusal.param})" if refusal.param else ""
+        message = f"{self.base} refuses the request with status {status}{named}: {said}: {do}"
+        raise Rejected(message, f"{named} {said}", status)
 
     async def close(self) -> None:
         """Close all connections."""
         await self._client.close()
 
-    def _clean(self, text: str) -> str:
+    def clean(self, text: str) -> str:
         """Return a text without the key: a server may send it back."""
         return text if self._key == NO_KEY else text.replace(self._key, "...")
 
-    def _status(self, error: Any, request: ChatRequest) -> ChatResult | Failure:
-        status = int(error.status_code)
-        body = error.body if isinstance(error.body, Mapping) else {}
-        code = str(body.get("code") or body.get("type") or "")
-        said = self._clean(one_line(body.get("message") or error.message, 200))
-        if status in (400, 413, 422) and (code in FILTERED or code in TOO_LONG):
-            kind: ChatStatus = "too_long" if code in TOO_LONG else "filtered"
-            return ChatResult(request.id, kind, "none", "", 0, 0, 0, "", None)
-        if status in BUSY and code not in NO_CREDIT:
-            return Failure(f"status {status}: {said}", hint(error.response.headers), True, billed=status != 429)
-        if status >= 500 or status in (408, 409):
-            return Failure(f"status {status}: {said}", hint(error.response.headers), billed=status >= 500)
-        todo = {401: "check the key", 403: "check the key's rights", 404: "check the model's name and --api-base"}
-        do = "see to the account" if status == 429 else todo.get(status, "change what it names")
-        named = f" ({self._clean(one_line(body['param'], 60))})" if body.get("param") else ""
-        raise Rejected(f"{self.base} refuses the request with status {status}{named}: {said}: {do}", f"{named} {said}")
+
+async def persist(
+    attempt: Callable[[], Awaitable[Any]], client: Client, ended: Callable[[], bool] = lambda: False
+) -> Any:
+    """Try until an attempt gives no ``Failure``, and return what it gives.
+
+    Raises ``Unavailable`` after as many attempts as patience allows, where the server asks to wait too long, and after
+    a failure where ``ended``; and what ``attempt`` raises.
+    """
+    failures, patience = 0, client.patience
+    while True:
+        found = await attempt()
+        if not isinstance(found, Failure):
+            return found
+        failures += 1
+        told = f"{client.base}: {found.why}"
+        if failures >= patience.attempts or ended():
+            raise Unavailable(f"{told}; {failures} attempts are the most for one request")
+        if found.wait is not None and found.wait > patience.most:
+            raise Unavailable(f"{told}; it asks to wait {found.wait:,.0f} s: go on then")
+        await asyncio.sleep(patience.wait(failures) if found.wait is None else found.wait)
 
 
 def _unsent(error: Exception) -> bool:
     return type(error.__cause__).__name__ in NOT_SENT
 
 
-def _body(model: str, request: ChatRequest, features: Features) -> dict[str, Any]:
+def body_of(model: str, request: ChatRequest, features: Features) -> dict[str, Any]:
+    """Return what is sent of a conversation."""
     body: dict[str, Any] = {
         "model": model,
         "messages": [{"role": role, "content": content} for role, content in request.messages],

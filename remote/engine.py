@@ -14,15 +14,14 @@ from typing import Any
 
 from warmeng.common.errors import InputError, WarmengError
 from warmeng.remote.budget import Budget
-from warmeng.remote.client import Client, Failure, Features, Rejected
-from warmeng.remote.errors import OtherModel, Unavailable
+from warmeng.remote.client import Client, Failure, Features, Rejected, persist
+from warmeng.remote.errors import OtherModel
+from warmeng.remote.loop import TICK
 from warmeng.remote.names import OFFICIAL, check_base, key_for, model_of
 from warmeng.remote.pace import Limiter, Patience
 from warmeng.remote.request import ChatRequest, ChatResult
 
 MOST = 32  # requests at once
-# Seconds between signs of life while nothing arrives.
-TICK = 0.5
 # How many likeliest tokens are asked for, until the server takes it.
 TOPS = (20, 5, 0)
 LIMITS = ("max_completion_tokens", "max_tokens")
@@ -192,18 +191,9 @@ class RemoteEngine:
 
     async def _answer(self, request: ChatRequest, features: Features) -> ChatResult:
         """Try until there is an answer. Raises as ``results`` tells."""
-        failures = 0
-        while True:
-            found = await self._attempt(request, features)
-            if isinstance(found, ChatResult):
-                return found
-            failures += 1
-            told = f"{self.base}: {found.why}"
-            if failures >= self.patience.attempts or self._stopping:
-                raise Unavailable(f"{told}; {failures} attempts are the most for one request")
-            if found.wait is not None and found.wait > self.patience.most:
-                raise Unavailable(f"{told}; it asks to wait {found.wait:,.0f} s: go on then")
-            await asyncio.sleep(self.patience.wait(failures) if found.wait is None else found.wait)
+        found = await persist(lambda: self._attempt(request, features), self._client, lambda: self._stopping)
+        assert isinstance(found, ChatResult)
+        return found
 
     async def _attempt(self, request: ChatRequest, features: Features) -> ChatResult | Failure:
         began = await self._limiter.enter()
@@ -237,13 +227,18 @@ class RemoteEngine:
             self.budget.settle(key, found.prompt_tokens, found.tokens)
             self._limiter.answered()
             self._take(request, found, prompt, output)
-            if self.answering and features.top and request.labels and found.status == "ok" and not found.logprobs:
+            lacking = self._lacking(request, found)
+            if lacking is not None:
                 self._sending.discard(task)
-                return Failure("it tells no likeliest tokens")
-            return found
+            return lacking or found
         finally:
             self._settled.set()
             self._limiter.leave()
+
+    def _lacking(self, request: ChatRequest, found: ChatResult) -> Failure | None:
+        """Return what is wrong with an answer that lacks what the server told at first."""
+        told = not request.labels or not self.features.top or found.logprobs or found.status != "ok"
+        return None if told or not self.answering else Failure("it tells no likeliest tokens")
 
     def _take(self, request: ChatRequest, found: ChatResult, prompt: int, output: int) -> None:
         """Count an answer. Raises ``OtherModel``, and ``InputError`` where the budget can't be kept."""

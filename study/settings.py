@@ -50,7 +50,7 @@ DESIGN = {
 # Told only where they are not the default, so that the same study keeps its digest and its folder.
 UNSAID: Mapping[str, Any] = {
     "asking": (OPEN,), "outcome": None, "contrast": None, "expect": (), "api_base": None, "dtype": AUTO,
-    "weights": AUTO, "kv_dtype": AUTO, "judge_commits": False,
+    "weights": AUTO, "kv_dtype": AUTO, "judge_commits": False, "api_batch": False,
 }  # fmt: skip
 
 
@@ -124,6 +124,8 @@ class StudySettings:
     stall_seconds: int = SECONDS
     # Where models named openai:... are asked; OpenAI's own API where nothing is said.
     api_base: str | None = None
+    # Their requests go into batches, which are answered within a day, at half the price.
+    api_batch: bool = False
     # The most requests at once, and the seconds that one attempt may take.
     api_concurrency: int = 32
     api_timeout: float = 120.0
@@ -174,7 +176,7 @@ class StudySettings:
                 raise UsageError(f"{name} is {show(value)}, expected a number from {low_:g} to {high:g}")
             object.__setattr__(self, name, float(value))
         self._check_api()
-        for name in ("fast", "judge_gate", "judge_commits"):
+        for name in ("fast", "judge_gate", "judge_commits", "api_batch"):
             if type(getattr(self, name)) is not bool:
                 raise UsageError(f"{name} is {show(getattr(self, name))}, expected true or false")
         optional = ("revision", "statements", "outcome", "contrast")
@@ -219,6 +221,8 @@ class StudySettings:
         if self.api_base is not None and not _is_text(self.api_base):
             raise UsageError(f"api_base is {show(self.api_base)}, expected text")
         check_base(self.api_base)
+        if self.api_batch is True and not any(map(is_api, (self.model, *self.judges))):
+            raise UsageError("api_batch is given, and no model is behind an API: leave it out, or give openai:MODEL")
         for name, low in (("api_concurrency", 1), ("max_requests", 0), ("max_api_tokens", 0)):
             value = getattr(self, name)
             optional = value is None and name != "api_concurrency"

@@ -21,7 +21,7 @@ ALLOWED = {
     "engine": {"kernels", "common"},
     "fleet": {"engine", "common"},
     "remote": {"common"},
-    "finetune": {"fleet", "engine", "kernels", "common"},
+    "finetune": {"remote", "fleet", "engine", "kernels", "common"},
     "study": {"remote", "fleet", "engine", "common"},
     "serve": {"study", "engine", "common"},
     "plugins": {"serve", "study", "engine", "common"},

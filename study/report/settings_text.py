@@ -154,6 +154,7 @@ def asked(manifest: Manifest, items: Mapping[str, int], judges: Sequence[str], r
     if facts.api:
         noise = "and is sent with each request, which promises nothing" if facts.api.get("seed") else "alone"
         computed = f"by {facts.api.get('answering')} behind {facts.api.get('base')}, asked by {facts.api.get('client')}"
+        computed += " in batches" if facts.api.get("batches") else ""
     expected = parse_expected(s.get("expect") or (), persona_names(s))
     answering = [
         Fact(

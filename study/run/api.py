@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ from typing import Any
 from warmeng.common.errors import InputError, UsageError
 from warmeng.common.progress import Progress
 from warmeng.common.watchdog import Watchdog
-from warmeng.remote.budget import FILE, Budget, Limits, Price, read_prices
+from warmeng.remote.batch import FILE as BATCHES
+from warmeng.remote.batch import BatchEngine
+from warmeng.remote.budget import FILE, Budget, Limits, Price, in_batches, read_prices
 from warmeng.remote.engine import RemoteEngine
 from warmeng.remote.names import PREFIX, is_api, model_of
 from warmeng.remote.pace import Patience
+from warmeng.remote.submit import Submissions
 from warmeng.study.api import NOT_GIVEN
 from warmeng.study.api_plan import ApiPlanner
 from warmeng.study.personas import Persona
@@ -33,7 +37,8 @@ def api_models(study: Study) -> list[str]:
 def prices_of(settings: StudySettings, names: Iterable[str]) -> dict[str, Price]:
     """Return the prices of models behind an API, as the server knows them; none where none are given.
 
-    Raises ``UsageError`` where money is limited and a model has no price: nothing is assumed about prices.
+    Those of requests in batches are there too. Raises ``UsageError`` where money is limited and a model has no price:
+    nothing is assumed about prices.
     """
     s, models = settings, [model_of(name) for name in names]
     found: dict[str, Price] = {}
@@ -48,7 +53,7 @@ def prices_of(settings: StudySettings, names: Iterable[str]) -> dict[str, Price]
             f"{', '.join(without)}: has no price: give --price-in and --price-out in USD for a million tokens, or "
             "--prices FILE with each model's"
         )
-    return found
+    return found | {in_batches(model): price.in_batches for model, price in found.items()}
 
 
 def limits_of(settings: StudySettings) -> Limits:
@@ -67,15 +72,21 @@ class Apis:
         self._limits = limits_of(study.settings)
         self._folder, self._command = folder, command
         self._budget: Budget | None = None
+        self._submissions: Submissions | None = None
 
     def load(self, settings: StudySettings) -> RemoteEngine:
         """Return a model that answers. Raises as ``RemoteEngine``, its ``open``, and ``Budget``."""
         if self._budget is None:
             self._budget = Budget(self._limits, self._prices, self._folder / FILE, self._command)
-        return open_model(settings, self._budget, self._progress, self._watchdog)
+        if settings.api_batch and self._submissions is None:
+            self._submissions = Submissions(self._folder / BATCHES, self._command)
+        return open_model(settings, self._budget, self._progress, self._watchdog, self._submissions)
 
     def close(self) -> None:
-        """Close the budget's file and say what was spent."""
+        """Close the files and say what was spent."""
+        if self._submissions is not None:
+            self._submissions.close()
+            self._submissions = None
         if self._budget is not None:
             self._progress.message(f"{self._folder}: spent so far: {self._budget.told()}")
             self._budget.close()
@@ -83,11 +94,16 @@ class Apis:
 
 
 def open_model(
-    settings: StudySettings, budget: Budget, progress: Progress, watchdog: Watchdog | None = None
+    settings: StudySettings,
+    budget: Budget,
+    progress: Progress,
+    watchdog: Watchdog | None = None,
+    submissions: Submissions | None = None,
 ) -> RemoteEngine:
-    """Return the model that the settings name, after it answered a first question."""
-    watch = {} if watchdog is None else {"watch": watchdog.watch}
-    engine = RemoteEngine(
+    """Return the model that the settings name, after it answered a first question; with ``submissions`` in batches."""
+    watch: dict[str, Any] = {} if watchdog is None else {"watch": watchdog.watch}
+    kind = RemoteEngine if submissions is None else partial(BatchEngine, submissions=submissions)
+    engine = kind(
         settings.model,
         settings.api_base,
         budget,
@@ -146,5 +162,6 @@ def api_facts(engine: RemoteEngine) -> dict[str, Any]:
         "seed": engine.features.seed,
         "options": f"{engine.features.top} likeliest tokens" if engine.features.top else "written letters",
         "client": f"openai {client}",
+        "batches": isinstance(engine, BatchEngine),
         "not_given": list(NOT_GIVEN),
     }

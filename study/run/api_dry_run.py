@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from warmeng.remote.budget import in_batches
 from warmeng.remote.names import check_base, is_api, model_of
 from warmeng.remote.request import ChatRequest
 from warmeng.study.api_plan import ApiPlanner
@@ -105,7 +106,8 @@ def api_lines(study: Study) -> Lines:
     if not names:
         return
     s, found = study.settings, asked_of(study)
-    yield "API", f"{check_base(s.api_base)}, at most {s.api_concurrency} requests at once; nothing was sent to it"
+    how = "in batches, half the price" if s.api_batch else f"at most {s.api_concurrency} requests at once"
+    yield "API", f"{check_base(s.api_base)}, {how}; nothing was sent to it"
     # One each time that a model is opened: all but the base are looked at before the grid, too.
     probes = {name: 1 if name == s.model else 2 for name in names}
     for name, asked in found.items():
@@ -120,8 +122,9 @@ def api_lines(study: Study) -> Lines:
     prices = prices_of(s, names)
     usd = None
     if prices:
-        usd = sum(prices[model_of(name)].of(asked.about, asked.output) for name, asked in found.items())
-        most = sum(prices[model_of(name)].of(asked.most, asked.output) for name, asked in found.items())
+        paid = {name: in_batches(model_of(name)) if s.api_batch else model_of(name) for name in found}
+        usd = sum(prices[paid[name]].of(asked.about, asked.output) for name, asked in found.items())
+        most = sum(prices[paid[name]].of(asked.most, asked.output) for name, asked in found.items())
         yield "cost", f"about {usd:.2f} USD, at most {most:.2f} USD; what has to be repeated comes on top"
     else:
         yield "cost", "not known: give --price-in and --price-out, or --prices FILE"

@@ -16,6 +16,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from api_jobs import Jobs
+from openai_types import check
+
 CANARY = "sk-canary-3f9a1c77d2e84b06"
 MODEL, ANSWERING, FINGERPRINT = "tiny", "tiny-2026-01-01", "fp_one"
 # Tokens that the server counts: prices are the same for each.
@@ -27,13 +30,14 @@ class Fault:
     """What the server does instead of answering: a status with headers and a body, or something with the connection.
 
     ``kind``: ``status``, ``cut`` (in the answer's middle), ``drop`` (before it), ``drip`` (a byte at a time, for ever),
-    ``body`` (another body with status 200).
+    ``body`` (another body with status 200). ``after``: what was asked of files and jobs is done all the same.
     """
 
     kind: str = "status"
     status: int = 500
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Any = None
+    after: bool = False
 
 
 BUSY = Fault(status=429, headers={"retry-after-ms": "20"}, body={"error": {"message": "slow down", "code": "rate"}})
@@ -78,6 +82,8 @@ class ApiServer:
         self.usage = True
         self.delay = 0.0
         self.asked: list[Mapping[str, Any]] = []
+        self.asked_in_batches: list[Mapping[str, Any]] = []
+        self.jobs = Jobs(self)
         self.keys: set[str] = set()
         # Conversations whose answers went out whole.
         self.answered: Counter[str] = Counter()
@@ -90,6 +96,9 @@ class ApiServer:
 
             def do_POST(self) -> None:
                 server.post(self)
+
+            def do_GET(self) -> None:
+                server.job(self, b"")
 
             def log_message(self, *args: Any) -> None:
                 pass
@@ -109,6 +118,9 @@ class ApiServer:
             # A client that left while it asked.
             handler.close_connection = True
             return
+        if not handler.path.endswith("/chat/completions"):
+            self.job(handler, raw)
+            return
         body = json.loads(raw)
         with self.guard:
             n = len(self.asked)
@@ -125,10 +137,32 @@ class ApiServer:
                     self.answered[written(body)] += 1
                 self.send(handler, 200, raw)
             else:
-                self.fail(handler, body, fault)
+                self.fail(handler, json.dumps(self.completion(body)).encode(), fault)
         finally:
             with self.guard:
                 self.at_once -= 1
+
+    def job(self, handler: BaseHTTPRequestHandler, raw: bytes) -> None:
+        """Answer a request for files, batches or fine-tuning."""
+        kind, method = handler.headers.get("content-type", ""), handler.command
+        with self.guard:
+            fault = self.jobs.script(len(self.jobs.calls), method, handler.path.partition("?")[0])
+            self.jobs.calls.append((method, handler.path))
+            self.keys.add(handler.headers.get("authorization", ""))
+            status, found = (200, b"{}")
+            if fault is None or fault.after or fault.kind in ("cut", "drip"):
+                status, found = self.jobs.handle(method, handler.path, raw, kind)
+        if fault is None:
+            self.send(handler, status, found)
+        else:
+            self.fail(handler, found, fault)
+
+    def check(self) -> None:
+        """Raise for a request body that the ``openai`` package's parameters do not have."""
+        for body in (*self.asked, *self.asked_in_batches):
+            check("/v1/chat/completions", body)
+        for path, body in self.jobs.bodies:
+            check(path, body)
 
     def completion(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return the answer's body."""
@@ -147,15 +181,15 @@ class ApiServer:
                               "total_tokens": PROMPT_TOKENS + output}  # fmt: skip
         return found
 
-    def fail(self, handler: BaseHTTPRequestHandler, body: Mapping[str, Any], fault: Fault) -> None:
-        """Do what a fault is."""
+    def fail(self, handler: BaseHTTPRequestHandler, whole: bytes, fault: Fault) -> None:
+        """Do what a fault is; ``whole`` is the body that there would be without it."""
         if fault.kind in ("status", "body"):
             raw = (fault.body if isinstance(fault.body, str) else json.dumps(fault.body)).encode()
             self.send(handler, fault.status if fault.kind == "status" else 200, raw, fault.headers)
             return
         handler.close_connection = True
         if fault.kind != "drop":
-            raw = json.dumps(self.completion(body)).encode()
+            raw = whole
             head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(raw)}\r\n\r\n".encode()
             handler.wfile.write(head + (raw[: len(raw) // 2] if fault.kind == "cut" else b""))
             for k in range(len(raw) if fault.kind == "drip" else 0):
@@ -198,6 +232,7 @@ def api_server(script: Script = lambda n, body: None, **more: Any) -> Iterator[A
         server.http.shutdown()
         server.http.server_close()
         thread.join()
+    server.check()
 
 
 def found_in(secret: str, folder: Path) -> list[str]:

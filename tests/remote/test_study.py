@@ -10,12 +10,24 @@ from pathlib import Path
 
 import orjson
 import pytest
-from api_server import ANSWERING, BUSY, CANARY, FAULTS, Fault, api_server, found_in
+from api_jobs import EXPIRED
+from api_server import (
+    ANSWERING,
+    BUSY,
+    CANARY,
+    FAULTS,
+    OUTPUT_TOKENS,
+    PROMPT_TOKENS,
+    Fault,
+    api_server,
+    found_in,
+)
 from fakes import FakeEngine, Heard, knowing_judge
 
 from warmeng.common.errors import InputError, UsageError
 from warmeng.common.progress import Silent
 from warmeng.remote.budget import FILE as SPENDING
+from warmeng.remote.budget import Budget, Limits, Price, in_batches
 from warmeng.remote.errors import BudgetReached
 from warmeng.study.grading.judge import LABELS
 from warmeng.study.grading.rows import read_rows
@@ -336,6 +348,52 @@ def test_a_judge_behind_an_api_passes_the_gate_and_grades(tmp_path, few_labelled
     assert facts["openai:a"]["kappa"] == 1.0
     assert outcome.results["run"]["judgments"]["done"] == {"openai:a": 4, "openai:b": 4}
     assert not found_in(CANARY, tmp_path)
+
+
+def test_a_run_in_batches_has_the_records_of_one_that_asks_alone_at_half_the_price(tmp_path, few_labelled):
+    """Of subjects and judges; a batch that failed in part, in another order, changes nothing."""
+    quick = {"judges": ("openai:judge",), "price_in": 100.0, "price_out": 100.0}
+    with api_server(top=judging()) as server:
+        run_study(settings(by_model(server), **quick), tmp_path / "alone", Silent())
+        server.jobs.line = lambda n, body: EXPIRED if n % 5 == 4 else None
+        server.asked.clear()
+        outcome = run_study(settings(server, api_batch=True, **quick), tmp_path / "batched", Silent())
+        assert len(conversations(server)) == 0
+        first = len(server.asked) * (PROMPT_TOKENS + OUTPUT_TOKENS) * 100.0 / 1e6
+        lines = list(dry_run(settings(server, api_batch=True, **quick), tmp_path / "r"))
+    assert outcome.exit_code == 0
+    alone, batched = (
+        sorted(
+            json.dumps({k: v for k, v in r.items() if k not in ("key", "of", "crc32")})
+            for r in records(tmp_path / name)
+        )
+        for name in ("alone", "batched")
+    )
+    assert alone == batched
+    facts = json.loads((tmp_path / "batched" / "manifest.json").read_text())["facts"]["api"]
+    assert facts["batches"] is True
+    assert any("in batches, half the price; nothing was sent" in line for line in lines)
+    spent = {name: cost(tmp_path / name) for name in ("alone", "batched")}
+    assert spent["batched"] == pytest.approx(first + (spent["alone"] - first) / 2)
+
+
+def cost(folder):
+    """Dollars of a run's spending, at 100 a million tokens and half of it in batches."""
+    names = {"tiny", TUNED.removeprefix("openai:"), "judge"}
+    prices = {name: Price(100.0, 100.0) for name in names} | {in_batches(name): Price(50.0, 50.0) for name in names}
+    budget = Budget(Limits(), prices, folder / SPENDING, "again")
+    budget.close()
+    return budget.usd
+
+
+def test_a_run_in_batches_and_one_without_are_not_mixed(tmp_path):
+    with api_server() as server:
+        quick = settings(server, personas=("original",))
+        run_study(settings(server, personas=("original",), api_batch=True), tmp_path / "r", Silent())
+        with pytest.raises(InputError, match="api_batch"):
+            run_study(quick, tmp_path / "r", Silent())
+    with pytest.raises(UsageError, match="no model is behind an API"):
+        StudySettings(api_batch=True)
 
 
 def test_an_interrupted_run_goes_on(tmp_path):
