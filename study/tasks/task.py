@@ -37,6 +37,8 @@ EMBEDDED: dict[str, Grading] = {
     "misconceptions": "likelihood",
     "conspiracies": "likelihood",
     "health": "likelihood",
+    # Short names again, for models that answer nearly all of ``facts``.
+    "hard": "alias",
 }
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 MOST_OPTIONS = 26  # as many as there are letters

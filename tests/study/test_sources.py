@@ -15,7 +15,7 @@ from warmeng.study.tasks.task import EMBEDDED, FOLDER
 
 SOURCES = FOLDER.parent / "sources.jsonl"
 CARD = Path(__file__).parents[2] / "docs" / "questions.md"
-READ = ("page", "textbook", "factbook")
+LINKED = ("page", "textbook", "factbook")
 MEANS = {
     "page": "public page",
     "textbook": "textbook",
@@ -43,11 +43,11 @@ def test_every_item_has_a_source_and_none_is_stale():
 def test_both_checks_say_what_they_are_and_differ():
     for row in ROWS:
         assert set(row) == {"id", "checked", "source", "second"}, row["id"]
-        for part, allowed in (("source", (*READ, "none found")), ("second", tuple(MEANS))):
+        for part, allowed in (("source", (*LINKED, "dictionary", "none found")), ("second", tuple(MEANS))):
             found = row[part]
             assert found["means"] in allowed, row["id"]
             assert set(found) - {"title"} == {"means"} | ({"at"} if found["means"] != "none found" else set())
-            if found["means"] in READ:
+            if found["means"] in LINKED:
                 address = urlsplit(found["at"])
                 assert address.scheme in ("http", "https"), row["id"]
                 assert "." in address.netloc, row["id"]
