@@ -10,6 +10,7 @@ Keys lie transposed in the cache, so that both products run along its rows witho
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ from warmeng.kernels.simd import (
     largest,
     load,
     load_int,
+    load_narrow,
     load_some,
     maximum,
     real,
@@ -51,9 +53,9 @@ class AttentionPlan:
     """How a step's tokens attend; built once a step, used by all layers."""
 
     # int64 [units, 6], see ``_WORDS``; each is computed for one key head at a time.
-    units: npt.NDArray[np.int64]
+    units: Tensor
     # int64 [segments, longest]: cache blocks.
-    tables: npt.NDArray[np.int64]
+    tables: Tensor
     # Slots that the token with most slots sees, rounded up to whole blocks.
     longest: int
 
@@ -78,28 +80,30 @@ def plan_attention(query_lens: Ints, seq_lens: Ints, tables: Ints, holes: Ints, 
     units[:, 3] = of * tables.shape[1]
     units[:, 4:] = holes[of]
     longest = -(-int(seq_lens.max()) // block_size) * block_size
-    return AttentionPlan(units, np.ascontiguousarray(tables, dtype=np.int64), longest)
+    return AttentionPlan(torch.from_numpy(units), torch.from_numpy(tables.astype(np.int64)), longest)
 
 
 def attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: AttentionPlan, scale: float) -> Tensor:
     """Return softmax(q k^T scale) v of each query token over the slots that the plan lets it see.
 
     q fp32 [rows, heads, d], heads ordered by kv head, each row's heads one after the other; k_cache [blocks, kv_heads,
-    d, block_size]; v_cache [blocks, kv_heads, block_size, d], both contiguous. Returns [rows, heads * d]; rows that
-    the plan does not name (padding) are zero.
+    d, block_size]; v_cache [blocks, kv_heads, block_size, d], both contiguous, fp32 or bf16. Returns fp32 [rows,
+    heads * d]; rows that the plan does not name (padding) are zero.
     """
     rows, heads, d = q.shape
     kv_heads, block_size = v_cache.shape[1:3]
     if not (k_cache.is_contiguous() and v_cache.is_contiguous() and q.stride()[1:] == (d, 1)):
         raise ValueError("attention takes contiguous caches and rows")
-    if {q.dtype, k_cache.dtype, v_cache.dtype} != {torch.float32} or block_size % LANES:
-        raise ValueError(f"attention takes float32 and blocks of a multiple of {LANES} slots")
+    if q.dtype != torch.float32 or k_cache.dtype not in _KERNELS or k_cache.dtype != v_cache.dtype:
+        raise ValueError("attention takes queries of float32, and caches of float32 or bfloat16")
+    if block_size % LANES:
+        raise ValueError(f"attention takes blocks of a multiple of {LANES} slots")
     out = torch.zeros(rows, heads * d)
     threads = torch.get_num_threads()
     scores = torch.empty(threads, plan.longest)
-    _attend(
+    _KERNELS[k_cache.dtype](
         len(plan.units), kv_heads, heads // kv_heads, d, block_size, q.stride(0), plan.longest, q.data_ptr(),
-        k_cache.data_ptr(), v_cache.data_ptr(), out.data_ptr(), plan.units.ctypes.data, plan.tables.ctypes.data,
+        k_cache.data_ptr(), v_cache.data_ptr(), out.data_ptr(), plan.units.data_ptr(), plan.tables.data_ptr(),
         scores.data_ptr(), word_of(scale),
     )  # fmt: skip
     return out
@@ -114,9 +118,9 @@ def _visible(first: int, block_size: int, seen: int, hole: int, hole_end: int) -
     return count
 
 
-@Kernel
-def _attend(data: int) -> None:
-    """One unit: the tokens of a part of a segment, for one key head."""
+@njit(inline="always")
+def _attend(data: int, cached: Any, size: int) -> None:
+    """Take units: the tokens of a part of a segment, for one key head. ``cached`` loads numbers of ``size`` bytes."""
     (_, _, units, kv_heads, group, d, block_size, row, longest, q, k_cache, v_cache, out, unit_words, tables, scores,
      scale_word) = words(data, 17)  # fmt: skip
     scores += 4 * longest * own_number(data)
@@ -136,19 +140,19 @@ def _attend(data: int) -> None:
                 top = fill(_HIDDEN)
                 for block in range(blocks):
                     visible = _visible(block * block_size, block_size, seen, hole, hole_end)
-                    keys = k_cache + 4 * (load_int(table, block) * kv_heads + kv_head) * d * block_size
+                    keys = k_cache + size * (load_int(table, block) * kv_heads + kv_head) * d * block_size
                     for part in range(0, block_size, LANES):
                         # Four sums, because each waits for its last one.
                         s0 = fill(np.float32(0))
                         s1, s2, s3, i = s0, s0, s0, 0
                         while i + 4 <= d:
-                            s0 = fma(spread(query, i), load(keys, i * block_size + part), s0)
-                            s1 = fma(spread(query, i + 1), load(keys, (i + 1) * block_size + part), s1)
-                            s2 = fma(spread(query, i + 2), load(keys, (i + 2) * block_size + part), s2)
-                            s3 = fma(spread(query, i + 3), load(keys, (i + 3) * block_size + part), s3)
+                            s0 = fma(spread(query, i), cached(keys, i * block_size + part, LANES), s0)
+                            s1 = fma(spread(query, i + 1), cached(keys, (i + 1) * block_size + part, LANES), s1)
+                            s2 = fma(spread(query, i + 2), cached(keys, (i + 2) * block_size + part, LANES), s2)
+                            s3 = fma(spread(query, i + 3), cached(keys, (i + 3) * block_size + part, LANES), s3)
                             i += 4
                         while i < d:
-                            s0 = fma(spread(query, i), load(keys, i * block_size + part), s0)
+                            s0 = fma(spread(query, i), cached(keys, i * block_size + part, LANES), s0)
                             i += 1
                         s = ((s0 + s1) + (s2 + s3)) * scale
                         if part + LANES > visible:
@@ -168,14 +172,14 @@ def _attend(data: int) -> None:
                     s0 = fill(np.float32(0))
                     s1, s2, s3 = s0, s0, s0
                     for block in range(blocks):
-                        values = v_cache + 4 * ((load_int(table, block) * kv_heads + kv_head) * d * block_size + i)
+                        values = v_cache + size * ((load_int(table, block) * kv_heads + kv_head) * d * block_size + i)
                         # Hidden slots may hold anything.
                         for slot in range(_visible(block * block_size, block_size, seen, hole, hole_end)):
                             p = spread(scores, block * block_size + slot)
-                            s0 = fma(p, load(values, slot * d), s0)
-                            s1 = fma(p, load(values, slot * d + LANES), s1)
-                            s2 = fma(p, load(values, slot * d + 2 * LANES), s2)
-                            s3 = fma(p, load(values, slot * d + 3 * LANES), s3)
+                            s0 = fma(p, cached(values, slot * d, LANES), s0)
+                            s1 = fma(p, cached(values, slot * d + LANES, LANES), s1)
+                            s2 = fma(p, cached(values, slot * d + 2 * LANES, LANES), s2)
+                            s3 = fma(p, cached(values, slot * d + 3 * LANES, LANES), s3)
                     store(to, i, s0 * share)
                     store(to, i + LANES, s1 * share)
                     store(to, i + 2 * LANES, s2 * share)
@@ -185,8 +189,31 @@ def _attend(data: int) -> None:
                     width = min(d - i, LANES)
                     s0 = fill(np.float32(0))
                     for block in range(blocks):
-                        values = v_cache + 4 * ((load_int(table, block) * kv_heads + kv_head) * d * block_size + i)
+                        values = v_cache + size * ((load_int(table, block) * kv_heads + kv_head) * d * block_size + i)
                         for slot in range(_visible(block * block_size, block_size, seen, hole, hole_end)):
-                            s0 = fma(spread(scores, block * block_size + slot), load_some(values, slot * d, width), s0)
+                            s0 = fma(spread(scores, block * block_size + slot), cached(values, slot * d, width), s0)
                     store_some(to, i, s0 * share, width)
                     i += LANES
+
+
+@njit(inline="always")
+def _wide(address: int, index: int, count: int) -> Any:
+    return load_some(address, index, count)
+
+
+@njit(inline="always")
+def _narrow(address: int, index: int, count: int) -> Any:
+    return load_narrow(address, index, count)
+
+
+@Kernel
+def _attend_wide(data: int) -> None:
+    _attend(data, _wide, 4)
+
+
+@Kernel
+def _attend_narrow(data: int) -> None:
+    _attend(data, _narrow, 2)
+
+
+_KERNELS = {torch.float32: _attend_wide, torch.bfloat16: _attend_narrow}

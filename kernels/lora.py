@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -53,7 +52,7 @@ class Lora:
         self.a = torch.nn.functional.pad(a, (0, -rank % LANES)).contiguous()
         # [rank, columns] of each part, one after the other.
         self.b = torch.cat([(pair[1] * scale).float().t().reshape(-1) for pair in present])
-        self.parts = np.array(table, dtype=np.int64)
+        self.parts = torch.tensor(table, dtype=torch.int64)
         self.columns = column
 
 
@@ -62,9 +61,9 @@ class CarriedRows:
     """The rows that carry an adapter."""
 
     # int64 [n].
-    rows: npt.NDArray[np.int64]
+    rows: Tensor
     # fp32 [n]: what the change is multiplied by in each.
-    coefficients: npt.NDArray[np.float32]
+    coefficients: Tensor
 
 
 def add_lora(y: Tensor, x: Tensor, change: Lora, carried: CarriedRows) -> None:
@@ -76,8 +75,8 @@ def add_lora(y: Tensor, x: Tensor, change: Lora, carried: CarriedRows) -> None:
     scratch = torch.empty(torch.get_num_threads(), _ROWS, change.a.shape[1])
     _add_lora(
         len(carried.rows), x.shape[1], change.a.shape[1], y.shape[1], len(change.parts), x.data_ptr(), y.data_ptr(),
-        change.a.data_ptr(), change.b.data_ptr(), change.parts.ctypes.data, carried.rows.ctypes.data,
-        carried.coefficients.ctypes.data, scratch.data_ptr(),
+        change.a.data_ptr(), change.b.data_ptr(), change.parts.data_ptr(), carried.rows.data_ptr(),
+        carried.coefficients.data_ptr(), scratch.data_ptr(),
     )  # fmt: skip
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
+from numba import njit
 from torch import Tensor
 
 from warmeng.kernels.simd import (
@@ -16,6 +18,8 @@ from warmeng.kernels.simd import (
     load_one,
     load_some,
     real,
+    store_narrow,
+    store_narrow_one,
     store_one,
     store_some,
     total,
@@ -91,22 +95,24 @@ def write_cache(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: T
     """Write each row's keys and values to its slot, in place.
 
     k, v fp32 [rows, kv_heads, d], each row's heads one after the other; k_cache [blocks, kv_heads, d, block_size];
-    v_cache [blocks, kv_heads, block_size, d]; slots int64 [rows]: block times block size plus place, or less than 0 for
-    rows that write nothing.
+    v_cache [blocks, kv_heads, block_size, d], fp32 or bf16, to which numbers are rounded; slots int64 [rows]: block
+    times block size plus place, or less than 0 for rows that write nothing.
     """
     rows, kv_heads, d = k.shape
     if k.stride() != v.stride() or k.stride()[1:] != (d, 1) or k.dtype != torch.float32 or v.dtype != torch.float32:
         raise ValueError("write_cache takes keys and values of float32 whose heads follow one another")
+    if k_cache.dtype not in _WRITERS or k_cache.dtype != v_cache.dtype:
+        raise ValueError("write_cache takes caches of float32 or bfloat16")
     if not (k_cache.is_contiguous() and v_cache.is_contiguous() and slots.is_contiguous()):
         raise ValueError("write_cache takes contiguous caches and slots")
-    _write_cache(
+    _WRITERS[k_cache.dtype](
         rows, kv_heads, d, v_cache.shape[2], k.stride(0), k.data_ptr(), v.data_ptr(), k_cache.data_ptr(),
         v_cache.data_ptr(), slots.data_ptr(),
     )  # fmt: skip
 
 
-@Kernel
-def _write_cache(data: int) -> None:
+@njit(inline="always")
+def _write(data: int, put: Any, put_one: Any) -> None:
     _, _, rows, kv_heads, d, block_size, stride, k, v, k_cache, v_cache, slots = words(data, 12)
     while True:
         first = next_unit(data) * _ROWS
@@ -121,7 +127,40 @@ def _write_cache(data: int) -> None:
                 block = (slot // block_size * kv_heads + head) * d * block_size
                 place = slot % block_size
                 for i in range(d):
-                    store_one(k_cache, block + i * block_size + place, load_one(k, start + i))
+                    put_one(k_cache, block + i * block_size + place, load_one(k, start + i))
                 for i in range(0, d, LANES):
                     count = min(d - i, LANES)
-                    store_some(v_cache, block + place * d + i, load_some(v, start + i, count), count)
+                    put(v_cache, block + place * d + i, load_some(v, start + i, count), count)
+
+
+@njit(inline="always")
+def _wide(address: int, index: int, value: Any, count: int) -> None:
+    store_some(address, index, value, count)
+
+
+@njit(inline="always")
+def _wide_one(address: int, index: int, value: float) -> None:
+    store_one(address, index, value)
+
+
+@njit(inline="always")
+def _narrow(address: int, index: int, value: Any, count: int) -> None:
+    store_narrow(address, index, value, count)
+
+
+@njit(inline="always")
+def _narrow_one(address: int, index: int, value: float) -> None:
+    store_narrow_one(address, index, value)
+
+
+@Kernel
+def _write_wide(data: int) -> None:
+    _write(data, _wide, _wide_one)
+
+
+@Kernel
+def _write_narrow(data: int) -> None:
+    _write(data, _narrow, _narrow_one)
+
+
+_WRITERS = {torch.float32: _write_wide, torch.bfloat16: _write_narrow}

@@ -21,6 +21,7 @@ from numba.extending import intrinsic, overload, register_model
 LANES = 16
 _FLOAT, _INT32, _INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _FLOATS, _INTS = ir.VectorType(_FLOAT, LANES), ir.VectorType(_INT32, LANES)
+_SHORTS = ir.VectorType(ir.IntType(16), LANES)
 _BYTES = ir.VectorType(ir.IntType(8), LANES)
 _LANE = ir.Constant(_INTS, list(range(LANES)))
 # Coefficients of exp(r) = 1 + r + r^2 (...) for |r| <= log(2) / 2, highest power first (Cephes, expf).
@@ -171,6 +172,56 @@ def store_some(context: Any, address: Any, index: Any, value: Any, count: Any) -
         return c.get_dummy_value()
 
     return types.void(types.int64, types.int64, _vector, types.int64), gen
+
+
+@intrinsic
+def load_narrow(context: Any, address: Any, index: Any, count: Any) -> tuple[Any, Gen]:
+    """Return the first ``count`` of sixteen bfloat16, and 0 for the others, which are not read."""
+
+    def gen(c: Any, b: Any, signature: Any, a: Any) -> Any:
+        place, nothing = _place(b, a[0], a[1], _SHORTS, 2), ir.Constant(_SHORTS, [0] * LANES)
+        name = f"llvm.masked.load.v{LANES}i16.p0"
+        halves = _call(b, name, _SHORTS, place, ir.Constant(_INT32, 2), _below(b, a[2]), nothing)
+        return b.bitcast(b.shl(b.zext(halves, _INTS), ir.Constant(_INTS, [16] * LANES)), _FLOATS)
+
+    return _vector(types.int64, types.int64, types.int64), gen
+
+
+@intrinsic
+def store_narrow(context: Any, address: Any, index: Any, value: Any, count: Any) -> tuple[Any, Gen]:
+    """Write the first ``count`` lanes as bfloat16, rounded to the nearest, halves to even."""
+
+    def gen(c: Any, b: Any, signature: Any, a: Any) -> Any:
+        name = f"llvm.masked.store.v{LANES}i16.p0"
+        place = _place(b, a[0], a[1], _SHORTS, 2)
+        _call(b, name, ir.VoidType(), _narrow(b, a[2]), place, ir.Constant(_INT32, 2), _below(b, a[3]))
+        return c.get_dummy_value()
+
+    return types.void(types.int64, types.int64, _vector, types.int64), gen
+
+
+def _narrow(b: Any, value: Any) -> Any:
+    """Round to bfloat16 with integers: processors' own instructions flush small numbers to zero."""
+
+    def same(number: int) -> Any:
+        return ir.Constant(_INTS, [number] * LANES)
+
+    bits = b.bitcast(value, _INTS)
+    odd = b.and_(b.lshr(bits, same(16)), same(1))
+    rounded = b.lshr(b.add(bits, b.add(odd, same(0x7FFF))), same(16))
+    return b.trunc(b.select(b.fcmp_ordered("ord", value, value), rounded, same(0x7FC0)), _SHORTS)
+
+
+@intrinsic
+def store_narrow_one(context: Any, address: Any, index: Any, value: Any) -> tuple[Any, Gen]:
+    """Write one float32 as bfloat16."""
+
+    def gen(c: Any, b: Any, signature: Any, a: Any) -> Any:
+        one = b.extract_element(_narrow(b, _same(b, a[2], _FLOATS)), ir.Constant(_INT32, 0))
+        b.store(one, _place(b, a[0], a[1], ir.IntType(16), 2))
+        return c.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.float32), gen
 
 
 @intrinsic

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import inspect
+from array import array
 from collections.abc import Callable
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -70,8 +71,8 @@ class Kernel:
 
     def __call__(self, *arguments: int) -> None:
         """Run on as many threads as PyTorch takes."""
-        data = np.array((0, 0, *arguments), dtype=np.int64)
-        _run(self.address, data.ctypes.data, torch.get_num_threads())
+        data = array("q", (0, 0, *arguments))
+        _run(self.address, data.buffer_info()[0], torch.get_num_threads())
 
 
 def compile_all() -> None:

@@ -1,1 +1,1 @@
-"""The CPU backend: single precision, oneDNN's products, attention by pairs of token and block."""
+"""The CPU backend: oneDNN's products, and compiled kernels for all between them."""

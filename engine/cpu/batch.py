@@ -65,7 +65,7 @@ def build_batch(
         values = np.repeat(coefficients, layout.query_lens)
         rows = np.flatnonzero(values)
         column = torch.from_numpy(np.pad(values, (0, padding)))[:, None]
-        terms.append(Term(name, column, CarriedRows(rows, values[rows])))
+        terms.append(Term(name, column, CarriedRows(torch.from_numpy(rows), torch.from_numpy(values[rows]))))
     return Batch(
         token_ids=torch.from_numpy(_padded(layout.token_ids, padding)),
         cos=cos.index_select(0, positions),

@@ -16,6 +16,7 @@ from transformers.models.llama import modeling_llama
 
 from warmeng.common.errors import InputError, UsageError
 from warmeng.engine.config import read_config
+from warmeng.engine.cpu.batch import Term
 from warmeng.engine.engine import Engine, EngineSettings
 from warmeng.engine.identity import identity_of
 from warmeng.engine.load import choose_weights
@@ -23,6 +24,7 @@ from warmeng.engine.provenance import provenance
 from warmeng.engine.random import random_adapter
 from warmeng.engine.request import GenerateRequest, SamplingParams
 from warmeng.engine.shapes import shape_config
+from warmeng.kernels.lora import CarriedRows, add_lora
 from warmeng.kernels.quantized import RowScaled, quantize, round_weight, through_fp8
 from warmeng.study.report.settings_text import weights_words
 from warmeng.study.settings import StudySettings
@@ -184,10 +186,11 @@ def test_adapters_are_multiplied_with_rows_that_are_not_rounded(tiny_model: Call
     engine.add_adapter("a", random_adapter(engine.config, 4, 1))
     (key,) = ops.adapters
     x = torch.randn(8, 48, generator=torch.Generator().manual_seed(5))
-    batch = type("Batch", (), {"terms": ((key, torch.ones(8, 1)),)})()
-    lora = ops.adapters[key].layers[0].qkv
-    expected = ops.project(x, 0, "qkv", type("Batch", (), {"terms": ()})()) + lora.b.multiply(lora.a.multiply(x))
-    torch.testing.assert_close(ops.project(x, 0, "qkv", batch), expected)
+    everywhere = CarriedRows(torch.arange(8), torch.ones(8))
+    batch = type("Batch", (), {"terms": (Term(key, torch.ones(8, 1), everywhere),)})()
+    expected = ops.project(x, 0, "qkv", type("Batch", (), {"terms": ()})())
+    add_lora(expected, x, ops.adapters[key].layers[0].qkv, everywhere)
+    assert torch.equal(ops.project(x, 0, "qkv", batch), expected)
 
 
 def test_the_kind_is_part_of_what_determines_results(tmp_path: Path, tiny_model: Callable[[str], Path]) -> None:

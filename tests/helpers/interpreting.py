@@ -19,12 +19,14 @@ def prepare() -> None:
 
 def _round_as_devices_do() -> None:
     """Compute with bf16 and fp8 as devices do: the interpreter multiplies bf16's bits as integers, and its casts to
-    both cut, or round halves away from zero.
+    both cut, or round halves away from zero. Products are summed in double precision and rounded once, because the
+    interpreter's library adds in an order that depends on the tile's shape, where a device's instruction does not.
     """
     import triton.language as tl
-    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle, _convert_float
 
     dot, cast = InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl
+    eight_bits = (tl.float8e4nv, tl.float8e5)
     convert = InterpreterBuilder.create_fp_to_fp
 
     def widened(x: Any) -> Any:
@@ -32,8 +34,16 @@ def _round_as_devices_do() -> None:
             return x
         return TensorHandle((np.asarray(x.data, np.uint32) << 16).view(np.float32), tl.float32)
 
-    def create_dot(self: Any, a: Any, b: Any, *others: Any) -> Any:
-        return dot(self, widened(a), widened(b), *others)
+    def numbers(x: Any) -> Any:
+        if x.dtype.scalar in eight_bits:
+            return _convert_float(x.data, x.dtype, tl.float16, None).view(np.float16)
+        return widened(x).data
+
+    def create_dot(self: Any, a: Any, b: Any, d: Any, *others: Any) -> Any:
+        if d.dtype.scalar != tl.float32:
+            return dot(self, a, b, d, *others)
+        product = np.matmul(numbers(a), numbers(b), dtype=np.float64).astype(np.float32)
+        return TensorHandle(product + d.data, d.dtype.scalar)
 
     def cast_impl(self: Any, x: Any, to: Any) -> Any:
         if x.dtype.scalar == tl.float32 and to.scalar == tl.bfloat16:

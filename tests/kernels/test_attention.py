@@ -69,8 +69,10 @@ def test_equals_float64_softmax(d: int, kv_heads: int, group: int, block_size: i
     lengths = [(1, 1), (1, 16), (1, 17), (7, 7), (33, 40), (1, 100), (20, 20), (1, 33)]
     segments = [Segment(table(rng, -(-c // block_size)), n, c) for n, c in lengths]
     q = torch.randn(sum(n for n, _ in lengths), kv_heads * group, d)
-    out = attention(q, k, v, plan(segments, block_size), d**-0.5)
-    torch.testing.assert_close(out.double(), naive(q, k, v, segments), atol=2e-6, rtol=1e-5)
+    for dtype in (torch.float32, torch.bfloat16):
+        k, v = k.to(dtype), v.to(dtype)
+        out = attention(q, k, v, plan(segments, block_size), d**-0.5)
+        torch.testing.assert_close(out.double(), naive(q, k, v, segments), atol=2e-6, rtol=1e-5)
 
 
 def test_shared_blocks_and_holes() -> None:
@@ -161,3 +163,7 @@ def test_what_it_does_not_take_is_said() -> None:
         attention(q.double(), k, v, made, 1.0)
     with pytest.raises(ValueError, match="contiguous"):
         attention(q, k.transpose(2, 3), v, made, 1.0)
+    with pytest.raises(ValueError, match="float32 or bfloat16"):
+        attention(q, k.half(), v.half(), made, 1.0)
+    with pytest.raises(ValueError, match="multiple of 16"):
+        attention(q, torch.zeros(2, 1, 16, 8), torch.zeros(2, 1, 8, 16), made, 1.0)

@@ -50,17 +50,25 @@ def test_queries_and_keys_are_rotated_and_values_left(d: int, bias: bool, norms:
     torch.testing.assert_close(found[:, heads + kv_heads :], parts[:, heads + kv_heads :], atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("d", [2, 40, 64])
-def test_keys_and_values_land_in_their_slots_alone(d: int) -> None:
+def test_keys_and_values_land_in_their_slots_alone(d: int, dtype: torch.dtype) -> None:
     heads = torch.randn(4, 7, d)
     k, v = heads[:, 3:5], heads[:, 5:]
-    k_cache, v_cache = torch.full((5, 2, d, 16), torch.nan), torch.full((5, 2, 16, d), torch.nan)
+    # Too small for a normal number, the largest finite ones, and halves between two of bfloat16.
+    for part in (k, v):
+        part[0, 0, :2] = torch.tensor([1e-40, 3.4e38])
+        part[2, 0, :2] = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8])
+    k_cache, v_cache = torch.full((5, 2, d, 16), torch.nan).to(dtype), torch.full((5, 2, 16, d), torch.nan).to(dtype)
     write_cache(k, v, k_cache, v_cache, torch.tensor([33, -1, 79, 16]))
     for row, slot in ((0, 33), (2, 79), (3, 16)):
-        assert torch.equal(k_cache[slot // 16, :, :, slot % 16], k[row])
-        assert torch.equal(v_cache[slot // 16, :, slot % 16], v[row])
+        assert torch.equal(k_cache[slot // 16, :, :, slot % 16], k[row].to(dtype))
+        assert torch.equal(v_cache[slot // 16, :, slot % 16], v[row].to(dtype))
     for cache in (k_cache, v_cache):
-        assert int(cache.isfinite().sum()) == 3 * 2 * d
+        assert int(cache.isnan().sum()) == cache.numel() - 3 * 2 * d
+    v[1, 1, 0] = torch.nan
+    write_cache(k, v, k_cache, v_cache, torch.tensor([-1, 5, -1, -1]))
+    assert bool(v_cache[0, 1, 5, 0].isnan())
 
 
 def test_other_types_and_layouts_are_refused() -> None:
