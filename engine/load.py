@@ -134,7 +134,7 @@ def _on_cpu(
     limits: EngineLimits,
     kind: str,
 ) -> CpuRunner:
-    # Only products are in another precision: everything between them stays in float32.
+    # Only products, keys and values are in another precision: what is between them stays in float32.
     dtype, where = torch.float32, torch.device("cpu")
     products = choose_dtype(settings.dtype, "cpu")
     quantized = config.quantization.kind if config.quantization is not None else kind
@@ -149,7 +149,7 @@ def _on_cpu(
     else:
         weights = load_weights(source.folder, config, dtype, where, partial(project, arrangement), kind)
     assert limits.kv_bytes is not None
-    slot = 2 * config.num_layers * config.num_kv_heads * config.head_dim * weights.embed.element_size()
+    slot = 2 * config.num_layers * config.num_kv_heads * config.head_dim * products.itemsize
     num_blocks = max(2, limits.kv_bytes // (slot * settings.block_size)) + 1
     return CpuRunner(
         config, weights, arrangement, num_blocks, settings.block_size, limits.max_seq_len, vocab_size,

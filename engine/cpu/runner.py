@@ -71,12 +71,9 @@ class CpuRunner:
         self._rotation = rotation(config, max_seq_len)
         shape = (num_blocks, config.num_kv_heads)
         # Takes memory page by page as it is first written.
-        cache = [
-            LayerCache(
-                torch.empty(*shape, config.head_dim, block_size), torch.empty(*shape, block_size, config.head_dim)
-            )
-            for _ in range(config.num_layers)
-        ]
+        kept = arrangement.dtype
+        k, v = (*shape, config.head_dim, block_size), (*shape, block_size, config.head_dim)
+        cache = [LayerCache(torch.empty(k, dtype=kept), torch.empty(v, dtype=kept)) for _ in range(config.num_layers)]
         self.ops = CpuOps(config, weights, arrangement.tiles, cache, kv_fp8)
         compile_all()
         # By key.

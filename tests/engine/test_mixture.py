@@ -74,7 +74,8 @@ def test_doses_and_sums_equal_peft(tiny_model: Callable[[str], Path], tiny_adapt
             table = model(torch.tensor([ids])).logits[0, :, :vocab].log_softmax(-1)
         expected = table[torch.arange(len(ids) - 1), torch.tensor(ids[1:])]
         found = torch.tensor(result.prompt_logprobs + result.logprobs, dtype=torch.float64)
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+        # Of up to twelve nats in float32.
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=2e-6)
         changed.add(tuple(found.tolist()))
     # Only dose 1 is the adapter itself.
     assert len(changed) == len(TEXTS) * (len(names) - 1)
