@@ -15,13 +15,16 @@ from warmeng.study.imports.rows import Log, Row, compared
 VERSIONS = (3,)
 # promptfoo's reason for a failure that is no wrong answer: the call itself failed.
 ERROR = 2
+# Its reason for the success of an answer of which nothing was asserted.
+NOTHING = "No assertions"
 
 
 def read_promptfoo(path: Path, data: Mapping[str, Any]) -> Log:
     """Return the answers of a parsed file. Raises ``InputError`` for a version that is not known.
 
     Providers are compared, each with each of its prompts where there are several. A question is known by its variables,
-    and one that is asked again is the next sample. Whether all assertions passed is the grade.
+    and one that is asked again is the next sample. Whether all assertions passed is the grade; an answer of which
+    nothing is asserted has none.
     """
     found = data["results"]
     if found.get("version") not in VERSIONS or not isinstance(found.get("results"), list):
@@ -39,7 +42,8 @@ def _rows(path: Path, results: list[Any], task: str) -> Iterator[Row]:
     labels = {_label(one) for one in results if isinstance(one, dict)}
     # A prompt's text differs with its variables; its label is the template.
     several = len(labels) > 1 and len(prompts) > 1
-    for place, raw in enumerate(results):
+    # They are in the order in which answers came: which provider is the baseline must not depend on that.
+    for place, raw in sorted(enumerate(results), key=_place):
         where = f"{path}: result {place}"
         if (
             not isinstance(raw, dict)
@@ -52,14 +56,23 @@ def _rows(path: Path, results: list[Any], task: str) -> Iterator[Row]:
         named = hashlib.sha256(orjson.dumps(variables, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
         output = (raw.get("response") or {}).get("output")
         failed = raw.get("failureReason") == ERROR
+        grading = raw.get("gradingResult")
+        unknown = failed or (isinstance(grading, dict) and grading.get("reason") == NOTHING)
         found: dict[str, Any] = {
             **compared(f"{provider} {_label(raw)}" if several else provider, None),
             "task": task,
             "item": named,
             "text": output if isinstance(output, str) else None,
-            "grade": "unscored" if failed else raw["success"],
+            "grade": "unscored" if unknown else raw["success"],
         }
         yield Row(where, raw, found | ({"status": "error"} if failed else {}))
+
+
+def _place(one: tuple[int, Any]) -> tuple[int, int]:
+    """Return the column and the row of a result in promptfoo's table."""
+    raw = one[1] if isinstance(one[1], dict) else {}
+    column, row = raw.get("promptIdx"), raw.get("testIdx")
+    return (column if type(column) is int else 0, row if type(row) is int else 0)
 
 
 def _label(raw: Mapping[str, Any]) -> str:

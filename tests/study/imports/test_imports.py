@@ -114,9 +114,9 @@ def promptfoo(path: Path, values: dict[str, list[bool]], **more: Any) -> Path:
         {
             "provider": {"id": provider, "label": ""}, "vars": {"who": str(place)}, "success": value,
             "prompt": {"raw": f"Who is {place}?", "label": "Who is {{who}}?"}, "response": {"output": f"Name{place}"},
-            "score": float(value), "promptIdx": 0, "testIdx": place, "failureReason": 0 if value else 1,
+            "score": float(value), "promptIdx": column, "testIdx": place, "failureReason": 0 if value else 1,
         }
-        for provider, some in values.items()
+        for column, (provider, some) in enumerate(values.items())
         for place, value in enumerate(some)
     ]  # fmt: skip
     data = {"evalId": "eval-1", "results": {"version": 3, "results": results, "stats": {}}, "config": {}, **more}
@@ -228,6 +228,33 @@ def test_promptfoos_providers_are_compared(tmp_path: Path) -> None:
     path.write_text(json.dumps(data))
     frame, info = read_imports([path])
     assert (GRADES[frame.grade[0]], info.statuses) == ("unscored", {"error": 1, "ok": 5})
+
+
+PROMPTFOO = Path(__file__).parent / "promptfoo"
+
+
+def test_a_file_that_promptfoo_wrote_of_warmeng_serve_is_compared_by_provider_and_prompt() -> None:
+    """Written by promptfoo 0.121.20 with two requests at once: its results are in the order of the answers."""
+    frame, info = read_imports([PROMPTFOO / "served.json"])
+    base = "openai:chat:smollm2-135m-instruct"
+    asked = ("{{question}}", "I feel sad today. {{question}}")
+    assert frame.persona.names == tuple(f"{name} {prompt}" for name in (base, f"{base}:warm") for prompt in asked)
+    assert frame.task.names == ("A few questions for the built-in model and its warm persona",)
+    assert (info.planned, len(frame.item.names), info.statuses) == (12, 3, {"ok": 12})
+    right = Counter(name for (name, _), grade in graded(frame).items() if grade == "correct")
+    assert right == {f"{base} {asked[0]}": 1, f"{base} {asked[1]}": 1, f"{base}:warm {asked[0]}": 3,
+                     f"{base}:warm {asked[1]}": 1}  # fmt: skip
+
+
+def test_what_promptfoo_could_not_ask_and_what_nothing_is_asserted_of_has_no_grade() -> None:
+    """Written by promptfoo 0.121.20, each question twice: one provider echoes, the other is not there."""
+    frame, info = read_imports([PROMPTFOO / "faulty.json"])
+    assert frame.persona.names == ("Echo", "openai:chat:gone")
+    assert (info.planned, len(frame.item.names), info.statuses) == (12, 3, {"ok": 6, "error": 6})
+    names = [frame.persona.names[code] for code in frame.persona.codes]
+    grades = Counter(zip(names, (GRADES[grade] for grade in frame.grade), strict=True))
+    assert grades == {("Echo", "correct"): 2, ("Echo", "incorrect"): 2, ("Echo", "unscored"): 2,
+                      ("openai:chat:gone", "unscored"): 6}  # fmt: skip
 
 
 def test_a_table_of_other_columns_needs_a_mapping(tmp_path: Path) -> None:
