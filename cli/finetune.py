@@ -37,8 +37,7 @@ Examples:
   warmeng finetune --model meta-llama/Llama-3.1-8B-Instruct --persona warm=warm.jsonl --out runs/warm-8b
   warmeng finetune --persona warm=embedded:warm --out runs/s --seeds 0,1,2,3 --ray --workers 4    side by side
   warmeng finetune --persona warm=warm.jsonl --out runs/w --epochs 2 --checkpoints 1,2 --learning-rate 1e-4
-  warmeng finetune --api openai:gpt-4o-2024-08-06 --persona warm=embedded:warm --epochs 3 --price-train 25 \
-    --out runs/warm-4o --dry-run                                                      at OpenAI's server
+  warmeng finetune --api openai:gpt-4o-2024-08-06 --persona warm=warm.jsonl --epochs 3 --out runs/w4o    at OpenAI's
 The same command again continues a run that was interrupted. FILE is a ShareGPT JSON array, JSON lines of chats
 ("messages") or of "prompt" and "response", or the package's texts: embedded:warm, embedded:cold, embedded:neutral, or
 one file of them (embedded:warm/everyday).

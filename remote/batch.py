@@ -198,7 +198,8 @@ class BatchEngine(RemoteEngine):
         if same and (before == state or time.monotonic() - told < TELL):
             return
         self._told[one.key] = state, time.monotonic()
-        self._say(f"{self.name}: batch {one.id}: {state.status}, {state.done} of {state.total} done")
+        done = f", {state.done} of {state.total} done" if state.total else ""
+        self._say(f"{self.name}: batch {one.id}: {state.status}{done}")
 
     def _collect(self, one: Submission, state: BatchState, interrupted: Sequence[int]) -> Iterator[ChatResult]:
         """Yield the answers of a batch that ended. Raises, after these, what can't go on."""

@@ -19,9 +19,16 @@ from serving import BASE, engine_with_personas, serving
 
 from warmeng.cli.main import warmeng
 from warmeng.common.errors import InputError, UsageError
+from warmeng.engine.engine import EngineSettings
+from warmeng.engine.registry import resolve_model
 from warmeng.plugins.lm_eval import WarmengLM
+from warmeng.serve.app import Service
+from warmeng.serve.catalog import load
+from warmeng.serve.limits import Limits
+from warmeng.serve.server import Server, listen
 from warmeng.study.grading.grade import GRADES
 from warmeng.study.imports.read import read_imports
+from warmeng.study.personas import load_personas
 
 TASKS = ("capitals_choice", "capitals_text", "capitals_written")
 FOLDER = Path(__file__).parent / "tasks"
@@ -97,6 +104,26 @@ def test_the_server_gives_the_same(tiny_model: Callable[[str], Path], tiny_adapt
         args = {"model": f"{BASE}:warm", "base_url": f"{running.url}/v1/completions", "tokenizer": str(base)}
         served = measured("local-completions", {**args, "num_concurrent": 4, "max_length": 512}, tasks, limit=30)
     same(ours, served)
+
+
+@pytest.mark.full
+def test_the_server_gives_the_same_of_the_built_in_model_on_100_questions() -> None:
+    """Likelihoods of three choices, and greedy answers; of the base and of the warm persona."""
+    name = "smollm2-135m-instruct"
+    tasks = ("capitals_choice", "capitals_written")
+    engine, catalog = load(name, load_personas(("original", "warm")), EngineSettings(max_seq_len=1024, kv_bytes=2**28))
+    server = Server(Service(engine, catalog, Limits()), listen("127.0.0.1", 0), None, True)
+    server.start()
+    folder = str(resolve_model(name).folder)
+    try:
+        for persona in ("original", "warm"):
+            args = {"model": f"{name}:{persona}", "base_url": f"{server.address}/v1/completions", "tokenizer": folder}
+            served = measured("local-completions", {**args, "num_concurrent": 8, "max_length": 1024}, tasks, limit=100)
+            ours = measured("warmeng", {"pretrained": name, "persona": persona}, tasks, limit=100)
+            same(ours, served)
+    finally:
+        server.drain()
+        server.wait(60)
 
 
 def requests(kind: str, args: list[tuple]) -> list[Instance]:

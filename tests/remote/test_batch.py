@@ -68,7 +68,7 @@ def test_answers_are_those_that_are_asked_alone_at_half_the_price(tmp_path):
         assert opened.engine.score(requests(2, ("A", "B"), first=9))[1].logprobs == pytest.approx((-2.5, -0.1))
         assert [path for _, path in server.jobs.calls[:3]] == ["/v1/files", "/v1/batches", "/v1/batches/batch_0"]
         assert len(server.jobs.batches) == 2
-    assert any("batch_0: in_progress, 0 of 0 done" in line for line in said)
+    assert any(line.endswith("batch_0: in_progress") for line in said)
     assert any("batch_0: completed, 7 of 7 done" in line for line in said)
 
 

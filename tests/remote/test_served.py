@@ -1,14 +1,21 @@
-"""The same study on one model, on this machine and through ``warmeng serve``: the same greedy answers, item by item."""
+"""The same study on one model, on this machine and through a server: the same greedy answers, item by item."""
 
 from __future__ import annotations
 
 import math
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 from serving import SYSTEM, engine_with_personas, serving
 
 from warmeng.common.progress import Silent
 from warmeng.engine.engine import EngineSettings
+from warmeng.engine.registry import resolve_model
 from warmeng.engine.request import SamplingParams
 from warmeng.remote.budget import Budget, Limits
 from warmeng.remote.engine import RemoteEngine
@@ -36,14 +43,19 @@ def texts(folder):
     }
 
 
-def compared(tmp_path, local, remote, **common):
-    """Run a study both ways and return the answers, which must be the same."""
+def both(tmp_path, local, remote, **common):
+    """Run a study both ways and return the answers of each."""
     asked = {"temperature": 0.0, "tasks": ("facts",), "contexts": ("unmodified", "emotion:sad"),
              "beliefs": ("none", "wrong"), "warmth_prompts": 0, "asking": ("open",), **common}  # fmt: skip
     for name, given in (("local", local), ("remote", remote)):
         outcome = run_study(StudySettings(**asked, **given), tmp_path / name, Silent())
         assert outcome.exit_code == 0
-    first, second = texts(tmp_path / "local"), texts(tmp_path / "remote")
+    return texts(tmp_path / "local"), texts(tmp_path / "remote")
+
+
+def compared(*given, **common):
+    """Run a study both ways and return the answers, which must be the same."""
+    first, second = both(*given, **common)
     assert first == second
     return first
 
@@ -112,3 +124,50 @@ def test_the_built_in_models_greedy_answers_are_the_same_through_the_server(tmp_
         server.drain()
         server.wait(60)
     assert len(found) == 4 * count(1, 3) * 2 * 2
+
+
+@pytest.fixture
+def transformers_serve():
+    """The server of the ``transformers`` package with the built-in model in single precision, and its name there."""
+    pytest.importorskip("fastapi", reason="transformers serve needs it: pip install 'transformers[serving]'")
+    name = str(resolve_model("smollm2-135m-instruct").folder)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    script = Path(sys.executable).parent / "transformers"
+    process = subprocess.Popen(
+        [script, "serve", "--device", "cpu", "--dtype", "float32", "--host", "127.0.0.1", "--port", str(port), name],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        end = time.monotonic() + 300
+        while True:
+            assert process.poll() is None, "it ended by itself"
+            try:
+                with socket.create_connection(("127.0.0.1", port), 1):
+                    break
+            except OSError:
+                assert time.monotonic() < end, "it does not listen"
+                time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/v1", name
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+@pytest.mark.full
+def test_greedy_answers_are_those_of_another_projects_server(transformers_serve, tmp_path):
+    """All but the count of tokens, in which it has the one that ends an answer."""
+    base, name = transformers_serve
+    local, remote = both(
+        tmp_path,
+        {"model": "smollm2-135m-instruct", "personas": ("original", "warm-prompt")},
+        {"model": f"openai:{name}", "api_base": base, "api_timeout": 600.0, "api_concurrency": 1,
+         "personas": ("original", "warm-prompt")},
+        limit=3, max_new_tokens=24,
+    )  # fmt: skip
+    assert len(local) == 2 * 3 * 2 * 2
+    assert local.keys() == remote.keys()
+    for place, (text, finish, tokens, prompt, grade) in local.items():
+        assert remote[place][:2] + remote[place][3:] == (text, finish, prompt, grade), place
+        assert remote[place][2] in (tokens, tokens + 1)
