@@ -102,6 +102,7 @@ class BatchEngine(RemoteEngine):
         while self._fresh and not (self._turned_away and self._open) and not interrupted:
             lines, held = self._pack()
             if not lines:
+                assert self._open, "open reservations are those of batches that are under way"
                 return
             one = self._submissions.plan({"requests": held})
             self._in.update(dict.fromkeys(held, one))
@@ -181,7 +182,7 @@ class BatchEngine(RemoteEngine):
 
     async def _state(self, one: Submission) -> BatchState:
         try:
-            found = await self._service.ask(lambda api: api.batches.retrieve(one.id), state_of)
+            found = await self._service.look(lambda api: api.batches.retrieve(one.id), state_of)
         except Rejected as error:
             if error.status == 404:
                 raise InputError(

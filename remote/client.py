@@ -174,12 +174,12 @@ class Client:
 
 
 async def persist(
-    attempt: Callable[[], Awaitable[Any]], client: Client, ended: Callable[[], bool] = lambda: False
+    attempt: Callable[[], Awaitable[Any]], client: Client, ended: Callable[[], bool] = lambda: False, times: int = 1
 ) -> Any:
     """Try until an attempt gives no ``Failure``, and return what it gives.
 
-    Raises ``Unavailable`` after as many attempts as patience allows, where the server asks to wait too long, and after
-    a failure where ``ended``; and what ``attempt`` raises.
+    Raises ``Unavailable`` after as many attempts as patience allows, ``times`` as many where it says so, where the
+    server asks to wait too long, and after a failure where ``ended``; and what ``attempt`` raises.
     """
     failures, patience = 0, client.patience
     while True:
@@ -188,7 +188,7 @@ async def persist(
             return found
         failures += 1
         told = f"{client.base}: {found.why}"
-        if failures >= patience.attempts or ended():
+        if failures >= times * patience.attempts or ended():
             raise Unavailable(f"{told}; {failures} attempts are the most for one request")
         if found.wait is not None and found.wait > patience.most:
             raise Unavailable(f"{told}; it asks to wait {found.wait:,.0f} s: go on then")

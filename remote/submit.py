@@ -20,6 +20,9 @@ from warmeng.remote.client import Client, Failure, Refusal, Rejected, persist
 
 # Of ``Patience.timeout``: what an attempt may take whose file is large.
 FILE_TIMES = 5.0
+# Of ``Patience.attempts``: looks at a job in vain, over more than an hour, before its watch is given up. Jobs take a
+# day, in which a network may be gone for a while.
+LOOKS = 10
 # Jobs that are looked through for one that an attempt may have made, the latest first.
 MOST_LISTED = 1000
 
@@ -93,13 +96,17 @@ class Service:
     def __init__(self, client: Client) -> None:
         self.client = client
 
-    async def ask(self, send: Send, check: Callable[[Any], Any] = lambda found: found, times: float = 1.0) -> Any:
+    async def ask(self, send: Send, check: Callable[[Any], Any], seconds: float = 1.0, times: int = 1) -> Any:
         """Send a request that may be repeated, and return what ``check`` makes of the response.
 
-        ``check`` raises ``ValueError`` for a response that is not what the API has. ``times``: how much longer than
-        usual an attempt may take.
+        ``check`` raises ``ValueError`` for a response that is not what the API has. ``seconds`` and ``times``: how much
+        longer than usual an attempt may take, and how many more there may be.
         """
-        return await persist(lambda: self._attempt(send, check, times), self.client)
+        return await persist(lambda: self._attempt(send, check, seconds), self.client, times=times)
+
+    async def look(self, send: Send, check: Callable[[Any], Any]) -> Any:
+        """Ask for a job's state; as ``ask``, with more patience."""
+        return await self.ask(send, check, times=LOOKS)
 
     async def upload(self, name: str, content: bytes, purpose: str) -> str:
         """Send a file up and return its id. One that came twice costs nothing."""
@@ -148,8 +155,8 @@ class Service:
         except Rejected as error:
             raise InputError(f"it can't be told whether the job of file {file} was made: {error}") from None
 
-    async def _attempt(self, send: Send, check: Callable[[Any], Any], times: float) -> Any:
-        found = await self.client.call(send, times * self.client.patience.timeout)
+    async def _attempt(self, send: Send, check: Callable[[Any], Any], seconds: float) -> Any:
+        found = await self.client.call(send, seconds * self.client.patience.timeout)
         if isinstance(found, Refusal):
             return self.client.failure(found)
         if isinstance(found, Failure):

@@ -198,7 +198,7 @@ class Tuner:
             for name, one in watched.items():
                 if name in found:
                     continue
-                state = await self._service.ask(partial(_retrieve, name=one.id), _state_of)
+                state = await self._service.look(partial(_retrieve, name=one.id), _state_of)
                 await self._tell(name, one, state)
                 if state.status in OVER:
                     found[name] = state
@@ -208,7 +208,7 @@ class Tuner:
             await asyncio.sleep(self.patience.wait(looks))
 
     async def _tell(self, name: str, one: Submission, state: JobState) -> None:
-        events = await self._service.ask(
+        events = await self._service.look(
             lambda api: api.fine_tuning.jobs.list_events(one.id, limit=MOST_EVENTS), _events_of
         )
         for event, message in reversed(events):

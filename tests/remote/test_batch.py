@@ -34,6 +34,7 @@ class Opened:
     """An engine with its files, as one process has them."""
 
     def __init__(self, server, folder, limits=Limits(), say=lambda line: None, patience=FAST):  # noqa: B008
+        folder.mkdir(exist_ok=True)
         self.budget = Budget(limits, PRICES, folder / SPENDING, "again")
         self.submissions = Submissions(folder / FILE, "again")
         self.engine = BatchEngine(
@@ -116,6 +117,28 @@ def test_a_fault_of_any_call_costs_an_attempt_and_starts_nothing_twice(tmp_path,
             assert len(server.jobs.batches) == 1
             assert set(server.jobs.paid.values()) == {1}
             assert opened.budget.tokens == 6 * (PROMPT_TOKENS + OUTPUT_TOKENS)
+
+
+def test_a_server_that_is_gone_for_a_while_is_waited_for(tmp_path):
+    """Longer than a request is tried: a batch takes a day. In the end it is given up, and costs nothing twice."""
+    with api_server() as server, Opened(server, tmp_path) as opened:
+        looks = []
+
+        def script(n, method, path):
+            looks.extend([path] if "batch_0" in path else [])
+            return FAULTS["503"] if "batch_0" in path and len(looks) <= gone else None
+
+        server.jobs.script, gone = script, 3 * FAST.attempts
+        assert len(opened.ask(requests(3))) == 3
+        assert len(looks) > gone
+    with api_server() as server, Opened(server, tmp_path / "again") as opened:
+        looks.clear()
+        server.jobs.script, gone = script, 10**6
+        with pytest.raises(Unavailable, match=f"{10 * FAST.attempts} attempts are the most"):
+            opened.ask(requests(3))
+        server.jobs.script = lambda n, method, path: None
+        assert len(opened.ask(requests(3))) == 3
+        assert len(server.asked_in_batches) == 3
 
 
 def test_an_expired_batch_gives_what_it_has_and_the_rest_is_asked_again(tmp_path):
