@@ -89,7 +89,9 @@ class BatchEngine(RemoteEngine):
                 self._fresh[name] = request
             elif name in self._there:
                 found = self._receive(name, request, self._there.pop(name))
-                if found is not None:
+                if found is None:
+                    self._forget(one, {name})
+                else:
                     yield found
             else:
                 self._wanted[name], self._open[one.key] = request, one

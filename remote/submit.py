@@ -132,18 +132,24 @@ class Service:
         """Return the id of the one job of a file, made unless it is there.
 
         ``listed`` gives the server's jobs, whose ``input_file_id`` or ``training_file`` is theirs. ``fresh``: nobody
-        tried to make it before.
+        tried to make it before. Raises ``Rejected`` where it was not made, ``InputError`` where nobody knows.
         """
-        unsure = not fresh
+        unsure, lost = not fresh, False
 
         async def attempt() -> Any:
-            nonlocal unsure
+            nonlocal unsure, lost
             if unsure:
                 found = await self._look_for(listed, file)
                 if isinstance(found, Failure) or found:
                     return found
-            found = await self._attempt(make, id_of, 1.0)
+            try:
+                found = await self._attempt(make, id_of, 1.0)
+            except Rejected as error:
+                if lost:
+                    raise _untold(file, error) from None
+                raise
             unsure = isinstance(found, Failure) and found.billed
+            lost = lost or unsure
             return found
 
         return str(await persist(attempt, self.client))
@@ -153,7 +159,7 @@ class Service:
         try:
             return await self._attempt(lambda api: _of_file(listed(api), file), lambda found: found, 1.0)
         except Rejected as error:
-            raise InputError(f"it can't be told whether the job of file {file} was made: {error}") from None
+            raise _untold(file, error) from None
 
     async def _attempt(self, send: Send, check: Callable[[Any], Any], seconds: float) -> Any:
         found = await self.client.call(send, seconds * self.client.patience.timeout)
@@ -165,6 +171,11 @@ class Service:
             return check(found)
         except ValueError as error:
             return Failure(f"the response is not what the API has ({error})")
+
+
+def _untold(file: str, error: Rejected) -> InputError:
+    """Return the error where a job may have been made: it is looked for by whoever goes on."""
+    return InputError(f"it can't be told whether the job of file {file} was made, so it is looked for later: {error}")
 
 
 def id_of(found: Any) -> str:

@@ -23,7 +23,7 @@ RUN = ManifestKind(
     parts={"inputs": dict, "facts": dict, "planned": int},
     what="run folder",
     made="this run was made with",
-    before=("run.lock", "preparation.jsonl", "responses.jsonl", "spending.jsonl", "stalled.txt"),
+    before=("run.lock", "preparation.jsonl", "responses.jsonl", "spending.jsonl", "batches.jsonl", "stalled.txt"),
 )
 refuse_changes = RUN.refuse_changes
 

@@ -141,6 +141,26 @@ def test_a_server_that_is_gone_for_a_while_is_waited_for(tmp_path):
         assert len(server.asked_in_batches) == 3
 
 
+def test_a_batch_that_may_be_there_is_looked_for_later_and_counts(tmp_path):
+    """A server that makes a batch, loses the response, lists nothing yet, and then refuses."""
+    refusal = Fault(status=403, body={"error": {"message": "no more"}})
+    with api_server() as server:
+        faults = [Fault(status=500, body={}, after=True), refusal]
+        server.jobs.script = lambda n, method, path: (
+            faults.pop(0) if (method, path) == ("POST", "/v1/batches") else None
+        )
+        server.jobs.lists = False
+        with Opened(server, tmp_path) as opened:
+            with pytest.raises(InputError, match=r"can't be told whether the job of file .* was made.*no more"):
+                opened.ask(requests(3))
+            assert opened.budget.tokens > 4 * (PROMPT_TOKENS + OUTPUT_TOKENS)
+        server.jobs.lists = True
+        with Opened(server, tmp_path) as opened:
+            assert len(opened.ask(requests(3))) == 3
+            assert opened.budget.tokens == 5 * (PROMPT_TOKENS + OUTPUT_TOKENS)
+        assert len(server.jobs.batches) == 1
+
+
 def test_an_expired_batch_gives_what_it_has_and_the_rest_is_asked_again(tmp_path):
     with api_server() as server, Opened(server, tmp_path) as opened:
         server.jobs.ending = lambda n: "completed" if n else "expired"
