@@ -153,5 +153,5 @@ def _on_cpu(
     num_blocks = max(2, limits.kv_bytes // (slot * settings.block_size)) + 1
     return CpuRunner(
         config, weights, arrangement, num_blocks, settings.block_size, limits.max_seq_len, vocab_size,
-        kv_fp8=settings.kv_dtype == "fp8",
+        kv_fp8=settings.kv_dtype == "fp8", adapt_threads=settings.threads is None,
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from warmeng.engine.constraints import ConstraintCompiler, unpack
 from warmeng.engine.cpu.batch import Batch, build_batch
 from warmeng.engine.cpu.lora import arrange_adapter
 from warmeng.engine.cpu.ops import CpuOps, LayerCache
+from warmeng.engine.cpu.pace import Pace
 from warmeng.engine.layout import Layout, LogitsPlan, LogprobTarget, TopTarget, build_layout, sampling_records
 from warmeng.engine.mixture import Mixture
 from warmeng.engine.model import forward, rotation
@@ -26,7 +28,7 @@ from warmeng.engine.scheduler import Work
 from warmeng.engine.sequence import Sequence
 from warmeng.engine.vectors import Vector
 from warmeng.kernels.along import along
-from warmeng.kernels.linear import Arrangement
+from warmeng.kernels.linear import Arrangement, PlainProjection
 from warmeng.kernels.sampling import Noise, argmax, gumbel_argmax, keep_top, log_normaliser, top_tokens
 from warmeng.kernels.threads import compile_all
 
@@ -61,8 +63,12 @@ class CpuRunner:
         max_seq_len: int,
         vocab_size: int,
         kv_fp8: bool = False,
+        adapt_threads: bool = False,
     ) -> None:
-        """``arrangement``: how the weights are laid out; ``vocab_size``: token ids of the tokenizer, others masked."""
+        """``arrangement``: how the weights are laid out; ``vocab_size``: token ids of the tokenizer, others masked.
+
+        ``adapt_threads``: see ``Pace``; not where products by a BLAS library depend on the number of threads.
+        """
         self.config = config
         self.block_size = block_size
         self.num_blocks = num_blocks
@@ -76,6 +82,8 @@ class CpuRunner:
         cache = [LayerCache(torch.empty(k, dtype=kept), torch.empty(v, dtype=kept)) for _ in range(config.num_layers)]
         self.ops = CpuOps(config, weights, arrangement.tiles, cache, kv_fp8)
         compile_all()
+        self.threads = torch.get_num_threads()
+        self._pace = Pace() if adapt_threads and arrangement.project is not PlainProjection else None
         # By key.
         self.mixtures: dict[str, Mixture] = {}
         self._projected: list[Vector] = []
@@ -83,6 +91,10 @@ class CpuRunner:
     @torch.inference_mode()
     def start(self, work: list[Work], compiler: ConstraintCompiler | None) -> CpuStepHandle:
         """Run one step."""
+        with self._pace.step() if self._pace is not None else nullcontext():
+            return self._run(work, compiler)
+
+    def _run(self, work: list[Work], compiler: ConstraintCompiler | None) -> CpuStepHandle:
         layout = build_layout(work, self.block_size)
         plan = layout.logits_plan
         rows = torch.tensor(plan.sample_rows, dtype=torch.int64)
@@ -93,7 +105,9 @@ class CpuRunner:
                 if vector.layer == layer:
                     projections[:, column] = along(hidden.index_select(0, rows), vector.unit)
 
-        hidden = forward(self.ops.weights, self.ops, self._batch(layout), watch if self._projected else None)
+        batch = self._batch(layout)
+        with self._pace.measured() if self._pace is not None else nullcontext():
+            hidden = forward(self.ops.weights, self.ops, batch, watch if self._projected else None)
         tokens, logprobs = self._sample(hidden, plan, compiler)
         targets, tops = self._read_targets(hidden, plan)
         return CpuStepHandle(plan.sampled, StepOutput(tokens, logprobs, targets, projections.tolist(), tops))
@@ -136,7 +150,7 @@ class CpuRunner:
         return {
             "device": "cpu",
             "dtype": str(self.arrangement.dtype).removeprefix("torch."),
-            "threads": torch.get_num_threads(),
+            "threads": self.threads,
             "products": self.arrangement.project.__name__,
             "row_tiles": list(self.arrangement.tiles.sizes),
         }
