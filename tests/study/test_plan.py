@@ -108,7 +108,7 @@ def test_the_estimate_counts_shared_prefixes_once():
     found = estimate(planner)
     assert (found.cells, found.generations + found.scores) == (48, study.size + study.scores_beside)
     assert (found.margins, found.choices) == (study.scores_beside, 0) == (3 * 3 * 4, 0)
-    assert found.output_tokens == found.generations * 48
+    assert found.output_tokens == found.generations * SMALL.max_new_tokens
     texts = {p.request.prompt for p in planner}
     assert found.new_prompt_tokens < found.prompt_tokens
     assert found.new_prompt_tokens < sum(map(len, texts))  # the system prompt is shared

@@ -38,9 +38,14 @@ def run(fake: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return folder
 
 
-def change_record(folder: Path, change: Callable[[dict[str, Any]], None], which: int = 4) -> str:
-    """Change one answer and write all lines with their checksums; return its key."""
+def change_record(folder: Path, change: Callable[[dict[str, Any]], None], which: int | None = None) -> str:
+    """Change one record, the first written answer's unless told, and write all lines with their checksums.
+
+    Return its key.
+    """
     records = list(read_records(folder / FILE))
+    if which is None:
+        which = next(k for k, record in enumerate(records) if record["kind"] == "answer")
     change(records[which])
     lines = [encode({name: value for name, value in record.items() if name != "crc32"}) for record in records]
     (folder / FILE).write_bytes(b"".join(lines))
