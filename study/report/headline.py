@@ -17,7 +17,7 @@ MEANINGS = {
     KNOWLEDGE: "how much likelier the right answer is than the wrong one, whichever the user claims",
     MARGIN: "how much likelier the right answer is than the wrong one, without a claim",
 }
-WAYS = {-1: "lower", 0: "not told apart", 1: "higher"}
+WAYS = {-1: "lower", 0: "no difference shown", 1: "higher"}
 TRENDS = {-1: "it falls with the dose", 0: "no trend is shown", 1: "it rises with the dose"}
 
 
@@ -79,7 +79,7 @@ def _claim(row: Row) -> str:
 
     if row["low"] is None:
         return (
-            f"{named} {outcome} of {who} less {whom} is {said('value')} {unit}, of too few questions for an interval."
+            f"{named} {outcome} of {who} minus {whom} is {said('value')} {unit}, of too few questions for an interval."
         )
     bounds = f"{said('value')} {unit} (95 % interval {said('low')} to {said('high')}, {row['n']:,} questions)"
     way = sign(row)
@@ -110,7 +110,7 @@ def exploratory_line(tables: Mapping[str, Any]) -> str:
         return ""
     findings = sum(row["p_family"] < FINDING for row in rows)
     return (
-        f"Everything else is exploratory: of {len(rows):,} contrasts, {findings:,} are told from 0 at a "
+        f"Everything else is exploratory: of {len(rows):,} contrasts, {findings:,} differ from 0 at a "
         f"false-discovery rate of {100 * FINDING:.0f} % over all of them."
     )
 
@@ -138,7 +138,7 @@ def _contrast(row: Row) -> str:
     """Return a contrast in words; one of the exploratory family is told apart only where it is after correction."""
     corrected = row.get("p_family")
     way = WAYS[sign(row) if corrected is None or corrected < FINDING else 0]
-    return f"{row['persona']} less {row['against']}: {_interval(row)}, {way}."
+    return f"{row['persona']} minus {row['against']}: {_interval(row)}, {way}."
 
 
 def _interval(row: Row, value: str = "value") -> str:

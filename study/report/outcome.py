@@ -149,7 +149,7 @@ def _claim(manifest: Manifest) -> list[Gate]:
     claim = Claim.parse(told)
     if claim is None:
         return []
-    words = f"{claim.outcome} of {claim.variant} less {claim.against}"
+    words = f"{claim.outcome} of {claim.variant} minus {claim.against}"
     if told.get("sha256") == claim.sha256(manifest.inputs):
         return [Gate("held", "Primary claim", f"{words}: named before the first answer, sha256 {told['sha256']}.")]
     return [Gate("failed", "Primary claim", f"{words}: its hash is not that of this claim and this study.")]
@@ -276,7 +276,7 @@ def headlines(
                 e.variant,
                 points(e.value),
                 f"points of error beside {baseline}, plain questions"
-                + ("" if _shown(e.low, e.high) else ": not told from 0"),
+                + ("" if _shown(e.low, e.high) else ": not shown to differ from 0"),
                 f"95 % interval {between(e.low, e.high)}, {e.n:,} answers"
                 + (f"; the paper: {points(e.published, 2)}" if e.published is not None else "")
                 + (_could_turn(e.variant, tables or {}) if _shown(e.low, e.high) else "")
@@ -323,7 +323,7 @@ def primary_headlines(primary: str, tables: Mapping[str, Any], baseline: str) ->
         Headline(
             row["persona"],
             f"{row['value']:+.2f}".replace("-", "−"),
-            f"nats of {primary} beside {baseline}" + ("" if sign(row) else ": not told from 0"),
+            f"nats of {primary} beside {baseline}" + ("" if sign(row) else ": not shown to differ from 0"),
             ", ".join(
                 part
                 for part in (

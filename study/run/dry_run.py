@@ -208,7 +208,7 @@ def _power(study: Study) -> Lines:
         yield "controls", "; ".join(parts)
     yield "outcome", f"{study.primary or ERROR_RATES}; all others are beside it"
     if claim := study.claim:
-        told = f"{claim.outcome} of {claim.variant} less {claim.against}; everything else is exploratory"
+        told = f"{claim.outcome} of {claim.variant} minus {claim.against}; everything else is exploratory"
         yield "primary claim", f"{told}; sha256 {claim.sha256(study.inputs())} with this study"
     effects = [_on_error_rates(sum(len(task.items) for task in study.tasks))] if study.size else []
     if (outcome := study.primary) and len(study.personas) > 1:

@@ -137,7 +137,7 @@ def make_placebos(
     aim = _measured(engine, [Persona(REFERENCE, (Change(like),))], prompts, settings.seed)[REFERENCE]
     target = aim.per_token.mean
     if target is None or aim.per_token.low is None or aim.per_token.low <= 0:
-        raise InputError(f"{like}: its KL from the base can't be told from 0: give an adapter that changes more")
+        raise InputError(f"{like}: its KL from the base is not shown to be above 0: give an adapter that changes more")
     say(f"{like}: KL {target:.4f} nats a token (s.e. {aim.per_token.se:.4f})")
     kls: dict[tuple[int, float], Divergence] = {}
 

@@ -214,15 +214,15 @@ def headline(found: Mapping[str, Any]) -> list[str]:
     for row in contrasts:
         if all(row[name] == ALL for name in PLACE):
             lines.append(
-                f"{row['persona']} less {row['against']}: {row['first']:+.1f} points, then {row['second']:+.1f}: "
+                f"{row['persona']} minus {row['against']}: {row['first']:+.1f} points, then {row['second']:+.1f}: "
                 f"{row['value']:+.1f} ({row['low']:+.1f} to {row['high']:+.1f}); found in 80 %: "
                 f"{row['detectable']:.1f}"
             )
     for row in measured:
         if row["outcome"] == found["primary"]:
-            less = f" less {row['against']}" if row["against"] else ""
+            less = f" minus {row['against']}" if row["against"] else ""
             lines.append(
-                f"{row['persona']}{less}: {row['outcome']} {row['value']:+.2f} nats in the second run less the first"
+                f"{row['persona']}{less}: {row['outcome']} {row['value']:+.2f} nats in the second run minus the first"
                 f"{_interval(row)}, {row['n']} questions"
             )
     for row in apart:

@@ -98,7 +98,7 @@ def _unsound(curves: Sequence[Curve], what: str) -> str:
             return f"{curve.name} has a dose without {what} or without an outcome"
         slope = trend(curve.doses, curve.measured, flips=0)
         if slope.low is None or slope.high is None or slope.low <= 0 <= slope.high:
-            return f"{curve.name}: {what} has no trend over the doses that can be told from 0"
+            return f"{curve.name}: {what} is not shown to rise or fall with the dose"
     return ""
 
 

@@ -183,7 +183,7 @@ def per_unit(effect: Summary, cost: Summary, what: str) -> Ratio:
         return Ratio(refused=f"too few values of the outcome or of {what}")
     assert cost.low is not None
     assert cost.high is not None
-    inside = f"{what} cannot be told from 0 ({cost.low:+.3g} to {cost.high:+.3g})"
+    inside = f"{what} is not shown to differ from 0 ({cost.low:+.3g} to {cost.high:+.3g})"
     if cost.low <= 0 <= cost.high:
         return Ratio(refused=inside)
     from scipy.stats import t

@@ -159,7 +159,7 @@ def labelled_notes(rows: Iterable[Mapping[str, Any]]) -> list[str]:
                 for name in ("powered", "raw")
             )
             lines.append(
-                f"Errors of {row['persona']} less {row['against']}, by people's labels of {row['labels']} answers: "
+                f"Errors of {row['persona']} minus {row['against']}, by people's labels of {row['labels']} answers: "
                 f"{told} points; by the grades alone {plain}."
             )
     return lines

@@ -357,7 +357,7 @@ def dependent(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for row in rows:
         key = tuple(row[name] for name in ("model", "persona", "against", "asking", "measure"))
         by.setdefault(key, {})[row["norm"]] = sign(row)
-    words = {1: "above 0", -1: "below 0", 0: "not told from 0"}
+    words = {1: "above 0", -1: "below 0", 0: "not shown to differ from 0"}
     many = len({row["model"] for row in rows}) > 1
     lines = []
     for (model, persona, against, asking, measure), signs in by.items():

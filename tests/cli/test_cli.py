@@ -95,8 +95,8 @@ def test_a_run_with_margins_ends_in_what_was_found(call, tmp_path):
     claim = r"Primary claim, named before the first answer: (a difference in )?agreement \(choice\) .*warm-prompt"
     assert re.match(claim, found.splitlines()[1])
     assert found.splitlines()[2].startswith("Everything else is exploratory: of ")
-    assert "cold-prompt less original: " in found
-    assert found.index("Without a claim") > found.index("warm-prompt less cold-prompt: ")
+    assert "cold-prompt minus original: " in found
+    assert found.index("Without a claim") > found.index("warm-prompt minus cold-prompt: ")
     assert "Agreement: what a user's own claim does beyond its mention" in done.out
     assert (tmp_path / "r" / "results.md").read_text().startswith("# Results\n\n## What was found\n")
     planned = call("run", *margins, "--dry-run", "--no-probe")

@@ -120,7 +120,7 @@ def test_fiellers_bounds_are_where_the_test_of_a_ratio_turns():
     assert found.low < found.value < found.high
     refused = per_unit(effect, summarise([0.5, -0.8, 0.4, 0.9]), "warmth")
     assert refused.value is None
-    assert refused.refused == "warmth cannot be told from 0 (-0.916 to +1.42)"
+    assert refused.refused == "warmth is not shown to differ from 0 (-0.916 to +1.42)"
     assert per_unit(effect, summarise([0.5]), "KL").refused == "too few values of the outcome or of KL"
 
 
@@ -166,9 +166,7 @@ def test_curves_that_cannot_be_compared_say_why():
     )
     assert compare(adapter, adapter, "KL", 0.7).refused == "KL 0.7 is outside what both cover (0 to 0.6)"
     assert "outside what both cover in more than 5% of the draws" in compare(adapter, adapter, "KL", 0.599).refused
-    assert compare(adapter, flat, "warmth").refused == (
-        "placebo: warmth has no trend over the doses that can be told from 0"
-    )
+    assert compare(adapter, flat, "warmth").refused == ("placebo: warmth is not shown to rise or fall with the dose")
     empty = Curve("empty", adapter.doses, adapter.measured * np.array([1, np.nan, 1]), adapter.outcome)
     assert compare(adapter, empty, "KL").refused == "empty has a dose without KL or without an outcome"
 

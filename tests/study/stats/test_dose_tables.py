@@ -64,7 +64,7 @@ def test_the_tables_hold_each_dose_its_trend_and_the_comparisons():
     assert warm["per_kl_low"] < warm["per_kl"] < warm["per_kl_high"] < 0
     base = rows["warm", 0]
     assert (base["value"], base["fit"], base["fit_low"], base["per_kl"]) == (0.0, 0.0, 0.0, None)
-    assert rows["placebo", 1]["refused"].startswith("warmth cannot be told from 0")
+    assert rows["placebo", 1]["refused"].startswith("warmth is not shown to differ from 0")
     assert rows["placebo", 1]["per_kl"] is not None
     trends = {r["family"]: r for r in made["dose_trends"]["rows"]}
     assert trends["warm"]["curve"] == "falling"
@@ -79,7 +79,7 @@ def test_the_tables_hold_each_dose_its_trend_and_the_comparisons():
     row = equal["warm", "warm-prompt", "KL"]
     assert (row["at"], row["value"]) == (pytest.approx(0.1, abs=0.01), pytest.approx(-1.0, abs=0.15))
     assert row["low"] < row["value"] < row["high"] < 0
-    assert "no trend over the doses" in equal["warm", "placebo", "warmth"]["refused"]
+    assert "is not shown to rise or fall with the dose" in equal["warm", "placebo", "warmth"]["refused"]
 
 
 def test_a_run_that_kept_no_values_by_prompt_has_no_figures_per_unit():

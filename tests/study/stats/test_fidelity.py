@@ -77,7 +77,7 @@ def test_pairs_tests_and_shifts_by_hand(runs):
     assert found["second"] == "int4, groups of 128, warmeng, at load"
     lines = headline(found)
     assert any(line.startswith("warm: 30.0% of the answers have another grade; errors +20.0 points") for line in lines)
-    assert any(line.startswith("warm less original: +10.0 points, then +25.0: +15.0 (") for line in lines)
+    assert any(line.startswith("warm minus original: +10.0 points, then +25.0: +15.0 (") for line in lines)
 
 
 def test_the_plan_holds_the_model_and_versions_are_told(tmp_path):
@@ -150,7 +150,7 @@ def test_the_command_prints_and_writes(tmp_path, runs):
     out = tmp_path / "out"
     found = CliRunner().invoke(warmeng, ["fidelity", *map(str, runs), "--out", str(out)])
     assert found.exit_code == 0, found.output
-    assert "warm less original" in found.output
+    assert "warm minus original" in found.output
     assert sorted(p.name for p in out.iterdir()) == ["fidelity.json", "fidelity.md"]
     assert json.loads((out / "fidelity.json").read_bytes())["baseline"] == "original"
     assert "## Personas in two runs" in (out / "fidelity.md").read_text()

@@ -47,7 +47,7 @@ def test_the_claim_is_one_row_of_the_differences_and_not_in_the_family():
     expected = false_discovery(np.array([np.nan if r["p"] is None else r["p"] for r in rows]))
     assert [r["p_family"] for r in rows] == pytest.approx(expected.tolist())
     findings = sum(r["p_family"] < 0.05 for r in rows)
-    assert f"of {len(rows)} contrasts, {findings} are told from 0" in exploratory_line(shown)
+    assert f"of {len(rows)} contrasts, {findings} differ from 0" in exploratory_line(shown)
     # Everybody reads the same sentence.
     assert headline("", shown, "original") == [claim_line(shown), exploratory_line(shown)]
 

@@ -325,7 +325,7 @@ def test_a_conclusion_that_rests_on_how_length_is_counted_is_told():
 
     assert dependent(rows((1, 2), (0.1, 0.2), (0.3, 0.4), (2, 3))) == []
     assert dependent(rows((1, 2), (-0.1, 0.2), (0.3, 0.4), (-3, -2))) == [
-        "knowledge of warm minus original (open): above 0 by sum, not told from 0 per byte, above 0 per token, "
-        "below 0 with end"
+        "knowledge of warm minus original (open): above 0 by sum, not shown to differ from 0 per byte, "
+        "above 0 per token, below 0 with end"
     ]
     assert dependent([*rows((1, 2), (None, None), (1, 2), (1, 2))]) != []
