@@ -35,7 +35,7 @@ def test_a_study_like_the_papers_from_plan_to_report(launcher, tmp_path):
         assert plan.code == 0, plan.err
         assert "in batches, half the price" in plan.out
         assert "enough by this estimate" in plan.out
-        ended = launcher.run(command, environment=key)
+        ended = launcher.run(command, environment=key, conclude=True)
         assert ended.code == 0, ended.err
     analysis = json.loads((tmp_path / "run" / "results.json").read_text())
     assert analysis["run"]["judgments"]["done"] == {f"openai:{NAME}": 120}
