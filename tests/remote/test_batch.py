@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 from api_jobs import EXPIRED, GARBAGE, MISSING
@@ -34,7 +35,6 @@ class Opened:
     """An engine with its files, as one process has them."""
 
     def __init__(self, server, folder, limits=Limits(), say=lambda line: None, patience=FAST):  # noqa: B008
-        folder.mkdir(exist_ok=True)
         self.budget = Budget(limits, PRICES, folder / SPENDING, "again")
         self.submissions = Submissions(folder / FILE, "again")
         self.engine = BatchEngine(
@@ -121,24 +121,22 @@ def test_a_fault_of_any_call_costs_an_attempt_and_starts_nothing_twice(tmp_path,
 
 def test_a_server_that_is_gone_for_a_while_is_waited_for(tmp_path):
     """Longer than a request is tried: a batch takes a day. In the end it is given up, and costs nothing twice."""
-    with api_server() as server, Opened(server, tmp_path) as opened:
-        looks = []
+    patience, looks = replace(FAST, attempts=2), []
+    with api_server() as server, Opened(server, tmp_path, patience=patience) as opened:
 
         def script(n, method, path):
-            looks.extend([path] if "batch_0" in path else [])
-            return FAULTS["503"] if "batch_0" in path and len(looks) <= gone else None
+            looks.extend([path] if "batch_" in path else [])
+            return FAULTS["503"] if "batch_" in path and len(looks) <= gone else None
 
-        server.jobs.script, gone = script, 3 * FAST.attempts
+        server.jobs.script, gone = script, 3 * patience.attempts
         assert len(opened.ask(requests(3))) == 3
         assert len(looks) > gone
-    with api_server() as server, Opened(server, tmp_path / "again") as opened:
-        looks.clear()
-        server.jobs.script, gone = script, 10**6
-        with pytest.raises(Unavailable, match=f"{10 * FAST.attempts} attempts are the most"):
-            opened.ask(requests(3))
-        server.jobs.script = lambda n, method, path: None
-        assert len(opened.ask(requests(3))) == 3
-        assert len(server.asked_in_batches) == 3
+        gone = 10**6
+        with pytest.raises(Unavailable, match=f"{10 * patience.attempts} attempts are the most"):
+            opened.ask(requests(3, first=3))
+        gone = 0
+        assert len(opened.ask(requests(3, first=3))) == 3
+        assert len(server.asked_in_batches) == 6
 
 
 def test_a_batch_that_may_be_there_is_looked_for_later_and_counts(tmp_path):
@@ -250,7 +248,7 @@ def test_another_answering_model_ends_it(tmp_path):
             opened.ask(requests(2))
 
 
-@pytest.mark.parametrize("limits", [Limits(requests=20), Limits(tokens=2000), Limits(usd=0.01)])
+@pytest.mark.parametrize("limits", [Limits(usd=0.01), *slow(Limits(requests=20), Limits(tokens=2000))])
 def test_a_budget_stops_before_it_is_passed(tmp_path, limits):
     with api_server() as server, Opened(server, tmp_path, limits) as opened:
         found = []
