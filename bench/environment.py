@@ -1,4 +1,4 @@
-"""What a figure was measured on, the JSON line that it is kept in, and why something was not measured."""
+"""What a figure was measured on, and the JSON line that it is kept in."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import platform
 import re
 import shutil
 import subprocess
-import sys
-import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +16,7 @@ from typing import Any
 import orjson
 import torch
 
-from warmeng.common.errors import UsageError, one_line, without_secrets
+from warmeng.common.errors import UsageError
 from warmeng.common.version import commit as commit_of_clone
 
 RESULTS = Path(__file__).parent / "results"
@@ -149,16 +147,6 @@ def read(folder: Path, bench: str) -> list[dict[str, Any]]:
         lines = (orjson.loads(text) for text in path.read_bytes().split(b"\n") if text.strip())
         found.extend(record for record in lines if record.get("bench") == bench)
     return found
-
-
-def reason(problem: Exception) -> str:
-    """Return an error's type and the beginning of its message.
-
-    A bench goes on after an error, so its traceback is shown nowhere else: ``WARMENG_DEBUG=1`` prints it on stderr.
-    """
-    if os.environ.get("WARMENG_DEBUG") == "1":
-        sys.stderr.write(without_secrets("".join(traceback.format_exception(problem))))
-    return f"{type(problem).__name__}: {one_line(problem)}"
 
 
 def _first_line(*command: str) -> str | None:

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from warmeng.bench.environment import OUT_OF_MEMORY, reason
+from warmeng.bench.environment import OUT_OF_MEMORY
+from warmeng.bench.failure import reason
 from warmeng.bench.lengths import Lengths
 from warmeng.bench.record import Options, WorkloadResult
 from warmeng.engine.backend import is_out_of_memory

@@ -20,7 +20,7 @@ import click
 import torch
 
 from warmeng.bench import environment
-from warmeng.bench.environment import reason
+from warmeng.bench.failure import reason
 from warmeng.bench.slot_state import Slot
 from warmeng.bench.stages import STAGES
 from warmeng.engine.shapes import shape_config

@@ -165,26 +165,39 @@ def left_out_lines(names: Sequence[str]) -> list[str]:
 
 
 def comparison_lines(found: Comparison) -> list[str]:
-    """Return the engine's rates on a model beside those of ``transformers``, and its share of the products' time."""
+    """Return every engine's rate, its ratio to warmeng's, its equal texts and memory, and warmeng's roofline share."""
+    head = ["engine", "version", "tokens/s", "times warmeng's", "same texts", "peak MiB", "load s", "batch"]
+    rows = [head]
+    for one in found.engines:
+        ratio = "-" if one.ratio is None else f"{one.ratio:.2f} ({min(one.ratios):.2f} to {max(one.ratios):.2f})"
+        rows.append([
+            one.title, next((v for v in one.versions.values() if v), "-"), _middle(one.rates), ratio,
+            "-" if one.identical is None else f"{one.identical} of {found.prompts}",
+            "-" if one.peak_bytes is None else f"{one.peak_bytes / 2**20:,.0f}", f"{one.load_seconds:.1f}",
+            str(one.batch or "-"),
+        ])  # fmt: skip
+    rows += [[f"{label}, mixed", "-", "no", *["-"] * (len(head) - 3)] for label in found.cannot_mix]
+    ours = next((one for one in found.engines if one.mix == "base"), None)
     lines = [
-        f"{found.model} in {found.dtype}: {found.prompts} prompts, {found.output_tokens} output tokens",
-        _rates("warmeng, fast" if found.fast else "warmeng", found.engine_rates),
+        f"{found.model}: {found.prompts} prompts of {found.prompt_tokens} tokens, at most {found.max_new_tokens} new "
+        f"ones each, {found.threads} threads, {found.rounds} rounds; median (least to most)",
+        *_columns(rows),
     ]
-    if found.hf_rates:
-        lines.append(_rates("transformers", found.hf_rates) + f", generate at batch {found.hf_batch}")
-    if found.ratio is not None:
+    for mix, label in found.references.items():
+        lines.append(f"same texts{', mixed' if mix == 'mixed' else ''}: as those of {label}")
+    if not found.references:
+        lines.append("same texts: neither hf:f32 nor warmeng:f32 is among the engines")
+    if found.adapters:
+        lines.append(f"mixed: the base, {', '.join(found.adapters)} in turn; no: it can't mix adapters in one batch")
+    if ours is not None and found.floor_seconds is not None and found.roofline_share is not None:
         lines.append(
-            f"median ratio of {len(found.hf_rates)} pairs: {found.ratio:.2f}; identical tokens on "
-            f"{found.identical} of {found.prompts} prompts"
+            f"matrix products of {ours.title} alone, at the fastest arrangement measured now: "
+            f"{found.floor_seconds:.1f} s; share of the roofline: {found.roofline_share:.0%}"
         )
-    lines.append(
-        f"matrix products alone, at the fastest orientation measured now: {found.floor_seconds:.1f} s; "
-        f"share of the roofline: {found.roofline_share:.0%}"
-    )
     for product in found.ceilings:
         shape = f"{product['rows']} x {product['in_features']} x {product['out_features']}"
         lines.append(f"  {product['name']:8s} {shape}: {product['gflops']:.0f} GFLOP/s ({product['orientation']})")
-    return lines
+    return lines + [f"failed: {what}: {why}" for what, why in found.failed.items()]
 
 
 def training_lines(found: TrainComparison) -> list[str]:
@@ -203,3 +216,7 @@ def training_lines(found: TrainComparison) -> list[str]:
 def _rates(name: str, rates: Sequence[float]) -> str:
     middle = statistics.median(rates)
     return f"{name:18s} {middle:8.1f} tokens/s ({min(rates):.1f} to {max(rates):.1f})"
+
+
+def _middle(rates: Sequence[float]) -> str:
+    return f"{statistics.median(rates):,.1f} ({min(rates):,.1f} to {max(rates):,.1f})"

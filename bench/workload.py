@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 
 from warmeng.bench.cost_model import Decoder, Floor, decoder, generation_floor
-from warmeng.bench.environment import reason
+from warmeng.bench.failure import reason
 from warmeng.bench.hf import compare
 from warmeng.bench.lengths import Lengths, mean_context, read_lengths
 from warmeng.bench.record import Options, Run, WorkloadResult

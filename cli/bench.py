@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from warmeng.cli.options import dtype_option, json_option, weights_option
+from warmeng.cli.options import json_option
 from warmeng.common.errors import UsageError
 from warmeng.common.log import say
 from warmeng.common.terminal import echo
@@ -51,6 +51,20 @@ def _numbers(context: click.Context, option: click.Parameter, value: str) -> tup
     return tuple(map(int, words))
 
 
+def _adapter_folders(named: Sequence[str]) -> dict[str, str]:
+    """Return the folders of adapters that are given as ``NAME[=FOLDER]``."""
+    from warmeng.study.personas import ADAPTERS
+
+    found: dict[str, str] = {}
+    for word in named:
+        name, given, folder = word.partition("=")
+        path = Path(folder) if given else ADAPTERS / name
+        if not name or name in found or not (path / "adapter_config.json").is_file():
+            raise UsageError(f"--adapter is {word!r}, expected a new NAME=FOLDER of a PEFT adapter, or warm or cold")
+        found[name] = str(path)
+    return found
+
+
 def _finish(
     bench: str, device: Any, lines: Sequence[str], fields: Mapping[str, Any], save: Path | None, as_json: bool
 ) -> None:
@@ -86,41 +100,81 @@ def bench() -> None:
 @bench.command()
 @click.option("--model", default="smollm2-135m-instruct", show_default=True, help="Folder, built-in name or hub name.")
 @click.option(
-    "--baseline", type=click.Choice(["hf", "none"]), default="hf", show_default=True, help="What to run beside it."
+    "--against",
+    default="hf",
+    show_default=True,
+    metavar="NAME[:PRECISION],...",
+    help="What to run beside warmeng: hf, openvino, ctranslate2, vllm, with f32, bf16 or int8 where they have it, or "
+    "none. warmeng itself may be named, once for each precision; the first of them is what ratios are taken over.",
 )
-@click.option("--pairs", type=click.IntRange(1), default=5, show_default=True, help="Interleaved repetitions.")
+@click.option(
+    "--pairs", type=click.IntRange(1), default=5, show_default=True, help="Rounds of one pass of each engine in turn."
+)
 @click.option("--max-new-tokens", type=click.IntRange(1), default=96, show_default=True)
-@click.option("--hf-batch", type=click.IntRange(1), default=None, help="Fix the baseline's batch; default: its best.")
-@click.option("--threads", type=click.IntRange(1), default=None, help="CPU threads of both; default: PyTorch's choice.")
-@dtype_option
-@weights_option
-@click.option("--fast", is_flag=True, help="Give up batch invariance in the engine.")
+@click.option(
+    "--batch",
+    type=click.IntRange(1),
+    default=None,
+    help="Fix the batch of hf and ctranslate2; default: the best of 16, 32, 64 and 96.",
+)
+@click.option("--threads", type=click.IntRange(1), default=None, help="CPU threads of each; default: PyTorch's choice.")
+@click.option("--fast", is_flag=True, help="Give up batch invariance in warmeng.")
+@click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    metavar="NAME[=FOLDER]",
+    help="A PEFT adapter, or warm or cold for those of the built-in model; may be given again. Engines that "
+    "can mix adapters in one batch make a second pass, with the base and the adapters in turn.",
+)
 @_output_options
 def generate(
-    model: str, baseline: str, pairs: int, max_new_tokens: int, hf_batch: int | None, threads: int | None,
-    dtype: str | None, weights: str | None, fast: bool, save: Path | None, as_json: bool,
-) -> None:  # fmt: skip
-    """Output tokens a second of a model on the CPU, beside transformers' generate at its best batch.
+    model: str,
+    against: str,
+    pairs: int,
+    max_new_tokens: int,
+    batch: int | None,
+    threads: int | None,
+    fast: bool,
+    adapters: tuple[str, ...],
+    save: Path | None,
+    as_json: bool,
+) -> None:
+    """Output tokens a second of a model on the CPU, beside other engines on the same prompts.
 
-    Answers 96 chat prompts. 'warmeng bench workload' measures random weights of any shape, on a CPU or a GPU.
+    Answers 96 chat prompts greedily. Every engine has a process of its own, which loads the model once; they make one
+    pass at a time, in turn, after one that isn't counted. Each row has the rate, its ratio to warmeng's in the same
+    round, how many texts are those of transformers in float32, and the process's peak of memory. 'warmeng bench
+    workload' measures random weights of any shape, on a CPU or a GPU.
 
     \b
     Examples:
       warmeng bench generate
-      warmeng bench generate --baseline none --pairs 3
-      warmeng bench generate --dtype bfloat16            both in bfloat16
+      warmeng bench generate --against none --pairs 3
+      warmeng bench generate --against warmeng:bf16,hf:bf16
+      warmeng bench generate --against hf,openvino,ctranslate2 --save
+      warmeng bench generate --against hf,openvino --adapter warm --adapter cold
     """
     import torch
 
     from warmeng.bench.generate import compare
+    from warmeng.bench.rivals.registry import parse
     from warmeng.bench.tables import comparison_lines
-    from warmeng.engine.settings import AUTO
 
     result = compare(
-        model, baseline=baseline == "hf", max_new=max_new_tokens, pairs=pairs, hf_batch=hf_batch, fast=fast,
-        dtype=dtype or AUTO, weights=weights or AUTO, threads=threads, say=say,
-    )  # fmt: skip
+        model,
+        parse(against),
+        max_new=max_new_tokens,
+        rounds=pairs,
+        batch=batch,
+        fast=fast,
+        threads=threads,
+        adapters=_adapter_folders(adapters),
+        say=say,
+    )
     _finish("generate-model", torch.device("cpu"), comparison_lines(result), vars(result), save, as_json)
+    if result.failed:
+        raise click.ClickException(f"{', '.join(result.failed)}: the lines above say why")
 
 
 @bench.command()

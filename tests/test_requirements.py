@@ -19,6 +19,7 @@ FOLDERS = (
 OPTIONAL = ("gpu", "parquet", "serve", "api", "ray", "lm-eval", "inspect")  # extras that product code imports
 MODULES = {"pyyaml": "yaml"}  # what a distribution is imported as, where it is not its name
 BESIDE = {"peft", "trl", "datasets"}  # benches compare with these where they are installed
+RIVALS = {"openvino", "openvino_genai", "nncf", "ctranslate2", "vllm", "llama_cpp"}  # and with these, which need much
 IF_THERE = {"pynvml"}  # reads a GPU's energy where the driver's package is installed
 
 
@@ -68,7 +69,7 @@ def imported() -> set[str]:
 
 def test_what_is_imported_is_required_and_nothing_else() -> None:
     optional = modules([r for name in OPTIONAL for r in EXTRAS[name]])
-    assert imported() - IF_THERE - BESIDE - optional == modules(REQUIRED)
+    assert imported() - IF_THERE - BESIDE - RIVALS - optional == modules(REQUIRED)
     assert modules(EXTRAS["dev"]) >= BESIDE
 
 

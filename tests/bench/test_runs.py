@@ -104,26 +104,6 @@ def test_pictures_of_saved_lines_only(tmp_path):
     assert all(p.read_bytes().startswith(b"\x89PNG") for p in pictures)
 
 
-def test_the_bench_of_a_trained_model_keeps_its_form(tiny_model, monkeypatch):
-    from warmeng.bench import generate, roofline
-    from warmeng.bench.tables import comparison_lines
-
-    monkeypatch.setattr(roofline, "_SECONDS", 0.001)
-    monkeypatch.setattr(generate, "chat_prompts", lambda: ["one", "another one"])
-    found = generate.compare(str(tiny_model()), baseline=True, max_new=5, pairs=1, hf_batch=2)
-    assert found.identical == 2
-    assert list(vars(found)) == [
-        "model", "prompts", "prompt_tokens", "output_tokens", "max_new_tokens", "threads", "dtype", "fast",
-        "engine_rates",
-        "hf_rates", "hf_batch", "hf_by_batch", "identical", "ratio", "floor_seconds", "roofline_share", "ceilings",
-        "instructions",
-    ]  # fmt: skip
-    lines = comparison_lines(found)
-    assert lines[0].endswith("2 prompts, 10 output tokens")
-    assert lines[2].startswith("transformers")
-    assert "identical tokens on 2 of 2" in lines[3]
-
-
 @pytest.mark.slow
 def test_kernels_without_a_card_are_refused_in_one_line():
     done = warmeng("bench", "kernels")
@@ -134,6 +114,7 @@ def test_kernels_without_a_card_are_refused_in_one_line():
 
 @pytest.mark.parametrize(("args", "said"), [
     (("generate", "--shape", "llama-3.1-8b"), "--shape"),
+    (("generate", "--adapter", "lukewarm"), "--adapter is 'lukewarm', expected a new NAME=FOLDER of a PEFT adapter"),
     (("workload", "--pairs", "4"), "--pairs"),
     (("workload", "--curve", "8,none"), "--curve is '8,none', expected numbers of sequences as 32,64,128"),
     (("host", "--sequences", "0"), "--sequences is '0', expected numbers of sequences as 32,64,128"),
