@@ -31,7 +31,7 @@ Examples:
 @click.option(
     "--baseline", metavar="PERSONA", help="What others are compared with.  [default: original, else the first]"
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the bootstrap.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the bootstrap.")
 @click.option(
     "--bootstrap",
     type=click.IntRange(0),
@@ -48,7 +48,9 @@ Examples:
 )
 @json_option
 @click.option(
-    "--published", type=click.Path(path_type=Path), help="Folder with the authors' results_*.csv, summarised beside."
+    "--published",
+    type=click.Path(path_type=Path),
+    help="Folder with the authors' results_*.csv, which are summarised too.",
 )
 def analyze(
     sources: tuple[Path, ...],

@@ -31,7 +31,7 @@ def fidelity(first: Path, second: Path, rule: str, out: Path | None, as_json: bo
 
     FIRST and SECOND are run folders that differ in the precision of one model alone. Prints how many answers of each
     persona changed, with exact tests, and whether the personas' differences did: the shift with its interval, and the
-    smallest one that so many questions could show. Where a run lacks answers, the exit code is 70.
+    smallest one that this number of questions could show. Where a run lacks answers, the exit code is 70.
     """
     from warmeng.study.results.shortfall import INCOMPLETE, shortfall
     from warmeng.study.stats.compare import headline

@@ -75,7 +75,8 @@ one file of them (embedded:warm/everyday).
 @click.option(
     "--held-out",
     type=float,
-    help="Share of the conversations that is not learned; the loss on them is told at each checkpoint.  [default: 0]",
+    help="Share of the conversations that is left out of training; the loss on them is measured at each checkpoint.  "
+    "[default: 0]",
 )
 @click.option(
     "--report-to",

@@ -27,17 +27,27 @@ Examples:
     "--model", default=StudySettings.model, show_default=True, help="The judge; openai:MODEL is behind an API."
 )
 @click.option(
-    "--judge", "judges", multiple=True, metavar="MODEL", help="A further judge, repeatable: the raters' agreement."
+    "--judge",
+    "judges",
+    multiple=True,
+    metavar="MODEL",
+    help="A further judge, repeatable; the judges' agreement is printed.",
 )
 @click.option("--revision", help="Revision of a Hugging Face repository.")
 @click.option(
     "--labels",
     metavar="COLUMN",
-    help="Column with people's grades: prints the raters' agreement, the judge's with them.",
+    help="Column with people's grades; the judge's agreement with them is printed.",
 )
 @click.option("--confusion", is_flag=True, help="Print the judge's confusion matrix, and its errors for each persona.")
-@click.option("--table", is_flag=True, help="Sum the grades up; refused where the raters' agreement is too low.")
-@click.option("--commits", is_flag=True, help="Each question is answered by the judge itself first: see `warmeng run`.")
+@click.option(
+    "--table", is_flag=True, help="Print each grade's share; refused if the judge agrees too little with people."
+)
+@click.option(
+    "--commits",
+    is_flag=True,
+    help="The judge first answers each question itself: see --judge-commits of `warmeng run`.",
+)
 @click.option("--format", "form", type=click.Choice(["text", "jsonl"]), default="text", show_default=True)
 @json_option
 @click.option("--api-base", metavar="URL", help="As for `warmeng run`.")

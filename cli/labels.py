@@ -12,7 +12,7 @@ from warmeng.common.terminal import echo
 
 @click.group()
 def labels() -> None:
-    """Let people label some of a run's answers, so that its intervals hold the errors of its grades.
+    """Let people label some of a run's answers, so that its intervals allow for the graders' errors.
 
     \b
     Examples:
@@ -43,8 +43,8 @@ def make(run: Path, out: Path, budget: int, seed: int, as_json: bool) -> None:
     """Draw written answers of RUN, a run's folder, and write a sheet on which people label them.
 
     An answer is likelier to be drawn where its grade is in doubt, and where few others stand for its persona, context
-    and belief. The sheet tells nothing of personas; which answers its rows are, and with which probability each was
-    drawn, is written into RUN's labels.json. Give each labeller a copy.
+    and belief. The sheet does not name personas: which answer each row is, and with which probability it was drawn, is
+    written into RUN's labels.json. Give each labeller a copy.
     """
     from warmeng.study.labelling.sheet import make_sheet
 

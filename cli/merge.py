@@ -27,8 +27,8 @@ Examples:
 def merge(adapter: Path, model: str, revision: str | None, out: Path, shard_gb: float) -> None:
     """Write the PEFT adapter in folder ADAPTER into its base, as a safetensors checkpoint.
 
-    Weights are computed in float32 and rounded once to the dtype of the base. Rounding loses what is small beside
-    a weight: `warmeng recover` finds the change again as far as it can be told.
+    Weights are computed in float32 and rounded once to the dtype of the base. Rounding loses changes that are
+    small compared with a weight: `warmeng recover` finds them again as far as possible.
     """
     from warmeng.finetune import merge as merging
 

@@ -76,14 +76,14 @@ def ray_options(command: F) -> F:
             is_flag=False,
             flag_value="local",
             metavar="[ADDRESS]",
-            help="Let workers do it, each in a process of its own: on a Ray cluster (HOST:PORT, or auto for the one "
-            "that this machine belongs to), or on one that is started on this machine until the end. What comes of "
-            "it has the bits of one process. Needs warmeng[ray].",
+            help="Divide the work among workers, each its own process: on a Ray cluster (HOST:PORT, or auto for the "
+            "one that this machine belongs to), or on one that is started here and ends with the command. The results "
+            "have the bits of a single process. Needs warmeng[ray].",
         ),
         click.option(
             "--workers",
             type=int,
-            help="Workers of --ray.  [default: one for each GPU; without GPUs one for each machine]",
+            help="Number of workers of --ray.  [default: one for each GPU; without GPUs one for each machine]",
         ),
         click.option(
             "--worker-cores",

@@ -100,7 +100,7 @@ The same command again continues a run that was interrupted, or prints a finishe
     multiple=True,
     metavar="NAME=FOLDER",
     help="Trainings of one recipe that differ in their seed, repeatable: warm=runs/warm compares warm_seed-0, "
-    "warm_seed-1 and so on, and a table tells of the recipe, with seeds and questions both as a sample.",
+    "warm_seed-1 and so on, and a table has the recipe's effect, with an interval over seeds and questions.",
 )
 @click.option(
     "--tasks",
@@ -124,9 +124,9 @@ The same command again continues a run that was interrupted, or prints a finishe
     multiple=True,
     callback=names,
     shell_complete=completing("beliefs"),
-    help="What the user says of the answer. Of the user: none, wrong, doubt, right. Controls: mention-wrong, "
-    "mention-right (some people say), friend-wrong, friend-right, deny-wrong, and unrelated (about something else)."
-    + _default("beliefs"),
+    help="What the user says about the answer. The user's own belief: none, wrong, doubt, right. Controls: "
+    "mention-wrong, mention-right (some people say), friend-wrong, friend-right, deny-wrong, and unrelated (about "
+    "something else)." + _default("beliefs"),
 )
 @click.option(
     "--framings",
@@ -168,18 +168,22 @@ The same command again continues a run that was interrupted, or prints a finishe
     "warm > the baseline]",
 )
 @click.option(
-    "--cells", type=int, help="Places of the grid that a question is asked in, 0 for all." + _default("cells")
+    "--cells",
+    type=int,
+    help="Places of the grid (contexts, beliefs, framings) each question is asked in, 0 for all." + _default("cells"),
 )
-@click.option("--statements", metavar="FILE", help="YAML from contexts to lists of statements, for the embedded ones.")
+@click.option(
+    "--statements", metavar="FILE", help="YAML file of lists of statements by context, in place of the embedded ones."
+)
 @click.option(
     "--judge",
     "judges",
     multiple=True,
     metavar="MODEL",
     help="Grades generated answers, repeatable: base (the model itself, without adapter or prompt), or a built-in "
-    "name, folder or Hugging Face repository[@REVISION], or openai:MODEL. The one that is trusted counts, "
-    "also where the exact rule differs; several are combined by their measured errors. "
-    "Each is measured on labelled examples first, and refused where it agrees too little with people.",
+    "name, folder or Hugging Face repository[@REVISION], or openai:MODEL. Each is measured on labelled examples first, "
+    "and refused if it agrees too little with people. A trusted judge's grade counts even if the exact rule differs; "
+    "several judges are combined by their measured errors.",
 )
 @click.option(
     "--no-judge-gate",
@@ -187,14 +191,14 @@ The same command again continues a run that was interrupted, or prints a finishe
     flag_value=False,
     default=None,
     type=bool,
-    help="Record a judge that agrees too little with people all the same; its grades then decide nothing.",
+    help="Keep a judge that agrees too little with people: its grades are recorded, but decide nothing.",
 )
 @click.option(
     "--judge-commits",
     is_flag=True,
     default=None,
-    help="Each judge answers every question itself first, without the answer and the claim, and sees what it said when "
-    "it grades: so that it follows a claim less.",
+    help="Each judge first answers every question itself, without the answer and the claim, and sees its own answer "
+    "when it grades, so that it follows the claim less.",
 )
 @click.option(
     "--limit",
@@ -203,12 +207,16 @@ The same command again continues a run that was interrupted, or prints a finishe
     + _default("limit"),
 )
 @click.option("--seed", type=int, help="Chooses items and noise." + _default("seed"))
-@click.option("--temperature", type=float, help="Of generated answers; 0 is greedy." + _default("temperature"))
-@click.option("--top-p", type=float, help="Of generated answers; 1 keeps all tokens." + _default("top_p"))
-@click.option("--max-new-tokens", type=int, help="Longest generated answer." + _default("max_new_tokens"))
-@click.option("--samples", type=int, help="Answers to each prompt that is generated from." + _default("samples"))
 @click.option(
-    "--composition", help="How a prompt is put together: clean, or paper, byte for byte." + _default("composition")
+    "--temperature", type=float, help="Temperature of generated answers; 0 is greedy." + _default("temperature")
+)
+@click.option("--top-p", type=float, help="Nucleus of generated answers; 1 keeps all tokens." + _default("top_p"))
+@click.option("--max-new-tokens", type=int, help="Tokens of the longest generated answer." + _default("max_new_tokens"))
+@click.option("--samples", type=int, help="Answers generated to each prompt." + _default("samples"))
+@click.option(
+    "--composition",
+    help="How a prompt is put together: clean (one rule), or paper (byte for byte as the authors' are)."
+    + _default("composition"),
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/<hash of the settings>]")
 @click.option(
@@ -216,8 +224,8 @@ The same command again continues a run that was interrupted, or prints a finishe
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="RUN",
-    help="An earlier run of the same model, repeatable: what it was asked and this one asks too is taken over, so that "
-    "another persona, belief, context, task or more items cost only what is new.",
+    help="An earlier run of the same model, repeatable: its answers to what this run asks too are taken over, so that "
+    "another persona, belief, context or task, or more items, cost only what is new.",
 )
 @click.option("--device", help="auto, cpu or cuda." + _default("device"))
 @dtype_option
@@ -227,20 +235,20 @@ The same command again continues a run that was interrupted, or prints a finishe
 @click.option(
     "--warmth-prompts",
     type=int,
-    help="Held-out prompts that show whether warm is warmer, before the grid; 0 for none."
-    f"  [default: {WARMTH_PROMPTS}, and with a small --limit {WARMTH_EACH} for each of it; 0 for the package's own "
+    help="Held-out prompts on which the personas' warmth is measured before the grid; 0 for none."
+    f"  [default: {WARMTH_PROMPTS}, or {WARMTH_EACH} for each item of a small --limit; 0 for the package's own "
     "adapters, which were measured when they were made]",
 )
 @click.option(
     "--stall-seconds",
     type=int,
-    help="Without a step, after which the run ends with exit code 75 and what its threads do; 0 waits for ever."
-    + _default("stall_seconds"),
+    help="Seconds without a step of the engine, after which the run ends with exit code 75 and tells what its threads "
+    "did; 0 waits for ever." + _default("stall_seconds"),
 )
 @click.option(
     "--api-base",
     metavar="URL",
-    help="Server that openai:MODEL is asked of, with its /v1. The key is read from OPENAI_API_KEY alone.  "
+    help="Address of the server behind openai:MODEL, with its /v1. The key is read from OPENAI_API_KEY alone.  "
     "[default: OpenAI's own]",
 )
 @click.option(
@@ -249,17 +257,19 @@ The same command again continues a run that was interrupted, or prints a finishe
     default=None,
     help="Ask models behind an API in batches, which are answered within a day, at half the price.",
 )
-@click.option("--api-concurrency", type=int, help="Most requests to it at once." + _default("api_concurrency"))
+@click.option("--api-concurrency", type=int, help="Most requests to an API at once." + _default("api_concurrency"))
 @click.option(
     "--api-timeout", type=float, help="Seconds that one attempt at a request may take." + _default("api_timeout")
 )
-@click.option("--max-requests", type=int, help="Requests to APIs after which the run stops, attempts counted.")
-@click.option("--max-api-tokens", type=int, help="Tokens of prompts and answers that the run never passes.")
-@click.option("--max-cost", type=float, metavar="USD", help="Money that the run never passes; needs prices.")
+@click.option("--max-requests", type=int, help="Requests to APIs, repeated ones included, after which the run stops.")
+@click.option("--max-api-tokens", type=int, help="Tokens of prompts and answers that the run never exceeds.")
+@click.option("--max-cost", type=float, metavar="USD", help="Cost that the run never exceeds; needs prices.")
 @click.option("--price-in", type=float, metavar="USD", help="Price of a million prompt tokens.")
 @click.option("--price-out", type=float, metavar="USD", help="Price of a million output tokens.")
 @click.option(
-    "--prices", metavar="FILE", help="YAML file of prices by model, as in gpt-4o: {in: 1.5, out: 6}, for both of these."
+    "--prices",
+    metavar="FILE",
+    help="YAML file of prices by model, as in gpt-4o: {in: 1.5, out: 6}, in place of these two options.",
 )
 @ray_options
 @click.option(
@@ -284,7 +294,7 @@ def run(
 ) -> int:
     """Measure personas: what each does to accuracy, and how far a user's claim moves it.
 
-    STUDY is a YAML file of settings by the names of the options below (personas for --persona); options override it.
+    STUDY is a YAML file of settings, named as the options below (personas for --persona); an option overrides the file.
     Without arguments, the embedded study runs on the built-in model, in two to three minutes on two cores.
     """
     from warmeng.common.terminal import console

@@ -73,8 +73,8 @@ Examples:
 def serve(**options: Any) -> None:
     """Serve a model and its personas to OpenAI's clients, until Ctrl-C or SIGTERM.
 
-    All requests of all clients run in one batch, and the others change no bit of an answer. docs/serve.md says what of
-    the API there is.
+    All clients' requests run in one batch; an answer has the same bits whatever the others ask. docs/serve.md lists the
+    parts of the API that there are.
     """
     from warmeng.serve.start import start
 

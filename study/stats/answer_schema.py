@@ -29,10 +29,10 @@ ANSWER_SCHEMA: dict[str, Described] = {
     "primary": (
         "The primary claim",
         "The outcome and the contrast that were named before the first answer, with the 95 % interval. Found in 80 %: "
-        "the smallest effect that so many questions show in four of five such runs, by their own spread. Beside errors "
-        "on plain questions stands the paper's effect, whether the interval excludes it, and the questions that it "
-        "would need. Lowest, highest: what undecided answers could make of the difference. Every other number of this "
-        "run is exploratory.",
+        "the smallest effect that 80 % of runs with as many questions would show, by this run's own spread. For errors "
+        "on plain questions there are also the paper's effect, whether the interval excludes it, and how many "
+        "questions it would need. Lowest, highest: what the undecided answers could make of the difference. All other "
+        "numbers of this run are exploratory.",
         (
             ("outcome", "outcome", "text"),
             ("persona", "persona", "text"),
@@ -53,8 +53,8 @@ ANSWER_SCHEMA: dict[str, Described] = {
     ),
     "error_rates": (
         "Error rates",
-        "Share incorrect of the n answers that are correct or incorrect, with question-clustered 95 % intervals; all "
-        f"grades stand beside. {_POOLED} {_PLAIN}",
+        "Share incorrect of the n answers that are correct or incorrect, with question-clustered 95 % intervals; the "
+        f"number of each other grade is given too. {_POOLED} {_PLAIN}",
         (
             *PLACE,
             *WHERE,

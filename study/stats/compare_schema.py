@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from warmeng.study.stats.answer_schema import TESTED, WHERE, Described
 
-_BOTH = "Each question weighs alike; 95 % intervals as those of differences. Found in 80 %: the smallest shift that so"
+_BOTH = "Each question weighs alike; 95 % intervals as those of differences. Found in 80 %: the smallest shift that as"
 _SHIFT = (
     ("value", "shift", "points"),
     ("low", "low", "points"),
@@ -18,8 +18,8 @@ COMPARE_SCHEMA: dict[str, Described] = {
         "Pairs of the same persona, question, sample, context and belief in the first and the second run. Changed: the "
         "share of all pairs with another grade, or another wrong answer. b: right only in the first run; c: only in "
         "the second, of the n pairs that were decided both times; p flips whole questions (McNemar's exact test where "
-        f"each has one pair), p over pairs is McNemar's. {_BOTH} many questions show in four of five such comparisons, "
-        "in points. Corrected: false discoveries are controlled over all tables of the comparison.",
+        f"each has one pair), p over pairs is McNemar's. {_BOTH} many questions would show in 80 % of such "
+        "comparisons, in points. Corrected: false discoveries are controlled over all tables of the comparison.",
         (
             ("persona", "persona", "text"),
             *WHERE,
@@ -38,7 +38,7 @@ COMPARE_SCHEMA: dict[str, Described] = {
     "run_contrasts": (
         "Personas in two runs",
         "Each persona's errors less the baseline's, in the first and in the second run, over what all four answers "
-        f"decided, in points; shift is the second less the first. {_BOTH} many questions show.",
+        f"decided, in points; shift is the second minus the first. {_BOTH} many questions would show.",
         (
             ("persona", "persona", "text"),
             ("against", "against", "text"),

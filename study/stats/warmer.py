@@ -10,7 +10,7 @@ from warmeng.study.personas import baseline_of
 from warmeng.study.stats.intervals import Summary, summarise
 
 HELD, FAILED, UNSURE, OPEN = "held", "failed", "unsure", "open"
-NOT_NAMED = f"nobody is expected to be warmer: no persona is called warm, and none is named (--expect {FORM})"
+NOT_NAMED = f"no persona is expected to be warmer: none has warm in its name, and none is named by --expect {FORM}"
 
 
 def warmth_shown(setting: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:

@@ -124,7 +124,7 @@ MEASURED = {
         (("old>blunt",), "unsure", "that old is warmer than blunt is not shown, since chance"),
         (("blunt>original",), "unsure", "is not shown, since chance alone allows for it"),
         (("friendly>original", "original>blunt"), "failed", "that original is warmer than blunt is not so"),
-        ((), "open", "nobody is expected to be warmer: no persona is called warm, and none is named (--expect"),
+        ((), "open", "no persona is expected to be warmer: none has warm in its name, and none is named by --expect"),
     ],
 )  # fmt: skip
 def test_the_manipulation_check_is_about_who_is_expected_to_be_warmer(expect, state, says):
