@@ -50,7 +50,8 @@ def console(least: int = 0, stderr: bool = False) -> Console:
             self.quiet = True
             raise BrokenPipeError
 
-    found = Shown(stderr=stderr)
+    # No emoji: a model may be called openai:m: or ft:gpt-4o:us:warm.
+    found = Shown(stderr=stderr, emoji=False)
     if not found.is_terminal and found.width < least:
-        found = Shown(stderr=stderr, width=least)
+        found = Shown(stderr=stderr, width=least, emoji=False)
     return found

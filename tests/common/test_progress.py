@@ -7,9 +7,11 @@ from types import SimpleNamespace
 import pytest
 from fakes import FakeEngine
 from rich.console import Console
+from rich.table import Table
 
 from warmeng.common.messages import duration
 from warmeng.common.progress import Live, Pace, Plain, Silent, counted
+from warmeng.common.terminal import console
 from warmeng.study.run.asking import Display
 
 
@@ -134,3 +136,17 @@ def test_nothing_is_said_of_the_time_left_before_it_can_be_told(monkeypatch):
     assert pace.left(8, 128) == ", 2 min 15 s left"
     now[0] = 61.0
     assert pace.left(1, 100) == ", 1 h 40 min left"
+
+
+def test_a_models_name_is_shown_as_it_is(capsys):
+    """``:us:`` is a flag to rich, and a part of a fine-tuned model's name."""
+    name = "openai:ft:tiny:us:warm:m:"
+    shown = console(100)
+    Plain(shown).message(name)
+    table = Table(name)
+    table.add_row(name)
+    shown.print(table)
+    live = Live(shown)
+    live.start({name: 1}, {}, lambda: name)
+    live.stop()
+    assert capsys.readouterr().out.count(name) == 5
