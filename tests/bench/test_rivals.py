@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fake_rival
@@ -15,6 +17,7 @@ import torch
 
 from warmeng.bench import environment, generate, roofline
 from warmeng.bench.rivals import registry
+from warmeng.bench.rivals.llama_cpp import LlamaCpp
 from warmeng.bench.rivals.registry import Entry, Kind, Precision, parse
 from warmeng.bench.rivals.rival import Task
 from warmeng.bench.tables import comparison_lines
@@ -144,6 +147,84 @@ def test_a_task_says_who_carries_what_and_where_an_answer_ends():
     assert task.carried(False) == [None] * 4
     assert task.ended([9, 5, 8]) == [9, 2]
     assert task.ended([9, 8]) == [9, 8]
+
+
+class Sums:
+    """What ``LlamaCpp`` calls of llama.cpp: the next token is the sum of a sequence's tokens, modulo 20."""
+
+    def __init__(self) -> None:
+        self.sequences: dict[int, list[int]] = {}
+        self.calls: list[int] = []  # rows of each
+        self.logits: dict[int, Any] = {}
+
+    def llama_context_default_params(self) -> Any:
+        return SimpleNamespace()
+
+    def llama_init_from_model(self, model: object, params: Any) -> Any:
+        return params
+
+    def llama_get_memory(self, context: object) -> None:
+        return None
+
+    def llama_free(self, context: object) -> None:
+        self.sequences.clear()
+
+    def llama_memory_clear(self, memory: object, data: bool) -> None:
+        self.sequences.clear()
+
+    def llama_memory_seq_rm(self, memory: object, sequence: int, start: int, end: int) -> None:
+        del self.sequences[sequence]
+
+    def llama_batch_init(self, tokens: int, embedded: int, sequences: int) -> Any:
+        arrays = {name: [0] * tokens for name in ("token", "pos", "n_seq_id", "logits")}
+        return SimpleNamespace(n_tokens=0, seq_id=[[0] for _ in range(tokens)], **arrays)
+
+    def llama_batch_free(self, rows: object) -> None:
+        pass
+
+    def llama_decode(self, context: Any, rows: Any) -> int:
+        self.logits.clear()
+        for row in range(rows.n_tokens):
+            sequence = self.sequences.setdefault(rows.seq_id[row][0], [])
+            assert (len(sequence), rows.n_seq_id[row]) == (rows.pos[row], 1)
+            sequence.append(rows.token[row])
+            if rows.logits[row]:
+                self.logits[row] = (ctypes.c_float * 20)(*(float(i == sum(sequence) % 20) for i in range(20)))
+        assert len(self.sequences) <= context.n_seq_max
+        self.calls.append(rows.n_tokens)
+        return 0
+
+    def llama_get_logits_ith(self, context: object, row: int) -> Any:
+        return ctypes.cast(self.logits[row], ctypes.POINTER(ctypes.c_float))
+
+
+def test_llama_cpp_gets_every_sequence_in_order_in_its_slot():
+    task = Task("", "f32", 1, 6, [0], [[5], [5, 6, 7], [1, 2], [9, 9]])
+    rival = object.__new__(LlamaCpp)
+    vars(rival).update(_task=task, _api=Sums(), _model=None, _vocab=20, _tokens_a_call=4, _context=None, _slots=0)
+    wanted = []
+    for prompt in task.prompts:
+        tokens: list[int] = []
+        while len(tokens) < 6 and (not tokens or tokens[-1] != 0):
+            tokens.append(sum([*prompt, *tokens]) % 20)
+        wanted.append(tokens)
+    assert [len(tokens) for tokens in wanted] == [3, 6, 6, 6]
+    for slots in (1, 2, 4):
+        assert rival.run(slots, False) == wanted
+        assert max(rival._api.calls) <= 4
+
+
+@pytest.mark.slow
+def test_a_gguf_holds_the_checkpoint(tiny_model, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    from warmeng.bench.rivals.llama_cpp import write_gguf
+
+    write_gguf(tiny_model(), tmp_path / "model.gguf", "f32")
+    read = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="model.gguf").state_dict()
+    wanted = AutoModelForCausalLM.from_pretrained(tiny_model()).state_dict()
+    assert read.keys() == wanted.keys()
+    assert all(torch.equal(read[name], values) for name, values in wanted.items())
 
 
 @pytest.mark.slow
