@@ -54,6 +54,8 @@ class Measured:
     # Over warmeng's rate in the same round, on the same mix.
     ratios: list[float] = field(default_factory=list)
     ratio: float | None = None  # their median
+    # Of a mix: over the engine's own rate on the base alone in the same round.
+    of_base: list[float] = field(default_factory=list)
     # Prompts whose tokens are those of the reference.
     identical: int | None = None
     # Resident, of the process and what it started, conversion left out; None where the system doesn't tell.
@@ -195,7 +197,7 @@ def _noting(result: Comparison, what: str, say: Say) -> Iterator[None]:
 
 def _prepared(entry: Entry, kind: Kind, form: str, task: Task, model_hash: str, say: Say) -> str:
     """Return the folder of the converted checkpoint, made in a process of its own unless it is there."""
-    made_by = "-".join(f"{name}{version}" for name, version in versions(kind.distributions).items() if version)
+    made_by = "-".join(f"{name}-{version}" for name, version in versions(kind.distributions).items() if version)
     name = re.sub(r"[^\w.\-]", "_", f"{entry.name}-{form}-{model_hash[:12]}-{made_by}")
     folder = cache_folder() / "rivals" / name
     if folder.is_dir():
@@ -254,6 +256,8 @@ def _summarise(result: Comparison, running: Sequence[_Running]) -> None:
                 # Of rounds that both ended.
                 found.ratios = [a / b for a, b in zip(found.rates, first.found[mix].rates, strict=False)]
                 found.ratio = statistics.median(found.ratios)
+            if mix == MIXED and BASE in one.found:
+                found.of_base = [a / b for a, b in zip(found.rates, one.found[BASE].rates, strict=False)]
             if reference is not None:
                 same = zip(one.tokens[mix], reference.tokens[mix], strict=True)
                 found.identical = sum(a == b for a, b in same)

@@ -180,7 +180,7 @@ def comparison_lines(found: Comparison) -> list[str]:
     ours = next((one for one in found.engines if one.mix == "base"), None)
     lines = [
         f"{found.model}: {found.prompts} prompts of {found.prompt_tokens} tokens, at most {found.max_new_tokens} new "
-        f"ones each, {found.threads} threads, {found.rounds} rounds; median (least to most)",
+        f"ones each; threads: {found.threads}; rounds: {found.rounds}; median (least to most)",
         *_columns(rows),
     ]
     for mix, label in found.references.items():
@@ -189,6 +189,10 @@ def comparison_lines(found: Comparison) -> list[str]:
         lines.append("same texts: neither hf:f32 nor warmeng:f32 is among the engines")
     if found.adapters:
         lines.append(f"mixed: the base, {', '.join(found.adapters)} in turn; no: it can't mix adapters in one batch")
+    for one in found.engines:
+        if one.of_base:
+            shares = [f"{share:.0%}" for share in (statistics.median(one.of_base), min(one.of_base), max(one.of_base))]
+            lines.append(f"{one.title}: {shares[0]} of its rate on the base alone ({shares[1]} to {shares[2]})")
     if ours is not None and found.floor_seconds is not None and found.roofline_share is not None:
         lines.append(
             f"matrix products of {ours.title} alone, at the fastest arrangement measured now: "

@@ -17,7 +17,7 @@ from warmeng.common.errors import UsageError
 from warmeng.engine.config import ModelConfig, read_config
 
 _MODEL = "openvino_model.xml"
-# Rows of a step, as the engine beside it has on a CPU; by itself the pipeline takes 256.
+# Rows of a step, as the engine beside it has on a CPU. By itself the pipeline takes 256, which was slower.
 _STEP_TOKENS = 768
 
 

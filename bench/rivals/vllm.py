@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any, ClassVar
 
 from warmeng.bench.rivals.rival import Rival, Task
 
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 _DTYPES = {"f32": "float32", "bf16": "bfloat16"}
 
 
@@ -25,7 +28,11 @@ class Vllm(Rival):
             "max_model_len": longest,
         }  # fmt: skip
         if task.adapters:
-            self._options |= {"enable_lora": True, "max_loras": len(task.adapters)}
+            settings = (Path(folder) / "adapter_config.json" for folder in task.adapters.values())
+            rank = max(json.loads(path.read_text(encoding="utf-8"))["r"] for path in settings)
+            # It knows some ranks alone.
+            room = min(known for known in _RANKS if known >= rank)
+            self._options |= {"enable_lora": True, "max_loras": len(task.adapters), "max_lora_rank": room}
         self._engine = vllm.LLM(model=task.folder, **self._options)
         self._params = vllm.SamplingParams(temperature=0.0, max_tokens=task.max_new_tokens, stop_token_ids=task.stops)
 

@@ -74,6 +74,9 @@ def test_engines_take_turns_and_are_compared_with_their_neighbours(tiny_model, l
     assert ours.ratios == [1.0, 1.0]
     assert batched.ratios == [a / b for a, b in zip(batched.rates, ours.rates, strict=True)]
     assert batched.ratio == sum(batched.ratios) / 2
+    mixed = found.engines[4]
+    assert mixed.of_base == [a / b for a, b in zip(mixed.rates, ours.rates, strict=True)]
+    assert [one.of_base for one in found.engines[:4]] == [[]] * 4
     assert all(1e6 < (one.peak_bytes or 0) < 1e9 for one in found.engines)
     assert found.engines[1].about == {"prepared": "f32"}
     assert found.floor_seconds
@@ -81,6 +84,7 @@ def test_engines_take_turns_and_are_compared_with_their_neighbours(tiny_model, l
     text = environment.line("generate-model", environment.environment(torch.device("cpu")), vars(found))
     assert json.loads(text)["engines"][3]["rates"] == batched.rates
     table = comparison_lines(found)
+    assert sum(" of its rate on the base alone (" in line for line in table) == 3
     assert table[5].split()[:2] == ["batched:f32", torch.__version__]
     assert "2 of 2" in table[5]
     assert table[9].split() == ["batched:f32,", "mixed", "-", "no", "-", "-", "-", "-", "-"]
@@ -109,7 +113,7 @@ def test_what_was_converted_is_kept_and_half_of_it_is_not(tiny_model, log, tmp_p
     found = generate.compare(str(tiny_model()), [Entry("hf", "f32")], rounds=1, kinds={"hf": kind})
     assert list(found.failed) == ["hf:f32"]
     assert len(list((tmp_path / "cache" / "rivals").iterdir())) == 1
-    assert comparison_lines(found)[0].endswith("1 rounds; median (least to most)")
+    assert comparison_lines(found)[0].endswith("rounds: 1; median (least to most)")
 
 
 @pytest.mark.parametrize(("text", "said"), [
