@@ -129,10 +129,17 @@ def test_mixed_batch_equals_separate_peft_runs(tiny_model: Callable[[str], Path]
 
 @pytest.mark.slow
 def test_built_in_model_gives_hf_generate_tokens_on_chats(built_in: Engine, count: Callable[..., int]) -> None:
-    from warmeng.bench.generate import HfBaseline, chat_prompts, run_engine
+    from warmeng.bench.generate import chat_prompts
+    from warmeng.bench.rivals.hf import Hf
+    from warmeng.bench.rivals.rival import Task
 
     prompts = [built_in.tokenizer.chat([{"role": "user", "content": text}]) for text in chat_prompts()[:: count(16, 1)]]
     assert len(prompts) == count(6, 96)
-    ours = run_engine(built_in, prompts, 48)
-    theirs = HfBaseline(str(built_in.model.source.folder)).run(prompts, 16, 48, built_in.config.stop_token_ids)
-    assert ours.tokens == theirs.tokens
+    stops, params = list(built_in.config.stop_token_ids), SamplingParams(max_new_tokens=48)
+    task = Task(str(built_in.model.source.folder), "f32", torch.get_num_threads(), 48, stops, prompts)
+    requests = [GenerateRequest(str(i), tuple(prompt), params) for i, prompt in enumerate(prompts)]
+    ours = [
+        task.ended([*r.token_ids, *(stops[:1] if r.finish_reason == "stop" else [])])
+        for r in built_in.generate(requests)
+    ]
+    assert ours == Hf(task).run(16, mixed=False)

@@ -172,12 +172,14 @@ def test_the_distance_from_the_base_stands_beside_warmth_with_its_temperature(ru
     (folder / "manifest.json").write_text(json.dumps(manifest))
     said = text_of(render(load_run(folder)))
     words = "log-likelihood ratio to the base at temperature 0.8 +0.655 nats a token (+0.540 to +0.761)"
-    assert said.count(words) == said.count("nats a token") == 1
+    assert said.count(words) == said.count("ratio to the base") == 1
     measured["warm"]["kl"]["temperature"] = 1.0
     (folder / "manifest.json").write_text(json.dumps(manifest))
     assert "KL from the base +0.655 nats a token" in text_of(render(load_run(folder)))
     # What an earlier version measured has none.
-    assert "nats a token" not in text_of(render(load_run(run_folder)))
+    said = text_of(render(load_run(run_folder)))
+    assert "KL from the base" not in said
+    assert "ratio to the base" not in said
 
 
 def test_doses_have_a_figure_where_there_are_any(run_folder, tmp_path):
