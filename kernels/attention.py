@@ -196,24 +196,14 @@ def _attend(data: int, cached: Any, size: int) -> None:
                     i += LANES
 
 
-@njit(inline="always")
-def _wide(address: int, index: int, count: int) -> Any:
-    return load_some(address, index, count)
-
-
-@njit(inline="always")
-def _narrow(address: int, index: int, count: int) -> Any:
-    return load_narrow(address, index, count)
-
-
 @Kernel
 def _attend_wide(data: int) -> None:
-    _attend(data, _wide, 4)
+    _attend(data, load_some, 4)
 
 
 @Kernel
 def _attend_narrow(data: int) -> None:
-    _attend(data, _narrow, 2)
+    _attend(data, load_narrow, 2)
 
 
 _KERNELS = {torch.float32: _attend_wide, torch.bfloat16: _attend_narrow}

@@ -133,34 +133,14 @@ def _write(data: int, put: Any, put_one: Any) -> None:
                     put(v_cache, block + place * d + i, load_some(v, start + i, count), count)
 
 
-@njit(inline="always")
-def _wide(address: int, index: int, value: Any, count: int) -> None:
-    store_some(address, index, value, count)
-
-
-@njit(inline="always")
-def _wide_one(address: int, index: int, value: float) -> None:
-    store_one(address, index, value)
-
-
-@njit(inline="always")
-def _narrow(address: int, index: int, value: Any, count: int) -> None:
-    store_narrow(address, index, value, count)
-
-
-@njit(inline="always")
-def _narrow_one(address: int, index: int, value: float) -> None:
-    store_narrow_one(address, index, value)
-
-
 @Kernel
 def _write_wide(data: int) -> None:
-    _write(data, _wide, _wide_one)
+    _write(data, store_some, store_one)
 
 
 @Kernel
 def _write_narrow(data: int) -> None:
-    _write(data, _narrow, _narrow_one)
+    _write(data, store_narrow, store_narrow_one)
 
 
 _WRITERS = {torch.float32: _write_wide, torch.bfloat16: _write_narrow}
