@@ -32,7 +32,7 @@ def ray_processes(folder):
 @pytest.mark.parametrize(("number", "code"), [*full((signal.SIGKILL, -9)), (signal.SIGINT, 130)])
 def test_a_driver_that_ends_early_is_continued(number, code, real_launcher, tiny_model, tmp_path, short):
     model = widened(tiny_model("llama"), tmp_path / "model")
-    command = ["run", "--model", model, "--limit", "3", "--max-new-tokens", "16", "--warmth-prompts", "0", "--out"]
+    command = ["run", "--model", model, "--limit", "6", "--max-new-tokens", "16", "--warmth-prompts", "0", "--out"]
     done = real_launcher.run([*command, tmp_path / "whole"])
     assert done.code == 0, done.err
     whole = sorted(lines(tmp_path / "whole"))
@@ -42,11 +42,12 @@ def test_a_driver_that_ends_early_is_continued(number, code, real_launcher, tiny
     end = time.monotonic() + 120
     while not lines(folder):
         assert time.monotonic() < end, process.err.read_text()
-        time.sleep(0.05)
+        time.sleep(0.005)
     process.kill(number)
     assert process.wait().code == code
     kept = set(lines(folder))
     assert 0 < len(kept) < len(whole)
+    print("KEPT", len(kept), len(whole))
     end = time.monotonic() + 60
     assert number != signal.SIGKILL or os.listdir(short)  # Ray was started there
     while ray_processes(short):

@@ -11,7 +11,7 @@ import fleets as helpers
 import pytest
 import torch
 from fakes import Heard
-from fleets import needs_ray
+from fleets import harm_first_at_work, needs_ray
 from safetensors.torch import save_file
 from studies import lines, widened
 
@@ -71,24 +71,6 @@ def ask(cluster, settings, monkeypatch):
     return run
 
 
-@pytest.fixture
-def harm(monkeypatch):
-    """Sends a signal to a worker at some of all turns."""
-    call, turns = Crew.call, 0
-
-    def at(chosen, number):
-        def harming(self, member, kind, *given, **more):
-            nonlocal turns
-            call(self, member, kind, *given, **more)
-            turns += kind == "turn"
-            if kind == "turn" and turns in chosen:
-                os.kill(member.about.pid, number)
-
-        monkeypatch.setattr(Crew, "call", harming)
-
-    return at
-
-
 def test_two_workers_leave_the_records_of_one_process(ask, whole, tmp_path):
     code, found, said = ask(tmp_path / "r")
     assert code == 0
@@ -98,19 +80,21 @@ def test_two_workers_leave_the_records_of_one_process(ask, whole, tmp_path):
     assert not any("lost" in line or "taken out" in line for line in said)
 
 
-def test_a_killed_worker_loses_and_doubles_nothing(ask, whole, harm, tmp_path):
-    harm({9}, signal.SIGKILL)
+def test_a_killed_worker_loses_and_doubles_nothing(ask, whole, monkeypatch, tmp_path):
+    killed = harm_first_at_work(monkeypatch, lambda member: os.kill(member.about.pid, signal.SIGKILL))
     code, found, said = ask(tmp_path / "r")
     assert code == 0
     assert found == whole
-    assert sum("is lost" in line for line in said) == 1
+    (line,) = (line for line in said if "is lost" in line)
+    assert f"process {killed[0].about.pid}" in line
 
 
-def test_a_frozen_worker_is_ended_and_its_requests_asked_elsewhere(ask, whole, harm, tmp_path):
-    harm({8}, signal.SIGSTOP)
+def test_a_frozen_worker_is_ended_and_its_requests_asked_elsewhere(ask, whole, monkeypatch, tmp_path):
+    frozen = harm_first_at_work(monkeypatch, lambda member: os.kill(member.about.pid, signal.SIGSTOP))
     code, found, said = ask(tmp_path / "r", stall_seconds=4)
     assert code == 0
     assert found == whole
+    assert frozen
     # Where the other one is slow to start, the frozen one is ended first; else its requests were copied.
     assert not any("taken out" in line for line in said)
 

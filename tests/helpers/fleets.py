@@ -20,7 +20,8 @@ from warmeng.common.errors import WarmengError
 from warmeng.engine.mixture import Mixture
 from warmeng.engine.request import Request, Result, ScoreResult
 from warmeng.fleet.cluster import WorkerLost
-from warmeng.fleet.engine import FleetEngine
+from warmeng.fleet.crew import Crew, Member
+from warmeng.fleet.engine import PROBE, FleetEngine
 
 VOCAB = 300
 # Without an import of it: it is ours to start, and listens where its environment said when it was imported.
@@ -183,9 +184,26 @@ def _bent(result: Any) -> Any:
     return replace(result, token_logprobs=((math.nextafter(first, 0.0), *tokens), *labels))
 
 
-def hurry(folder: str, seconds: float = 0.5) -> None:
-    """Let answers be confirmed, and so recorded, after so many seconds already; Ray's own files go to a folder."""
+def hurry(folder: str, answers: int = 16) -> None:
+    """Let so few answers of a worker be confirmed, and so recorded; Ray's own files go to a folder."""
     import warmeng.fleet.engine
 
-    warmeng.fleet.engine.PROBE_SECONDS = seconds
+    warmeng.fleet.engine.HELD = answers
     tempfile.tempdir = folder
+
+
+def harm_first_at_work(monkeypatch: pytest.MonkeyPatch, harm: Callable[[Member], None]) -> list[Member]:
+    """Harm the first worker that is given requests, once it has them; return a list that it is then in.
+
+    Whatever it answers meanwhile counts only after a probe, which this process asks when the harm is done.
+    """
+    call, harmed = Crew.call, list[Member]()
+
+    def harming(self: Crew, member: Member, kind: Any, method: str, *given: Any, **more: Any) -> None:
+        call(self, member, kind, method, *given, **more)
+        if kind == "turn" and not harmed and any(not request.id.startswith(PROBE) for request, _ in given[0]):
+            harmed.append(member)
+            harm(member)
+
+    monkeypatch.setattr(Crew, "call", harming)
+    return harmed
