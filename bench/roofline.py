@@ -13,7 +13,7 @@ from torch import Tensor
 from warmeng.bench.timing import measure
 from warmeng.engine.checkpoint import projection_shapes
 from warmeng.engine.config import ModelConfig
-from warmeng.kernels.linear import Bf16Projection, PackedProjection, can_pack
+from warmeng.kernels.arrangement import arrange
 
 # Bytes of one copy, and sides of square products.
 _COPIES = {"cuda": (2**30, 4 * 2**30), "cpu": (2**26, 2**28)}
@@ -59,7 +59,7 @@ def measure_roofline(
 ) -> Roofline:
     """Measure both ceilings on random numbers (zeros were 13 % faster), each size for ``seconds``.
 
-    On a CPU: copies in memory and oneDNN's products in single precision.
+    On a CPU: copies in memory and the engine's products in single precision.
     """
     kind = device.type
     dtype = _DTYPES[kind]
@@ -85,9 +85,9 @@ def measure_roofline(
 
 
 def _product(a: Tensor, b: Tensor) -> Callable[[], Tensor]:
-    """Return the fastest product here: cuBLAS's, or oneDNN's on a weight that is arranged once."""
-    if can_pack(a.dtype, a.device):
-        return partial(PackedProjection(b).multiply, a)
+    """Return the fastest product here: cuBLAS's, or the engine's own on a weight that is packed once."""
+    if a.device.type == "cpu":
+        return partial(arrange([], a.dtype, fast=True).project(b).multiply, a)
     out = torch.empty_like(a)
     return partial(torch.mm, a, b, out=out)
 
@@ -126,10 +126,8 @@ def measure_product(
         "w @ x.T": (transposed, lambda w: w @ x.t()),
     }
     timed = {label: [partial(product, w) for w in pool] for label, (pool, product) in ways.items()}
-    if can_pack(x.dtype, x.device):
-        timed["arranged"] = [partial(PackedProjection(w).multiply, x) for w in transposed]
-    if dtype == torch.bfloat16:
-        timed = {"arranged bfloat16": [partial(Bf16Projection(w).multiply, x) for w in transposed]}
+    own = [partial(arrange([], dtype, fast=True).project(w).multiply, x) for w in transposed]
+    timed = {"packed bfloat16": own} if dtype == torch.bfloat16 else {**timed, "packed": own}
     best = ("", 0.0)
     for label, products in timed.items():
         products[0]()

@@ -18,7 +18,7 @@ from warmeng.engine.plan import PLAIN, cpu_weight_bytes, is_ruined, refuse_beyon
 from warmeng.engine.random import random_weights
 from warmeng.engine.registry import ModelSource
 from warmeng.engine.settings import AUTO, EngineLimits, EngineSettings
-from warmeng.kernels.linear import arrange, multiplies_bf16
+from warmeng.kernels.arrangement import arrange, multiplies_bf16
 from warmeng.kernels.quantized_linear import project
 
 DEVICES = ("auto", "cpu", "cuda", "interpret")
@@ -57,7 +57,7 @@ def choose_dtype(dtype: str, device: str) -> torch.dtype:
         if dtype not in (AUTO, only):
             raise UsageError(f"dtype is {dtype!r}, and {device} computes in {only}: take that, or another --device")
         return _BY_NAME[only]
-    if dtype == "bfloat16" and not multiplies_bf16(torch.device("cpu")):
+    if dtype == "bfloat16" and not multiplies_bf16():
         raise UsageError(
             "dtype is 'bfloat16', and this processor has no instructions for it (AVX512_BF16 or AMX): take float32"
         )
@@ -142,7 +142,7 @@ def _on_cpu(
         raise UsageError("dtype is 'bfloat16', and products of fp8 are summed in float32 here: take dtype auto")
     weight_bytes = cpu_weight_bytes(config, quantized, products == torch.bfloat16)
     refuse_beyond_memory(weight_bytes, limits.kv_bytes or 0, memory_limit())
-    arrangement = arrange(list(projection_shapes(config).values()), products, where, settings.fast)
+    arrangement = arrange(projection_shapes(config).values(), products, settings.fast)
     weights: Weights
     if isinstance(source, int):
         weights = random_weights(config, source, dtype, where, partial(project, arrangement), kind)

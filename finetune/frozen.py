@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from warmeng.kernels.linear import PackedProjection, can_pack
+from warmeng.kernels.linear import Float32Projection
 from warmeng.kernels.quantized import Weight
 
 
@@ -20,22 +20,22 @@ class FrozenWeight:
     def __init__(self, w: Weight) -> None:
         self.shape = (w.shape[0], w.shape[1])
         self._kept: Weight | None = None
-        if isinstance(w, Tensor) and can_pack(w.dtype, w.device):
-            self._forward = PackedProjection(w)
-            self._backward = PackedProjection(w.t().contiguous())
+        if isinstance(w, Tensor) and w.dtype == torch.float32 and w.device.type == "cpu":
+            self._forward = Float32Projection(w)
+            self._backward = Float32Projection(w.t())
         else:
             self._kept = w
 
     def multiply(self, x: Tensor) -> Tensor:
         """Return ``x @ w.T``. x [rows, in]; returns [rows, out]."""
         if self._kept is None:
-            return self._forward.multiply(x)
+            return self._forward.multiply(x.contiguous())
         return torch.mm(x, self._plain(x.dtype).t())
 
     def multiply_back(self, y: Tensor) -> Tensor:
         """Return ``y @ w``, the derivative of ``multiply`` applied to y [rows, out]; returns [rows, in]."""
         if self._kept is None:
-            return self._backward.multiply(y)
+            return self._backward.multiply(y.contiguous())
         return torch.mm(y, self._plain(y.dtype))
 
     def _plain(self, dtype: torch.dtype) -> Tensor:

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from warmeng.kernels.simd import LANES, exp, fill, load_some, store_some, words
+from warmeng.kernels.lanes import LANES
+from warmeng.kernels.simd import exp, fill, load_some, store_some, words
 from warmeng.kernels.threads import Kernel, next_unit
 
 _ROWS = 2  # of one unit of work

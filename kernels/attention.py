@@ -18,8 +18,8 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from warmeng.kernels.lanes import LANES
 from warmeng.kernels.simd import (
-    LANES,
     before,
     exp,
     fill,

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from warmeng.kernels.lanes import LANES
 from warmeng.kernels.simd import (
-    LANES,
     fill,
     fma,
     load,

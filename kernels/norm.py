@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from warmeng.kernels.simd import LANES, fill, fma, load, load_some, real, store, store_some, total, words
+from warmeng.kernels.lanes import LANES
+from warmeng.kernels.simd import fill, fma, load, load_some, real, store, store_some, total, words
 from warmeng.kernels.threads import Kernel, next_unit, word_of
 
 _ROWS = 4  # of one unit of work

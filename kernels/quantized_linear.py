@@ -1,21 +1,23 @@
 """Products with quantised weights on the CPU; a row's bits do not depend on the batch.
 
-Sums of int8 are whole numbers, the same in every order. Those of fp8 and int4 are sums of float32 by the arrangement
-that weights of float32 have on this machine (``linear``): their values, and those of rows rounded to fp8, are numbers
-of float32.
+Sums of int8 are whole numbers, the same in every order. Those of fp8 and int4 are sums of float32, or of bfloat16 for
+int4, as weights of float32 are multiplied on this machine (``arrangement``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from warmeng.kernels.linear import Arrangement, Projection
+from warmeng.kernels.arrangement import Arrangement
+from warmeng.kernels.linear import Float32Projection, Projection, multiply_packed, pack, product_kernel
+from warmeng.kernels.micro_kernel import PANEL, can_multiply
+from warmeng.kernels.onednn import has_tiles
 from warmeng.kernels.quantized import Int4, RowScaled, Weight, quantize
 from warmeng.kernels.rounding import round_rows, scale_sums
 
@@ -26,18 +28,31 @@ _ROWS = (1, 2, 13, 96)
 _BLOCK_ROWS = 2048
 
 
+_multiply_int8 = product_kernel("int8") if can_multiply("int8") else None
+
+
+class Sums(Protocol):
+    """A weight's whole numbers, which multiply rows of whole numbers."""
+
+    # What rows have added to their numbers.
+    shift: int
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Return the sums without the shift, int32 [n, out]. rows int8 [n, in]."""
+
+
 class Int8Projection:
     """A weight of int8: ``y = (sum of products of rounded rows * row's scale) * output's scale``, in float32."""
 
-    def __init__(self, w: RowScaled, sums: Callable[[Tensor], Tensor]) -> None:
-        """``sums`` multiplies rows [n, in] of int8 with the weight's values: int32 [n, out]."""
+    def __init__(self, w: RowScaled, sums: Sums) -> None:
+        """``sums`` multiplies with the weight's values."""
         self.shape = w.shape
         self._scales, self._input_scale = w.scales.contiguous(), w.input_scale
         self._sums = sums
 
     def multiply(self, x: Tensor) -> Tensor:
         """Return ``x @ w.T``; rows are rounded to int8, each by its own scale unless the weight fixes one."""
-        values, scales = round_rows(x, self._input_scale)
+        values, scales = round_rows(x, self._input_scale, self._sums.shift)
         return scale_sums(self._sums(values), scales, self._scales)
 
 
@@ -63,8 +78,7 @@ def project(arrangement: Arrangement, weight: Weight) -> Projection:
     if not isinstance(weight, RowScaled):
         return arrangement.project(_dequantized(weight, arrangement.dtype))
     if weight.kind == "int8":
-        whole = WholeSums if whole_sums_are_exact(weight.shape[1]) else SplitSums
-        return Int8Projection(weight, whole(weight.values))
+        return Int8Projection(weight, _sums(weight.values))
     return Fp8Projection(weight, arrangement.project(weight.values.float()))
 
 
@@ -79,32 +93,58 @@ def _dequantized(weight: Int4, dtype: torch.dtype) -> Tensor:
     return whole
 
 
+def _sums(values: Tensor) -> Sums:
+    """Return how this processor multiplies whole numbers: oneDNN has the tiles of AMX."""
+    if _multiply_int8 is not None and not has_tiles():
+        return ByteSums(values)
+    return WholeSums(values) if whole_sums_are_exact(values.shape[1]) else SplitSums(values)
+
+
+class ByteSums:
+    """Values of int8 [out, in] multiplied four at a time (VNNI), by rows whose bytes are numbers from 1 to 255."""
+
+    shift = 128
+
+    def __init__(self, values: Tensor) -> None:
+        self._out, self._width = values.shape
+        self._packed = pack(values)
+        starts = -self.shift * values.sum(1, dtype=torch.int32)
+        self._starts = torch.nn.functional.pad(starts, (0, len(self._packed) * PANEL - self._out))
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """See ``Sums``."""
+        assert _multiply_int8 is not None
+        whole = torch.nn.functional.pad(rows, (0, -self._width % 4)) if self._width % 4 else rows
+        return multiply_packed(_multiply_int8, whole, self._packed, self._out, torch.int32, self._starts)
+
+
 class WholeSums:
     """Values of int8 [out, in], multiplied by oneDNN in int32; they are kept as [in, out], which was faster."""
+
+    shift = 0
 
     def __init__(self, values: Tensor) -> None:
         self._values = values.t().contiguous()
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """Return the sums, int32 [n, out]. rows int8 [n, in]."""
+        """See ``Sums``."""
         return torch._int_mm(rows, self._values)
 
 
 class SplitSums:
-    """The same by products of float32 of so few inputs that their sums are exact, for machines without oneDNN's."""
+    """The same by products of float32 of so few inputs that their sums are exact, for machines without either."""
+
+    shift = 0
 
     def __init__(self, values: Tensor) -> None:
         width = values.shape[1]
         edges = [*range(0, width, _EXACT), width]
-        self._parts = [(slice(a, b), values[:, a:b].float().t()) for a, b in pairwise(edges)]
+        self._parts = [(slice(a, b), Float32Projection(values[:, a:b])) for a, b in pairwise(edges)]
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """Return the sums, int32 [n, out]. rows int8 [n, in]."""
-        x = rows.float()
-        whole = torch.zeros(len(rows), self._parts[0][1].shape[1], dtype=torch.int32)
-        for columns, part in self._parts:
-            whole += torch.mm(x[:, columns], part).to(torch.int32)
-        return whole
+        """See ``Sums``."""
+        parts = [part.multiply(rows[:, columns].float().contiguous()) for columns, part in self._parts]
+        return torch.stack([part.to(torch.int32) for part in parts]).sum(0, dtype=torch.int32)
 
 
 @lru_cache

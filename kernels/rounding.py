@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from warmeng.kernels.lanes import LANES
 from warmeng.kernels.quantized import INT8_MAX
 from warmeng.kernels.simd import (
-    LANES,
     fill,
     fma,
     largest,
@@ -35,20 +35,24 @@ _WHOLE = np.float32(1.5 * 2**23)
 _MAX = np.float32(INT8_MAX)
 
 
-def round_rows(x: Tensor, scale: float | None = None) -> tuple[Tensor, Tensor]:
-    """Return ``quantize(x, torch.int8, scale)``. x fp32 [rows, n], contiguous."""
+def round_rows(x: Tensor, scale: float | None = None, shift: int = 0) -> tuple[Tensor, Tensor]:
+    """Return ``quantize(x, torch.int8, scale)``, with ``shift`` added to the values. x fp32 [rows, n], contiguous.
+
+    With 128 added, the bytes are those of numbers from 1 to 255.
+    """
     if x.dtype != torch.float32 or not x.is_contiguous():
         raise ValueError("round_rows takes a contiguous tensor of float32")
     values, scales = torch.empty(x.shape, dtype=torch.int8), torch.empty(len(x))
     _round_rows(
-        len(x), x.shape[1], x.data_ptr(), values.data_ptr(), scales.data_ptr(), word_of(0.0 if scale is None else scale)
-    )
+        len(x), x.shape[1], x.data_ptr(), values.data_ptr(), scales.data_ptr(),
+        word_of(0.0 if scale is None else scale), word_of(float(shift)),
+    )  # fmt: skip
     return values, scales
 
 
 @Kernel
 def _round_rows(data: int) -> None:
-    _, _, rows, width, x, values, scales, given = words(data, 8)
+    _, _, rows, width, x, values, scales, given, shift = words(data, 9)
     zero, most, least = fill(np.float32(0)), fill(_MAX), fill(-_MAX)
     while True:
         first = next_unit(data) * _ROWS
@@ -73,7 +77,7 @@ def _round_rows(data: int) -> None:
                 count = min(width - i, LANES)
                 number = load_some(x, row * width + i, count) / each
                 number = maximum(minimum(number, most), least)
-                store_bytes(values, row * width + i, (number + fill(_WHOLE)) - fill(_WHOLE), count)
+                store_bytes(values, row * width + i, (number + fill(_WHOLE)) - fill(_WHOLE) + fill(real(shift)), count)
 
 
 def scale_sums(sums: Tensor, row_scales: Tensor, scales: Tensor) -> Tensor:

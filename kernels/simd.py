@@ -14,16 +14,12 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.core.datamodel import models
 from numba.extending import intrinsic, overload, register_model
 
-LANES = 16
-_FLOAT, _INT32, _INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
-_FLOATS, _INTS = ir.VectorType(_FLOAT, LANES), ir.VectorType(_INT32, LANES)
-_SHORTS = ir.VectorType(ir.IntType(16), LANES)
-_BYTES = ir.VectorType(ir.IntType(8), LANES)
-_LANE = ir.Constant(_INTS, list(range(LANES)))
+from warmeng.kernels import lanes
+from warmeng.kernels.lanes import BYTES, FLOAT, FLOATS, INT32, INT64, INTS, LANES, SHORTS
+
 # Coefficients of exp(r) = 1 + r + r^2 (...) for |r| <= log(2) / 2, highest power first (Cephes, expf).
 _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 # log(2) in two parts, the first exact in few bits, so that n times it is exact.
@@ -45,34 +41,7 @@ _vector = _Vector()
 @register_model(_Vector)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, of: Any) -> None:
-        super().__init__(manager, of, _FLOATS)
-
-
-def _place(b: Any, address: Any, index: Any, of: Any, size: int) -> Any:
-    return b.inttoptr(b.add(address, b.mul(index, ir.Constant(_INT64, size))), ir.PointerType(of))
-
-
-def _same(b: Any, value: Any, of: Any) -> Any:
-    """A vector of one number."""
-    one = b.insert_element(ir.Constant(of, ir.Undefined), value, ir.Constant(_INT32, 0))
-    return b.shuffle_vector(one, ir.Constant(of, ir.Undefined), ir.Constant(_INTS, [0] * LANES))
-
-
-def _number(value: float) -> Any:
-    return ir.Constant(_FLOATS, [value] * LANES)
-
-
-def _call(b: Any, name: str, result: Any, *values: Any) -> Any:
-    kind = ir.FunctionType(result, [value.type for value in values])
-    return b.call(cgutils.get_or_insert_function(b.module, kind, name), values)
-
-
-def _fma(b: Any, x: Any, y: Any, z: Any) -> Any:
-    return _call(b, f"llvm.fma.v{LANES}f32", _FLOATS, x, y, z)
-
-
-def _below(b: Any, count: Any) -> Any:
-    return b.icmp_signed("<", _LANE, _same(b, b.trunc(count, _INT32), _INTS))
+        super().__init__(manager, of, FLOATS)
 
 
 @intrinsic(prefer_literal=True)
@@ -81,7 +50,7 @@ def words(context: Any, address: Any, count: Any) -> tuple[Any, Gen]:
     of = types.UniTuple(types.int64, count.literal_value)
 
     def gen(c: Any, b: Any, signature: Any, a: Any) -> Any:
-        read = [b.load(_place(b, a[0], ir.Constant(_INT64, i), _INT64, 8)) for i in range(of.count)]
+        read = [b.load(lanes.place(b, a[0], ir.Constant(INT64, i), INT64, 8)) for i in range(of.count)]
         return c.make_tuple(b, of, read)
 
     return of(types.int64, count), gen
@@ -92,7 +61,7 @@ def load_int(context: Any, address: Any, index: Any) -> tuple[Any, Gen]:
     """Return one int64."""
 
     def gen(c: Any, b: Any, signature: Any, a: Any) -> Any:
-        return b.load(_place(b, a[0], a[1], _INT64, 8))
+        return b.load(lanes.place(b, a[0], a[1], INT64, 8))
 
     return types.int64(types.int64, types.int64), gen
 
@@ -102,7 +71,7 @@ def real(context: Any, word: Any) -> tuple[Any, Gen]:
     """Return the float32 whose bits are a word's low half: see ``threads.word_of``."""
 
     def gen(c: Any, b: Any, signature: Any, a: Any) -> Any:
-        return b.bitcast(b.trunc(a[0], _INT32), _FLOAT)
+        return b.bitcast(b.trunc(a[0], INT32), FLOAT)
 
     return types.float32(types.int64), gen
 
@@ -112,7 +81,7 @@ def load_one(context: Any, address: Any, index: Any) -> tuple[Any, Gen]:
     """Return one float32."""
 
     def gen(c: Any, b: Any, signature: Any, a: Any) -> Any:
-        return b.load(_place(b, a[0], a[1], _FLOAT, 4))
+        return b.load(lanes.place(b, a[0], a[1], FLOAT, 4))
 
     return types.float32(types.int64, types.int64), gen
 
@@ -122,7 +91,7 @@ def store_one(context: Any, address: Any, index: Any, value: Any) -> tuple[Any, 
     """Write one float32."""
 
     def gen(c: Any, b: Any, signature: Any, a: Any) -> Any:
-        b.store(a[2], _place(b, a[0], a[1], _FLOAT, 4))
+        b.store(a[2], lanes.place(b, a[0], a[1], FLOAT, 4))
         return c.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.float32), gen
@@ -133,7 +102,7 @@ def load(context: Any, address: Any, index: Any) -> tuple[Any, Gen]:
     """Return sixteen float32 that lie one after the other."""
 
     def gen(c: Any, b: Any, signature: Any, a: Any) -> Any:
-        return b.load(_place(b, a[0], a[1], _FLOATS, 4), align=4)
+        return b.load(lanes.place(b, a[0], a[1], FLOATS, 4), align=4)
 
     return _vector(types.int64, types.int64), gen
 
@@ -143,9 +112,7 @@ def load_some(context: Any, address: Any, index: Any, count: Any) -> tuple[Any, 
     """Return the first ``count`` of sixteen float32, and 0 for the others, which are not read."""
 
     def gen(c: Any, b: Any, signature: Any, a: Any) -> Any:
-        place = _place(b, a[0], a[1], _FLOATS, 4)
-        name = f"llvm.masked.load.v{LANES}f32.p0"
-        return _call(b, name, _FLOATS, place, ir.Constant(_INT32, 4), _below(b, a[2]), _number(0.0))
+        return lanes.load_some(b, lanes.place(b, a[0], a[1], FLOATS, 4), a[2], "f", 32, lanes.number(0.0))
 
     return _vector(types.int64, types.int64, types.int64), gen
 
@@ -155,7 +122,7 @@ def store(context: Any, address: Any, index: Any, value: Any) -> tuple[Any, Gen]
     """Write sixteen float32 one after the other."""
 
     def gen(c: Any, b: Any, signature: Any, a: Any) -> Any:
-        b.store(a[2], _place(b, a[0], a[1], _FLOATS, 4), align=4)
+        b.store(a[2], lanes.place(b, a[0], a[1], FLOATS, 4), align=4)
         return c.get_dummy_value()
 
     return types.void(types.int64, types.int64, _vector), gen
@@ -166,9 +133,7 @@ def store_some(context: Any, address: Any, index: Any, value: Any, count: Any) -
     """Write the first ``count`` lanes."""
 
     def gen(c: Any, b: Any, signature: Any, a: Any) -> Any:
-        place = _place(b, a[0], a[1], _FLOATS, 4)
-        name = f"llvm.masked.store.v{LANES}f32.p0"
-        _call(b, name, ir.VoidType(), a[2], place, ir.Constant(_INT32, 4), _below(b, a[3]))
+        lanes.store_some(b, a[2], lanes.place(b, a[0], a[1], FLOATS, 4), a[3], "f", 32)
         return c.get_dummy_value()
 
     return types.void(types.int64, types.int64, _vector, types.int64), gen
@@ -179,10 +144,9 @@ def load_narrow(context: Any, address: Any, index: Any, count: Any) -> tuple[Any
     """Return the first ``count`` of sixteen bfloat16, and 0 for the others, which are not read."""
 
     def gen(c: Any, b: Any, signature: Any, a: Any) -> Any:
-        place, nothing = _place(b, a[0], a[1], _SHORTS, 2), ir.Constant(_SHORTS, [0] * LANES)
-        name = f"llvm.masked.load.v{LANES}i16.p0"
-        halves = _call(b, name, _SHORTS, place, ir.Constant(_INT32, 2), _below(b, a[2]), nothing)
-        return b.bitcast(b.shl(b.zext(halves, _INTS), ir.Constant(_INTS, [16] * LANES)), _FLOATS)
+        nothing = ir.Constant(SHORTS, [0] * LANES)
+        halves = lanes.load_some(b, lanes.place(b, a[0], a[1], SHORTS, 2), a[2], "i", 16, nothing)
+        return b.bitcast(b.shl(b.zext(halves, INTS), ir.Constant(INTS, [16] * LANES)), FLOATS)
 
     return _vector(types.int64, types.int64, types.int64), gen
 
@@ -192,9 +156,7 @@ def store_narrow(context: Any, address: Any, index: Any, value: Any, count: Any)
     """Write the first ``count`` lanes as bfloat16, rounded to the nearest, halves to even."""
 
     def gen(c: Any, b: Any, signature: Any, a: Any) -> Any:
-        name = f"llvm.masked.store.v{LANES}i16.p0"
-        place = _place(b, a[0], a[1], _SHORTS, 2)
-        _call(b, name, ir.VoidType(), _narrow(b, a[2]), place, ir.Constant(_INT32, 2), _below(b, a[3]))
+        lanes.store_some(b, _narrow(b, a[2]), lanes.place(b, a[0], a[1], SHORTS, 2), a[3], "i", 16)
         return c.get_dummy_value()
 
     return types.void(types.int64, types.int64, _vector, types.int64), gen
@@ -204,12 +166,12 @@ def _narrow(b: Any, value: Any) -> Any:
     """Round to bfloat16 with integers: processors' own instructions flush small numbers to zero."""
 
     def same(number: int) -> Any:
-        return ir.Constant(_INTS, [number] * LANES)
+        return ir.Constant(INTS, [number] * LANES)
 
-    bits = b.bitcast(value, _INTS)
+    bits = b.bitcast(value, INTS)
     odd = b.and_(b.lshr(bits, same(16)), same(1))
     rounded = b.lshr(b.add(bits, b.add(odd, same(0x7FFF))), same(16))
-    return b.trunc(b.select(b.fcmp_ordered("ord", value, value), rounded, same(0x7FC0)), _SHORTS)
+    return b.trunc(b.select(b.fcmp_ordered("ord", value, value), rounded, same(0x7FC0)), SHORTS)
 
 
 @intrinsic
@@ -217,8 +179,8 @@ def store_narrow_one(context: Any, address: Any, index: Any, value: Any) -> tupl
     """Write one float32 as bfloat16."""
 
     def gen(c: Any, b: Any, signature: Any, a: Any) -> Any:
-        one = b.extract_element(_narrow(b, _same(b, a[2], _FLOATS)), ir.Constant(_INT32, 0))
-        b.store(one, _place(b, a[0], a[1], ir.IntType(16), 2))
+        one = b.extract_element(_narrow(b, lanes.same(b, a[2], FLOATS)), ir.Constant(INT32, 0))
+        b.store(one, lanes.place(b, a[0], a[1], ir.IntType(16), 2))
         return c.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.float32), gen
@@ -229,24 +191,21 @@ def load_whole(context: Any, address: Any, index: Any, count: Any) -> tuple[Any,
     """Return the first ``count`` of sixteen int32 as float32, rounded once."""
 
     def gen(c: Any, b: Any, signature: Any, a: Any) -> Any:
-        place = _place(b, a[0], a[1], _INTS, 4)
-        nothing = ir.Constant(_INTS, [0] * LANES)
-        name = f"llvm.masked.load.v{LANES}i32.p0"
-        return b.sitofp(_call(b, name, _INTS, place, ir.Constant(_INT32, 4), _below(b, a[2]), nothing), _FLOATS)
+        nothing = ir.Constant(INTS, [0] * LANES)
+        read = lanes.load_some(b, lanes.place(b, a[0], a[1], INTS, 4), a[2], "i", 32, nothing)
+        return b.sitofp(read, FLOATS)
 
     return _vector(types.int64, types.int64, types.int64), gen
 
 
 @intrinsic
 def store_bytes(context: Any, address: Any, index: Any, value: Any, count: Any) -> tuple[Any, Gen]:
-    """Write the first ``count`` lanes, which are whole numbers from -128 to 127 or NaN (as 0), as int8."""
+    """Write the first ``count`` lanes, which are whole numbers or NaN (as 0), as the lowest byte of each."""
 
     def gen(c: Any, b: Any, signature: Any, a: Any) -> Any:
-        numbers = b.select(b.fcmp_ordered("ord", a[2], a[2]), a[2], _number(0.0))
-        whole = b.trunc(b.fptosi(numbers, _INTS), _BYTES)
-        place = _place(b, a[0], a[1], _BYTES, 1)
-        name = f"llvm.masked.store.v{LANES}i8.p0"
-        _call(b, name, ir.VoidType(), whole, place, ir.Constant(_INT32, 1), _below(b, a[3]))
+        numbers = b.select(b.fcmp_ordered("ord", a[2], a[2]), a[2], lanes.number(0.0))
+        whole = b.trunc(b.fptosi(numbers, INTS), BYTES)
+        lanes.store_some(b, whole, lanes.place(b, a[0], a[1], BYTES, 1), a[3], "i", 8)
         return c.get_dummy_value()
 
     return types.void(types.int64, types.int64, _vector, types.int64), gen
@@ -257,7 +216,7 @@ def spread(context: Any, address: Any, index: Any) -> tuple[Any, Gen]:
     """Return one float32 from memory in all lanes."""
 
     def gen(c: Any, b: Any, signature: Any, a: Any) -> Any:
-        return _same(b, b.load(_place(b, a[0], a[1], _FLOAT, 4)), _FLOATS)
+        return lanes.same(b, b.load(lanes.place(b, a[0], a[1], FLOAT, 4)), FLOATS)
 
     return _vector(types.int64, types.int64), gen
 
@@ -267,7 +226,7 @@ def fill(context: Any, value: Any) -> tuple[Any, Gen]:
     """Return a number in all lanes."""
 
     def gen(c: Any, b: Any, signature: Any, a: Any) -> Any:
-        return _same(b, a[0], _FLOATS)
+        return lanes.same(b, a[0], FLOATS)
 
     return _vector(types.float32), gen
 
@@ -277,7 +236,7 @@ def fma(context: Any, x: Any, y: Any, z: Any) -> tuple[Any, Gen]:
     """Return ``x * y + z``, rounded once."""
 
     def gen(c: Any, b: Any, signature: Any, a: Any) -> Any:
-        return _fma(b, *a)
+        return lanes.fma(b, *a)
 
     return _vector(_vector, _vector, _vector), gen
 
@@ -307,7 +266,7 @@ def before(context: Any, x: Any, count: Any, other: Any) -> tuple[Any, Gen]:
     """Return the first ``count`` lanes of x, and ``other`` in those after them."""
 
     def gen(c: Any, b: Any, signature: Any, a: Any) -> Any:
-        return b.select(_below(b, a[1]), a[0], _same(b, a[2], _FLOATS))
+        return b.select(lanes.below(b, a[1]), a[0], lanes.same(b, a[2], FLOATS))
 
     return _vector(_vector, types.int64, types.float32), gen
 
@@ -318,18 +277,18 @@ def exp(context: Any, x: Any) -> tuple[Any, Gen]:
 
     def gen(c: Any, b: Any, signature: Any, a: Any) -> Any:
         (x,) = a
-        shifted = _fma(b, x, _number(1.4426950408889634), _number(_TO_INTEGER))
-        n = b.fsub(shifted, _number(_TO_INTEGER))
-        r = _fma(b, n, _number(-_LOG2_LOW), _fma(b, n, _number(-_LOG2_HIGH), x))
-        p = _number(_EXP[0])
+        shifted = lanes.fma(b, x, lanes.number(1.4426950408889634), lanes.number(_TO_INTEGER))
+        n = b.fsub(shifted, lanes.number(_TO_INTEGER))
+        r = lanes.fma(b, n, lanes.number(-_LOG2_LOW), lanes.fma(b, n, lanes.number(-_LOG2_HIGH), x))
+        p = lanes.number(_EXP[0])
         for coefficient in _EXP[1:]:
-            p = _fma(b, p, r, _number(coefficient))
-        p = _fma(b, p, b.fmul(r, r), b.fadd(r, _number(1.0)))
+            p = lanes.fma(b, p, r, lanes.number(coefficient))
+        p = lanes.fma(b, p, b.fmul(r, r), b.fadd(r, lanes.number(1.0)))
         # 2^n, made of the bits of 1 and of n, which lies in the low bits of ``shifted``.
-        exponent = b.shl(b.bitcast(shifted, _INTS), ir.Constant(_INTS, [23] * LANES))
-        power = b.bitcast(b.add(exponent, ir.Constant(_INTS, [0x3F800000] * LANES)), _FLOATS)
-        y = b.select(b.fcmp_ordered(">", x, _number(88.0)), _number(float("inf")), b.fmul(p, power))
-        return b.select(b.fcmp_ordered("<", x, _number(-87.0)), _number(0.0), y)
+        exponent = b.shl(b.bitcast(shifted, INTS), ir.Constant(INTS, [23] * LANES))
+        power = b.bitcast(b.add(exponent, ir.Constant(INTS, [0x3F800000] * LANES)), FLOATS)
+        y = b.select(b.fcmp_ordered(">", x, lanes.number(88.0)), lanes.number(float("inf")), b.fmul(p, power))
+        return b.select(b.fcmp_ordered("<", x, lanes.number(-87.0)), lanes.number(0.0), y)
 
     return _vector(_vector), gen
 
@@ -338,11 +297,11 @@ def _reduce(b: Any, value: Any, join: Callable[[Any, Any], Any]) -> Any:
     """Join lanes i and i + 8, then i and i + 4, and so on."""
     count = LANES // 2
     while count:
-        of = ir.VectorType(_INT32, count)
+        of = ir.VectorType(INT32, count)
         halves = (ir.Constant(of, list(range(start, start + count))) for start in (0, count))
         value = join(*(b.shuffle_vector(value, value, half) for half in halves))
         count //= 2
-    return b.extract_element(value, ir.Constant(_INT32, 0))
+    return b.extract_element(value, ir.Constant(INT32, 0))
 
 
 @intrinsic
@@ -370,9 +329,20 @@ def take(context: Any, address: Any, count: Any) -> tuple[Any, Gen]:
     """Add ``count`` to the int64 at an address, which other threads change too, and return what it was."""
 
     def gen(c: Any, b: Any, signature: Any, a: Any) -> Any:
-        return b.atomic_rmw("add", b.inttoptr(a[0], ir.PointerType(_INT64)), a[1], "monotonic")
+        return b.atomic_rmw("add", b.inttoptr(a[0], ir.PointerType(INT64)), a[1], "monotonic")
 
     return types.int64(types.int64, types.int64), gen
+
+
+@intrinsic
+def fence(context: Any) -> tuple[Any, Gen]:
+    """Let all that was written be seen by threads that go on later, what passed the cache by included."""
+
+    def gen(c: Any, b: Any, signature: Any, a: Any) -> Any:
+        b.fence("seq_cst")
+        return c.get_dummy_value()
+
+    return types.void(), gen
 
 
 @intrinsic

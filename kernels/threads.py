@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import inspect
 from array import array
 from collections.abc import Callable
 from functools import cached_property, lru_cache
@@ -19,7 +18,6 @@ import numba
 import numpy as np
 import torch
 
-from warmeng.kernels import simd
 from warmeng.kernels.simd import take
 
 # The first word of a kernel's arguments counts the units of work that threads took, the second the threads.
@@ -58,8 +56,7 @@ class Kernel:
     def address(self) -> int:
         """The compiled function's address. It is compiled once on a machine, which takes up to a second."""
         # Numba would take code from its cache though an operation that the function is made of had changed.
-        source = Path(inspect.getfile(self.function)).read_bytes() + Path(simd.__file__).read_bytes()
-        self.function.__qualname__ += f"-{hashlib.sha256(source + Path(__file__).read_bytes()).hexdigest()[:12]}"
+        self.function.__qualname__ += f"-{_source_hash()}"
         options = {"nopython": True, "error_model": "numpy"}
         of = numba.types.void(numba.types.int64)
         try:
@@ -79,6 +76,13 @@ def compile_all() -> None:
     """Compile every kernel of the modules that are imported, so that no request waits for it."""
     for kernel in Kernel.all:
         kernel.address  # noqa: B018
+
+
+@lru_cache
+def _source_hash() -> str:
+    """Return a hash of this folder's modules, of which kernels are made."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 @lru_cache

@@ -1,1 +1,1 @@
-"""The CPU backend: oneDNN's products, and compiled kernels for all between them."""
+"""The CPU backend, made of the kernels that Numba compiles."""

@@ -15,7 +15,6 @@ from torch import Tensor
 from warmeng.engine.layout import Layout
 from warmeng.engine.mixture import Mixture
 from warmeng.kernels.attention import AttentionPlan, plan_attention
-from warmeng.kernels.linear import RowTiles
 from warmeng.kernels.lora import CarriedRows
 
 
@@ -31,23 +30,21 @@ class Term:
 
 @dataclass(frozen=True)
 class Batch:
-    """One forward pass. ``rows`` counts the padding that the row tiles ask for; padding lies at the end."""
+    """One forward pass. ``rows`` counts its tokens."""
 
     token_ids: Tensor  # int64 [rows]
     # [rows, head_dim / 2], of each position's angles.
     cos: Tensor
     sin: Tensor
-    # int64 [rows]: cache block of each token times the block size, plus its place there; -1 for padding.
+    # int64 [rows]: cache block of each token times the block size, plus its place there.
     slots: Tensor
     attention: AttentionPlan
     # Ascending by hash.
     terms: tuple[Term, ...]
-    num_tokens: int  # rows that are not padding
 
 
 def build_batch(
     layout: Layout,
-    tiles: RowTiles,
     block_size: int,
     rotation: tuple[Tensor, Tensor],
     mixtures: Mapping[str, Mixture],
@@ -57,23 +54,20 @@ def build_batch(
     rotation: cos, sin [max_seq_len, head_dim / 2]; ``mixtures``: of the layout, by key.
     """
     cos, sin = rotation
-    count = len(layout.token_ids)
-    padding = tiles.padded(count) - count
-    positions = torch.from_numpy(_padded(layout.positions(), padding))
+    positions = _whole(layout.positions())
     terms = []
     for name, coefficients in _coefficients(layout.adapters, mixtures).items():
         values = np.repeat(coefficients, layout.query_lens)
         rows = np.flatnonzero(values)
-        column = torch.from_numpy(np.pad(values, (0, padding)))[:, None]
+        column = torch.from_numpy(values)[:, None]
         terms.append(Term(name, column, CarriedRows(torch.from_numpy(rows), torch.from_numpy(values[rows]))))
     return Batch(
-        token_ids=torch.from_numpy(_padded(layout.token_ids, padding)),
+        token_ids=_whole(layout.token_ids),
         cos=cos.index_select(0, positions),
         sin=sin.index_select(0, positions),
-        slots=torch.from_numpy(_padded(layout.slot_mapping(block_size), padding, -1)),
+        slots=_whole(layout.slot_mapping(block_size)),
         attention=plan_attention(layout.query_lens, layout.seq_lens, layout.block_tables, layout.holes, block_size),
         terms=tuple(terms),
-        num_tokens=count,
     )
 
 
@@ -91,5 +85,5 @@ def _coefficients(keys: Seq[str], mixtures: Mapping[str, Mixture]) -> dict[str, 
     return found
 
 
-def _padded(values: npt.NDArray[Any], padding: int, fill: int = 0) -> npt.NDArray[np.int64]:
-    return np.pad(values.astype(np.int64), (0, padding), constant_values=fill)
+def _whole(values: npt.NDArray[Any]) -> Tensor:
+    return torch.from_numpy(values.astype(np.int64))

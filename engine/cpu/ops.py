@@ -16,7 +16,7 @@ from warmeng.engine.vectors import Vector
 from warmeng.kernels.activation import silu_mul
 from warmeng.kernels.along import along
 from warmeng.kernels.attention import attention
-from warmeng.kernels.linear import Projection, RowTiles, matmul
+from warmeng.kernels.linear import Projection
 from warmeng.kernels.lora import add_lora
 from warmeng.kernels.norm import add_rms_norm
 from warmeng.kernels.quantized import through_fp8
@@ -36,15 +36,12 @@ class LayerCache:
 class CpuOps:
     """See ``Ops``; a product is complete as it is made, its adapters' changes included."""
 
-    def __init__(
-        self, config: ModelConfig, weights: Weights, tiles: RowTiles, cache: list[LayerCache], kv_fp8: bool = False
-    ) -> None:
-        """``tiles`` are the row counts that products may take. ``kv_fp8``: keys and values are rounded to fp8, as a
-        GPU keeps them; here they take as much memory as others.
+    def __init__(self, config: ModelConfig, weights: Weights, cache: list[LayerCache], kv_fp8: bool = False) -> None:
+        """``kv_fp8``: keys and values are rounded to fp8, as a GPU keeps them; here they take as much memory as
+        others.
         """
         self.config = config
         self.weights = weights
-        self.tiles = tiles
         self.cache = cache
         self.kv_fp8 = kv_fp8
         self.adapters: dict[str, AdapterWeights] = {}
@@ -61,7 +58,7 @@ class CpuOps:
     def project(self, x: Tensor, layer: int, name: Fused, batch: Batch) -> Tensor:
         """Multiply with a layer's weight and add the changes of the rows' adapters."""
         w: Projection = getattr(self.weights.layers[layer], name)
-        product = matmul(x, w, self.tiles)
+        product = w.multiply(x)
         for term in batch.terms:
             change = getattr(self.adapters[term.hash].layers[layer], name) if term.hash in self.adapters else None
             if change is not None:
@@ -106,7 +103,5 @@ class CpuOps:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits of chosen rows. hidden [n, hidden], before the final norm; returns [n, vocab]."""
-        count = hidden.shape[0]
-        padded = torch.nn.functional.pad(hidden, (0, 0, 0, self.tiles.padded(count) - count))
-        normed = add_rms_norm(None, padded, self.weights.final_norm, self.config.rms_norm_eps)
-        return matmul(normed, self.weights.head, self.tiles)[:count]
+        normed = add_rms_norm(None, hidden, self.weights.final_norm, self.config.rms_norm_eps)
+        return self.weights.head.multiply(normed)

@@ -28,7 +28,7 @@ from warmeng.engine.scheduler import Work
 from warmeng.engine.sequence import Sequence
 from warmeng.engine.vectors import Vector
 from warmeng.kernels.along import along
-from warmeng.kernels.linear import Arrangement, PlainProjection
+from warmeng.kernels.arrangement import Arrangement
 from warmeng.kernels.sampling import Noise, argmax, gumbel_argmax, keep_top, log_normaliser, top_tokens
 from warmeng.kernels.threads import compile_all
 
@@ -67,7 +67,7 @@ class CpuRunner:
     ) -> None:
         """``arrangement``: how the weights are laid out; ``vocab_size``: token ids of the tokenizer, others masked.
 
-        ``adapt_threads``: see ``Pace``; not where products by a BLAS library depend on the number of threads.
+        ``adapt_threads``: see ``Pace``.
         """
         self.config = config
         self.block_size = block_size
@@ -80,10 +80,10 @@ class CpuRunner:
         kept = arrangement.dtype
         k, v = (*shape, config.head_dim, block_size), (*shape, block_size, config.head_dim)
         cache = [LayerCache(torch.empty(k, dtype=kept), torch.empty(v, dtype=kept)) for _ in range(config.num_layers)]
-        self.ops = CpuOps(config, weights, arrangement.tiles, cache, kv_fp8)
+        self.ops = CpuOps(config, weights, cache, kv_fp8)
         compile_all()
         self.threads = torch.get_num_threads()
-        self._pace = Pace() if adapt_threads and arrangement.project is not PlainProjection else None
+        self._pace = Pace() if adapt_threads else None
         # By key.
         self.mixtures: dict[str, Mixture] = {}
         self._projected: list[Vector] = []
@@ -117,14 +117,14 @@ class CpuRunner:
         """Return the logits after one sequence's last scheduled token, [vocab]: for probes."""
         batch = self._batch(build_layout([work], self.block_size))
         hidden = forward(self.ops.weights, self.ops, batch)
-        return self._logits(hidden, [batch.num_tokens - 1])[0]
+        return self._logits(hidden, [len(hidden) - 1])[0]
 
     @torch.inference_mode()
     def sum_hidden(self, work: list[Work], weights: Tensor) -> Tensor:
         """Return weighted sums of the hidden states of sequences' scheduled tokens."""
         batch = self._batch(build_layout(work, self.block_size))
         sums: list[Tensor] = []
-        forward(self.ops.weights, self.ops, batch, lambda _, hidden: sums.append(weights @ hidden[: batch.num_tokens]))
+        forward(self.ops.weights, self.ops, batch, lambda _, hidden: sums.append(weights @ hidden))
         return torch.stack(sums, 1)
 
     def add_adapter(self, adapter: Adapter) -> None:
@@ -151,15 +151,14 @@ class CpuRunner:
             "device": "cpu",
             "dtype": str(self.arrangement.dtype).removeprefix("torch."),
             "threads": self.threads,
-            "products": self.arrangement.project.__name__,
-            "row_tiles": list(self.arrangement.tiles.sizes),
+            "products": self.arrangement.name,
         }
 
     def release_memory(self) -> None:
         """Nothing is held for later."""
 
     def _batch(self, layout: Layout) -> Batch:
-        return build_batch(layout, self.arrangement.tiles, self.block_size, self._rotation, self.mixtures)
+        return build_batch(layout, self.block_size, self._rotation, self.mixtures)
 
     def _logits(self, hidden: Tensor, rows: Seq[int]) -> Tensor:
         logits = self.ops.logits(hidden.index_select(0, torch.tensor(rows)))

@@ -15,7 +15,7 @@ from tiers import slow
 from warmeng.engine.engine import Engine, EngineSettings
 from warmeng.engine.request import GenerateRequest, SamplingParams, ScoreRequest
 from warmeng.engine.settings import AUTO, WEIGHTS
-from warmeng.kernels.linear import multiplies_bf16
+from warmeng.kernels.arrangement import multiplies_bf16
 
 ROOMY = EngineSettings(kv_bytes=8 * 2**20, max_num_seqs=96)
 TINY = ("tiny", "tiny in bfloat16")
@@ -29,7 +29,7 @@ def setting(request, tiny_model: Callable[[str], Path], tiny_adapters: list[Path
         engine = request.getfixturevalue("built_in")
         return engine, make_requests(engine, 64, [None])
     half = request.param == "tiny in bfloat16"
-    if half and not multiplies_bf16(torch.device("cpu")):
+    if half and not multiplies_bf16():
         pytest.skip("this processor does not multiply bfloat16")
     kind = request.param.rpartition(" ")[2]
     settings = replace(ROOMY, dtype="bfloat16" if half else "float32", weights=kind if kind in WEIGHTS else AUTO)

@@ -245,7 +245,7 @@ def test_settings_name_it_and_keep_their_folder_without_it() -> None:
 def test_products_of_fp8_are_not_in_bfloat16(
     monkeypatch: pytest.MonkeyPatch, tiny_model: Callable[[str], Path]
 ) -> None:
-    monkeypatch.setattr("warmeng.engine.load.multiplies_bf16", lambda device: True)
+    monkeypatch.setattr("warmeng.engine.load.multiplies_bf16", lambda: True)
     chosen = replace(SMALL, weights="fp8", dtype="bfloat16")
     with pytest.raises(UsageError, match="products of fp8 are summed in float32 here"):
         Engine.load(str(tiny_model("llama")), device="cpu", settings=chosen)

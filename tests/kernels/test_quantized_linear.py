@@ -8,19 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from warmeng.kernels.linear import Arrangement, arrange, matmul, multiplies_bf16
+from warmeng.kernels import quantized_linear
+from warmeng.kernels.arrangement import Arrangement, arrange, multiplies_bf16
+from warmeng.kernels.micro_kernel import can_multiply
 from warmeng.kernels.quantized import Int4, RowScaled, quantize, round_weight
-from warmeng.kernels.quantized_linear import SplitSums, WholeSums, project, whole_sums_are_exact
+from warmeng.kernels.quantized_linear import ByteSums, SplitSums, WholeSums, project, whole_sums_are_exact
 from warmeng.kernels.rounding import round_rows, scale_sums
 
-CPU = torch.device("cpu")
 SHAPES = [(96, 64), (40, 576), (24, 2100)]
 KINDS = ("int8", "fp8", "int4")
 
 
 @pytest.fixture(scope="module")
 def arrangement() -> Arrangement:
-    return arrange(SHAPES, torch.float32, CPU, fast=False)
+    return arrange(SHAPES, torch.float32, fast=False)
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -43,7 +44,7 @@ def test_int8_is_exact_up_to_its_scales(arrangement: Arrangement, shape: tuple[i
 
 
 @pytest.mark.parametrize("width", [1, 33, 1024, 1025, 2048, 5000])
-def test_both_ways_of_whole_sums_agree_at_the_largest_numbers(width: int) -> None:
+def test_all_ways_of_whole_sums_agree_at_the_largest_numbers(width: int) -> None:
     values = torch.randint(-127, 128, (5, width), dtype=torch.int8, generator=torch.Generator().manual_seed(3))
     values[0], values[1] = -128, 127
     rows = torch.full((3, width), 127, dtype=torch.int8)
@@ -52,9 +53,13 @@ def test_both_ways_of_whole_sums_agree_at_the_largest_numbers(width: int) -> Non
     assert torch.equal(SplitSums(values)(rows), expected)
     if whole_sums_are_exact(width):
         assert torch.equal(WholeSums(values)(rows), expected)
+    if can_multiply("int8"):
+        shifted = (rows.to(torch.int32) + ByteSums.shift).to(torch.uint8).view(torch.int8)
+        assert torch.equal(ByteSums(values)(shifted), expected)
 
 
 def test_sums_that_are_not_exact_are_not_used(monkeypatch: pytest.MonkeyPatch, arrangement: Arrangement) -> None:
+    monkeypatch.setattr(quantized_linear, "_multiply_int8", None)
     whole_sums_are_exact.cache_clear()
     right = WholeSums.__call__
     monkeypatch.setattr(WholeSums, "__call__", lambda self, rows: right(self, rows).clamp(max=2**15))
@@ -81,9 +86,9 @@ def test_fp8_is_the_product_of_rounded_numbers(arrangement: Arrangement, static:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_int4_is_the_product_with_the_dequantized_weight_bit_for_bit(dtype: torch.dtype) -> None:
-    if dtype == torch.bfloat16 and not multiplies_bf16(CPU):
+    if dtype == torch.bfloat16 and not multiplies_bf16():
         pytest.skip("this processor does not multiply bfloat16")
-    arrangement = arrange([(40, 576)], dtype, CPU, fast=False)
+    arrangement = arrange([(40, 576)], dtype, fast=False)
     weight = round_weight(drawn(40, 576), "int4")
     assert isinstance(weight, Int4)
     x = drawn(32, 576, seed=1)
@@ -104,18 +109,14 @@ def test_a_tall_weight_of_int4_is_dequantized_in_blocks(arrangement: Arrangement
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_row_keeps_its_bits_in_any_company(arrangement: Arrangement, kind: str, shape: tuple[int, int]) -> None:
-    projection, tiles = project(arrangement, round_weight(drawn(*shape), kind)), arrangement.tiles
+    projection = project(arrangement, round_weight(drawn(*shape), kind))
     x = drawn(130, shape[1], seed=4) * torch.logspace(-3, 3, 130)[:, None]
     generator = torch.Generator().manual_seed(1)
 
-    def product(rows: Tensor) -> Tensor:
-        padded = torch.nn.functional.pad(rows, (0, 0, 0, tiles.padded(len(rows)) - len(rows)))
-        return matmul(padded, projection, tiles)[: len(rows)]
-
-    whole = product(x)
+    whole = projection.multiply(x)
     for count in (1, 2, 3, 7, 40, 97):
         chosen = torch.randperm(len(x), generator=generator)[:count]
-        assert torch.equal(product(x[chosen]), whole[chosen])
+        assert torch.equal(projection.multiply(x[chosen]), whole[chosen])
 
 
 def test_a_row_that_is_no_number_stays_none(arrangement: Arrangement) -> None:
@@ -157,6 +158,8 @@ def test_rows_are_rounded_as_quantize_does(width: int, scale: float | None) -> N
     x[5] = torch.arange(width) % 254 - 126.5
     x[5, 0] = 127.0
     values, scales = round_rows(x, scale)
+    shifted, _ = round_rows(x, scale, 128)
+    assert torch.equal(shifted.view(torch.uint8).to(torch.int32) - 128, values.to(torch.int32))
     expected, expected_scales = quantize(x, torch.int8, scale)
     assert torch.equal(values, expected)
     assert torch.equal(scales, expected_scales)
