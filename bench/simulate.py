@@ -136,6 +136,7 @@ class _ClockRunner:
     """A runner that computes nothing: it knows when the host and the device would be done."""
 
     overlap = 1
+    copies = False
 
     def __init__(
         self, config: ModelConfig, timings: Timings, host: HostCost, num_blocks: int, adapters: int, rank: int

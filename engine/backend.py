@@ -57,6 +57,10 @@ class Runner(Protocol):
         """Steps that may be launched before the output of an earlier one is read: 0 or 1."""
 
     @property
+    def copies(self) -> bool:
+        """Whether steps do the copies of their work (``Work.copy``), none of which overlap."""
+
+    @property
     def num_blocks(self) -> int:
         """Blocks of the cache, the null block included."""
 

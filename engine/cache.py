@@ -1,7 +1,8 @@
 """The paged key-value cache: who holds which block, and which blocks keep a prefix that can be used again.
 
 A full block of a prompt is named by its hash: of the adapters' contents with their coefficients, its tokens and all
-tokens before them. Blocks without a user keep their content until they are needed; the oldest is given away first.
+tokens before them. Where a device copies slots, a block is also found by what it begins with. Blocks without a user
+keep their content until they are needed; the oldest is given away first.
 This is host work only: the tensors belong to the runner.
 """
 
@@ -46,6 +47,9 @@ class BlockPool:
         self._hash_of: dict[int, bytes] = {}
         self._block_of: dict[bytes, int] = {}
         self._idle: OrderedDict[int, None] = OrderedDict()
+        # By what lies before a block and its first tokens, one or more but not all.
+        self._beginning: dict[tuple[bytes, tuple[int, ...]], int] = {}
+        self._beginnings_of: dict[int, list[tuple[bytes, tuple[int, ...]]]] = {}
 
     @property
     def available(self) -> int:
@@ -67,10 +71,8 @@ class BlockPool:
     def acquire(self, block_hash: bytes) -> int | None:
         """Return the block that holds this prefix, with one user more, or None."""
         block = self._block_of.get(block_hash)
-        if block is None:
-            return None
-        self._idle.pop(block, None)
-        self._ref_counts[block] += 1
+        if block is not None:
+            self.lend(block)
         return block
 
     def is_idle(self, block_hash: bytes) -> bool:
@@ -87,11 +89,34 @@ class BlockPool:
             self._block_of[block_hash] = block
             self._hash_of[block] = block_hash
 
+    def publish_beginnings(self, block: int, before: bytes, tokens: Sequence[int]) -> None:
+        """Let ``find_beginning`` find a published block by what lies before it and each beginning of its tokens."""
+        if block not in self._hash_of or block in self._beginnings_of:
+            return
+        keys = [(before, tuple(tokens[:count])) for count in range(1, len(tokens))]
+        self._beginnings_of[block] = new = [key for key in keys if key not in self._beginning]
+        self._beginning.update(dict.fromkeys(new, block))
+
+    def find_beginning(self, before: bytes, tokens: Sequence[int]) -> tuple[int, int]:
+        """Return the block with the longest beginning in common with ``tokens``, and its length; (0, 0) without any."""
+        for count in range(len(tokens), 0, -1):
+            block = self._beginning.get((before, tuple(tokens[:count])))
+            if block is not None:
+                return block, count
+        return NULL_BLOCK, 0
+
+    def lend(self, block: int) -> None:
+        """Give a published block one user more, until it is released."""
+        self._idle.pop(block, None)
+        self._ref_counts[block] += 1
+
     def unpublish(self, block: int) -> None:
-        """Let ``acquire`` find a block no longer: it does not hold what its hash says. Its users keep it."""
+        """Let a block be found no longer: it does not hold what its hash says. Its users keep it."""
         block_hash = self._hash_of.pop(block, None)
         if block_hash is not None:
             del self._block_of[block_hash]
+        for key in self._beginnings_of.pop(block, ()):
+            del self._beginning[key]
 
     def release(self, block: int) -> None:
         """Take one user away. A block without users is kept while it holds a prefix, else it is free."""

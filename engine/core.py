@@ -80,6 +80,7 @@ class EngineCore:
             limits.max_batched_tokens,
             limits.max_seq_len,
             limits.min_admit,
+            copies=runner.copies,
         )
         self.unread: deque[Result] = deque()
         # By request id, until their results are made.
@@ -229,7 +230,7 @@ class EngineCore:
         self.stats.computed_tokens += sum(item.num_scheduled_tokens for item in work)
         self.stats.preemptions = self.scheduler.preemptions
         scored = []
-        for sequence, _, stop in work:
+        for sequence, _, stop, _ in work:
             sequence.num_computed_tokens = stop
             if not sequence.generates and stop == len(sequence.tokens):
                 scored.append(sequence)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from warmeng.engine.cache import NULL_BLOCK
 from warmeng.engine.request import GenerateRequest, TopLogprobs
-from warmeng.engine.scheduler import Work
+from warmeng.engine.scheduler import Copy, Work
 from warmeng.engine.sequence import SAMPLING, Sequence
 
 Ints = npt.NDArray[np.int32]
@@ -124,6 +124,8 @@ class Layout:
     # [segments]: the key of the mixture of adapters, "" for none.
     adapters: list[str]
     logits_plan: LogitsPlan
+    # In their order: one may be from what another one wrote.
+    copies: tuple[Copy, ...] = ()
 
     @cached_property
     def cu_seqlens_q(self) -> Ints:
@@ -155,7 +157,7 @@ def build_layout(work: list[Work], block_size: int) -> Layout:
     tables, adapters = segments.tables, segments.adapters
     plan = LogitsPlan()
     for item in work:
-        sequence, start, stop = item
+        sequence, start, stop, _ = item
         first_row = len(tokens)
         tokens += sequence.tokens[start:stop]
         if isinstance(sequence.request, GenerateRequest):
@@ -181,7 +183,8 @@ def build_layout(work: list[Work], block_size: int) -> Layout:
             if sequence.request.top_logprobs:
                 rows = sorted({target.row for target in of_labels})
                 plan.tops.extend(TopTarget(row, sequence, row - first_row + start + 1) for row in rows)
-    return segments.layout(tokens, plan)
+    copies = tuple(item.copy for item in work if item.copy is not None)
+    return segments.layout(tokens, plan, copies)
 
 
 class _Segments:
@@ -205,7 +208,7 @@ class _Segments:
         self.tables.append(table)
         self.adapters.append(sequence.adapter_key)
 
-    def layout(self, tokens: list[int], logits_plan: LogitsPlan) -> Layout:
+    def layout(self, tokens: list[int], logits_plan: LogitsPlan, copies: tuple[Copy, ...]) -> Layout:
         """Return everything as arrays."""
         holes = np.zeros((len(self.tables), 2), dtype=np.int32)
         for segment, hole in self.holes.items():
@@ -218,6 +221,7 @@ class _Segments:
             _padded(self.tables),
             self.adapters,
             logits_plan,
+            copies,
         )
 
 
@@ -231,7 +235,7 @@ def _padded(tables: list[array[int]]) -> Ints:
 
 def _add_score(work: Work, block_size: int, segments: _Segments) -> None:
     """Add the segments of a score request: its prompt, then its labels, each on the prompt's blocks and its own."""
-    sequence, start, stop = work
+    sequence, start, stop, _ = work
     prompt_stop = min(stop, sequence.prompt_len)
     if start < prompt_stop:
         segments.add(sequence, sequence.block_table, prompt_stop - start, prompt_stop)

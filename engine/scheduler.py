@@ -7,7 +7,7 @@ from array import array
 from collections import deque
 from typing import NamedTuple
 
-from warmeng.engine.cache import BlockPool, hash_blocks
+from warmeng.engine.cache import NULL_BLOCK, BlockPool, hash_blocks
 from warmeng.engine.request import GenerateRequest, Request, ScoreRequest
 from warmeng.engine.sequence import PENDING, Sequence
 
@@ -21,12 +21,22 @@ _GROWTH = 3
 _URGENT_GROUP = -1
 
 
+class Copy(NamedTuple):
+    """The first ``slots`` of a block, copied to another one after a step's keys and values are written."""
+
+    source: int
+    target: int
+    slots: int
+
+
 class Work(NamedTuple):
     """Tokens ``start`` to ``stop`` of a sequence, computed in one step."""
 
     sequence: Sequence
     start: int
     stop: int
+    # What the block with ``start`` begins with is there already, in another one.
+    copy: Copy | None = None
 
     @property
     def num_scheduled_tokens(self) -> int:
@@ -53,11 +63,12 @@ class Scheduler:
         max_batched_tokens: int,
         max_seq_len: int,
         min_admit: int = 1,
+        copies: bool = False,
     ) -> None:
         """``min_admit``: places that must be free before waiting sequences are admitted while others decode.
 
         A step that only decodes is cheaper to launch than a mixed one. Admitting sequences one by one would make
-        nearly all steps mixed.
+        nearly all steps mixed. ``copies``: steps copy slots, so that prompts share the beginning of a block.
         """
         self.pool = pool
         self.block_size = block_size
@@ -67,6 +78,9 @@ class Scheduler:
         self._configured_limits = max_num_seqs, max_batched_tokens
         self._steps_since_oom = 0
         self._min_admit = min_admit
+        self._copies = copies
+        # Blocks that this step copies from.
+        self._lent: list[int] = []
         # By arrival, in the order of admission.
         self.running: dict[int, Sequence] = {}
         self.preemptions = 0
@@ -132,6 +146,7 @@ class Scheduler:
 
         Empty where nothing is left to do, or where all that is left waits for the outcome of a launched step.
         """
+        self._end_lending()
         work: list[Work] = []
         budget = self.max_batched_tokens
         decoding = False
@@ -178,6 +193,7 @@ class Scheduler:
         """Take all sequences out, and release their blocks."""
         for sequence in list(self.running.values()):
             self.finish(sequence)
+        self._end_lending()
         self._preempted.clear()
         self._waiting.clear()
         self._groups.clear()
@@ -189,6 +205,7 @@ class Scheduler:
         token of one sequence.
         """
         self._steps_since_oom = 0
+        self._end_lending()
         num_scheduled_tokens = sum(item.num_scheduled_tokens for item in work)
         # ``_schedule_tokens`` published the prefixes of this step before they were computed: now they never are.
         for item in reversed(work):
@@ -206,6 +223,7 @@ class Scheduler:
     def note_success(self) -> None:
         """Count a step that found its memory; after ``_STEPS_UNTIL_DOUBLED`` of them, halved limits are doubled."""
         self._steps_since_oom += 1
+        self._end_lending()
         limits = self.max_num_seqs, self.max_batched_tokens
         if limits != self._configured_limits and self._steps_since_oom % _STEPS_UNTIL_DOUBLED == 0:
             max_num_seqs, max_batched_tokens = self._configured_limits
@@ -237,7 +255,16 @@ class Scheduler:
         sequence.block_table.extend([self.pool.allocate() for _ in range(needed)])
         for index in range(start // self.block_size, min(stop // self.block_size, len(sequence.block_hashes))):
             self.pool.publish(sequence.block_table[index], sequence.block_hashes[index])
-        work.append(Work(sequence, start, stop))
+            if self._copies:
+                first = index * self.block_size
+                tokens = sequence.tokens[first : first + self.block_size]
+                self.pool.publish_beginnings(sequence.block_table[index], _before(sequence, index), tokens)
+        copy = None
+        if sequence.lender:
+            target = sequence.block_table[start // self.block_size]
+            copy = Copy(sequence.lender, target, start % self.block_size)
+            sequence.lender = NULL_BLOCK
+        work.append(Work(sequence, start, stop, copy))
         return stop - start
 
     def _choose_victim(self, work: list[Work], needy: Sequence) -> Sequence:
@@ -250,6 +277,7 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         del self.running[sequence.arrival]
+        sequence.lender = NULL_BLOCK
         self._release(sequence)
         sequence.num_computed_tokens = 0
         self._preempted.appendleft(sequence)
@@ -327,7 +355,7 @@ class Scheduler:
             block = self.pool.acquire(block_hash)
             assert block is not None
             sequence.block_table.append(block)
-        sequence.num_computed_tokens = len(cached) * self.block_size
+        sequence.num_computed_tokens = len(cached) * self.block_size + self._borrow(sequence, len(cached))
         if not sequence.admitted_once:
             sequence.num_cached_tokens = sequence.num_computed_tokens
             sequence.admitted_once = True
@@ -335,6 +363,29 @@ class Scheduler:
             count = -(-(stop - start) // self.block_size)
             sequence.branch_tables.append(array("i", [self.pool.allocate() for _ in range(count)]))
         self.running[sequence.arrival] = sequence
+
+    def _borrow(self, sequence: Sequence, index: int) -> int:
+        """Return how many of a prompt's tokens from block ``index`` on are copied from another block.
+
+        The prompt's last token must be computed. What is copied from stays as it is until the step has run.
+        """
+        if not self._copies or (isinstance(sequence.request, GenerateRequest) and sequence.request.prompt_logprobs):
+            return 0
+        first = index * self.block_size
+        rest = sequence.tokens[first : min(first + self.block_size, sequence.prompt_len) - 1]
+        block, count = self.pool.find_beginning(_before(sequence, index), rest)
+        # It may be one that would else have been given to this sequence.
+        if not count or self._expected_blocks(sequence) - index >= self.pool.available:
+            return 0
+        self.pool.lend(block)
+        self._lent.append(block)
+        sequence.lender = block
+        return count
+
+    def _end_lending(self) -> None:
+        for block in self._lent:
+            self.pool.release(block)
+        self._lent.clear()
 
     def _blocks_still_expected(self, sequence: Sequence) -> int:
         """Return the blocks that a running sequence is still expected to take."""
@@ -359,3 +410,8 @@ class Scheduler:
         if isinstance(request, ScoreRequest):
             return 0
         return min(request.sampling.max_new_tokens, self.max_seq_len - len(request.prompt))
+
+
+def _before(sequence: Sequence, index: int) -> bytes:
+    """Return what names all that lies before a prompt's block."""
+    return sequence.block_hashes[index - 1] if index else sequence.adapter_key.encode()

@@ -51,6 +51,8 @@ class Sequence:
     # The cache blocks of each label.
     branch_tables: list[array[int]] = field(default_factory=list)
     num_computed_tokens: int = 0
+    # The block whose beginning the next step copies; the null block for none.
+    lender: int = 0
     # Prompt tokens that the prefix cache gave at the first admission.
     num_cached_tokens: int = 0
     admitted_once: bool = False

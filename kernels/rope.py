@@ -144,3 +144,13 @@ def _write_narrow(data: int) -> None:
 
 
 _WRITERS = {torch.float32: _write_wide, torch.bfloat16: _write_narrow}
+
+
+def copy_slots(k_cache: Tensor, v_cache: Tensor, copies: Tensor) -> None:
+    """Copy the first slots of blocks to other blocks, one after the other, in place.
+
+    Caches as ``write_cache`` has them; copies int64 [n, 3]: source block, target block, slots.
+    """
+    for source, target, slots in copies.tolist():
+        k_cache[target, :, :, :slots] = k_cache[source, :, :, :slots]
+        v_cache[target, :, :slots] = v_cache[source, :, :slots]

@@ -38,6 +38,8 @@ class Batch:
     sin: Tensor
     # int64 [rows]: cache block of each token times the block size, plus its place there.
     slots: Tensor
+    # int64 [copies, 3]: source and target block and slots of each.
+    copies: Tensor
     attention: AttentionPlan
     # Ascending by hash.
     terms: tuple[Term, ...]
@@ -66,6 +68,7 @@ def build_batch(
         cos=cos.index_select(0, positions),
         sin=sin.index_select(0, positions),
         slots=_whole(layout.slot_mapping(block_size)),
+        copies=torch.tensor(layout.copies, dtype=torch.int64).view(-1, 3),
         attention=plan_attention(layout.query_lens, layout.seq_lens, layout.block_tables, layout.holes, block_size),
         terms=tuple(terms),
     )

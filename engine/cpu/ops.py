@@ -20,7 +20,7 @@ from warmeng.kernels.linear import Projection
 from warmeng.kernels.lora import add_lora
 from warmeng.kernels.norm import add_rms_norm
 from warmeng.kernels.quantized import through_fp8
-from warmeng.kernels.rope import rotate_heads, write_cache
+from warmeng.kernels.rope import copy_slots, rotate_heads, write_cache
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class CpuOps:
         return product
 
     def attend(self, qkv: Tensor, layer: int, batch: Batch) -> Tensor:
-        """Rotate queries and keys, write keys and values to the cache, attend."""
+        """Rotate queries and keys, write keys and values to the cache, copy what is shared, attend."""
         c, w, slots = self.config, self.weights.layers[layer], self.cache[layer]
         norms = None if w.q_norm is None or w.k_norm is None else (w.q_norm, w.k_norm)
         rotate_heads(
@@ -77,6 +77,8 @@ class CpuOps:
         if self.kv_fp8:
             k, v = through_fp8(k), through_fp8(v)
         write_cache(k, v, slots.k, slots.v, batch.slots)
+        if len(batch.copies):
+            copy_slots(slots.k, slots.v, batch.copies)
         return attention(q, slots.k, slots.v, batch.attention, c.head_dim**-0.5)
 
     def silu_mul(self, gate_up: Tensor) -> Tensor:

@@ -52,6 +52,7 @@ class CpuRunner:
     """The decoder with its cache on the CPU."""
 
     overlap = 0
+    copies = True
 
     def __init__(
         self,

@@ -93,6 +93,7 @@ class GpuRunner:
     """The decoder with its cache on one device. On a CPU device the kernels are interpreted, without graphs."""
 
     overlap = 1
+    copies = False
 
     def __init__(
         self, config: ModelConfig, weights: Weights, settings: EngineSettings, limits: EngineLimits, vocab_size: int

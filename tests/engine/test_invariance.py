@@ -86,6 +86,25 @@ def test_with_a_cached_prefix(setting, together) -> None:
         assert essence(result) == together[result.id]
 
 
+def test_with_the_beginning_of_a_block_copied(setting) -> None:
+    engine, _ = setting
+    persona = next(iter(engine.model.adapters), None)
+    asked = [
+        GenerateRequest(f"{k}", (*range(3, 27), 40 + k, 50, *range(60, 60 + 9 * k)), SamplingParams(12), persona)
+        for k in range(5)
+    ]
+    alone = {}
+    for request in asked:
+        engine.reset_prefix_cache()
+        (result,) = engine.generate([request])
+        assert result.cached_tokens == 0
+        alone |= {request.id: essence(result)}
+    engine.reset_prefix_cache()
+    results = engine.generate(asked)
+    assert sum(r.cached_tokens == 24 for r in results) >= 3
+    assert {result.id: essence(result) for result in results} == alone
+
+
 @pytest.mark.slow
 def test_preempted(tiny_model: Callable[[str], Path], tiny_adapters: list[Path]) -> None:
     engine = Engine.load(str(tiny_model("llama")), settings=ROOMY)

@@ -194,3 +194,50 @@ def test_a_server_of_many_prompts_keeps_nothing_of_those_that_ended() -> None:
         drain(scheduler, 2)
     assert not scheduler._groups
     assert not scheduler.busy
+
+
+def test_prompts_share_the_beginning_of_a_block() -> None:
+    scheduler = Scheduler(BlockPool(40), BLOCK, 8, 200, 512, copies=True)
+    prefix = list(range(100, 125))
+    for i, rest in enumerate(([1] * 20, [2] * 20, [2] * 3, [], [1])):
+        scheduler.add(request(str(i), [*prefix, *rest]), "")
+    work = scheduler.schedule()
+    longest, other, three, whole, one = sorted(work, key=lambda w: w.sequence.request.id)
+    assert (longest.start, longest.copy) == (0, None)
+    # After a block of 16 tokens: 9 more in common, and what the one before it has in common too.
+    assert (other.start, three.start, whole.start, one.start) == (25, 27, 24, 25)
+    second = [w.sequence.block_table[1] for w in (longest, other, three, whole, one)]
+    assert len(set(second)) == 5
+    assert other.copy == (second[0], second[1], 9)
+    assert three.copy == (second[1], second[2], 11)
+    assert whole.copy is not None
+    assert whole.copy.slots == 8
+    assert one.sequence.num_cached_tokens == 25
+    advance(scheduler, work, 99)
+    assert all(w.copy is None for w in scheduler.schedule())
+
+
+def test_what_is_copied_from_stays_until_the_step_has_run() -> None:
+    # The second prompt needs four blocks; of the five, two keep the first one's prefix.
+    pool = BlockPool(6)
+    scheduler = Scheduler(pool, BLOCK, 8, 200, 512, copies=True)
+    scheduler.add(request("first", [*range(100, 116), *range(16)], new=1), "")
+    assert advance(scheduler, scheduler.schedule(), 1) == ["first"]
+    scheduler.add(request("second", [*range(100, 116), *range(10), *[7] * 34], new=1), "")
+    (item,) = scheduler.schedule()
+    assert item.copy is not None
+    assert item.start == 16 + 10
+    assert item.copy.source not in item.sequence.block_table
+    assert pool.available == 0
+    scheduler.note_success()
+    assert pool.available == 1
+    assert advance(scheduler, [item], 1) == ["second"]
+    assert pool.available == 5
+    # One block fewer: the beginning is computed rather than kept.
+    pool = BlockPool(5)
+    scheduler = Scheduler(pool, BLOCK, 8, 200, 512, copies=True)
+    scheduler.add(request("first", [*range(100, 116), *range(16)], new=1), "")
+    advance(scheduler, scheduler.schedule(), 1)
+    scheduler.add(request("second", [*range(100, 116), *range(10), *[7] * 34], new=1), "")
+    (item,) = scheduler.schedule()
+    assert (item.start, item.copy) == (16, None)

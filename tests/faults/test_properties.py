@@ -132,14 +132,17 @@ def plans(draw: st.DrawFn) -> tuple[list[tuple[Request, str]], dict[str, Any]]:
     limits = {
         "blocks": draw(st.integers(12, 40)), "seqs": draw(st.integers(1, 8)), "budget": draw(st.integers(1, 40)),
         "overlap": draw(st.booleans()), "lack": draw(st.sampled_from([0, 0, 3, 7])), "late": draw(st.integers(0, 4)),
+        "copies": draw(st.booleans()),
     }  # fmt: skip
     return asked, limits
 
 
 def answered(asked: list[tuple[Request, str]], limits: dict[str, Any], order: int) -> tuple[Device, set[str]]:
     """Run requests in an order, some of them added while others run, and memory lacking at every so many steps."""
-    scheduler = Scheduler(BlockPool(limits["blocks"], max_idle=5), BLOCK, limits["seqs"], limits["budget"], 60)
-    device = Device(scheduler, limits["overlap"])
+    pool = BlockPool(limits["blocks"], max_idle=5)
+    scheduler = Scheduler(pool, BLOCK, limits["seqs"], limits["budget"], 60, copies=limits["copies"])
+    # A device that copies runs one step after the other.
+    device = Device(scheduler, limits["overlap"] and not limits["copies"])
     rest = [pair for pair in asked if not scheduler.rejection_reason(pair[0])]
     fits_ = {request.id for request, _ in rest}
     random.Random(order).shuffle(rest)
@@ -195,14 +198,17 @@ def test_the_drawn_plans_preempt_share_and_retreat(count: Callable[..., int]) ->
             for k in range(9)
         ]
         limits = {"blocks": 14, "seqs": 8, "budget": 20, "overlap": number % 2 == 0, "lack": 5, "late": 2}
+        limits["copies"] = number % 4 == 1
         device, which = answered(asked, limits, number)
         assert device.results.keys() == which
         seen["preempted"] += device.scheduler.preemptions
+        seen["copied"] += device.copied
         seen["again"] += sum(device.computed.values()) > sum(
             len(r.prompt) + len(device.results[r.id]) for r, _ in asked
         )
     assert seen["preempted"] > 20
     assert seen["again"] > 5
+    assert seen["copied"] > 20
 
 
 texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=30)

@@ -33,6 +33,7 @@ class Device:
     flight: tuple[list[Work], dict[int, int]] | None = None
     results: dict[str, tuple[int, ...]] = field(default_factory=dict)
     computed: Counter[str] = field(default_factory=Counter)
+    copied: int = 0
 
     def truth(self, sequence: Sequence) -> list[int]:
         """Return the tokens that a sequence has, pending ones by what they will be."""
@@ -98,6 +99,12 @@ class Device:
                 assert where[0] != NULL_BLOCK
                 self.slots[where] = content
             self.computed[item.sequence.request.id] += item.stop - item.start
+        for item in work:
+            if item.copy is not None:
+                assert 0 < item.copy.slots == item.start % BLOCK
+                for slot in range(item.copy.slots):
+                    self.slots[item.copy.target, slot] = self.slots[item.copy.source, slot]
+                self.copied += item.copy.slots
         for item in work:
             for where, content in self.places(item.sequence, item.stop):
                 assert self.slots[where] == content, "a slot holds another prefix"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from warmeng.kernels.norm import add_rms_norm
-from warmeng.kernels.rope import rotate_heads, write_cache
+from warmeng.kernels.rope import copy_slots, rotate_heads, write_cache
 
 
 @pytest.mark.parametrize("width", [16, 40, 576, 601])
@@ -79,3 +79,17 @@ def test_other_types_and_layouts_are_refused() -> None:
         rotate_heads(x.t(), x, x, 2, 1, 1)
     with pytest.raises(ValueError, match="follow one another"):
         write_cache(x.view(4, 2, 16)[..., ::2], x.view(4, 2, 16)[..., ::2], x, x, torch.zeros(2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_first_slots_of_blocks_are_copied_in_order(dtype: torch.dtype) -> None:
+    k, v = torch.randn(5, 2, 6, 16).to(dtype), torch.randn(5, 2, 16, 6).to(dtype)
+    old_k, old_v = k.clone(), v.clone()
+    copy_slots(k, v, torch.tensor([[1, 3, 7], [3, 4, 9]]))
+    for target, slots, kept in ((3, [1] * 7, 7), (4, [1] * 7 + [3] * 2, 9)):
+        for slot, source in enumerate(slots):
+            assert torch.equal(k[target, :, :, slot], old_k[source, :, :, slot])
+            assert torch.equal(v[target, :, slot], old_v[source, :, slot])
+        assert torch.equal(k[target, :, :, kept:], old_k[target, :, :, kept:])
+        assert torch.equal(v[target, :, kept:], old_v[target, :, kept:])
+    assert torch.equal(k[:3], old_k[:3])
