@@ -6,7 +6,10 @@ rows nor the other adapters. Rows that carry no adapter are not touched.
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -29,6 +32,8 @@ from warmeng.kernels.threads import Kernel, next_unit, own_number
 
 # Rows of one unit of work, each with a sum of its own while a matrix is read once for all.
 _ROWS = 8
+# Words of an adapter and the rows that carry it: the first unit of work, ``Lora.words`` and ``CarriedRows.words``.
+_CHANGE = 9
 # Words of a part: its first column of the output, its columns, its first rank, its ranks, where its matrix begins.
 _PART = 5
 
@@ -54,6 +59,8 @@ class Lora:
         self.b = torch.cat([(pair[1] * scale).float().t().reshape(-1) for pair in present])
         self.parts = torch.tensor(table, dtype=torch.int64)
         self.columns = column
+        # What the kernel reads of it: ranks of all parts, parts, and addresses.
+        self.words = self.a.shape[1], len(table), self.a.data_ptr(), self.b.data_ptr(), self.parts.data_ptr()
 
 
 @dataclass(frozen=True)
@@ -65,29 +72,48 @@ class CarriedRows:
     # fp32 [n]: what the change is multiplied by in each.
     coefficients: Tensor
 
+    @cached_property
+    def words(self) -> tuple[int, int, int]:
+        """What the kernel reads of it."""
+        return len(self.rows), self.rows.data_ptr(), self.coefficients.data_ptr()
 
-def add_lora(y: Tensor, x: Tensor, change: Lora, carried: CarriedRows) -> None:
-    """Add an adapter's change to the rows of ``y`` that carry it, in place. x [rows, in]; y [rows, out]; fp32."""
+
+def add_lora(y: Tensor, x: Tensor, changes: Sequence[tuple[Lora, CarriedRows]]) -> None:
+    """Add adapters' changes to the rows of ``y`` that carry them, in place. x [rows, in]; y [rows, out]; fp32.
+
+    No row may carry two of them: those are added by one call after the other.
+    """
     if not (x.is_contiguous() and y.is_contiguous()) or {x.dtype, y.dtype} != {torch.float32}:
         raise ValueError("add_lora takes contiguous tensors of float32")
-    if x.shape[1] != change.a.shape[0] or y.shape[1] != change.columns or len(x) != len(y):
-        raise ValueError(f"add_lora takes {change.a.shape[0]} inputs and {change.columns} outputs a row")
-    scratch = torch.empty(torch.get_num_threads(), _ROWS, change.a.shape[1])
+    inputs, outputs = x.shape[1], y.shape[1]
+    table, units, widest = array("q"), 0, 0
+    for change, carried in changes:
+        if inputs != change.a.shape[0] or outputs != change.columns or len(x) != len(y):
+            raise ValueError(f"add_lora takes {change.a.shape[0]} inputs and {change.columns} outputs a row")
+        table.extend((units, *change.words, *carried.words))
+        units += -(-carried.words[0] // _ROWS)
+        widest = max(widest, change.words[0])
+    scratch = torch.empty(torch.get_num_threads(), _ROWS, widest)
     _add_lora(
-        len(carried.rows), x.shape[1], change.a.shape[1], y.shape[1], len(change.parts), x.data_ptr(), y.data_ptr(),
-        change.a.data_ptr(), change.b.data_ptr(), change.parts.data_ptr(), carried.rows.data_ptr(),
-        carried.coefficients.data_ptr(), scratch.data_ptr(),
+        units, len(changes), inputs, outputs, widest, x.data_ptr(), y.data_ptr(), table.buffer_info()[0],
+        scratch.data_ptr(),
     )  # fmt: skip
 
 
 @Kernel
 def _add_lora(data: int) -> None:
-    _, _, count, inputs, ranks, outputs, parts, x, y, a, b, table, rows, coefficients, scratch = words(data, 15)
-    scratch += 4 * _ROWS * ranks * own_number(data)
+    _, _, units, changes, inputs, outputs, widest, x, y, all_changes, scratch = words(data, 11)
+    scratch += 4 * _ROWS * widest * own_number(data)
     while True:
-        first = next_unit(data) * _ROWS
-        if first >= count:
+        unit = next_unit(data)
+        if unit >= units:
             break
+        entry = all_changes
+        for _ in range(changes - 1):
+            if unit >= load_int(entry, _CHANGE):
+                entry += 8 * _CHANGE
+        begun, ranks, parts, a, b, table, count, rows, coefficients = words(entry, _CHANGE)
+        first = (unit - begun) * _ROWS
         last = count - 1
         # Where there are fewer rows, the last one is computed several times.
         i0, i1, i2, i3 = first, min(first + 1, last), min(first + 2, last), min(first + 3, last)

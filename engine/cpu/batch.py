@@ -43,6 +43,8 @@ class Batch:
     attention: AttentionPlan
     # Ascending by hash.
     terms: tuple[Term, ...]
+    # The same, those before others that some row carries too: no row carries two of one level.
+    levels: tuple[tuple[Term, ...], ...]
 
 
 def build_batch(
@@ -71,6 +73,7 @@ def build_batch(
         copies=torch.tensor(layout.copies, dtype=torch.int64).view(-1, 3),
         attention=plan_attention(layout.query_lens, layout.seq_lens, layout.block_tables, layout.holes, block_size),
         terms=tuple(terms),
+        levels=_levels(terms),
     )
 
 
@@ -86,6 +89,18 @@ def _coefficients(keys: Seq[str], mixtures: Mapping[str, Mixture]) -> dict[str, 
         of = {key: terms.get(name, 0.0) for key, terms in carried.items()}
         found[name] = np.array([of.get(key, 0.0) for key in keys], dtype=np.float32)
     return found
+
+
+def _levels(terms: Seq[Term]) -> tuple[tuple[Term, ...], ...]:
+    levels: list[list[Term]] = []
+    for term in terms:
+        rows = term.carried.rows
+        below = [k for k, level in enumerate(levels) if any(torch.isin(rows, t.carried.rows).any() for t in level)]
+        level = max(below, default=-1) + 1
+        if level == len(levels):
+            levels.append([])
+        levels[level].append(term)
+    return tuple(map(tuple, levels))
 
 
 def _whole(values: npt.NDArray[Any]) -> Tensor:

@@ -17,7 +17,7 @@ from warmeng.kernels.activation import silu_mul
 from warmeng.kernels.along import along
 from warmeng.kernels.attention import attention
 from warmeng.kernels.linear import Projection
-from warmeng.kernels.lora import add_lora
+from warmeng.kernels.lora import Lora, add_lora
 from warmeng.kernels.norm import add_rms_norm
 from warmeng.kernels.quantized import through_fp8
 from warmeng.kernels.rope import copy_slots, rotate_heads, write_cache
@@ -59,11 +59,16 @@ class CpuOps:
         """Multiply with a layer's weight and add the changes of the rows' adapters."""
         w: Projection = getattr(self.weights.layers[layer], name)
         product = w.multiply(x)
-        for term in batch.terms:
-            change = getattr(self.adapters[term.hash].layers[layer], name) if term.hash in self.adapters else None
-            if change is not None:
-                add_lora(product, x, change, term.carried)
+        for level in batch.levels:
+            found = [(self._change(term.hash, layer, name), term.carried) for term in level]
+            changes = [(change, carried) for change, carried in found if change is not None]
+            if changes:
+                add_lora(product, x, changes)
         return product
+
+    def _change(self, adapter: str, layer: int, name: Fused) -> Lora | None:
+        weights = self.adapters.get(adapter)
+        return getattr(weights.layers[layer], name) if weights is not None else None
 
     def attend(self, qkv: Tensor, layer: int, batch: Batch) -> Tensor:
         """Rotate queries and keys, write keys and values to the cache, copy what is shared, attend."""

@@ -187,9 +187,9 @@ def test_adapters_are_multiplied_with_rows_that_are_not_rounded(tiny_model: Call
     (key,) = ops.adapters
     x = torch.randn(8, 48, generator=torch.Generator().manual_seed(5))
     everywhere = CarriedRows(torch.arange(8), torch.ones(8))
-    batch = type("Batch", (), {"terms": (Term(key, torch.ones(8, 1), everywhere),)})()
-    expected = ops.project(x, 0, "qkv", type("Batch", (), {"terms": ()})())
-    add_lora(expected, x, ops.adapters[key].layers[0].qkv, everywhere)
+    batch = type("Batch", (), {"levels": ((Term(key, torch.ones(8, 1), everywhere),),)})()
+    expected = ops.project(x, 0, "qkv", type("Batch", (), {"levels": ()})())
+    add_lora(expected, x, [(ops.adapters[key].layers[0].qkv, everywhere)])
     assert torch.equal(ops.project(x, 0, "qkv", batch), expected)
 
 

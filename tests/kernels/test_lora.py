@@ -34,7 +34,7 @@ def test_equals_the_formula_on_its_rows_and_leaves_the_others(
     x, y = torch.randn(40, inputs), torch.randn(40, sum(columns))
     rows = carried([0, 3, 4, 5, 6, 7, 9, 11, 20, 39])
     out = y.clone()
-    add_lora(out, x, change, rows)
+    add_lora(out, x, [(change, rows)])
     expected = y.double()
     expected[rows.rows] += (x[rows.rows].double() @ whole) * rows.coefficients[:, None]
     # Sums of float32 over all inputs and ranks.
@@ -48,26 +48,39 @@ def test_bits_depend_on_neither_the_other_rows_nor_threads() -> None:
     x, y = torch.randn(300, 576), torch.randn(300, 960)
     everything = carried(list(range(300)))
     whole = y.clone()
-    add_lora(whole, x, change, everything)
+    add_lora(whole, x, [(change, everything)])
     before = torch.get_num_threads()
     try:
         for threads in (1, 2, 5):
             torch.set_num_threads(threads)
             for rows in ([17], [299, 3], list(range(0, 300, 7)), list(range(8)), list(range(255, 288))):
                 out = y.clone()
-                add_lora(out, x, change, CarriedRows(torch.tensor(rows), everything.coefficients[rows]))
+                add_lora(out, x, [(change, CarriedRows(torch.tensor(rows), everything.coefficients[rows]))])
                 assert torch.equal(out[rows], whole[rows]), (threads, rows)
     finally:
         torch.set_num_threads(before)
+
+
+def test_adapters_of_other_ranks_and_rows_go_together() -> None:
+    changes = [made(ranks, [40, 41], 577)[0] for ranks in ([8, 8], [None, 33], [16, None], [4, 4])]
+    x, y = torch.randn(90, 577), torch.randn(90, 81)
+    shuffled = torch.randperm(90).tolist()
+    rows = [carried(shuffled[:37]), carried([]), carried(shuffled[40:41]), carried(shuffled[41:])]
+    together, apart = y.clone(), y.clone()
+    add_lora(together, x, list(zip(changes, rows, strict=True)))
+    for pair in zip(changes, rows, strict=True):
+        add_lora(apart, x, [pair])
+    assert torch.equal(together, apart)
+    assert not torch.equal(together, y)
 
 
 def test_nothing_carried_is_nothing_changed_and_wrong_shapes_are_refused() -> None:
     change, _ = made([4], [16], 32)
     x, y = torch.randn(3, 32), torch.randn(3, 16)
     out = y.clone()
-    add_lora(out, x, change, carried([]))
+    add_lora(out, x, [(change, carried([]))])
     assert torch.equal(out, y)
     with pytest.raises(ValueError, match="32 inputs and 16 outputs"):
-        add_lora(torch.randn(3, 17), x, change, carried([1]))
+        add_lora(torch.randn(3, 17), x, [(change, carried([1]))])
     with pytest.raises(ValueError, match="contiguous"):
-        add_lora(out, x[:, ::2], change, carried([1]))
+        add_lora(out, x[:, ::2], [(change, carried([1]))])
