@@ -49,7 +49,7 @@ from warmeng.engine.vectors import Vector, load_vector
 __all__ = ["NUMERICS_VERSION", "Engine", "EngineSettings", "EngineStats", "Model"]
 
 # Raised whenever the engine's arithmetic changes, so that a run is not continued with other numbers.
-NUMERICS_VERSION = 4
+NUMERICS_VERSION = 5
 # Of single precision: a changed order of sums moves logits by a few.
 _ROUNDING = 16
 # Whose versions a manifest records.

@@ -34,7 +34,7 @@ from warmeng.finetune.report_to import reporter, values_of
 from warmeng.finetune.state import STATE, Log, load_state, save_state
 
 # Raised whenever the trainer's arithmetic changes, so that a run is not continued with other numbers.
-NUMERICS_VERSION = 1
+NUMERICS_VERSION = 2
 TRAINING = ManifestKind(
     mark=("kind", "finetune"),
     parts={"numerics": int, "threads": int, "micro_tokens": int, "finished": bool},
