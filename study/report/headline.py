@@ -19,7 +19,7 @@ MEANINGS = {
 }
 WAYS = {-1: "lower", 0: "no difference shown", 1: "higher"}
 TRENDS = {-1: "it falls with the dose", 0: "no trend is shown", 1: "it rises with the dose"}
-
+FEW = "The interval rests on few questions, so it may be too short."
 
 FINDING = 0.05  # false-discovery rate
 
@@ -93,6 +93,8 @@ def _claim(row: Row) -> str:
             f"a difference in {outcome} between {who} and {whom} is not shown: {bounds}.",
             f"An effect of {least} would have been found in 80 % of such runs.",
         ]
+    if row["few"]:
+        told.append(FEW)
     if row["published"] is not None:
         paper = f"the paper's effect of {row['published']:+.2f} points"
         if row["excludes"] == "yes":
@@ -138,7 +140,8 @@ def _contrast(row: Row) -> str:
     """Return a contrast in words; one of the exploratory family is told apart only where it is after correction."""
     corrected = row.get("p_family")
     way = WAYS[sign(row) if corrected is None or corrected < FINDING else 0]
-    return f"{row['persona']} minus {row['against']}: {_interval(row)}, {way}."
+    resting = f" {FEW}" if row.get("few") else ""
+    return f"{row['persona']} minus {row['against']}: {_interval(row)}, {way}.{resting}"
 
 
 def _interval(row: Row, value: str = "value") -> str:

@@ -12,6 +12,8 @@ WHERE = (("task", "task", "text"), ("context", "context", "text"), ("belief", "b
 BOUNDS = (("low", "low", "points"), ("high", "high", "points"))
 _SHARE = (("low", "low", "percent"), ("high", "high", "percent"))
 TESTED = (("p", "p", "p"), ("p_family", "corrected", "p"))
+# Which of a row's intervals rest on few questions.
+FEW = ("few", "on few", "text")
 FAMILY = "Corrected: false discoveries are controlled over all exploratory contrasts of these tables."
 _POOLED = "All tasks together leave tasks of general ability out."
 _PLAIN = "The plain framing alone."
@@ -31,8 +33,9 @@ ANSWER_SCHEMA: dict[str, Described] = {
         "The outcome and the contrast that were named before the first answer, with the 95 % interval. Found in 80 %: "
         "the smallest effect that 80 % of runs with as many questions would show, by this run's own spread. For errors "
         "on plain questions there are also the paper's effect, whether the interval excludes it, and how many "
-        "questions it would need. Lowest, highest: what the undecided answers could make of the difference. All other "
-        "numbers of this run are exploratory.",
+        "questions it would need. Lowest, highest: what the undecided answers could make of the difference. On few: "
+        "the interval rests on so few questions that it may be too short. All other numbers of this run are "
+        "exploratory.",
         (
             ("outcome", "outcome", "text"),
             ("persona", "persona", "text"),
@@ -49,6 +52,7 @@ ANSWER_SCHEMA: dict[str, Described] = {
             ("needed", "questions for the paper's", "int"),
             ("lowest", "lowest", "number"),
             ("highest", "highest", "number"),
+            FEW,
         ),
     ),
     "error_rates": (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from warmeng.study.stats.answer_schema import TESTED, WHERE, Described
+from warmeng.study.stats.answer_schema import FEW, TESTED, WHERE, Described
 
 _BOTH = "Each question weighs alike; 95 % intervals as those of differences. Found in 80 %: the smallest shift that as"
 _SHIFT = (
@@ -53,8 +53,9 @@ COMPARE_SCHEMA: dict[str, Described] = {
     "run_margins": (
         "Margins in two runs",
         "What the second run changes in each outcome of margins, paired by question, in nats: of a persona's own, or, "
-        "with a persona in 'against', of its difference from that one. Means over questions with 95 % t intervals, "
-        "tasks as strata. Corrected: false discoveries are controlled over all tables of the comparison.",
+        "with a persona in 'against', of its difference from that one. Means over questions with 95 % intervals, "
+        "tasks as strata, as those of margins. Corrected: false discoveries are controlled over all tables of the "
+        "comparison.",
         (
             ("persona", "persona", "text"),
             ("against", "against", "text"),
@@ -64,6 +65,7 @@ COMPARE_SCHEMA: dict[str, Described] = {
             ("low", "low", "nats"),
             ("high", "high", "nats"),
             *TESTED,
+            FEW,
         ),
     ),
     "run_apart": (

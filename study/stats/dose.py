@@ -34,7 +34,7 @@ FLIPS = 9_999
 class Trend:
     """Outcome per unit of dose: the mean of n questions' slopes, and two-sided p values that it is 0.
 
-    ``p`` is that of the t interval, ``p_flips`` that of the sign flips; they and the interval are ``None`` where fewer
+    ``p`` is that of the interval, ``p_flips`` that of the sign flips; they and the interval are ``None`` where fewer
     than two questions have a slope, or all have the same.
     """
 

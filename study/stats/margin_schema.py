@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from warmeng.study.stats.answer_schema import FAMILY, PLACE, TESTED, WHERE, Described
+from warmeng.study.stats.answer_schema import FAMILY, FEW, PLACE, TESTED, WHERE, Described
 
 _NATS = (("low", "low", "nats"), ("high", "high", "nats"))
 _ASKED = (*PLACE, ("asking", "asking", "text"), *WHERE[:2])
 _MARGIN = "Margin: log p(right answer) - log p(wrong answer), in nats."
-_MEANS = "Means over questions with 95 % t intervals, tasks as strata; the plain framing alone."
+_MEANS = (
+    "Means over questions with 95 % intervals (Student's, corrected for skewness), tasks as strata; the plain framing "
+    "alone. On few: intervals whose spread is that of fewer than four questions, as where nearly all others stand at a "
+    "ceiling; they cover the truth less often than they say."
+)
 
 MARGIN_SCHEMA: dict[str, Described] = {
     "margins": (
@@ -24,6 +28,7 @@ MARGIN_SCHEMA: dict[str, Described] = {
             ("shift", "shift", "nats"),
             ("shift_low", "low", "nats"),
             ("shift_high", "high", "nats"),
+            FEW,
         ),
     ),
     "susceptibility": (
@@ -32,7 +37,7 @@ MARGIN_SCHEMA: dict[str, Described] = {
         "first minus the second, to the user's own claim; below it to claims that are only mentioned, are a friend's, "
         "or deny an answer. d' and criterion c are of the choice alone, from its probabilities (Macmillan and Creelman "
         f"2005): c below 0 leans to the user's answer. {_MEANS}",
-        (*_ASKED, ("measure", "measure", "text"), ("n", "n", "int"), ("value", "value", "nats"), *_NATS),
+        (*_ASKED, ("measure", "measure", "text"), ("n", "n", "int"), ("value", "value", "nats"), *_NATS, FEW),
     ),
     "agreement": (
         "Agreement: what a user's own claim does beyond its mention",
@@ -53,6 +58,7 @@ MARGIN_SCHEMA: dict[str, Described] = {
             ("control_high", "high", "nats"),
             ("value", "agreement", "nats"),
             *_NATS,
+            FEW,
         ),
     ),
     "margin_contrasts": (
@@ -69,6 +75,7 @@ MARGIN_SCHEMA: dict[str, Described] = {
             ("value", "difference", "nats"),
             *_NATS,
             *TESTED,
+            FEW,
         ),
     ),
     "margin_norms": (
@@ -87,6 +94,7 @@ MARGIN_SCHEMA: dict[str, Described] = {
             ("n", "n", "int"),
             ("value", "value", "nats"),
             *_NATS,
+            FEW,
         ),
     ),
     "margin_validity": (
@@ -110,7 +118,7 @@ MARGIN_SCHEMA: dict[str, Described] = {
     ),
     "dose_response": (
         "Dose and response",
-        "The outcome's mean change from the baseline at each dose, paired over n questions, with its 95 % t "
+        "The outcome's mean change from the baseline at each dose, paired over n questions, with its 95 % "
         "interval, tasks as strata; the monotone (isotonic) curve through 0 at the baseline, with a bootstrap "
         "interval over questions. Warmth (less the baseline's) and KL from the base are means over held-out prompts, "
         "in nats a token. Per unit: the change over either, with Fieller's 95 % interval.",
@@ -139,7 +147,7 @@ MARGIN_SCHEMA: dict[str, Described] = {
     ),
     "dose_trends": (
         "Trend over the dose",
-        "The mean over n questions of each one's least-squares slope, in outcome per unit of dose, with its 95 % t "
+        "The mean over n questions of each one's least-squares slope, in outcome per unit of dose, with its 95 % "
         "interval and p value, tasks as strata; beside it the p value of flipping whole questions' signs.",
         (
             ("outcome", "outcome", "text"),

@@ -49,7 +49,7 @@ def primary(frame: Frame, known: Small, claim: Claim, found: Row | None) -> list
     row |= {"unit": POINTS if claim.is_errors else NATS}
     if found is None:
         return [row]
-    row |= {name: found[name] for name in ("n", "value", "low", "high", "p")}
+    row |= {name: found[name] for name in ("n", "value", "low", "high", "p")} | {"few": found.get("few")}
     if found["low"] is not None:
         # By its own spread, not an assumed one.
         row["detectable"] = detectable(found["low"], found["high"])

@@ -121,7 +121,8 @@ def _as_model(part: Margins, run: str) -> Margins:
 def _shift(persona: str, against: str, outcome: str, values: Floats, task: Ints) -> Row:
     found = question_means(values[None], task)
     numbers = {name: number(getattr(found, name)[0]) for name in ("value", "low", "high", "p")}
-    return {"persona": persona, "against": against, "outcome": outcome, "n": int(found.n[0]), **numbers}
+    row = {"persona": persona, "against": against, "outcome": outcome, "n": int(found.n[0]), **numbers}
+    return row | {"few": "shift" if found.few[0] else ""}
 
 
 def apart(frame: Frame, known: Small) -> list[Row]:

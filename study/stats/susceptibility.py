@@ -133,9 +133,11 @@ class Tables:
                 shift = moved.get((persona, belief), {})
                 for place, m in found.items():
                     row = head | _place(place) | _numbers(m)
+                    told = {"margin": m}
                     if place in shift:
+                        told["shift"] = shift[place]
                         row |= _numbers(shift[place], "shift_n", "shift", "shift_low", "shift_high")
-                    rows.append(row)
+                    rows.append(row | few(told))
         return rows
 
     def levels(self) -> list[Row]:
@@ -150,10 +152,10 @@ class Tables:
             }
             for (persona, measure), means in self._means(values).items():
                 head = {"persona": persona, "asking": asking}
-                rows += [head | _place(place) | {"measure": measure} | _numbers(m) for place, m in means.items()]
+                rows += [head | _place(place) | {"measure": measure} | _one(m) for place, m in means.items()]
         for p, persona in enumerate(self.personas):
             for measure, place, m in self._detection(p):
-                rows.append({"persona": persona, "asking": CHOICE} | _place(place) | {"measure": measure} | _numbers(m))
+                rows.append({"persona": persona, "asking": CHOICE} | _place(place) | {"measure": measure} | _one(m))
         return rows
 
     def agreement(self) -> list[Row]:
@@ -174,9 +176,11 @@ class Tables:
                 head = {"persona": persona, "against": against, "asking": asking}
                 for place, m in means.items():
                     row = head | _place(place) | _numbers(m)
+                    told = {}
                     for name, column in (("raw", raw), ("control", control)):
-                        row |= _numbers(column[persona, against][place], "n", name, f"{name}_low", f"{name}_high")
-                    rows.append(row)
+                        told[name] = column[persona, against][place]
+                        row |= _numbers(told[name], "n", name, f"{name}_low", f"{name}_high")
+                    rows.append(row | few(told | {AGREEMENT: m}))
         return rows
 
     def contrasts(self) -> list[Row]:
@@ -194,10 +198,10 @@ class Tables:
                 if (who, whom) == (variant, against):
                     head = {"persona": variant, "against": against, "asking": asking}
                     for place, m in found.items():
-                        rows.append(head | _place(place) | {"measure": measure} | _numbers(m) | {"p": number(m.p)})
+                        rows.append(head | _place(place) | {"measure": measure} | _one(m) | {"p": number(m.p)})
             for measure, place, m in self._detection(self.personas.index(variant), self.personas.index(against)):
                 head = {"persona": variant, "against": against, "asking": CHOICE}
-                rows.append(head | _place(place) | {"measure": measure} | _numbers(m) | {"p": number(m.p)})
+                rows.append(head | _place(place) | {"measure": measure} | _one(m) | {"p": number(m.p)})
         return rows
 
     def norms(self) -> list[Row]:
@@ -225,7 +229,7 @@ class Tables:
                     head = {"persona": persona, "against": against, "asking": cube.asking, "measure": measure}
                     for place, m in means.items():
                         if place.context == ALL:
-                            rows.append({"model": place.model} | head | {"norm": norm} | _numbers(m))
+                            rows.append({"model": place.model} | head | {"norm": norm} | _one(m))
         return rows
 
     def _with_contrasts(self, values: Floats) -> dict[tuple[str, str], Floats]:
@@ -287,7 +291,7 @@ class Tables:
                     mine, sound = mine - others[name], sound & too
                 found = question_means(mine, task)
                 bounds = {key: np.where(sound, getattr(found, key), np.nan) for key in ("low", "high", "p")}
-                return replace(found, **bounds)
+                return replace(found, few=found.few & sound, **bounds)
 
             return summarise
 
@@ -314,11 +318,13 @@ class One:
     low: float
     high: float
     p: float
+    few: bool
 
     @classmethod
     def of(cls, found: Means, k: int) -> One:
         """Return the k-th."""
-        return cls(int(found.n[k]), *(float(x[k]) for x in (found.value, found.low, found.high, found.p)))
+        value, low, high, p = (float(x[k]) for x in (found.value, found.low, found.high, found.p))
+        return cls(int(found.n[k]), value, low, high, p, bool(found.few[k]))
 
 
 Summary = Callable[[Sequence[Floats], Ints], Means]
@@ -333,7 +339,8 @@ def _error_changes(flat: Sequence[Floats], task: Ints) -> Means:
     row, question = np.nonzero(np.isfinite(flat[0]))
     found = mean_changes(row, flat[0][row, question] / 100, question, len(flat[0]))
     value, low, high = (100 * x for x in (found.value, found.low, found.high))
-    return Means(found.n, value, np.full(len(value), np.nan), low, high, found.p)
+    none = np.full(len(value), np.nan)
+    return Means(found.n, value, none, low, high, found.p, few=np.zeros(len(value), dtype=bool))
 
 
 def _place(place: Place) -> Row:
@@ -342,6 +349,15 @@ def _place(place: Place) -> Row:
 
 def _numbers(m: One, n: str = "n", value: str = "value", low: str = "low", high: str = "high") -> Row:
     return {n: m.n, value: number(m.value), low: number(m.low), high: number(m.high)}
+
+
+def _one(m: One) -> Row:
+    return _numbers(m) | few({"value": m})
+
+
+def few(told: Mapping[str, One]) -> Row:
+    """Return a row's column of that name: which of its intervals rest on few questions (see ``Means``)."""
+    return {"few": ", ".join(name for name, m in told.items() if m.few)}
 
 
 def sign(row: Mapping[str, Any]) -> int:

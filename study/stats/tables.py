@@ -15,7 +15,7 @@ from warmeng.study.stats.grader_schema import GRADER_SCHEMA
 from warmeng.study.stats.margin_schema import MARGIN_SCHEMA
 
 # Of ``analysis.json`` and ``results.json``: raise it when a table is no longer what it was.
-FORMAT = 5
+FORMAT = 6
 DASH = "–"
 Table = dict[str, Any]
 # By name.

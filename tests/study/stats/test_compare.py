@@ -80,7 +80,7 @@ def test_runs_of_one_design_are_paired(two):
     assert told["p"] < 1e-5
     contrast = row(found, "run_margins", persona="warm-prompt", outcome="agreement (choice)", against="original")
     assert contrast["value"] == pytest.approx(0, abs=1e-9)
-    says = "original: agreement (choice) +1.69 nats in the second run minus the first (+1.60 to +1.78), 6 questions"
+    says = "original: agreement (choice) +1.69 nats in the second run minus the first (+1.61 to +1.79), 6 questions"
     assert says in headline(found)
 
 

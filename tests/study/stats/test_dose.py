@@ -33,8 +33,10 @@ def test_slopes_are_least_squares_over_the_doses_a_question_has():
             assert slope == pytest.approx(np.polyfit(DOSES[at], row[at], 1)[0])
 
 
-def test_the_trend_is_students_test_of_the_slopes():
-    found = trend(DOSES, values := outcomes(curve=lambda d: -0.2 * d))
+def test_the_trend_is_students_test_of_slopes_that_are_not_skewed():
+    values = outcomes(curve=lambda d: 0 * d)
+    values = np.concatenate([values, -values]) - 0.2 * DOSES
+    found = trend(DOSES, values)
     known = slopes(DOSES, values)
     known = known[np.isfinite(known)]
     expected = stats.ttest_1samp(known, 0)

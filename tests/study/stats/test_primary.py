@@ -98,6 +98,13 @@ def test_undecided_answers_that_could_turn_it_are_said_with_it():
     assert "Undecided answers could turn it: -" in claim_line(shown)
 
 
+def test_an_interval_that_rests_on_few_questions_is_said_to():
+    row = {"outcome": "agreement (choice)", "persona": "warm", "against": "original", "unit": "nats", "n": 24}
+    row |= {"value": 1.0, "low": 0.5, "high": 1.5, "p": 0.01}
+    lines = [claim_line({"primary": table("primary", [row | {"few": few}])}) for few in ("", "value")]
+    assert lines[1] == f"{lines[0]} The interval rests on few questions, so it may be too short."
+
+
 def test_without_answers_nothing_is_said_of_it_and_without_a_claim_there_is_no_line():
     frame = study(np.random.default_rng(5), 10, (-0.5, -0.5))
     _, shown = tables(frame, Claim("error rates", "cold", "original"))

@@ -50,7 +50,7 @@ def intervals(tables):
         for row in rows:
             if row["model"] == "all":
                 continue
-            place = (name, *(str(v) for k, v in row.items() if isinstance(v, str) and k != "model"))
+            place = (name, *(str(v) for k, v in row.items() if isinstance(v, str) and k not in ("model", "few")))
             for head in ("value", "shift", "raw", "control"):
                 low = "low" if head == "value" else f"{head}_low"
                 if row.get(low) is not None:
@@ -82,10 +82,11 @@ def coverage(count, seed, ceiling, missing):
 def test_intervals_cover_the_truth(count, ceiling, missing):
     """Questions are clusters, margins are cut at a ceiling, scores are missing: 95 % intervals cover in 93 to 97 %.
 
-    So does each table's mean. A single interval of 500 studies is off by 1 % in its standard error, so each is given
-    three of them.
+    So does each table's mean. A single interval of 2,000 studies is off by half a percent in its standard error, so
+    each is given two of them, or, of few studies, those over all tasks and contexts three. Those of errors, Bonett and
+    Price's, cover more often where few questions change.
     """
-    n = count(60, 500)
+    n = count(60, 2000)
     found = coverage(n, 5, ceiling, missing)
     by = defaultdict(list)
     for place, share in found.items():
@@ -93,9 +94,18 @@ def test_intervals_cover_the_truth(count, ceiling, missing):
     print({name: (len(s), round(float(np.mean(s)), 4), min(s), max(s)) for name, s in by.items()})
     assert set(by) == {"margins", "susceptibility", "agreement", "margin_contrasts", "margin_norms"}
     assert all(0.93 < np.mean(shares) < 0.97 for shares in by.values())
-    pooled = {p: s for p, s in found.items() if p.count("all") == 2 or p[0] == "margin_norms"}
-    spread = 3 * np.sqrt(0.95 * 0.05 / n)
-    assert all(0.94 - spread < share < 0.96 + spread for share in pooled.values()), pooled
+    spread = np.sqrt(0.95 * 0.05 / n)
+    errors = {p: s for p, s in found.items() if any(part.startswith("errors") for part in p)}
+    means = {p: s for p, s in found.items() if p not in errors}
+    assert min(errors.values()) > 0.94 - 3 * spread
+    if n < 2000:
+        means = {p: s for p, s in means.items() if p.count("all") == 2 or p[0] == "margin_norms"}
+        low, high = 0.94 - 3 * spread, 0.96 + 3 * spread
+    else:
+        low, high = 0.93 - 2 * spread, 0.97 + 2 * spread
+    outside = {p: s for p, s in means.items() if not low < s < high}
+    print(len(means), "of means:", np.mean([0.93 <= s <= 0.97 for s in means.values()]), "in 93 to 97 %")
+    assert not outside
 
 
 ONLY = {
@@ -235,33 +245,111 @@ def test_the_cold_control_is_found_by_name(variant, control):
     assert cold_control(variant, ("original", variant)) is None
 
 
-def test_means_are_the_t_interval_of_one_sample():
+def test_means_of_a_sample_without_skewness_have_the_t_interval():
     from scipy.stats import ttest_1samp
 
     rng = np.random.default_rng(0)
-    values = rng.normal(0.4, 1, (3, 20))
-    values[1, 4:] = np.nan
+    half = rng.normal(0, 1, (3, 10))
+    values = np.concatenate([0.4 + half, 0.4 - half], axis=1)
+    values[1, [2, 12]] = np.nan
     found = question_means(values, np.zeros(20, dtype=np.int64))
     for k, row in enumerate(values):
         test = ttest_1samp(row[np.isfinite(row)], 0)
         interval = test.confidence_interval()
         assert found.p[k] == pytest.approx(test.pvalue)
         assert (found.low[k], found.high[k]) == pytest.approx((interval.low, interval.high))
-    assert found.n.tolist() == [20, 4, 20]
+    assert found.n.tolist() == [20, 18, 20]
+    assert not found.few.any()
+
+
+def hall(truth, mean, error, skewness, n):
+    """Hall's (1992) transformed T of a sample's mean, whose skewness is the sample's."""
+    t = (mean - truth) / error
+    return t + skewness * t**2 / (3 * n**0.5) + skewness**2 * t**3 / (27 * n) + skewness / (6 * n**0.5)
+
+
+def test_means_of_a_skewed_sample_have_halls_interval():
+    """Its ends are where the transformed T, found by search, is Student's quantile; p is that of the truth 0."""
+    from scipy.optimize import brentq
+    from scipy.stats import t
+
+    values = np.minimum(np.random.default_rng(4).normal(0.4, 1, 30), 1.0)
+    n, mean = len(values), values.mean()
+    error = values.std(ddof=1) / n**0.5
+    parts = (mean, error, ((values - mean) ** 3).mean() / values.std(ddof=1) ** 3, n)
+    ends = [
+        brentq(lambda m, q=q: hall(m, *parts) - q, mean - 9 * error, mean + 9 * error)
+        for q in t.ppf([0.975, 0.025], n - 1)
+    ]
+    found = question_means(values[None], np.zeros(n, dtype=np.int64))
+    assert (found.low[0], found.high[0]) == pytest.approx(ends)
+    assert mean - found.low[0] > 1.1 * (found.high[0] - mean)
+    assert found.p[0] == pytest.approx(2 * t.sf(abs(hall(0, *parts)), n - 1))
+    mirrored = question_means(-values[None], np.zeros(n, dtype=np.int64))
+    assert (-mirrored.high[0], -mirrored.low[0]) == pytest.approx(ends)
 
 
 def test_means_of_strata_have_their_variance_within_tasks():
     """Two tasks far apart: the mean of both is as sure as the spread within each says (Welch and Satterthwaite)."""
     rng = np.random.default_rng(0)
-    a, b = rng.normal(-5, 1, 12), rng.normal(5, 2, 30)
-    found = question_means(np.concatenate([a, b])[None], np.repeat([0, 1], [12, 30]))
+    a, b = (np.concatenate([x, -x]) for x in (rng.normal(0, 1, 6), rng.normal(0, 2, 15)))
+    found = question_means(np.concatenate([a - 5, b + 5])[None], np.repeat([0, 1], [12, 30]))
     terms = [(12 / 42) ** 2 * a.var(ddof=1) / 12, (30 / 42) ** 2 * b.var(ddof=1) / 30]
     freedom = sum(terms) ** 2 / (terms[0] ** 2 / 11 + terms[1] ** 2 / 29)
     from scipy.stats import t
 
     half = t.ppf(0.975, freedom) * np.sqrt(sum(terms))
-    mean = (a.sum() + b.sum()) / 42
+    mean = (-5 * 12 + 5 * 30) / 42
     assert (found.value[0], found.low[0], found.high[0]) == pytest.approx((mean, mean - half, mean + half))
+
+
+def test_means_that_rest_on_few_questions_are_marked():
+    """All but k of 280 questions stand at a ceiling; of three questions nothing is sure."""
+    values = np.full((7, 280), 5.0)
+    for k in range(1, 7):
+        values[k, :k] = np.arange(k) / 10
+    assert question_means(values, np.zeros(280, dtype=np.int64)).few.tolist() == [False, *3 * [True], *3 * [False]]
+    assert question_means(np.array([[1.0, 2.0, 3.0]]), np.zeros(3, dtype=np.int64)).few.tolist() == [True]
+    cut = simulate(np.random.default_rng(1), SUBJECTS, ceiling=1.0)
+    rows = susceptibility_tables(cut, "original", VARIANTS)["margins"]
+    assert {row["few"] for row in rows} == {"", "margin", "shift", "margin, shift"}
+    assert all(row["low"] is not None for row in rows if "margin" in row["few"])
+
+
+def shapes(rng, size):
+    """Values of questions by the shape of their distribution, with the true mean.
+
+    The first are normal and cut at a ceiling, where so many % of them stand.
+    """
+    normal = NormalDist()
+    for share in (0, 50, 70, 80, 90, 95):
+        cut = normal.inv_cdf(1 - share / 100) if share else 9.0
+        yield share, np.minimum(rng.normal(size=size), cut), cut * share / 100 - normal.pdf(cut)
+    yield "mostly 0", np.where(rng.random(size) < 0.8, 0.0, rng.normal(1, 1, size)), 0.2
+    yield "exponential", rng.exponential(size=size), 1.0
+    yield "lognormal", np.exp(rng.normal(size=size)), np.exp(0.5)
+    yield "t of 3", rng.standard_t(3, size), 0.0
+
+
+# Shapes of which 24 questions say too little: a single one may carry their skewness.
+HARD = (90, 95, "lognormal", "t of 3")
+
+
+@pytest.mark.parametrize("n", [24, *full(12, 36, 60, 120, 280)])
+def test_skewed_means_are_covered(n):
+    """In 8,000 studies of each shape: in 93 to 97 % but for the hard ones, where Student's cover in 80 to 95 %."""
+    from scipy.stats import t
+
+    for shape, values, true in shapes(np.random.default_rng(8), (8000, n)):
+        found = question_means(values, np.zeros(n, dtype=np.int64))
+        known = np.isfinite(found.low)
+        cover = np.mean((found.low <= true) & (true <= found.high), where=known)
+        near = np.abs(found.value - true) <= t.ppf(0.975, n - 1) * np.nan_to_num(found.error)
+        students = np.mean(near, where=known)
+        print(f"{n} {shape}: {cover:.3f} of {known.mean():.3f}, Student's {students:.3f}, few {found.few.mean():.3f}")
+        if n >= 24:
+            assert (0.91 if shape in HARD else 0.93) < cover < 0.975
+        assert cover > students + 0.02 or students > 0.92
 
 
 def test_where_there_is_nothing_to_tell_there_is_no_interval():
