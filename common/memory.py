@@ -1,8 +1,10 @@
-"""How much memory this process may use: of the machine, and of the containers that it is in."""
+"""How much memory this process may use: of the machine, and of the containers that it is in; and giving it back."""
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path("/")
@@ -49,3 +51,10 @@ def _lines(path: Path) -> list[str]:
         return path.read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
         return []
+
+
+def give_back() -> None:
+    """Give freed memory back to the system where the C library keeps it for later (glibc); elsewhere do nothing."""
+    # With another C library there is no such call, or none that can be asked.
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -1,21 +1,25 @@
 """A decoder's weights in the layout that the engine multiplies with, read from a checkpoint without a second copy.
 
 Projections of the same input are fused along their outputs, and each is arranged for this machine's products as soon
-as it is read: what lies in memory twice at any moment is one matrix a thread.
+as it is read: what lies in memory twice at any moment is one matrix a thread, and no more than ``_UNDER_WAY`` numbers
+over all threads.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Condition
 
 import torch
 
 from warmeng.common.errors import InputError, UsageError
+from warmeng.common.memory import give_back
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.quantization.layers import Layer, Stored, is_quantized, read_layer, stored_tensors
 from warmeng.engine.settings import AUTO
@@ -30,6 +34,8 @@ __all__ = [
 
 # Rows of a weight that are rounded at once.
 _ROUNDED_ROWS = 2048
+# Numbers of matrices that are read at once: 1 GiB of bfloat16. A larger matrix is read alone.
+_UNDER_WAY = 2**29
 # Buffers that old versions of transformers saved; they follow from the configuration.
 _BUFFER = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
 
@@ -227,6 +233,28 @@ class _Pending:
         return self._value
 
 
+class _Room:
+    """A number of places that jobs on several threads take and give back."""
+
+    def __init__(self, places: int) -> None:
+        self._places = self._free = places
+        self._changed = Condition()
+
+    @contextmanager
+    def taken(self, wanted: int) -> Iterator[None]:
+        """Wait until so many places are free and take them; who wants more than there are takes all."""
+        wanted = min(wanted, self._places)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= wanted)
+            self._free -= wanted
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += wanted
+                self._changed.notify_all()
+
+
 class _Loader:
     """Lays out what is to be read first, then reads it in parallel."""
 
@@ -241,7 +269,8 @@ class _Loader:
     ) -> None:
         self.checkpoint = checkpoint
         self.kind = kind
-        self.jobs: list[Callable[[], None]] = []
+        # Each with how many numbers it reads.
+        self.jobs: list[tuple[int, Callable[[], None]]] = []
         self.config = config
         self.dtype = dtype
         self.device = device
@@ -249,22 +278,29 @@ class _Loader:
 
     def run(self) -> None:
         """Do all jobs, each on one thread: the barriers of parallel operators would cost seconds on a busy machine."""
-        threads = torch.get_num_threads()
+        threads, room = torch.get_num_threads(), _Room(_UNDER_WAY)
+
+        def done(count: int, job: Callable[[], None]) -> None:
+            with room.taken(count):
+                job()
+
         try:
             with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                for done in [pool.submit(job) for job in self.jobs]:
-                    done.result()
+                for running in [pool.submit(done, *job) for job in self.jobs]:
+                    running.result()
         finally:
             # This sets the default of threads to come, which the pool's threads have changed.
             torch.set_num_threads(threads)
             self.jobs.clear()
+            # Of a small model's copies each thread kept some: of one in int8 a quarter of its size.
+            give_back()
 
     def empty(self, *shape: int) -> torch.Tensor:
         return torch.empty(shape, dtype=self.dtype, device=self.device)
 
     def read(self, name: str, *shape: int) -> torch.Tensor:
         dest = self.empty(*shape)
-        self.jobs.append(partial(self.checkpoint.read_into, name, dest))
+        self.jobs.append((dest.numel(), partial(self.checkpoint.read_into, name, dest)))
         return dest
 
     def plain(self, names: list[str], heights: list[int], width: int) -> _Pending:
@@ -276,7 +312,7 @@ class _Loader:
                 self.checkpoint.read_into(name, part)
             return dest
 
-        return self._pending(weight)
+        return self._pending(weight, sum(heights) * width)
 
     def fused(self, names: list[str], heights: list[int], width: int) -> _Pending:
         """The same for layers that may be quantised, or are to be."""
@@ -286,30 +322,30 @@ class _Loader:
         if self.kind == AUTO and not stored:
             return self.plain(names, heights, width)
 
-        def part(module: str, height: int) -> Weight:
+        def parts(module: str, height: int) -> list[Weight]:
             if scheme is not None and is_quantized(self.checkpoint, module, scheme):
-                return read_layer(Layer(self.checkpoint, module, scheme, height, width, self.device))
-            kept = torch.float32 if self.kind != AUTO else self.dtype
-            dest = torch.empty(height, width, dtype=kept, device=self.device)
-            self.checkpoint.read_into(f"{module}.weight", dest)
+                return [read_layer(Layer(self.checkpoint, module, scheme, height, width, self.device))]
             if self.kind == AUTO:
-                return dest
+                dest = self.empty(height, width)
+                self.checkpoint.read_into(f"{module}.weight", dest)
+                return [dest]
             # In blocks, as rounding makes several copies.
-            return stack([round_weight(rows, self.kind) for rows in torch.split(dest, _ROUNDED_ROWS)])
+            blocks = torch.split(self.checkpoint.tensor(f"{module}.weight"), _ROUNDED_ROWS)
+            return [round_weight(rows.to(self.device, torch.float32), self.kind) for rows in blocks]
 
         def weight() -> Weight:
-            parts = [part(module, height) for module, height in zip(modules, heights, strict=True)]
+            found = [part for module, height in zip(modules, heights, strict=True) for part in parts(module, height)]
             try:
-                return stack(parts)
+                return stack(found)
             except ValueError as error:
                 what = f"{', '.join(modules)}: {error}: use another quantisation of the model"
                 raise InputError(f"{self.checkpoint.folder}: {what}") from None
 
-        return self._pending(weight)
+        return self._pending(weight, sum(heights) * width)
 
-    def _pending(self, weight: Callable[[], Weight]) -> _Pending:
+    def _pending(self, weight: Callable[[], Weight], count: int) -> _Pending:
         pending = _Pending()
-        self.jobs.append(lambda: pending.set(self.project(weight())))
+        self.jobs.append((count, lambda: pending.set(self.project(weight()))))
         return pending
 
     def layer(self, prefix: str) -> Callable[[], LayerWeights]:
@@ -322,7 +358,8 @@ class _Loader:
             qkv_bias = self.empty(q + 2 * kv)
             for name, start, width in (("q", 0, q), ("k", q, kv), ("v", q + kv, kv)):
                 dest = qkv_bias.narrow(0, start, width)
-                self.jobs.append(partial(self.checkpoint.read_into, f"{attention}{name}_proj.bias", dest))
+                read = partial(self.checkpoint.read_into, f"{attention}{name}_proj.bias", dest)
+                self.jobs.append((width, read))
         attn_norm = self.read(prefix + "input_layernorm.weight", c.hidden_size)
         q_norm = self.read(attention + "q_norm.weight", c.head_dim) if c.qk_norm else None
         k_norm = self.read(attention + "k_norm.weight", c.head_dim) if c.qk_norm else None

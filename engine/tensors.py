@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
 
 from warmeng.common.errors import InputError, name_some, one_line, show
 from warmeng.common.files import parse_object, read_json
@@ -63,7 +63,6 @@ class Checkpoint:
     def __init__(self, folder: Path, entries: dict[str, TensorEntry]) -> None:
         self.folder = folder
         self._entries = entries
-        self._files: dict[Path, Any] = {}
         self._unused = set(entries)
 
     @property
@@ -109,15 +108,18 @@ class Checkpoint:
         self._unused.discard(name)
 
     def tensor(self, name: str) -> torch.Tensor:
-        """Tensor ``name`` as a read-only view of the mapped file in its stored dtype, all values finite."""
+        """Tensor ``name`` as a read-only view of the mapped file in its stored dtype, all values finite.
+
+        Each call maps the file anew: its pages leave this process's memory with the tensor, in whatever order tensors
+        are read. Under one mapping a checkpoint that is read whole would come to lie in memory whole.
+        """
         from safetensors import safe_open
 
         self.shape(name)
         path = self._entries[name].file
         try:
-            if path not in self._files:
-                self._files[path] = safe_open(path, framework="pt")
-            source: torch.Tensor = self._files[path].get_tensor(name)
+            with safe_open(path, framework="pt") as file:
+                source: torch.Tensor = file.get_tensor(name)
         except Exception as error:
             # The library has an error type for each kind of damage.
             raise InputError(f"can't read {name} from {path} ({one_line(error, 120)}): fetch it again") from None
@@ -147,8 +149,7 @@ class Checkpoint:
         copy_rows(source, dest)
 
     def finish(self) -> None:
-        """Release the files; raises InputError with the names of tensors that were not read."""
-        self._files.clear()
+        """Raise InputError with the names of tensors that were not read."""
         if self._unused:
             raise InputError(
                 f"{self.folder} has {len(self._unused)} tensors that this architecture doesn't use: "

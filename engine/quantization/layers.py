@@ -61,7 +61,8 @@ class Layer:
 
     def scales(self, name: str) -> Tensor:
         """Return scales as they are stored, all above zero."""
-        found = self.tensor(name)
+        # A copy: a view of the file would keep it mapped.
+        found = self.tensor(name).clone()
         if not bool((found > 0).all()):
             raise self.fail(f".{name} has a scale of {float(found.min()):g}, expected all above 0: fetch it again")
         return found
