@@ -45,6 +45,7 @@ Examples:
   warmeng run --doses warm=-1,0,0.5,1,1.5,2 --persona original --persona warm --persona apart=warm*0.5-cold*0.5
   warmeng run --persona original --persona warm --persona warm-prompt --reuse runs/1a2b3c4d    one persona more
   warmeng run --model ./base --persona original --persona warm=full:./warm-model
+  warmeng run --weights int4 --fidelity runs/full    beside a run of the same in full precision
   warmeng run --tasks facts,my-questions.jsonl --beliefs none,wrong,doubt,right --limit 0
   warmeng run --asking open,choice --beliefs none,wrong,right,mention-wrong,mention-right
   warmeng run study.yaml --seed 1                settings of a file, one of them changed
@@ -227,6 +228,14 @@ The same command again continues a run that was interrupted, or prints a finishe
     help="An earlier run of the same model, repeatable: its answers to what this run asks too are taken over, so that "
     "another persona, belief, context or task, or more items, cost only what is new.",
 )
+@click.option(
+    "--fidelity",
+    "full",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="A run of the same study in full precision: what --weights, --kv-dtype, --dtype or a quantised checkpoint "
+    "changes in the answers is told beside the results, as warmeng fidelity tells it. Of a finished run, too.",
+)
 @click.option("--device", help="auto, cpu or cuda." + _default("device"))
 @dtype_option
 @weights_option
@@ -284,6 +293,7 @@ def run(
     study: Path | None,
     out: Path | None,
     reuse: tuple[Path, ...],
+    full: Path | None,
     ray: str | None,
     workers: int | None,
     worker_cores: int | None,
@@ -311,8 +321,9 @@ def run(
         for one in studies:
             check_fleet(one)
     if len(studies) > 1:
-        if reuse:
-            raise UsageError("--reuse names runs of one base, and several are given: run them one by one")
+        for option, given in (("--reuse", reuse), ("--fidelity", full)):
+            if given:
+                raise UsageError(f"{option} names a run of one base, and several are given: run them one by one")
         return _several(studies, folder, fleet, dry_run, not no_probe, as_json)
     if dry_run:
         _plan({folder: settings}, not no_probe, fleet, as_json)
@@ -324,7 +335,7 @@ def run(
     from warmeng.study.run.run import run_study
 
     command = shlex.join(["warmeng", *sys.argv[1:]])
-    outcome = run_study(settings, folder, for_stderr(), command, reuse, fleet)
+    outcome = run_study(settings, folder, for_stderr(), command, reuse, fleet, full)
     if outcome.results is not None and as_json:
         print_json(outcome.results)
     elif outcome.results is not None:

@@ -15,6 +15,8 @@ Kind = Literal["int8", "fp8", "int4"]
 Method = Literal["compressed-tensors", "awq", "gptq"]
 Fail = Callable[[str], InputError]
 
+# Who quantised a base, where it was not rounded at load.
+CHECKPOINT = "the checkpoint"
 # Inputs that share a scale. Smaller ones would have more scales than weights are worth, larger ones are no groups.
 MIN_GROUP, MAX_GROUP = 16, 2**15
 _ANOTHER = "use another quantisation of the model, or the original with --weights"
@@ -58,7 +60,7 @@ def about_weights(scheme: Scheme | None, rounded: str) -> dict[str, Any] | None:
     ``rounded``: the kind that its weights were rounded to when they were loaded, "auto" for none.
     """
     if scheme is not None:
-        return {"kind": scheme.kind, "scheme": scheme.words(), "group": scheme.group, "by": "the checkpoint"}
+        return {"kind": scheme.kind, "scheme": scheme.words(), "group": scheme.group, "by": CHECKPOINT}
     if rounded == "auto":
         return None
     if rounded == "int4":

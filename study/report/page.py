@@ -35,6 +35,7 @@ from warmeng.study.results.responses import read_responses
 from warmeng.study.results.sessions import read_sessions
 from warmeng.study.results.tied import refuse_untied
 from warmeng.study.results.trust import Trust
+from warmeng.study.stats.fidelity import read_fidelity
 from warmeng.study.stats.tables import FORMAT
 from warmeng.study.stats.warmer import warmth_shown
 
@@ -55,6 +56,8 @@ class Run:
     trust: Trust
     baseline: str
     personas: list[str]
+    # The comparison with a run in full precision.
+    beside: Mapping[str, Any] | None = None
 
     @property
     def judges(self) -> list[str]:
@@ -69,7 +72,7 @@ class Run:
     @property
     def facts(self) -> list[Fact]:
         """What was asked, in words."""
-        return asked(self.manifest, self.survey.items, self.judges, self.rule)
+        return asked(self.manifest, self.survey.items, self.judges, self.rule, self.beside)
 
     @property
     def questions(self) -> int:
@@ -92,7 +95,7 @@ def load_run(folder: Path, analysed: Path | None = None) -> Run:
     found = replace(found, items={name: found.items[name] for name in tasks})
     names = persona_names(manifest.setting) or ordered(p for c in found.places.values() for p in c.grades)
     baseline = str((analysis or {}).get("baseline") or baseline_of(names or ["original"]))
-    return Run(folder, manifest, analysis, found, trust, baseline, names)
+    return Run(folder, manifest, analysis, found, trust, baseline, names, read_fidelity(folder))
 
 
 def _with_margins(found: Survey, folder: Path, manifest: Manifest) -> Survey:
@@ -176,6 +179,7 @@ def _render(run: Run, most: int, most_bytes: int) -> str:
     carried = len(data["rows"]["group"])
     found_effects = effects(analysis)
     primary, found_tables = run.manifest.facts.primary, (analysis or {}).get("tables") or {}
+    beside = run.beside["tables"] if run.beside else {}
     heads = primary_headlines(primary, found_tables, run.baseline) or headlines(
         found_effects, rates(analysis, "context"), run.baseline, rule, found_tables
     )
@@ -213,7 +217,7 @@ def _render(run: Run, most: int, most_bytes: int) -> str:
         seed=seed,
         costs=costs(sessions, found),
         deviations=deviations(run.manifest, found.items, judges, measured),
-        tables=[shown(name, rows) for name, rows in found_tables.items()],
+        tables=[shown(name, rows) for name, rows in (found_tables | beside).items()],
         notes=[str(note) for note in (analysis or {}).get("notes") or ()],
         analysed=analysis is not None,
         data=Markup(pack(data)),

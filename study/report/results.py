@@ -85,8 +85,9 @@ def notes(results: Mapping[str, Any]) -> list[str]:
         lines.append(cut)
     if by_hand := overruled_line(run.get("overruled") or {}):
         lines.append(by_hand)
-    if told := weights_words(run):
+    if told := weights_words(run, bool(run.get("fidelity"))):
         lines.append(f"Weights: {told}.")
+    lines += [f"Beside full precision: {line.rstrip('.')}." for line in run.get("fidelity") or ()]
     if answered := run.get("answered_by"):
         lines.append(f"Answered by {answered}.")
     if api:

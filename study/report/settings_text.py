@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from warmeng.engine.scheme import CHECKPOINT
 from warmeng.remote.names import PREFIX, is_api
 from warmeng.study.algebra import INLINE, parse_sum, split_spec, words_of
 from warmeng.study.expectation import parse_expected
@@ -16,6 +17,7 @@ from warmeng.study.prompts import CHOICE, OPEN
 from warmeng.study.report.figure_data import BELIEFS, CONTEXTS
 from warmeng.study.results.manifest import Manifest
 from warmeng.study.results.rules import RULES
+from warmeng.study.stats.compare import headline
 
 OWN_MODEL = "a model of its own,"
 PAPER_MODELS = ("llama-3.1-8b", "llama-3.1-70b", "mistral-small", "qwen2.5-32b", "qwen-2.5-32b", "gpt-4o")
@@ -99,25 +101,46 @@ def listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "none"
 
 
-def weights_words(engine: Mapping[str, Any]) -> str | None:
+def weights_words(engine: Mapping[str, Any], compared: bool = False) -> str | None:
     """Return what a run on quantised weights, or keys and values, must say of them; None where they are not.
 
-    engine: its engine's facts.
+    engine: its engine's facts; ``compared``: whether a run in full precision is beside it. Where none is, the words
+    tell what would make it.
     """
     about, kept = engine.get("quantization"), engine.get("kv_dtype")
-    kept = f"keys and values are kept in {kept}" if kept else None
-    if not isinstance(about, Mapping):
-        return kept
-    kind, scheme, by = (str(about.get(name)) for name in ("kind", "scheme", "by"))
-    return (
-        f"original is original ({kind} weights): {scheme}, quantised by {by}; rates are of this model, not of the one "
-        "in full precision, and what that changes, warmeng fidelity measures beside a run of it"
-        + (f"; {kept}" if kept else "")
-    )
+    told, plain = [], []
+    if isinstance(about, Mapping):
+        kind, scheme, by = (str(about.get(name)) for name in ("kind", "scheme", "by"))
+        told.append(
+            f"original is original ({kind} weights): {scheme}, quantised by {by}; rates are of this model, not of the "
+            "one in full precision"
+        )
+        plain.append("the original as --model" if by == CHECKPOINT else "--weights auto")
+    if kept:
+        told.append(f"keys and values are kept in {kept}")
+        plain.append("--kv-dtype auto")
+    if not told:
+        return None
+    if compared:
+        told.append("what that changes is in the tables of two runs, of which this is the second")
+    else:
+        told.append(
+            f"what that changes is not measured here: run the same command with {' and '.join(plain)} and --out FULL, "
+            "then this one again with --fidelity FULL"
+        )
+    return "; ".join(told)
 
 
-def asked(manifest: Manifest, items: Mapping[str, int], judges: Sequence[str], rule: str | None = None) -> list[Fact]:
-    """Return the study's settings in words; ``items`` are the numbers of questions by task, ``rule`` the analysis's."""
+def asked(
+    manifest: Manifest,
+    items: Mapping[str, int],
+    judges: Sequence[str],
+    rule: str | None = None,
+    beside: Mapping[str, Any] | None = None,
+) -> list[Fact]:
+    """Return the study's settings in words; ``items`` are the numbers of questions by task, ``rule`` the analysis's,
+    ``beside`` the comparison with a run in full precision.
+    """
     s = manifest.setting
     facts = manifest.facts
     engine = facts.engine
@@ -148,7 +171,8 @@ def asked(manifest: Manifest, items: Mapping[str, int], judges: Sequence[str], r
     computed = f"on {engine.get('device', 'an unknown device')} in {engine.get('dtype', 'an unknown precision')}, " + (
         "fast: results may differ in another batch" if s.get("fast") else "deterministic"
     )
-    weights = weights_words(engine)
+    weights = weights_words(engine, beside is not None)
+    changed = "; ".join([*beside["notes"], *headline(beside)]) if beside else ""
     own = ", each of which answered every question itself first" if s.get("judge_commits") else ""
     before = f", and before them {listed(list(judges))}{own}"
     if facts.api:
@@ -168,6 +192,7 @@ def asked(manifest: Manifest, items: Mapping[str, int], judges: Sequence[str], r
     found = [
         Fact("Model", str(s.get("model")) + (f", revision {s['revision']}" if s.get("revision") else "")),
         *([Fact("Weights", weights)] if weights else []),
+        *([Fact("Beside full precision", changed)] if changed else []),
         Fact("Personas", "; ".join(persona_words(str(p)) for p in s.get("personas") or ())),
         *([Fact("Expected to be warmer", "; ".join(map(str, expected)))] if expected else []),
         Fact("Tasks", listed(tasks)),

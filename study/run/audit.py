@@ -33,6 +33,7 @@ from warmeng.study.run.prepare import known_inputs, prepare
 from warmeng.study.settings import StudySettings
 from warmeng.study.stats.analyze import FILE as ANALYSIS
 from warmeng.study.stats.analyze import analyze
+from warmeng.study.stats.fidelity import read_fidelity
 
 RESULTS = "results.json"
 # With none of so many different, fewer than 1 % differ with 99 % confidence.
@@ -114,7 +115,7 @@ def tables_again(folder: Path, manifest: Manifest, study: Study) -> Iterator[str
     """Yield each place where the tables of a run's files differ from those that its records lead to."""
     frame, info = read_run(folder)
     margins = read_margins(folder)
-    wanted = _plain(make_results(study, manifest, frame, info, margins))
+    wanted = _plain(make_results(study, manifest, frame, info, margins, read_fidelity(folder)))
     told = read_json(folder / RESULTS)
     # Which model answered behind an API is told beside.
     told.get("run", {}).pop("answered_by", None)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from warmeng.common.errors import StorageError, one_line
+from warmeng.common.errors import InputError, StorageError, UsageError, one_line
 from warmeng.common.files import storage_failure, sweep
 from warmeng.common.interrupts import convert_to_keyboard_interrupt
 from warmeng.common.log import timed
@@ -23,6 +24,9 @@ from warmeng.study.results.tied import tie
 from warmeng.study.results.trust import Trust
 from warmeng.study.results.views import outcome
 from warmeng.study.stats.analyze import analyze, compared, grade_counts, summary, write_analysis
+from warmeng.study.stats.compare import headline
+from warmeng.study.stats.fidelity import FILE as FIDELITY
+from warmeng.study.stats.fidelity import fidelity, read_fidelity, write_fidelity
 from warmeng.study.stats.judges import disputed
 from warmeng.study.stats.tables import FORMAT, table
 from warmeng.study.stats.warmer import warmth_shown
@@ -54,15 +58,19 @@ class Outcome:
     results: dict[str, Any] | None
 
 
-def finish(study: Study, folder: Path, manifest: Manifest, progress: Progress, command: str) -> Outcome:
+def finish(
+    study: Study, folder: Path, manifest: Manifest, progress: Progress, command: str, full: Path | None = None
+) -> Outcome:
     """Read the records back, check that planned = sum of all grades, write and return the results, then analyse.
 
     The results are tables of the analysis; they are written first, because they need no fit and no draws. ``command``
-    is what does this again. Raises ``StorageError`` where results, analysis or report can't be written.
+    is what does this again. ``full``: a run in full precision that this one is compared with. Raises ``StorageError``
+    where results, analysis or report can't be written.
     """
     frame, info = read_run(folder)
     margins = read_margins(folder)
-    results = make_results(study, manifest, frame, info, margins)
+    failed = full is not None and not _beside(full, folder, info.rule, progress)
+    results = make_results(study, manifest, frame, info, margins, read_fidelity(folder))
     if manifest.facts.api or any(map(is_api, manifest.facts.judges)):
         results["run"]["answered_by"] = answering_words(answering(folder))
     run = results["run"]
@@ -81,12 +89,35 @@ def finish(study: Study, folder: Path, manifest: Manifest, progress: Progress, c
             f"{folder}: {missing} of {study.size} answers, {run['judgments']['missing']} judgments and "
             f"{run['margins']['missing']} scores beside them are missing: get them with: {command}"
         )
-    failed = not conclude(folder, frame, info, margins, progress)
+    failed = not conclude(folder, frame, info, margins, progress) or failed
     return Outcome(UNBALANCED if missing or beside else FAILED if failed else 0, folder, results)
 
 
-def make_results(study: Study, manifest: Manifest, frame: Frame, info: RunInfo, margins: Margins) -> dict[str, Any]:
-    """Return what ``results.json`` holds: tables of the analysis, counts, and what the run was made with."""
+def _beside(full: Path, folder: Path, rule: str, progress: Progress) -> bool:
+    """Compare a run with one in full precision; return whether that could be done, and say why it could not."""
+    try:
+        write_fidelity(folder, fidelity(full, folder, rule), folder)
+    except (InputError, UsageError) as error:
+        progress.message(f"{folder}: not compared with {full} ({error}); every record is kept")
+        return False
+    except OSError as error:
+        why = one_line(error.strerror or error)
+        raise StorageError(f"{folder}: {FIDELITY} can't be written ({why}); every record is kept: make room") from None
+    return True
+
+
+def make_results(
+    study: Study,
+    manifest: Manifest,
+    frame: Frame,
+    info: RunInfo,
+    margins: Margins,
+    beside: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return what ``results.json`` holds: tables of the analysis, counts, and what the run was made with.
+
+    ``beside``: what ``read_fidelity`` returns.
+    """
     s, facts = study.settings, manifest.facts
     baseline, variants = compared(frame, margins=margins)
     found = summary(frame, outcome(frame, info.rule), baseline, variants, info, margins)
@@ -96,7 +127,7 @@ def make_results(study: Study, manifest: Manifest, frame: Frame, info: RunInfo, 
         "format": FORMAT,
         "baseline": baseline,
         "rule": info.rule,
-        "tables": {name: table(name, rows) for name, rows in found.items()},
+        "tables": {name: table(name, rows) for name, rows in found.items()} | (beside["tables"] if beside else {}),
         "grades": grade_counts(frame),
         "reasons": dict(info.reasons),
         "run": {
@@ -117,6 +148,7 @@ def make_results(study: Study, manifest: Manifest, frame: Frame, info: RunInfo, 
             "settings": s.as_dict(),
             "warmth": warmth_shown(s.as_dict(), facts.manipulation)[1],
             **{key: facts.engine[key] for key in ("quantization", "kv_dtype") if facts.engine.get(key)},
+            **({"fidelity": [*beside["notes"], *headline(beside)]} if beside else {}),
             **{key: getattr(facts, key) for key in TOLD},
         },
     }

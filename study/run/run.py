@@ -36,6 +36,7 @@ from warmeng.study.run.reuse import take_over
 from warmeng.study.run.sessions import Session
 from warmeng.study.run.sources import refuse_replaced
 from warmeng.study.settings import StudySettings
+from warmeng.study.stats.fidelity import refuse_other_study
 from warmeng.study.warmth.responses import load_prompts
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def run_study(
     command: str = "run_study with the same arguments",
     reuse: Sequence[Path] = (),
     fleet: FleetSettings | None = None,
+    full: Path | None = None,
 ) -> Outcome:
     """Run a study, continue an interrupted one, or make a finished one's tables again.
 
@@ -60,7 +62,8 @@ def run_study(
     ``runs/<hash of the settings>`` unless given. ``progress``: a display on stderr unless given; ``Silent()`` of
     ``warmeng.common.progress`` shows nothing. ``command``: what messages say continues the run after a failure.
     ``reuse``: folders of earlier runs of the same model, whose answers are taken over where this run asks the same.
-    ``fleet``: the Ray cluster whose workers answer, with the bits of one process.
+    ``fleet``: the Ray cluster whose workers answer, with the bits of one process. ``full``: folder of a run of the
+    same study in full precision; what this run's precision changes is told beside its results.
 
     Returns the exit code (0 for a run that is whole), the folder, and the results as ``results.json`` has them (None
     after an interrupt). A run without a step for ``stall_seconds`` ends the process.
@@ -82,6 +85,8 @@ def run_study(
     check_own_models(study)
     # Twice: what changed is refused before the lock is asked for; another process may write until it is held.
     _read_unchanged(study, folder)
+    if full is not None:
+        refuse_other_study(full, folder, known_inputs(study))
     with FolderLock(folder, LOCK):
         before = _read_unchanged(study, folder)
         path = folder / FILE
@@ -92,10 +97,12 @@ def run_study(
                 progress.message(f"{folder}: this run is finished; its tables again:")
                 if unknown:
                     progress.message(f"not compared with what the run was made with: {', '.join(unknown)}")
-                return finish(study, folder, before, progress, command)
+                if full is not None:
+                    refuse_other_study(full, folder, before.inputs)
+                return finish(study, folder, before, progress, command, full)
             if len(keys) >= before.records:
                 raise unknown_records(path, len(keys), before.records)
-        return _run(study, folder, before, progress, command, reuse, fleet)
+        return _run(study, folder, before, progress, command, reuse, fleet, full)
 
 
 def _read_unchanged(study: Study, folder: Path) -> Manifest | None:
@@ -118,6 +125,7 @@ def _run(
     command: str,
     reuse: Sequence[Path],
     fleet: FleetSettings | None,
+    full: Path | None,
 ) -> Outcome:
     settings = study.settings
     if is_api(settings.model) or fleet is not None:
@@ -139,7 +147,8 @@ def _run(
 
     models = Models(load, progress)
     try:
-        return _run_with(study, folder, before, models, Session(models, device), progress, command, device, reuse)
+        session = Session(models, device)
+        return _run_with(study, folder, before, models, session, progress, command, device, reuse, full)
     finally:
         models.free()
         apis.close()
@@ -157,10 +166,13 @@ def _run_with(
     command: str,
     device: str,
     reuse: Sequence[Path],
+    full: Path | None,
 ) -> Outcome:
     path = folder / FILE
     with timed(f"{folder}: all before the grid"):
         ready = prepare(study, models, folder, before, progress, command, reuse)
+    if full is not None:
+        refuse_other_study(full, folder, ready.manifest.inputs)
     with _storing(folder, command):
         sweep(folder)
         if before is None:
@@ -204,7 +216,7 @@ def _run_with(
     manifest = ready.manifest
     del records, grid, ready  # the keys of all that is done
     models.free()
-    return finish(study, folder, manifest, progress, command)
+    return finish(study, folder, manifest, progress, command, full)
 
 
 @contextmanager

@@ -137,12 +137,12 @@ def result(
     }
 
 
-def write_comparison(out: Path, found: Mapping[str, Any], name: str, heading: str) -> None:
+def write_comparison(out: Path, found: Mapping[str, Any], name: str, heading: str, run: Path | None = None) -> None:
     """Write ``NAME.json`` and ``NAME.md`` into a folder, made if need be.
 
-    Raises ``UsageError`` for a folder in a run's, ``OSError`` where it can't be written.
+    Raises ``UsageError`` for a folder in a run's other than ``run``, ``OSError`` where it can't be written.
     """
-    refuse_other_runs(out)
+    refuse_other_runs(out, *([run] if run else ()))
     place = make_inner(out.parent, out.name)
     write_atomic(place / f"{name}.md", tables.to_markdown(found["tables"].values(), heading, found["notes"]))
     write_atomic(place / f"{name}.json", orjson.dumps(found, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))

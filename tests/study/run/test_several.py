@@ -98,4 +98,4 @@ def test_the_command(tmp_path: Path) -> None:
     refused = CliRunner().invoke(warmeng, common)
     assert isinstance(refused.exception, UsageError)
     reused = CliRunner().invoke(warmeng, [*common, "--reuse", str(tmp_path)])
-    assert "--reuse names runs of one base" in str(reused.exception)
+    assert "--reuse names a run of one base" in str(reused.exception)

@@ -136,7 +136,7 @@ def test_other_settings_are_refused_and_precision_may_differ(tmp_path):
     wrong = {"original": {0}, "warm": {1}}
     first, second = run(tmp_path / "a", wrong), run(tmp_path / "b", wrong, model=QUANTIZED)
     manifest = read_manifest(second)
-    for name, value, fine in (("weights", "int4", True), ("seed", 3, False)):
+    for name, value, fine in (("weights", "int4", True), ("kv_dtype", "fp8", True), ("seed", 3, False)):
         changed = {**manifest.inputs, "setting": {**manifest.setting, name: value}}
         write_manifest(second, replace(manifest, inputs=changed))
         if fine:
@@ -156,3 +156,13 @@ def test_the_command_prints_and_writes(tmp_path, runs):
     assert "## Personas in two runs" in (out / "fidelity.md").read_text()
     inside = CliRunner().invoke(warmeng, ["fidelity", *map(str, runs), "--out", str(runs[0] / "x")])
     assert inside.exit_code != 0
+
+
+def test_keys_and_values_are_a_precision_too(tmp_path):
+    wrong = {"original": {0}, "warm": {1}}
+    second = run(tmp_path / "b", wrong, model={"kv_dtype": "fp8"})
+    manifest = read_manifest(second)
+    engine = {**manifest.facts.engine, "kv_dtype": "fp8"}
+    write_manifest(second, replace(manifest, facts=replace(manifest.facts, engine=engine)))
+    found = fidelity(run(tmp_path / "a", wrong), second)
+    assert found["second"] == "no quantisation, products in float32, keys and values in fp8"
