@@ -54,8 +54,16 @@ def pack(w: Tensor) -> Tensor:
     """Return a weight [out, in] as panels [panels, groups, PANEL, inputs of a group], zeros where it has none."""
     out, width = w.shape
     each = GROUP_BYTES // w.itemsize
-    padded = torch.nn.functional.pad(w, (0, -width % each, 0, -out % PANEL))
-    return padded.view(-1, PANEL, padded.shape[1] // each, each).transpose(1, 2).contiguous()
+    padded = _pad(w, -width % each, -out % PANEL).contiguous()
+    # As numbers of a group's bytes, which are moved together.
+    groups = padded.view(torch.int32).view(-1, PANEL, padded.shape[1] // each)
+    packed = groups.transpose(1, 2).contiguous()
+    return packed.view(w.dtype).view(*packed.shape, each)
+
+
+def _pad(x: Tensor, columns: int, rows: int = 0) -> Tensor:
+    """Return x with zeros after its columns and rows; itself where there are none."""
+    return torch.nn.functional.pad(x, (0, columns, 0, rows)) if columns or rows else x
 
 
 def multiply_packed(
@@ -174,7 +182,7 @@ class Bfloat16Projection:
     def multiply(self, x: Tensor) -> Tensor:
         """Return ``x @ w.T`` in float32."""
         assert _multiply_bfloat16 is not None
-        rows = torch.nn.functional.pad(x, (0, x.shape[1] % 2)).to(torch.bfloat16)
+        rows = _pad(x, x.shape[1] % 2).to(torch.bfloat16)
         return multiply_packed(_multiply_bfloat16, rows, self._packed, self.shape[0])
 
 

@@ -25,7 +25,7 @@ from warmeng.kernels.rounding import round_rows, scale_sums
 # is a number of float32.
 _EXACT = 1024
 _ROWS = (1, 2, 13, 96)
-_BLOCK_ROWS = 2048
+_BLOCK_ROWS = 512
 
 
 _multiply_int8 = product_kernel("int8") if can_multiply("int8") else None
@@ -108,7 +108,7 @@ class ByteSums:
     def __init__(self, values: Tensor) -> None:
         self._out, self._width = values.shape
         self._packed = pack(values)
-        starts = -self.shift * values.sum(1, dtype=torch.int32)
+        starts = -self.shift * torch.cat([part.sum(1, dtype=torch.int32) for part in values.split(_BLOCK_ROWS)])
         self._starts = torch.nn.functional.pad(starts, (0, len(self._packed) * PANEL - self._out))
 
     def __call__(self, rows: Tensor) -> Tensor:

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from warmeng.kernels.linear import multiplies_bf16
+from warmeng.kernels.arrangement import multiplies_bf16
 
 pytest.importorskip("triton")
 
 SCRIPT = Path(__file__).parents[1] / "helpers" / "load_memory.py"
-# What the C library keeps of two threads' copies: 0 to 21 MB at most were seen, and 3 to 33 at the end.
-KEPT = 64e6
+# What the C library keeps of two threads' copies: up to 80 MB at most were seen, and 3 to 33 at the end.
+KEPT = 128e6
 
 pytestmark = [
     pytest.mark.slow,
@@ -52,7 +51,7 @@ def test_weights_for_a_card_pass_through_less_than_one_file_of_memory(checkpoint
 @pytest.mark.parametrize(("kind", "dtype"), [("auto", "float32"), ("int8", "float32"), ("auto", "bfloat16")])
 def test_on_a_cpu_the_weights_are_there_once(checkpoint: tuple[Path, int], kind: str, dtype: str) -> None:
     """At most the weights and one file; at the end the weights alone."""
-    if dtype == "bfloat16" and not multiplies_bf16(torch.device("cpu")):
+    if dtype == "bfloat16" and not multiplies_bf16():
         pytest.skip("this processor does not multiply bfloat16")
     folder, shard = checkpoint
     found = process("load", folder, "cpu", kind, dtype, 2)

@@ -21,7 +21,7 @@ from warmeng.engine.checkpoint import expected_shapes, load_weights, projection_
 from warmeng.engine.config import read_config
 from warmeng.engine.gpu.ops import DeviceWeight
 from warmeng.engine.plan import cpu_weight_bytes
-from warmeng.kernels.linear import arrange
+from warmeng.kernels.arrangement import arrange
 from warmeng.kernels.quantized import round_weight
 from warmeng.kernels.quantized_linear import project
 
@@ -69,8 +69,8 @@ def load(folder: Path, device: str, kind: str, dtype: str, threads: int) -> dict
     """Load the checkpoint; return bytes above those before, at most and at the end, and what weights should take."""
     torch.set_num_threads(threads)
     config, products = read_config(folder), getattr(torch, dtype)
-    # What a process makes once, the check of products among it, is not the weights'.
-    arrangement = arrange(list(projection_shapes(config).values()), products, torch.device("cpu"), False)
+    # What a process makes once is not the weights'.
+    arrangement = arrange(projection_shapes(config).values(), products, fast=False)
     if kind != "auto":
         round_weight(torch.ones(64, 128, device=device), kind)
     gc.collect()
