@@ -1,68 +1,16 @@
-"""What a card reaches: its two peaks, the share of them that each kind of kernel gets, and the host's cost.
-
-The shares are assumptions until they are measured: ``read_timings`` takes them from a file.
-"""
+"""A card's timings from a file, in place of those that are assumed."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import orjson
 
-from warmeng.bench.host import HostCost
-from warmeng.bench.roofline import Roofline
 from warmeng.common.errors import UsageError, show
-
-KERNELS = ("products", "attention", "head", "choice", "small")
-# One share, or (size, share) points: linear between, constant beyond.
-Curve = float | tuple[tuple[float, float], ...]
-
-
-@dataclass(frozen=True)
-class Timings:
-    """A card's ceilings, and what share of them each kind of kernel reaches.
-
-    A share may depend on the step's rows (attention's: on the mean context). ``gap`` lies between two kernels of a
-    replayed graph; ``launch`` is the host's time to start one outside a graph. Seconds and bytes.
-    """
-
-    bytes_per_second: float
-    operations_per_second: float
-    memory: float
-    shares: Mapping[str, Curve] = field(default_factory=dict)
-    gap: float = 1e-6
-    launch: float = 36e-6
-    # None: to be measured.
-    host: HostCost | None = None
-
-    @property
-    def roofline(self) -> Roofline:
-        """The two ceilings."""
-        return Roofline(self.bytes_per_second, self.operations_per_second, "bfloat16", {}, {})
-
-    def share(self, kernel: str, size: float) -> float:
-        """Return the share of its ceiling that a kernel reaches at this size."""
-        curve = self.shares[kernel]
-        if isinstance(curve, float):
-            return curve
-        sizes, shares = zip(*curve, strict=True)
-        return float(np.interp(size, sizes, shares))
-
-
-# Assumed: literature and compiled code, no measurement. The ceilings are what large copies and products reach.
-_ASSUMED: Mapping[str, Curve] = {
-    "products": ((16.0, 0.5), (64.0, 0.6), (512.0, 0.72), (4096.0, 0.8)), "attention": 0.7, "head": 0.75,
-    "choice": 0.45, "small": 0.5,
-}  # fmt: skip
-CARDS = {
-    "h100": Timings(3.0e12, 800e12, 79.6 * 2**30, _ASSUMED),
-    "h200": Timings(4.3e12, 790e12, 140.4 * 2**30, _ASSUMED),
-}
+from warmeng.engine.prediction.card import KERNELS, Curve, HostCost, Timings
 
 
 def read_timings(path: Path, card: Timings) -> Timings:

@@ -11,9 +11,11 @@ from typing import Protocol
 
 import torch
 
-from warmeng.bench.cost_model import decoder, grading_floor
-from warmeng.bench.roofline import Roofline, measure_roofline
+from warmeng.bench.cost_model import grading_floor
+from warmeng.bench.roofline import measure_roofline
 from warmeng.engine.config import ModelConfig
+from warmeng.engine.prediction.card import Roofline
+from warmeng.engine.prediction.decoder import decoder
 from warmeng.engine.request import ScoreRequest, ScoreResult
 from warmeng.engine.settings import EngineSettings
 from warmeng.engine.shapes import shape_config

@@ -23,9 +23,11 @@ from warmeng.engine.config import ModelConfig
 from warmeng.engine.constraints import ConstraintCompiler
 from warmeng.engine.engine import Engine
 from warmeng.engine.gpu.batch import HostBatch, LogitsInputs, StepInputs, pack, unpack
-from warmeng.engine.gpu.graphs import SIZES, DecodeGraphs
+from warmeng.engine.gpu.graphs import DecodeGraphs
 from warmeng.engine.gpu.ops import DeviceWeight
 from warmeng.engine.gpu.runner import GpuRunner, GpuStepHandle
+from warmeng.engine.gpu.sizes import GRAPH_SIZES
+from warmeng.engine.prediction.card import HostCost
 from warmeng.engine.random import random_adapter, random_weights
 from warmeng.engine.request import GenerateRequest, SamplingParams
 from warmeng.engine.scheduler import Work
@@ -39,19 +41,6 @@ _ADMIT = 32
 _SLOTS = 768
 # Steps between two timings of the yardstick.
 _BETWEEN = 8
-
-
-@dataclass(frozen=True)
-class HostCost:
-    """Seconds of the host's part of a step: what every step takes, and for each of its sequences and rows."""
-
-    step: float
-    sequence: float
-    row: float
-
-    def seconds(self, sequences: int, rows: int) -> float:
-        """Return the seconds of a step; a decoding sequence is one row."""
-        return self.step + self.sequence * sequences + self.row * rows
 
 
 @dataclass(frozen=True)
@@ -87,7 +76,7 @@ class _Inputs:
 
     def rows_for(self, count: int) -> int | None:
         """Return the rows of the graph that a card would replay."""
-        return next((size for size in SIZES if size >= count), None)
+        return next((size for size in GRAPH_SIZES if size >= count), None)
 
     def run(
         self, host: HostBatch, forward: object, ready: Callable[[StepInputs[Tensor]], None], blank: object

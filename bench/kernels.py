@@ -13,8 +13,9 @@ import torch
 from warmeng.bench.cases import attention, pointwise, products, quantized, sampling
 from warmeng.bench.cases.case import Case, Sizes, Tensors, workload
 from warmeng.bench.failure import reason
-from warmeng.bench.roofline import Roofline, measure_roofline
+from warmeng.bench.roofline import measure_roofline
 from warmeng.bench.timing import copies, measure
+from warmeng.engine.prediction.card import Roofline
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import statistics
 from dataclasses import dataclass, field
 from typing import Any
 
-from warmeng.bench.roofline import Roofline
+from warmeng.engine.prediction.card import Roofline
 from warmeng.engine.settings import EngineSettings
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from warmeng.bench.timing import measure
 from warmeng.engine.checkpoint import projection_shapes
 from warmeng.engine.config import ModelConfig
+from warmeng.engine.prediction.card import Roofline
 from warmeng.kernels.arrangement import arrange
 
 # Bytes of one copy, and sides of square products.
@@ -21,31 +22,6 @@ _SIDES = {"cuda": (4096, 8192, 16384), "cpu": (1024, 2048, 3072)}
 # Seconds of repetition for each orientation of a model's product.
 _SECONDS = 0.25
 _DTYPES = {"cuda": torch.bfloat16, "cpu": torch.float32}
-
-
-@dataclass(frozen=True)
-class Roofline:
-    """What a device reaches on the two things that everything else consists of."""
-
-    # Bytes read plus bytes written, at the best size.
-    bytes_per_second: float
-    operations_per_second: float  # of products, the best size
-    dtype: str  # of the products
-    by_bytes: dict[int, float]
-    by_side: dict[int, float]
-
-    def seconds(self, moved: float, operations: float = 0.0) -> float:
-        """Return the least time for moving these bytes and doing these operations at once."""
-        return max(moved / self.bytes_per_second, operations / self.operations_per_second)
-
-    def bound(self, moved: float, operations: float = 0.0) -> str:
-        """Say which of the two that is."""
-        by_bytes = moved / self.bytes_per_second >= operations / self.operations_per_second
-        return "bytes" if by_bytes else "operations"
-
-
-# The data sheet's bandwidth, and a product's usual rate.
-NOMINAL_H100 = Roofline(3.35e12, 800e12, "bfloat16", {}, {})
 
 
 @torch.inference_mode()

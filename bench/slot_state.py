@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from warmeng.bench.lengths import Lengths, read_lengths
-from warmeng.bench.roofline import NOMINAL_H100, Roofline
 from warmeng.bench.workload import PERSONAS, make_requests, prompts
 from warmeng.engine.checkpoint import Weights
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.engine import Engine
 from warmeng.engine.gpu.ops import DeviceWeight
+from warmeng.engine.prediction.card import NOMINAL_H100, Roofline
 from warmeng.engine.random import random_adapter, random_weights
 from warmeng.engine.request import GenerateRequest, SamplingParams
 from warmeng.engine.settings import AUTO, EngineSettings

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from warmeng.bench.cost_model import decoder, generation_floor, grading_floor
+from warmeng.bench.cost_model import generation_floor, grading_floor
 from warmeng.bench.grade import grade_requests
 from warmeng.bench.hf import RandomHf
 from warmeng.bench.lengths import Lengths
@@ -25,6 +25,7 @@ from warmeng.engine.checkpoint import load_weights
 from warmeng.engine.config import read_config
 from warmeng.engine.engine import Engine
 from warmeng.engine.gpu.ops import DeviceWeight
+from warmeng.engine.prediction.decoder import decoder
 from warmeng.engine.random import random_adapter
 from warmeng.engine.request import GenerateRequest, GenerateResult, SamplingParams
 from warmeng.engine.settings import AUTO, EngineSettings

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from warmeng.bench.host import HostResult
     from warmeng.bench.kernels import Found
     from warmeng.bench.record import WorkloadResult
-    from warmeng.bench.roofline import Roofline
     from warmeng.bench.simulate import Simulated
+    from warmeng.engine.prediction.card import Roofline
 
 
 def roofline_lines(found: Roofline) -> list[str]:

@@ -17,15 +17,17 @@ from typing import Any, Protocol
 
 import torch
 
-from warmeng.bench.cost_model import Decoder, Floor, decoder, generation_floor
+from warmeng.bench.cost_model import Floor, generation_floor
 from warmeng.bench.failure import reason
 from warmeng.bench.hf import compare
 from warmeng.bench.lengths import Lengths, mean_context, read_lengths
 from warmeng.bench.record import Options, Run, WorkloadResult
-from warmeng.bench.roofline import Roofline, measure_roofline
+from warmeng.bench.roofline import measure_roofline
 from warmeng.engine.adapters import Adapter
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.engine import EngineStats
+from warmeng.engine.prediction.card import Roofline
+from warmeng.engine.prediction.decoder import Decoder, decoder
 from warmeng.engine.random import random_adapter
 from warmeng.engine.request import GenerateRequest, GenerateResult, SamplingParams
 from warmeng.engine.settings import EngineLimits, EngineSettings, resolve_limits

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from warmeng.cli.options import json_option, print_json
 from warmeng.common.cards import CARDS
+from warmeng.common.errors import UsageError
 from warmeng.common.log import say
 from warmeng.common.terminal import echo
+
+if TYPE_CHECKING:
+    from warmeng.engine.plan import Plan
 
 
 @click.group()
@@ -98,31 +104,64 @@ def verify(name: str, revision: str | None, as_json: bool) -> None:
 @click.option("--gpu", type=click.Choice(sorted(CARDS)), default="h100", show_default=True, help="The card.")
 @click.option("--gib", type=click.FloatRange(1), help="Its memory, where it is another card.")
 @click.option(
-    "--tokens", type=click.IntRange(1), default=512, show_default=True, help="Of a prompt and its answer together."
+    "--tokens", type=click.IntRange(2), default=512, show_default=True, help="Of a prompt and its answer together."
 )
+@click.option("--answers", type=click.IntRange(1), default=10_000, show_default=True, help="Whose hours are predicted.")
+@click.option("--new-tokens", type=click.IntRange(1), default=192, show_default=True, help="Of each answer.")
 @json_option
-def plan(name: str, revision: str | None, gpu: str, gib: float | None, tokens: int, as_json: bool) -> None:
+def plan(
+    name: str, revision: str | None, gpu: str, gib: float | None, tokens: int, answers: int, new_tokens: int,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Tell what model NAME takes on a GPU in each kind of weights, without its weights at hand.
 
     NAME is a model's, of which the configuration alone is fetched, or a known shape. The largest step is an estimate;
-    a run divides what is really free. Adapters, at most 512 MiB, have room.
+    a run divides what is really free. Adapters, at most 512 MiB, have room. Hours are a prediction from bytes and
+    operations at assumed shares of the card's ceilings, not measured on a card: the scheduler runs 2,048 of the
+    answers at most on a device that only keeps time. They are told of an H100 and an H200.
 
     \b
     Examples:
       warmeng models plan llama-3.1-70b --gpu h100
       warmeng models plan Qwen/Qwen2.5-32B-Instruct-AWQ --gpu l40s --tokens 900
+      warmeng models plan llama-3.1-8b --gpu h200 --answers 60000 --new-tokens 250
     """
+    from dataclasses import asdict
+
     from warmeng.engine.plan import plans
+    from warmeng.engine.prediction.card import CARDS as PREDICTED
+    from warmeng.engine.prediction.clock import Precision
+    from warmeng.engine.prediction.predict import WORDS, alike, predict
     from warmeng.engine.registry import read_shape
 
+    if new_tokens >= tokens:
+        raise UsageError(
+            f"--new-tokens is {new_tokens} of --tokens {tokens}, expected fewer: the prompt has the others"
+        )
     config = read_shape(name, revision)
     memory = int(gib * 2**30) if gib else CARDS[gpu] * 2**20
+    timings = None if gib else PREDICTED.get(gpu)
+
+    def hours(one: Plan) -> float | None:
+        if timings is None or not one.sequences:
+            return None
+        some = alike(config, tokens - new_tokens, new_tokens)
+        return predict(config, timings, Precision(one.kind), some, answers, new_tokens).hours
+
+    found = plans(config, memory, tokens)
     if as_json:
-        print_json(list(plans(config, memory, tokens)))
+        print_json([asdict(one) | {"answers": answers, "hours": hours(one)} for one in found])
         return
     echo(f"{name} on {f'{gib:g} GiB' if gib else gpu} ({memory / 2**30:.1f} GiB), {tokens} tokens a sequence")
-    echo("kind       weights GiB   cache GiB   sequences   with --kv-dtype fp8")
-    for found in plans(config, memory, tokens):
-        cache = f"{found.cache / 2**30:9.1f}" if found.sequences else "       no"
-        room = f"{found.sequences:11,d} {found.fp8_sequences:21,d}"
-        echo(f"{found.kind:<10} {found.weights / 2**30:11.1f} {cache:>11} {room}")
+    last = f"hours for {answers:,} answers"
+    echo(f"kind       weights GiB   cache GiB   sequences   with --kv-dtype fp8   {last}")
+    for one in found:
+        cache = f"{one.cache / 2**30:9.1f}" if one.sequences else "       no"
+        room = f"{one.sequences:11,d} {one.fp8_sequences:21,d}"
+        took = hours(one)
+        told = "-" if took is None else f"{took:.2f}"
+        echo(f"{one.kind:<10} {one.weights / 2**30:11.1f} {cache:>11} {room} {told:>{len(last) + 2}}")
+    if timings is None:
+        echo(f"Hours are predicted for {' and '.join(sorted(PREDICTED))} alone: of others the ceilings are not known.")
+    else:
+        echo(f"Hours are predicted {WORDS}; each answer has {new_tokens} tokens, and no prompt shares another's.")

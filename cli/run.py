@@ -39,6 +39,7 @@ def _default(name: str) -> str:
 Examples:
   warmeng run                                    the embedded study on the built-in model
   warmeng run --dry-run --contexts all           what that would take
+  warmeng run --dry-run --model ./llama-8b --weights fp8 --gpu h100    on a card, by prediction
   warmeng run --persona original --persona warm=adapters/warm --persona both=adapters/warm@warm
   warmeng run --persona original --persona "blunt=@text:Say what you think in one sentence."
   warmeng run --persona original --persona friendly=adapters/f --expect 'friendly>original'
@@ -287,6 +288,12 @@ The same command again continues a run that was interrupted, or prints a finishe
     help="Show requests, tokens, memory, smallest effect, and time and energy by a probe; of an API the cost, without "
     "asking it.",
 )
+@click.option(
+    "--gpu",
+    type=click.Choice(["h100", "h200"]),
+    help="With --dry-run: what the model leaves of this card, and the time there, predicted and not measured; no model "
+    "is loaded.",
+)
 @click.option("--no-probe", is_flag=True, help="With --dry-run: don't load the model; time and energy stay unknown.")
 @json_option
 def run(
@@ -298,6 +305,7 @@ def run(
     workers: int | None,
     worker_cores: int | None,
     dry_run: bool,
+    gpu: str | None,
     no_probe: bool,
     as_json: bool,
     **options: Any,
@@ -315,6 +323,8 @@ def run(
     settings = studies[0]
     folder = out or default_folder(studies)
     fleet = fleet_of(ray, workers, worker_cores)
+    if gpu and not dry_run:
+        raise UsageError("--gpu predicts the time on a card, for --dry-run: give both, or --device cuda for a run")
     if fleet is not None:
         from warmeng.study.run.fleet import check_fleet
 
@@ -324,9 +334,9 @@ def run(
         for option, given in (("--reuse", reuse), ("--fidelity", full)):
             if given:
                 raise UsageError(f"{option} names a run of one base, and several are given: run them one by one")
-        return _several(studies, folder, fleet, dry_run, not no_probe, as_json)
+        return _several(studies, folder, fleet, dry_run, not no_probe, gpu, as_json)
     if dry_run:
-        _plan({folder: settings}, not no_probe, fleet, as_json)
+        _plan({folder: settings}, not no_probe, fleet, gpu, as_json)
         if reuse and not as_json:
             echo("What --reuse takes over is not counted off: the model tells it, which a dry run needs not load.")
         return 0
@@ -346,19 +356,21 @@ def run(
     return outcome.exit_code
 
 
-def _plan(studies: Mapping[Path, StudySettings], probe: bool, fleet: FleetSettings | None, as_json: bool) -> None:
+def _plan(
+    studies: Mapping[Path, StudySettings], probe: bool, fleet: FleetSettings | None, gpu: str | None, as_json: bool
+) -> None:
     """Tell what the study of each folder would take; as JSON the rows of each, the one's alone where it is one."""
     from warmeng.study.run.dry_run import dry_run, planned
 
     if as_json:
         rows = [
-            [{"name": name, "value": str(value)} for name, value in planned(one, folder, probe, fleet)]
+            [{"name": name, "value": str(value)} for name, value in planned(one, folder, probe, fleet, gpu)]
             for folder, one in studies.items()
         ]
         print_json(rows if len(rows) > 1 else rows[0])
         return
     for folder, one in studies.items():
-        for line in dry_run(one, folder, probe, fleet):
+        for line in dry_run(one, folder, probe, fleet, gpu):
             echo(line)
         if len(studies) > 1:
             echo("")
@@ -370,6 +382,7 @@ def _several(
     fleet: FleetSettings | None,
     dry_run: bool,
     probe: bool,
+    gpu: str | None,
     as_json: bool,
 ) -> int:
     """Run one study of several bases, or tell what each would take."""
@@ -379,7 +392,7 @@ def _several(
     from warmeng.study.run.several import folders_of, run_several
 
     if dry_run:
-        _plan(folders_of(studies, folder), probe, fleet, as_json)
+        _plan(folders_of(studies, folder), probe, fleet, gpu, as_json)
         return 0
     outcome = run_several(studies, folder, for_stderr(), shlex.join(["warmeng", *sys.argv[1:]]), fleet)
     if outcome.analysis is not None and as_json:

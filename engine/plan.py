@@ -39,12 +39,19 @@ def plans(config: ModelConfig, memory: int, tokens: int) -> Iterator[Plan]:
 
     A checkpoint that is quantised has one kind. A plan without room has no sequences.
     """
-    per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim * _ITEM
     for kind in KINDS if config.quantization is None else (config.quantization.kind,):
-        weights, workspace = weight_bytes(config, kind), _workspace(config)
-        cache = max(0, int((memory - weights) * _SHARE) - workspace - _ADAPTERS)
-        one = per_token * tokens
-        yield Plan(kind, weights, workspace, cache, cache // one, cache * _ITEM // one)
+        cache, one = cache_bytes(config, kind, memory), token_bytes(config) * tokens
+        yield Plan(kind, weight_bytes(config, kind), _workspace(config), cache, cache // one, cache * _ITEM // one)
+
+
+def cache_bytes(config: ModelConfig, kind: str, memory: int) -> int:
+    """Return what a card of so many bytes has left for keys and values; 0 where weights leave nothing."""
+    return max(0, int((memory - weight_bytes(config, kind)) * _SHARE) - _workspace(config) - _ADAPTERS)
+
+
+def token_bytes(config: ModelConfig) -> int:
+    """Return the bytes of the keys and values of one token, in bfloat16."""
+    return 2 * config.num_layers * config.num_kv_heads * config.head_dim * _ITEM
 
 
 def refuse_too_large(config: ModelConfig, kind: str, free: int, total: int) -> None:

@@ -14,10 +14,11 @@ from torch.nn import functional
 from warmeng.bench.cases.case import Case, Sizes, Tensors, Work
 from warmeng.engine.checkpoint import projection_shapes
 from warmeng.kernels.gpu.activation import silu_mul, silu_mul_plain
-from warmeng.kernels.gpu.lora import NO_COLUMNS, RANK_TILE, AdapterRows, LoraWeights, column_ranges
+from warmeng.kernels.gpu.lora import NO_COLUMNS, AdapterRows, LoraWeights, column_ranges
 from warmeng.kernels.gpu.matmul import project, project_plain
 from warmeng.kernels.gpu.norm import add_rms_norm, add_rms_norm_plain
 from warmeng.kernels.gpu.tiles import TILES, Tile
+from warmeng.kernels.sizes import RANK_TILE
 
 # With the base there are three personas, each with a third of the rows.
 ADAPTERS = 2

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from warmeng.engine.cache import NULL_BLOCK
 from warmeng.engine.gpu.lora import AdapterBank
+from warmeng.engine.gpu.sizes import ROW_STEP
 from warmeng.engine.layout import Ints, Layout, LogitsPlan, sampling_records
 from warmeng.engine.sequence import PENDING
 from warmeng.kernels.gpu.attention import SEGMENT_FIELDS, PagedPlan, SegmentField, Tiling, cut_tiles
@@ -21,8 +22,6 @@ from warmeng.kernels.gpu.sampling import FLOATS, INTS, SamplingRows
 
 # Every array starts at a multiple of 16 bytes, as wide loads ask.
 _ALIGN_INTS = 4
-# Steps outside graphs have a multiple of this many rows.
-ROW_STEP = 16
 # Block tables have a multiple of this many columns: kernels are compiled for each width.
 _TABLE_STEP = 16
 

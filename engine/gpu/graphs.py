@@ -15,11 +15,8 @@ import torch
 from torch import Tensor
 
 from warmeng.engine.gpu.batch import HostBatch, StepInputs, pack, unpack
+from warmeng.engine.gpu.sizes import GRAPH_SIZES
 from warmeng.engine.layout import Ints
-
-# Rows of the graphs. Up to about 240 rows padding costs no time, because the weights' bytes bound it; above, it costs
-# arithmetic.
-SIZES = (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 320, 384, 448, 512, 640, 768, 896, 1024)
 
 
 @dataclass(frozen=True)
@@ -37,8 +34,8 @@ class DecodeGraphs:
 
     def __init__(self, device: torch.device, max_num_seqs: int) -> None:
         self.device = device
-        largest = next((i for i, size in enumerate(SIZES) if size >= max_num_seqs), len(SIZES) - 1)
-        self.sizes = SIZES[: largest + 1]
+        largest = next((i for i, size in enumerate(GRAPH_SIZES) if size >= max_num_seqs), len(GRAPH_SIZES) - 1)
+        self.sizes = GRAPH_SIZES[: largest + 1]
         self._pool = torch.cuda.graph_pool_handle()
         # One stream for warming up and capturing: what libraries keep for a stream is then made outside the graphs.
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

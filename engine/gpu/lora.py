@@ -13,7 +13,8 @@ from warmeng.engine.config import ModelConfig
 from warmeng.engine.mixture import BASE, Mixture
 from warmeng.engine.model import Fused
 from warmeng.engine.vectors import Vector
-from warmeng.kernels.gpu.lora import NO_COLUMNS, RANK_TILE, LoraWeights
+from warmeng.kernels.gpu.lora import NO_COLUMNS, LoraWeights
+from warmeng.kernels.sizes import RANK_TILE
 
 PARTS: dict[Fused, tuple[str, ...]] = {
     "qkv": ("q", "k", "v"),

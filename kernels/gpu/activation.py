@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from warmeng.kernels.gpu.lora import RANK_TILE, ROW_TILE, ROWS_WITHOUT_LORA, Product, lora_expand_plain
+from warmeng.kernels.gpu.lora import ROW_TILE, ROWS_WITHOUT_LORA, Product, lora_expand_plain
+from warmeng.kernels.sizes import RANK_TILE
 
 
 @triton.jit(do_not_specialize=["rows"])

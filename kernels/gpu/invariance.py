@@ -12,11 +12,12 @@ from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
 from warmeng.kernels.gpu.attention import SEGMENT_FIELDS, PagedPlan, Tiling, attention, cut_tiles
-from warmeng.kernels.gpu.lora import NO_COLUMNS, RANK_TILE, AdapterRows, LoraWeights, Product, column_ranges
+from warmeng.kernels.gpu.lora import NO_COLUMNS, AdapterRows, LoraWeights, Product, column_ranges
 from warmeng.kernels.gpu.matmul import project
 from warmeng.kernels.gpu.norm import add_rms_norm
 from warmeng.kernels.gpu.tiles import TILES, Tile
 from warmeng.kernels.quantized import PLAIN, round_weight
+from warmeng.kernels.sizes import RANK_TILE
 
 # Outputs of a trial, at most: more outputs are more of the same.
 _OUTS = 2048

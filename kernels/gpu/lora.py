@@ -22,8 +22,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Each adapter's columns are a multiple of this: the smallest depth that tensor cores take.
-RANK_TILE = 16
+from warmeng.kernels.sizes import RANK_TILE
+
 # Rows that share one column range, and that most programs expand. 64 at once read B a quarter as often as 16 would:
 # at 4,096 rows 59 MB of a layer's gate and up instead of 235 MB, all from the L2 cache.
 ROW_TILE = 64

@@ -15,7 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from warmeng.kernels.gpu.lora import RANK_TILE, ROW_TILE, Product, lora_expand_plain, lora_expand_tile
+from warmeng.kernels.gpu.lora import ROW_TILE, Product, lora_expand_plain, lora_expand_tile
+from warmeng.kernels.sizes import RANK_TILE
 
 
 @triton.jit

@@ -16,8 +16,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from warmeng.kernels.gpu.lora import RANK_TILE, ROW_TILE, Product, lora_expand_plain, lora_expand_tile
+from warmeng.kernels.gpu.lora import ROW_TILE, Product, lora_expand_plain, lora_expand_tile
 from warmeng.kernels.quantized import FP8_MAX
+from warmeng.kernels.sizes import RANK_TILE
 
 # Rows of a program, with LoRA and without.
 _ROWS = 16

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from warmeng.common.errors import StorageError
+from warmeng.common.errors import StorageError, UsageError
 from warmeng.common.messages import duration
 from warmeng.common.progress import Silent
 from warmeng.engine.adapters import is_merged, load_adapter
@@ -27,6 +27,7 @@ from warmeng.study.run.api_dry_run import api_estimate, api_lines
 from warmeng.study.run.gates import checks_warmth, measure_personas
 from warmeng.study.run.judges import BASE, JUDGED, is_judged
 from warmeng.study.run.models import KV_BYTES, load_engine, settings_of
+from warmeng.study.run.on_card import OnCard, on_card
 from warmeng.study.run.prepare import check_judges, check_own_models, known_inputs
 from warmeng.study.run.probe import Probe, run_probe
 from warmeng.study.settings import StudySettings
@@ -70,17 +71,28 @@ def load_tokenizer(settings: StudySettings) -> tuple[Tokenizer, ModelConfig, int
 
 
 def dry_run(
-    settings: StudySettings, folder: Path, probe: bool = True, fleet: FleetSettings | None = None
+    settings: StudySettings,
+    folder: Path,
+    probe: bool = True,
+    fleet: FleetSettings | None = None,
+    card: str | None = None,
 ) -> Iterator[str]:
     """Yield what ``planned`` does as lines, each as soon as it is known."""
-    return (f"{name:<16} {value}" for name, value in planned(settings, folder, probe, fleet))
+    return (f"{name:<16} {value}" for name, value in planned(settings, folder, probe, fleet, card))
 
 
-def planned(settings: StudySettings, folder: Path, probe: bool = True, fleet: FleetSettings | None = None) -> Lines:
+def planned(
+    settings: StudySettings,
+    folder: Path,
+    probe: bool = True,
+    fleet: FleetSettings | None = None,
+    card: str | None = None,
+) -> Lines:
     """Yield the plan as names and words: requests by kind, tokens of the real tokenizer, memory, smallest effect; then,
     with ``probe``, time and energy at the speeds of a sample that is run now.
 
-    A name may come again; "" goes on with the one before. ``fleet``: the workers that would answer.
+    A name may come again; "" goes on with the one before. ``fleet``: the workers that would answer. ``card``: one of
+    ``engine.prediction.card.CARDS`` for which the time is predicted, in place of the probe.
     Raises ``UsageError``, ``InputError`` and ``StorageError`` as a run would.
     """
     study = Study.load(settings)
@@ -89,6 +101,8 @@ def planned(settings: StudySettings, folder: Path, probe: bool = True, fleet: Fl
     lent = tuple(borrowed(task) if study.lacks_wrong(task) else task for task in study.tasks)
     study = replace(study, tasks=lent)
     if is_api(settings.model):
+        if card is not None:
+            raise UsageError("--gpu is given, and the model is behind an API: leave it out, or give another model")
         shown = [*_grid(study, folder, api_estimate(study), to_write), *api_lines(study), *_power(study)]
         yield from shown
         return
@@ -100,10 +114,13 @@ def planned(settings: StudySettings, folder: Path, probe: bool = True, fleet: Fl
             load_adapter(change.source, config)
     mine = replace(study, personas=on_base(study.personas))
     planners = [Planner(mine, tokenizer, config.stop_token_ids, {}, {})]
+    models = [(mine, tokenizer, config)]
     longest = config.max_seq_len
     for name, personas in by_model(study.personas).items():
         other, facts, size = load_tokenizer(settings_of(name, settings))
-        planners.append(Planner(replace(study, personas=personas), other, facts.stop_token_ids, {}, {}))
+        own = replace(study, personas=personas, settings=settings_of(name, settings))
+        models.append((own, other, facts))
+        planners.append(Planner(own, other, facts.stop_token_ids, {}, {}))
         memory, longest = max(memory, size), min(longest, facts.max_seq_len)
     plan = estimate(*planners)
     shown = [*_grid(study, folder, plan, to_write), *_costs(plan, memory, longest), *_power(study), *api_lines(study)]
@@ -112,8 +129,13 @@ def planned(settings: StudySettings, folder: Path, probe: bool = True, fleet: Fl
         yield "workers", _workers(fleet)
     if tokenizer.default_system:
         yield "template adds", f"{tokenizer.default_system!r} where a persona has no system prompt"
-    if probe:
+    if card is not None:
+        workers = (fleet.workers if fleet is not None else None) or 1
+        yield from on_card(card, [OnCard(*model, plan.longest) for model in models], workers)
+    elif probe:
         yield from _probed(study, plan, fleet)
+    else:
+        yield "time", "not predicted: the probe measures it here (without --no-probe), --gpu predicts it for a card"
 
 
 def check_before(study: Study, folder: Path) -> None:

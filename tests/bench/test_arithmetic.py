@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from warmeng.bench import environment
-from warmeng.bench.cost_model import decoder, generation_floor, grading_floor
+from warmeng.bench.cost_model import generation_floor, grading_floor
 from warmeng.bench.lengths import (
     Lengths,
     decoding_contexts,
@@ -19,10 +19,12 @@ from warmeng.bench.lengths import (
     read_lengths,
     write,
 )  # fmt: skip
-from warmeng.bench.roofline import NOMINAL_H100, Roofline, measure_roofline
+from warmeng.bench.roofline import measure_roofline
 from warmeng.bench.timing import copies, measure
 from warmeng.common.errors import InputError
 from warmeng.engine.config import read_config
+from warmeng.engine.prediction.card import NOMINAL_H100, Roofline
+from warmeng.engine.prediction.decoder import decoder
 from warmeng.engine.shapes import SHAPES, shape_config
 
 

@@ -18,9 +18,9 @@ from warmeng.bench import environment, hf, timing
 from warmeng.bench.hf import HfRate
 from warmeng.bench.lengths import Lengths, read_lengths
 from warmeng.bench.record import Options, Run, WorkloadResult
-from warmeng.bench.roofline import Roofline
 from warmeng.bench.tables import workload_lines
 from warmeng.bench.workload import make_engine, measure_workload, warming
+from warmeng.engine.prediction.card import Roofline
 from warmeng.engine.settings import EngineSettings, resolve_limits
 
 ROOF = Roofline(1e10, 1e11, "float32", {}, {})
@@ -62,7 +62,7 @@ def test_the_command_saves_what_there_is_and_fails(shape, tmp_path):
             "--baseline", "none", "--save", str(tmp_path / "saved")]  # fmt: skip
     code = """
 from warmeng.bench import workload
-from warmeng.bench.roofline import Roofline
+from warmeng.engine.prediction.card import Roofline
 from warmeng.cli.main import main
 from warmeng.engine.engine import Engine
 workload.measure_roofline = lambda *given, **more: Roofline(1e10, 1e11, "float32", {}, {})

@@ -18,9 +18,9 @@ from warmeng.bench.grade import grade_requests, measure_grades
 from warmeng.bench.hf import RandomHf
 from warmeng.bench.lengths import Lengths
 from warmeng.bench.plot import draw_all
-from warmeng.bench.roofline import Roofline
 from warmeng.bench.tables import grade_lines, training_lines, workload_lines
 from warmeng.bench.workload import Options, measure_workload
+from warmeng.engine.prediction.card import Roofline
 
 ROOF = Roofline(1e10, 1e11, "float32", {}, {})
 

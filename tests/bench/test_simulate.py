@@ -12,13 +12,17 @@ from click.testing import CliRunner
 
 pytest.importorskip("triton")
 
-from warmeng.bench.card import CARDS, KERNELS, Timings, read_timings
-from warmeng.bench.host import HostCost, measure_host
+from warmeng.bench.card import read_timings
+from warmeng.bench.host import measure_host
 from warmeng.bench.lengths import Lengths, read_lengths
-from warmeng.bench.simulate import Simulated, cache_slots, simulate
+from warmeng.bench.simulate import Simulated, simulate
 from warmeng.bench.tables import host_lines, simulated_lines
 from warmeng.cli.bench import bench
 from warmeng.common.errors import UsageError
+from warmeng.engine.plan import plans
+from warmeng.engine.prediction.card import CARDS, KERNELS, USUAL_HOST, HostCost, Timings
+from warmeng.engine.prediction.clock import Precision, cache_slots
+from warmeng.engine.prediction.predict import alike, predict
 from warmeng.engine.shapes import shape_config
 
 ALL = dict.fromkeys(KERNELS, 1.0)
@@ -99,10 +103,21 @@ def test_adapters_cost_arithmetic(shape: str) -> None:
 
 
 def test_cards_hold_what_they_can() -> None:
-    assert 400_000 < cache_slots(shape_config("llama-3.1-8b"), CARDS["h100"]) < 480_000
-    assert 50_000 < cache_slots(shape_config("qwen2.5-32b"), CARDS["h100"]) < 60_000
+    plain, memory = Precision(), CARDS["h100"].memory
+    small, large = shape_config("llama-3.1-8b"), shape_config("qwen2.5-32b")
+    assert 470_000 < cache_slots(small, memory, plain) < 500_000
+    assert 60_000 < cache_slots(large, memory, plain) < 68_000
+    (planned,) = (plan for plan in plans(large, int(memory), 1) if plan.kind == "int4")
+    assert cache_slots(large, memory, Precision("int4")) == planned.sequences
+    assert cache_slots(large, memory, Precision("int4", 1)) == planned.fp8_sequences
     with pytest.raises(UsageError, match="leave no cache"):
-        cache_slots(shape_config("qwen2.5-32b"), replace(CARDS["h100"], memory=64 * 2**30))
+        cache_slots(large, 62 * 2**30, plain)
+
+
+def test_what_is_predicted_for_a_study_is_what_is_simulated_here() -> None:
+    config = shape_config("llama-3.1-8b")
+    found = simulate("llama-3.1-8b", CARDS["h100"], USUAL_HOST, personas=1, lengths=[Lengths(50, 20)] * 100)
+    assert predict(config, CARDS["h100"], Precision(), alike(config, 50, 20), 100, 20).seconds == found.seconds
 
 
 def test_timings_are_read_from_a_file(tmp_path: Path) -> None:
@@ -183,7 +198,7 @@ def test_the_commands_print_tables_and_a_line(shape: str, tmp_path: Path) -> Non
 
 def test_the_measured_timings_of_a_card_are_read() -> None:
     """The committed shares, each of a kernel measured alone; none is above its ceiling."""
-    path = Path(inspect.getfile(Timings)).parent / "data/timings-h200.json"
+    path = Path(inspect.getfile(read_timings)).parent / "data/timings-h200.json"
     timings = read_timings(path, CARDS["h200"])
     for kernel in KERNELS:
         assert all(0 < timings.share(kernel, rows) <= 1 for rows in (1, 64, 512, 1024, 4096))

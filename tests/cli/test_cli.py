@@ -114,6 +114,17 @@ def test_dry_run_runs_nothing(call, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_card_is_for_dry_runs_of_models_here(call, tmp_path):
+    for given, said in (
+        (("run", "--gpu", "h100"), "--gpu predicts the time on a card, for --dry-run"),
+        (("run", "--gpu", "h100", "--dry-run", "--model", "openai:m", "--persona", "original"), "is behind an API"),
+    ):
+        refused = call(*given)
+        assert refused.code != 0
+        assert said in refused.err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_study_file_with_overrides(call, tmp_path):
     (tmp_path / "s.yaml").write_text("limit: 2\ntasks: [facts]\npersonas: [original]\n")
     done = call("run", "s.yaml", "--beliefs", "none,right", "--out", "here")
@@ -240,7 +251,7 @@ def test_tables_are_printed_as_json(call, tmp_path):
     assert analysis.items() <= written.items()
     (model,) = json.loads(call("models", "list", "--json").out)
     assert model["name"] == "smollm2-135m-instruct"
-    kinds = [row["kind"] for row in json.loads(call("models", "plan", "llama-3.1-70b", "--json").out)]
+    kinds = [row["kind"] for row in json.loads(call("models", "plan", "llama-3.1-70b", "--answers", "4", "--json").out)]
     assert "int8" in kinds
 
 

@@ -100,12 +100,18 @@ def test_large_models_on_one_card() -> None:
 
 
 def test_the_command() -> None:
-    found = CliRunner().invoke(warmeng, ["models", "plan", "llama-3.1-70b", "--gpu", "h100"])
+    found = CliRunner().invoke(warmeng, ["models", "plan", "llama-3.1-70b", "--gpu", "h100", "--answers", "300"])
     assert found.exit_code == 0, found.output
     rows = {line.split()[0]: line.split()[1:] for line in found.output.splitlines()[2:]}
-    assert rows["bfloat16"] == ["131.4", "no", "0", "0"]
+    assert rows["bfloat16"] == ["131.4", "no", "0", "0", "-"]
+    assert 0 < float(rows["fp8"][-1]) < 1
+    assert "predicted from bytes and operations at assumed shares of the card's ceilings, not measured" in found.output
     assert rows["fp8"][0] == "67.7"
     assert int(rows["int4"][2].replace(",", "")) > int(rows["fp8"][2].replace(",", "")) > 0
+    other = CliRunner().invoke(warmeng, ["models", "plan", "llama-3.1-8b", "--gpu", "l40s"])
+    assert "Hours are predicted for h100 and h200 alone" in other.output
+    none = CliRunner().invoke(warmeng, ["models", "plan", "llama-3.1-8b", "--tokens", "100"])
+    assert "--new-tokens is 192 of --tokens 100, expected fewer" in str(none.exception)
     none = CliRunner().invoke(warmeng, ["models", "plan", "no-such-model"])
     assert none.exit_code != 0
 

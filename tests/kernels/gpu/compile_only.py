@@ -30,9 +30,10 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
 from warmeng.kernels.gpu import activation, along, attention, matmul, norm, rope, sampling
-from warmeng.kernels.gpu.lora import RANK_TILE, ROW_TILE, AdapterRows, LoraWeights, Product
+from warmeng.kernels.gpu.lora import ROW_TILE, AdapterRows, LoraWeights, Product
 from warmeng.kernels.gpu.tiles import Tile, tiles_for
 from warmeng.kernels.quantized import Int4, RowScaled, Weight, kind_of
+from warmeng.kernels.sizes import RANK_TILE
 
 assert os.environ.get("TRITON_INTERPRET", "0") == "0", "kernels are interpreted in this process, not compiled"
 
