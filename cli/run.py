@@ -294,7 +294,11 @@ The same command again continues a run that was interrupted, or prints a finishe
     help="With --dry-run: what the model leaves of this card, and the time there, predicted and not measured; no model "
     "is loaded.",
 )
-@click.option("--no-probe", is_flag=True, help="With --dry-run: don't load the model; time and energy stay unknown.")
+@click.option(
+    "--no-probe",
+    is_flag=True,
+    help="With --dry-run: don't load the model; energy stays unknown, and time too, but for a run that was begun.",
+)
 @json_option
 def run(
     study: Path | None,

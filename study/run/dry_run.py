@@ -23,6 +23,7 @@ from warmeng.study.personas import Persona, by_model, on_base, remarks, sources_
 from warmeng.study.plan import Planner, Study
 from warmeng.study.prompts import OPEN, PLAIN
 from warmeng.study.results.manifest import read_manifest, refuse_changes
+from warmeng.study.results.sessions import read_sessions
 from warmeng.study.run.api_dry_run import api_estimate, api_lines
 from warmeng.study.run.gates import checks_warmth, measure_personas
 from warmeng.study.run.judges import BASE, JUDGED, is_judged
@@ -135,7 +136,22 @@ def planned(
     elif probe:
         yield from _probed(study, plan, fleet)
     else:
-        yield "time", "not predicted: the probe measures it here (without --no-probe), --gpu predicts it for a card"
+        yield (
+            "time",
+            _pace(folder)
+            or ("not predicted: the probe measures it here (without --no-probe), --gpu predicts it for a card"),
+        )
+
+
+def _pace(folder: Path) -> str | None:
+    """Say how long the records take that a run in the folder lacks, at the pace of those that it has; None for none."""
+    manifest, sessions = read_manifest(folder), read_sessions(folder)
+    done = int(sessions[-1].get("records") or 0) if sessions else 0
+    if manifest is None or not done:
+        return None
+    left, took = max(0, manifest.records - done), sum(float(one.get("seconds") or 0) for one in sessions)
+    pace = f"the {done:,} that are there took {duration(took)}, loading aside"
+    return f"about {duration(took * left / done)} for the {left:,} records that are missing: {pace}" if left else pace
 
 
 def check_before(study: Study, folder: Path) -> None:

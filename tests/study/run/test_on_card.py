@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fakes import Heard
 
+from warmeng.common.messages import duration
 from warmeng.engine.prediction.card import CARDS
 from warmeng.engine.prediction.clock import Precision
 from warmeng.engine.prediction.predict import simulated_seconds
 from warmeng.study.plan import Planner, Study
+from warmeng.study.results.manifest import require_manifest
 from warmeng.study.run.dry_run import load_tokenizer, planned
 from warmeng.study.run.on_card import OnCard, model_on_card
+from warmeng.study.run.run import run_study
 from warmeng.study.settings import StudySettings
 
 STUDY = StudySettings(personas=("original", "warm"), tasks=("facts", "health"), limit=6, asking=("open",))
@@ -59,3 +65,17 @@ def test_a_dry_run_says_that_it_is_a_prediction_and_loads_no_model(tmp_path: Pat
     assert "probe" not in rows
     assert dict(planned(STUDY, tmp_path / "r", probe=False))["time"].startswith("not predicted: ")
     assert not list(tmp_path.iterdir())
+
+
+def test_of_a_run_that_was_begun_the_pace_so_far_is_told(fake: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "r"
+    settings = replace(STUDY, personas=("original", "warm-prompt"), warmth_prompts=0)
+    run_study(settings, folder, Heard(stop_after=12), "warmeng run")
+    session = {"seconds": 30.0, "records": 12}
+    (folder / "sessions.jsonl").write_text(json.dumps(session) + "\n")
+    total = require_manifest(folder).records
+    told = dict(planned(settings, folder, probe=False))["time"]
+    minutes = duration(30.0 * (total - 12) / 12)
+    assert told == (
+        f"about {minutes} for the {total - 12} records that are missing: the 12 that are there took 30 s, loading aside"
+    )
