@@ -73,8 +73,8 @@ def simulate(
     slots = slots or cache_slots(config, timings.memory, Precision())
     adapters = PERSONAS[: personas - 1]
     engine, device = timed_engine(
-        config, timings, host, Precision(), {name: Mixture(((name, 1.0),)) for name in adapters}, rank=rank,
-        slots=slots, settings=EngineSettings(max_num_seqs=max_num_seqs),
+        config, timings, host, Precision(), {name: Mixture(((name, 1.0),)) for name in adapters},
+        adapters=len(adapters), rank=rank, slots=slots, settings=EngineSettings(max_num_seqs=max_num_seqs),
     )  # fmt: skip
     results = engine.generate(make_requests(prompts(lengths, config.vocab_size), lengths, [None, *adapters]))
     return Simulated(

@@ -187,15 +187,15 @@ def cache_slots(config: ModelConfig, memory: float, precision: Precision) -> int
 
 def timed_engine(
     config: ModelConfig, timings: Timings, host: HostCost, precision: Precision, mixtures: Mapping[str, Mixture], *,
-    rank: int, slots: int, settings: EngineSettings,
+    adapters: int, rank: int, slots: int, settings: EngineSettings,
 ) -> tuple[Engine, Clock]:  # fmt: skip
     """Return an engine whose device only keeps time, and the device. Its tokens are all 0, and it has no texts.
 
-    ``mixtures``: what requests may carry, by name, each taken as an adapter of ``rank``; ``slots``: of the cache.
+    ``mixtures``: what requests may carry, by name; ``adapters`` of ``rank`` are loaded; ``slots``: of the cache.
     """
     limits = resolve_limits(settings, "cuda", config.max_seq_len)
     blocks = slots // settings.block_size + 1
-    clock = Clock(config, timings, host, precision, limits, blocks, len(mixtures), rank)
+    clock = Clock(config, timings, host, precision, limits, blocks, adapters, rank)
     model = unread_model(config, "timed")
     model.mixtures.update(mixtures)
     # The device has no logits to probe, so it is not all of a runner.

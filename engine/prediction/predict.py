@@ -38,33 +38,34 @@ class Prediction:
 
 def predict(
     config: ModelConfig, timings: Timings, precision: Precision, some: Callable[[int], Sequence[Request]], count: int,
-    answer: float, *, rank: int = RANK,
+    answer: float, *, adapters: int | None = None, rank: int = RANK,
 ) -> Prediction:  # fmt: skip
     """Predict the seconds of ``count`` requests, of which ``some(n)`` returns about n, mixed as all are.
 
     ``answer``: tokens of a request's answer, on average; each is taken to be as long as it may be. As many requests
-    are simulated as take about a second, and the others take as long each. ``rank``: of the largest adapter. Raises
-    UsageError as ``cache_slots``.
+    are simulated as take about a second, and the others take as long each. ``adapters`` and ``rank``: as
+    ``simulated_seconds`` has them. Raises UsageError as ``cache_slots``.
     """
     requests = some(max(1, min(count, _REQUESTS, int(_TOKENS / max(1.0, answer)))))
-    seconds = simulated_seconds(config, timings, precision, requests, rank=rank)
+    seconds = simulated_seconds(config, timings, precision, requests, adapters=adapters, rank=rank)
     return Prediction(seconds * count / len(requests), len(requests))
 
 
 def simulated_seconds(
-    config: ModelConfig, timings: Timings, precision: Precision, requests: Sequence[Request], *, rank: int = RANK,
-    slots: int | None = None,
+    config: ModelConfig, timings: Timings, precision: Precision, requests: Sequence[Request], *,
+    adapters: int | None = None, rank: int = RANK,
 ) -> float:  # fmt: skip
     """Return the seconds of all requests, by the engine's loop and scheduler on a device that only keeps time.
 
-    The host's part is ``USUAL_HOST`` unless the timings have one. ``slots``: of the cache; None: what the card leaves.
+    The host's part is ``USUAL_HOST`` unless the timings have one. ``adapters``: how many are loaded, of which doses and
+    sums consist; None: one for each name that requests carry. ``rank``: of the largest.
     """
-    slots = slots or cache_slots(config, timings.memory, precision)
+    slots = cache_slots(config, timings.memory, precision)
     names = dict.fromkeys(request.adapter for request in requests if request.adapter is not None)
     mixtures = {name: Mixture(((name, 1.0),)) for name in names}
     engine, clock = timed_engine(
-        config, timings, timings.host or USUAL_HOST, precision, mixtures, rank=rank, slots=slots,
-        settings=EngineSettings(),
+        config, timings, timings.host or USUAL_HOST, precision, mixtures, slots=slots,
+        adapters=len(names) if adapters is None else adapters, rank=rank, settings=EngineSettings(),
     )  # fmt: skip
     for request in requests:
         engine.add(_endless(request))

@@ -88,7 +88,8 @@ def model_on_card(card: str, model: OnCard, workers: int) -> tuple[float, str]:
         if change.layer is None and not is_merged(change.source)
     ]
     precision = Precision(kind, 1 if fp8 else 2)
+    each = -(-count // workers)
     found = predict(
-        config, CARDS[card], precision, some, -(-count // workers), answer, rank=max(ranks, default=RANK)
+        config, CARDS[card], precision, some, each, answer, adapters=len(ranks), rank=max(ranks, default=RANK)
     )  # fmt: skip
     return found.seconds, told
