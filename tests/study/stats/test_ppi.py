@@ -101,7 +101,7 @@ SAME = Grader((0.9, 0.95), (0.7, 0.95))
 
 
 def answers(rng, questions, rates, grader):
-    """Return (incorrect, graded incorrect, guess at the chance of a wrong grade), ``[2, questions]`` each.
+    """Return (incorrect, graded incorrect, guess at the chance of that, how hard to grade), ``[2, questions]`` each.
 
     Questions are hard for both, and some answers hard to grade; the guess knows how hard, but not whose answer it is.
     """
@@ -110,17 +110,46 @@ def answers(rng, questions, rates, grader):
     for rate, skills in zip(rates, (grader.baseline, grader.variant), strict=True):
         wrong = rng.random(questions) < expit(1.15 * math.log(rate / (1 - rate)) + hard)
         obscure = rng.gamma(0.5, 2.0, questions)
-        slip = np.minimum(0.6, np.where(wrong, 1 - skills[0], 1 - skills[1]) * obscure)
-        graded = wrong ^ (rng.random(questions) < slip)
-        found.append((wrong, graded, np.clip(0.15 * obscure, 0.01, 0.5)))
-    return tuple(np.stack(x) for x in zip(*found, strict=True))
+        graded = wrong ^ (rng.random(questions) < np.where(wrong, *slips(skills, obscure)))
+        found.append((wrong, graded, obscure))
+    wrong, graded, obscure = (np.stack(x) for x in zip(*found, strict=True))
+    return wrong, graded, np.clip(0.15 * obscure, 0.01, 0.5), obscure
+
+
+def slips(skills, obscure):
+    """Return the chance of a wrong grade of an incorrect and of a correct answer."""
+    return np.minimum(0.6, (1 - skills[0]) * obscure), np.minimum(0.6, (1 - skills[1]) * obscure)
+
+
+def least_half_width(questions, budget, rates, grader):
+    """Return the half width of an estimator that knows what nobody does, and that with all answers labelled.
+
+    It knows p, the true chance that an answer is incorrect, given its grade and how hard it is to grade. Its variance
+    is that of pairs over questions, and for each answer p (1 - p) (1 / its chance of a label - 1): the efficiency bound
+    for values missing at random (Robins, Rotnitzky and Zhao 1994), where each answer stands for itself. The chances
+    that make it least are in proportion to the root of p (1 - p), at most 1 (Neyman 1934).
+    """
+    from warmeng.study.labelling.draw import scaled
+
+    wrong, graded, _, obscure = answers(np.random.default_rng(0), 100_000, rates, grader)
+    p = np.empty(wrong.shape)
+    for k, skills in enumerate((grader.baseline, grader.variant)):
+        rate, (missed, invented) = expected(rates[k]), slips(skills, obscure[k])
+        incorrect = rate * np.where(graded[k], 1 - missed, missed)
+        p[k] = incorrect / (incorrect + (1 - rate) * np.where(graded[k], invented, 1 - invented))
+    spread = p * (1 - p)
+    worth = np.maximum(np.sqrt(spread), 1e-6)
+    chance = np.array(scaled(worth.ravel().tolist(), budget / questions * worth.shape[1])).reshape(worth.shape)
+    pairs = np.var(wrong[1].astype(float) - wrong[0])
+    labels = np.sum(np.mean(spread * (1 / chance - 1), axis=1))
+    return 1.96 * math.sqrt((pairs + labels) / questions), 1.96 * math.sqrt(pairs / questions)
 
 
 def study(rng, questions, rates, grader, budget):
     """Return the samples of baseline and variant, labelled as ``draw.py`` draws."""
     from warmeng.study.labelling.draw import ALIKE, scaled
 
-    wrong, graded, guess = answers(rng, questions, rates, grader)
+    wrong, graded, guess, _ = answers(rng, questions, rates, grader)
     worth = np.sqrt(guess)
     chance = np.array(scaled(((1 - ALIKE) * worth / worth.mean() + ALIKE).ravel().tolist(), budget)).reshape(
         worth.shape
@@ -192,18 +221,21 @@ def test_intervals_cover_where_those_of_the_grades_do_not(questions, budget, rat
         off.append(found.value - true)
         off_by_grades.append(plain.value - true)
     ratio = float(np.median(halfs) / np.median(theirs))
+    least, whole = least_half_width(questions, budget, rates, grader)
     print(
         f"{questions} questions, {budget} labels, {rates}, {grader}: covered {covered / studies:.3f}, rate of the "
         f"variant {rates_covered / studies:.3f}, grades alone {naive / studies:.3f} "
         f"(bias {np.mean(off_by_grades):+.3f}), bias {np.mean(off):+.4f}, "
         f"half width {np.median(halfs):.3f}, Rogan-Gladen {np.median(theirs):.3f} "
-        f"(covered {hit / compared:.2f}), ratio {ratio:.2f}"
+        f"(covered {hit / compared:.2f}), ratio {ratio:.2f}; least {least:.3f}, ratio {least / np.median(theirs):.2f}, "
+        f"all labelled {whole:.3f}, ratio {whole / np.median(theirs):.2f}"
     )
     slack = 3 * math.sqrt(0.95 * 0.05 / studies)
     assert 0.95 - slack <= covered / studies <= 0.95 + slack
     assert 0.94 - slack <= rates_covered / studies <= 0.95 + slack
     assert naive / studies < 0.92
     assert ratio < (0.55 if halves else 0.85)
+    assert 0.95 * least < np.median(halfs) < 1.5 * least
 
 
 def test_the_plan_says_about_what_a_study_shows(count) -> None:
