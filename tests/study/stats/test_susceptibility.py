@@ -82,11 +82,11 @@ def coverage(count, seed, ceiling, missing):
 def test_intervals_cover_the_truth(count, ceiling, missing):
     """Questions are clusters, margins are cut at a ceiling, scores are missing: 95 % intervals cover in 93 to 97 %.
 
-    So does each table's mean. A single interval of 2,000 studies is off by half a percent in its standard error, so
-    each is given two of them, or, of few studies, those over all tasks and contexts three. Those of errors, Bonett and
-    Price's, cover more often where few questions change.
+    So does each table's mean. A single interval of 4,000 studies is off by a third of a percent in its standard error,
+    so each is given two of them, or, of few studies, those over all tasks and contexts three. Those of errors, Bonett
+    and Price's, cover more often where few questions change.
     """
-    n = count(60, 2000)
+    n = count(60, 4000)
     found = coverage(n, 5, ceiling, missing)
     by = defaultdict(list)
     for place, share in found.items():
@@ -98,7 +98,7 @@ def test_intervals_cover_the_truth(count, ceiling, missing):
     errors = {p: s for p, s in found.items() if any(part.startswith("errors") for part in p)}
     means = {p: s for p, s in found.items() if p not in errors}
     assert min(errors.values()) > 0.94 - 3 * spread
-    if n < 2000:
+    if n < 4000:
         means = {p: s for p, s in means.items() if p.count("all") == 2 or p[0] == "margin_norms"}
         low, high = 0.94 - 3 * spread, 0.96 + 3 * spread
     else:
@@ -129,7 +129,7 @@ def test_agreement_is_told_from_repetition(kind, count):
 
     The intervals cover the true agreement in 93 to 97 of 100.
     """
-    n = count(100, 500, 40)
+    n = count(100, 2000, 40)
     subject = ONLY[kind]["original"]
     rows = [r for r in agreements(ONLY[kind], n, 7, missing=0.05) if r["asking"] == "choice"]
     assert len(rows) == n
