@@ -108,7 +108,7 @@ class ByteSums:
     def __init__(self, values: Tensor) -> None:
         self._out, self._width = values.shape
         self._packed = pack(values)
-        starts = -self.shift * torch.cat([part.sum(1, dtype=torch.int32) for part in values.split(_BLOCK_ROWS)])
+        starts = -self.shift * torch.cat([part.sum(1, dtype=torch.int32) for part in torch.split(values, _BLOCK_ROWS)])
         self._starts = torch.nn.functional.pad(starts, (0, len(self._packed) * PANEL - self._out))
 
     def __call__(self, rows: Tensor) -> Tensor:
