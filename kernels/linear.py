@@ -15,8 +15,6 @@ from warmeng.kernels.micro_kernel import (
     FETCHED,
     GROUP_BYTES,
     HEIGHT,
-    LEAST,
-    LOW,
     PANEL,
     UNROLLED,
     VECTOR_BYTES,
@@ -112,40 +110,16 @@ def product_kernel(kind: str) -> Kernel:
             for start in range(0, groups, _SUMMED):
                 count = min(groups - start, _SUMMED)
                 part = start * _PANEL_GROUP_BYTES
-                tile, row = 0, top
-                while row < min(top + tall, rows):
-                    left = min(top + tall, rows) - row
-                    ahead = w + panel * size + part
+                for row in range(top, min(top + tall, rows), HEIGHT):
+                    tile, vectors = (row - top) // HEIGHT, w + panel * size + part
+                    ahead = vectors
                     if tile < _TILES:
                         ahead = later + part + tile * count // _TILES * _PANEL_GROUP_BYTES
-                    source, place = x + row * stride + start * GROUP_BYTES, y + (row * out + panel * PANEL) * 4
-                    vectors, pitch, added = w + panel * size + part, out * 4, int(start > 0)
-                    first = starts + panel * PANEL * 4
-                    if left > LOW:
-                        multiply_rows(
-                            kind, HEIGHT, source, stride, min(left, HEIGHT), vectors, count, place, pitch, columns,
-                            first, added, streamed, ahead,
-                        )  # fmt: skip
-                        row += HEIGHT
-                    elif left > LEAST:
-                        multiply_rows(
-                            kind, LOW, source, stride, left, vectors, count, place, pitch, columns, first, added,
-                            streamed, ahead,
-                        )  # fmt: skip
-                        row += LOW
-                    elif left > 1:
-                        multiply_rows(
-                            kind, LEAST, source, stride, left, vectors, count, place, pitch, columns, first, added,
-                            streamed, ahead,
-                        )  # fmt: skip
-                        row += LEAST
-                    else:
-                        multiply_rows(
-                            kind, 1, source, stride, 1, vectors, count, place, pitch, columns, first, added, streamed,
-                            ahead,
-                        )  # fmt: skip
-                        row += 1
-                    tile += 1
+                    multiply_rows(
+                        kind, x + row * stride + start * GROUP_BYTES, stride, min(top + tall - row, rows - row, HEIGHT),
+                        vectors, count, y + (row * out + panel * PANEL) * 4, out * 4, columns,
+                        starts + panel * PANEL * 4, int(start > 0), streamed, ahead,
+                    )  # fmt: skip
         fence()
 
     return Kernel(multiply)

@@ -19,9 +19,9 @@ from warmeng.kernels.lanes import FLOATS, INT32, INTS, LANES, at, call, fma, loa
 from warmeng.kernels.simd import Gen
 
 _WIDE = torch.backends.cpu.get_cpu_capability() == "AVX512"
-# Vectors of outputs in a panel, and rows whose sums fit the processor's registers beside vectors of the weight; then
-# heights for what is left of the rows.
-VECTORS, HEIGHT, LOW, LEAST = (2, 12, 8, 4) if _WIDE else (1, 6, 4, 2)
+# Vectors of outputs in a panel, and how many rows are multiplied at once: the last fills the processor's registers.
+VECTORS, HEIGHTS = (2, (1, 4, 8, 12)) if _WIDE else (1, (1, 2, 4, 6))
+HEIGHT = HEIGHTS[-1]
 PANEL = VECTORS * LANES
 # A group of inputs of one row has four bytes, in the weight as in the rows: the vectors of one group have 64.
 GROUP_BYTES, VECTOR_BYTES = 4, 64
@@ -91,39 +91,54 @@ def _loop(b: Any, kind: str, rows: list[Any], unrolled: int, end: Any, state: li
 
 @intrinsic(prefer_literal=True)
 def multiply_rows(
-    context: Any, kind: Any, height: Any, x: Any, stride: Any, count: Any, w: Any, groups: Any, y: Any, pitch: Any,
-    columns: Any, starts: Any, added: Any, streamed: Any, ahead: Any,
+    context: Any, kind: Any, x: Any, stride: Any, count: Any, w: Any, groups: Any, y: Any, pitch: Any, columns: Any,
+    starts: Any, added: Any, streamed: Any, ahead: Any,
 ) -> tuple[Any, Gen]:  # fmt: skip
-    """Multiply ``count`` rows, at most ``height``, with a panel, and write the first ``columns`` outputs of each.
+    """Multiply ``count`` rows, at most ``HEIGHT``, with a panel, and write the first ``columns`` outputs of each.
 
-    kind (of ``PRODUCTS``), height: literals. x, stride: address of the first row and bytes from one to the next; w:
-    address of the panel's vectors, a multiple of 64; groups: how many; y, pitch: address of the outputs, four bytes
-    each, and bytes from one row's to the next. starts: address of what sums of int8 start with; added: whether
-    they are instead added to what is there; streamed: whether they pass the cache by, which takes a whole panel and
-    addresses that are multiples of 64. ahead: an address from which lines are fetched.
+    kind: a literal of ``PRODUCTS``. x, stride: address of the first row and bytes from one to the next; w: address of
+    the panel's vectors, a multiple of 64; groups: how many; y, pitch: address of the outputs, four bytes each, and
+    bytes from one row's to the next. starts: address of what sums of int8 start with; added: whether they are instead
+    added to what is there; streamed: whether they pass the cache by, which takes a whole panel and addresses that are
+    multiples of 64. ahead: an address from which lines are fetched.
     """
-    most, of = height.literal_value, kind.literal_value
-    lane = INTS if of == "int8" else FLOATS
+    of = kind.literal_value
 
     def gen(c: Any, b: Any, signature: Any, a: Any) -> Any:
-        _, _, x, stride, count, w, groups, y, pitch, columns, starts, added, streamed, ahead = a
-        # Rows that are not there are the last one again.
-        last = b.sub(count, whole(1))
-        numbers = [b.select(b.icmp_signed("<", whole(i), last), whole(i), last) for i in range(most)]
-        rows = [b.add(x, b.mul(i, stride)) for i in numbers]
-        state = [whole(0), w, ahead, *(_start(b, lane, starts, added) * most)]
-        state = _loop(b, of, rows, UNROLLED, groups, state)
-        _, _, _, *sums = _loop(b, of, rows, 1, groups, state)
-        for i in range(most):
-            with b.if_then(b.icmp_signed("<", whole(i), count)):
-                first = b.add(y, b.mul(pitch, whole(i)))
-                for j in range(VECTORS):
-                    place = at(b, b.add(first, whole(j * VECTOR_BYTES)), lane)
-                    left = b.sub(columns, whole(j * LANES))
-                    _write(b, sums[i * VECTORS + j], place, left, added, streamed)
+        _, x, stride, count, *more = a
+        end = b.function.append_basic_block()
+        for height in HEIGHTS:
+            fits, others = b.function.append_basic_block(), b.function.append_basic_block()
+            b.cbranch(b.icmp_signed("<=", count, whole(height)), fits, others)
+            b.position_at_end(fits)
+            # Rows that are not there are the last one again.
+            last = b.sub(count, whole(1))
+            numbers = [b.select(b.icmp_signed("<", whole(i), last), whole(i), last) for i in range(height)]
+            _multiply(b, of, [b.add(x, b.mul(number, stride)) for number in numbers], count, *more)
+            b.branch(end)
+            b.position_at_end(others)
+        b.branch(end)
+        b.position_at_end(end)
         return c.get_dummy_value()
 
-    return types.void(kind, height, *[types.int64] * 12), gen
+    return types.void(kind, *[types.int64] * 12), gen
+
+
+def _multiply(
+    b: Any, kind: str, rows: list[Any], count: Any, w: Any, groups: Any, y: Any, pitch: Any, columns: Any, starts: Any,
+    added: Any, streamed: Any, ahead: Any,
+) -> None:  # fmt: skip
+    """Multiply all ``rows`` and write the outputs of the first ``count``."""
+    lane = INTS if kind == "int8" else FLOATS
+    state = [whole(0), w, ahead, *(_start(b, lane, starts, added) * len(rows))]
+    state = _loop(b, kind, rows, UNROLLED, groups, state)
+    _, _, _, *sums = _loop(b, kind, rows, 1, groups, state)
+    for i in range(len(rows)):
+        with b.if_then(b.icmp_signed("<", whole(i), count)):
+            first = b.add(y, b.mul(pitch, whole(i)))
+            for j in range(VECTORS):
+                place = at(b, b.add(first, whole(j * VECTOR_BYTES)), lane)
+                _write(b, sums[i * VECTORS + j], place, b.sub(columns, whole(j * LANES)), added, streamed)
 
 
 def _start(b: Any, lane: Any, starts: Any, added: Any) -> list[Any]:
