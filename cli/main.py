@@ -109,7 +109,7 @@ def _verbosity(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
         from warmeng.common import log
 
-        (log.set_quiet if param is QUIET else log.set_verbose)()
+        ctx.with_resource(log.quiet() if param is QUIET else log.verbose())
 
 
 QUIET = click.Option(

@@ -39,19 +39,31 @@ def is_quiet() -> bool:
     return not LOGGER.isEnabledFor(logging.INFO)
 
 
-def set_quiet() -> None:
+@contextmanager
+def quiet() -> Iterator[None]:
     """Let a command say nothing but its results, warnings of missing answers, and errors."""
+    level = LOGGER.level
     LOGGER.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        LOGGER.setLevel(level)
 
 
-def set_verbose() -> None:
+@contextmanager
+def verbose() -> Iterator[None]:
     """Let a command tell on stderr, with the time, what it does besides: models and files, and how long each took."""
-    handler = logging.StreamHandler(sys.stderr)
+    level, handler = LOGGER.level, logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Printable("%(asctime)s %(message)s", "%H:%M:%S"))
     # Messages are shown by the command itself.
     handler.addFilter(lambda record: record.levelno < logging.INFO)
     LOGGER.addHandler(handler)
     LOGGER.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        LOGGER.removeHandler(handler)
+        LOGGER.setLevel(level)
 
 
 class _Printable(logging.Formatter):

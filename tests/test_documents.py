@@ -69,7 +69,7 @@ def parsed(line: str, whole: bool) -> None:
     if command.context_settings.get("ignore_unknown_options"):
         return  # another program's
     if whole and not isinstance(command, click.Group):
-        command.make_context(command.name, list(words))
+        command.make_context(command.name, list(words)).close()
     names = {name for option in command.params for name in (*option.opts, *option.secondary_opts)} | {"--help"}
     for word in words:
         assert not word.startswith("--") or word.partition("=")[0] in names, f"{line}: there is no option {word}"
