@@ -88,7 +88,7 @@ def attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: AttentionPlan, 
 
     q fp32 [rows, heads, d], heads ordered by kv head, each row's heads one after the other; k_cache [blocks, kv_heads,
     d, block_size]; v_cache [blocks, kv_heads, block_size, d], both contiguous, fp32 or bf16. Returns fp32 [rows,
-    heads * d]; rows that the plan does not name (padding) are zero.
+    heads * d]; the plan names every row.
     """
     rows, heads, d = q.shape
     kv_heads, block_size = v_cache.shape[1:3]
@@ -98,7 +98,7 @@ def attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: AttentionPlan, 
         raise ValueError("attention takes queries of float32, and caches of float32 or bfloat16")
     if block_size % LANES:
         raise ValueError(f"attention takes blocks of a multiple of {LANES} slots")
-    out = torch.zeros(rows, heads * d)
+    out = torch.empty(rows, heads * d)
     threads = torch.get_num_threads()
     scores = torch.empty(threads, plan.longest)
     _KERNELS[k_cache.dtype](

@@ -96,7 +96,7 @@ def write_cache(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: T
 
     k, v fp32 [rows, kv_heads, d], each row's heads one after the other; k_cache [blocks, kv_heads, d, block_size];
     v_cache [blocks, kv_heads, block_size, d], fp32 or bf16, to which numbers are rounded; slots int64 [rows]: block
-    times block size plus place, or less than 0 for rows that write nothing.
+    times block size plus place.
     """
     rows, kv_heads, d = k.shape
     if k.stride() != v.stride() or k.stride()[1:] != (d, 1) or k.dtype != torch.float32 or v.dtype != torch.float32:
@@ -120,8 +120,6 @@ def _write(data: int, put: Any, put_one: Any) -> None:
             break
         for row in range(first, min(first + _ROWS, rows)):
             slot = load_int(slots, row)
-            if slot < 0:
-                continue
             for head in range(kv_heads):
                 start = row * stride + head * d
                 block = (slot // block_size * kv_heads + head) * d * block_size

@@ -118,13 +118,12 @@ def test_what_is_not_a_number_is_seen(what: str) -> None:
     assert not attention(q, k, v, plan([segment]), 0.25).isfinite().all()
 
 
-def test_rows_without_a_token_are_zero_and_large_scores_do_not_overflow() -> None:
+def test_large_scores_do_not_overflow() -> None:
     k, v = make_cache(1, 16)
     segment = Segment(np.array([5, 6]), 1, 20)
-    q = torch.randn(3, 1, 16) * 1e4
+    q = torch.randn(1, 1, 16) * 1e4
     out = attention(q, k, v, plan([segment]), 0.25)
-    assert torch.equal(out[1:], torch.zeros(2, 16))
-    torch.testing.assert_close(out[:1].double(), naive(q[:1], k, v, [segment]), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(out.double(), naive(q, k, v, [segment]), atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize(("kv_heads", "group", "d"), [(3, 3, 64), (2, 1, 32), (1, 8, 128), (2, 3, 8)])

