@@ -19,8 +19,8 @@ from warmeng.kernels.arrangement import arrange
 # Bytes of one copy, and sides of square products.
 _COPIES = {"cuda": (2**30, 4 * 2**30), "cpu": (2**26, 2**28)}
 _SIDES = {"cuda": (4096, 8192, 16384), "cpu": (1024, 2048, 3072)}
-# Seconds of repetition for each orientation of a model's product.
-_SECONDS = 0.25
+# Seconds of repetition for each orientation of a model's product, in so many windows.
+_SECONDS, _WINDOWS = 0.25, 5
 _DTYPES = {"cuda": torch.bfloat16, "cpu": torch.float32}
 
 
@@ -107,12 +107,14 @@ def measure_product(
     best = ("", 0.0)
     for label, products in timed.items():
         products[0]()
-        calls, started = 0, time.perf_counter()
-        while time.perf_counter() - started < _SECONDS:
-            products[calls % copies]()
-            calls += 1
-        rate = calls * 2 * rows * in_features * out_features / (time.perf_counter() - started) / 1e9
-        best = max(best, (label, rate), key=lambda pair: pair[1])
+        # The best of several: another process may have the cores for a while.
+        for _ in range(_WINDOWS):
+            calls, started = 0, time.perf_counter()
+            while time.perf_counter() - started < _SECONDS / _WINDOWS:
+                products[calls % copies]()
+                calls += 1
+            rate = calls * 2 * rows * in_features * out_features / (time.perf_counter() - started) / 1e9
+            best = max(best, (label, rate), key=lambda pair: pair[1])
     return ProductPeak(name, rows, in_features, out_features, *best)
 
 
