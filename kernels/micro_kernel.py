@@ -12,13 +12,15 @@ from typing import Any
 
 import torch
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
 from numba import config, types
 from numba.extending import intrinsic
 
 from warmeng.kernels.lanes import FLOATS, INT32, INTS, LANES, at, call, fma, load_some, same, store_some, whole
 from warmeng.kernels.simd import Gen
 
-_WIDE = torch.backends.cpu.get_cpu_capability() == "AVX512"
+# Of the processor that Numba compiles for, which also names its cache: PyTorch may be told to use less.
+_WIDE = config.CPU_NAME is None and bool(get_host_cpu_features().get("avx512f"))
 # Vectors of outputs in a panel, and how many rows are multiplied at once: the last fills the processor's registers.
 VECTORS, HEIGHTS = (2, (1, 4, 8, 12)) if _WIDE else (1, (1, 2, 4, 6))
 HEIGHT = HEIGHTS[-1]
