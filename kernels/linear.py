@@ -74,12 +74,12 @@ def multiply_packed(
 ) -> Tensor:
     """Return the sums of products of rows with a packed weight of ``out`` outputs, [rows, out].
 
-    ``x``: contiguous rows of whole groups; ``dtype``: of the sums, in four bytes; ``starts``: what sums of int8 start
-    with, int32, as many as the panels have outputs.
+    ``x``: contiguous rows of whole groups, of the weight's type; ``dtype``: of the sums, in four bytes; ``starts``:
+    what sums of int8 start with, int32, as many as the panels have outputs.
     """
     groups = packed.shape[1]
-    if not x.is_contiguous() or x.shape[1] * x.itemsize != groups * GROUP_BYTES:
-        raise ValueError(f"a product takes contiguous rows of {groups * GROUP_BYTES} bytes")
+    if x.dtype != packed.dtype or not x.is_contiguous() or x.shape[1] * x.itemsize != groups * GROUP_BYTES:
+        raise ValueError(f"a product takes contiguous rows of {groups * GROUP_BYTES} bytes, of the weight's type")
     rows, threads = len(x), torch.get_num_threads()
     y = torch.empty(rows, out, dtype=dtype)
     tiles = -(-rows // HEIGHT)

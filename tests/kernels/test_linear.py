@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -101,11 +106,35 @@ def test_packed_weights_hold_every_number_once() -> None:
 
 def test_rows_of_another_width_are_refused() -> None:
     projection = Float32Projection(torch.randn(8, 6))
-    for x in (torch.randn(3, 5), torch.randn(6, 3).t(), torch.randn(3, 6).double()):
+    for x in (torch.randn(3, 5), torch.randn(6, 3).t(), torch.randn(3, 6).double(), torch.randn(3, 3).double()):
         with pytest.raises(ValueError, match="contiguous rows of 24 bytes"):
             projection.multiply(x)
     with pytest.raises(ValueError, match="contiguous rows"):
         multiply_packed(linear._multiply_float32, torch.randn(2, 5), projection._packed, 8)
+
+
+PRINT_HASH = """
+import hashlib, torch
+from warmeng.kernels.linear import Float32Projection
+torch.set_num_threads(1)
+found = hashlib.sha256()
+for out, width in ((96, 576), (33, 7), (64, 2600)):
+    w, x = (torch.arange(n * width).view(n, width) % 101 / 7 - 6 for n in (out, 29))
+    found.update(Float32Projection(w).multiply(x).numpy().tobytes())
+print(found.hexdigest())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="code of another processor would not run")
+def test_code_for_an_older_processor_gives_the_same_bits() -> None:
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", PRINT_HASH], env={**os.environ, **more}, text=True, capture_output=True, check=True
+        ).stdout
+        for more in ({}, {"NUMBA_CPU_NAME": "haswell"})
+    }
+    assert len(found) == 1
 
 
 def test_float32_is_packed_on_any_machine() -> None:
