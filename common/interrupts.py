@@ -3,7 +3,8 @@
 The first one ends a command by ``KeyboardInterrupt``, except where work is ``interruptible``: there it is noted, and
 the work keeps what is finished and ends itself. The second one ends either at once; a process that is still there
 ``GRACE`` seconds later, because something hangs outside Python, is left. An import is let finish first: libraries that
-were interrupted while they registered themselves were seen to crash the process. So is a destructor: it would lose it.
+were interrupted while they registered themselves were seen to crash the process. So are a destructor and a function
+that a compiler calls back: they would lose it.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ LOOK_AGAIN = 0.02
 # Seconds in which a process that was interrupted twice closes its files.
 GRACE = 2.0
 NOTE = "\ninterrupted: what is finished is kept{}; once more stops at once\n"
+# Modules whose functions are called back by what drops an exception.
+_LOSING = ("weakref.py", "_weakrefset.py", "llvmlite/binding/executionengine.py")
 # Seconds of a step from which on it is said that one is waited for.
 WORTH_SAYING = 0.5
 
@@ -122,12 +125,15 @@ def ignore_interrupts() -> None:
 
 
 def _holds(frame: FrameType | None) -> bool:
-    """Whether a frame runs for an import, or for a destructor or a weak reference, where an exception would be lost."""
+    """Whether a frame runs for an import, or where an exception would be lost.
+
+    That is in a destructor, for a weak reference, and where LLVM hands over the code of a kernel.
+    """
     while frame is not None:
         code = frame.f_code
         if code.co_filename == "<frozen importlib._bootstrap>" or code.co_name == "__del__":
             return True
-        if code.co_filename.endswith(("weakref.py", "_weakrefset.py")):
+        if code.co_filename.endswith(_LOSING):
             return True
         frame = frame.f_back
     return False

@@ -281,6 +281,31 @@ def test_a_destructor_does_not_lose_an_interrupt(tmp_path):
     assert (done.stdout, done.stderr) == ("interrupted\n", "")
 
 
+@pytest.mark.parametrize("hook", ["_raw_object_cache_notify", "_raw_object_cache_getbuffer"])
+def test_a_kernel_that_is_compiled_does_not_lose_an_interrupt(hook):
+    """LLVM calls a function of Python with the code, and what that raises goes no further."""
+    code = f"""
+        import os, signal, sys, time
+        import numba
+        from warmeng.common.interrupts import install_signal_handlers
+        install_signal_handlers(b"")
+
+        def interrupt(frame, event, argument):
+            if event == "call" and frame.f_code.co_name == {hook!r}:
+                sys.setprofile(None)
+                os.kill(os.getpid(), signal.SIGINT)
+
+        try:
+            sys.setprofile(interrupt)
+            numba.njit(numba.int64(numba.int64))(lambda x: x + 1)
+            time.sleep(20)
+        except KeyboardInterrupt:
+            print("interrupted", sys.getprofile())
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("interrupted None\n", "")
+
+
 @pytest.mark.parametrize("number", [SIGNALS[0], *slow(*SIGNALS[1:])])
 def test_an_interrupt_that_a_library_turns_into_its_own_error_is_one(tmp_path, number):
     """Drawing does so: what it was interrupted in fails with words about bounding boxes."""
