@@ -51,6 +51,12 @@ def fma(b: Any, x: Any, y: Any, z: Any) -> Any:
     return call(b, f"llvm.fma.v{LANES}f32", FLOATS, x, y, z)
 
 
+def fetch(b: Any, address: Any) -> None:
+    """Fetch a line of memory to be read, into the second level of the cache."""
+    how = [ir.Constant(INT32, number) for number in (0, 2, 1)]
+    call(b, "llvm.prefetch.p0", ir.VoidType(), at(b, address, ir.IntType(8)), *how)
+
+
 def below(b: Any, count: Any) -> Any:
     """Whether each lane's number is less than an int64."""
     return b.icmp_signed("<", _LANE, same(b, b.trunc(count, INT32), INTS))
@@ -66,3 +72,9 @@ def store_some(b: Any, value: Any, pointer: Any, count: Any, of: str, bits: int)
     """Write the first ``count`` lanes."""
     align = ir.Constant(INT32, bits // 8)
     call(b, f"llvm.masked.store.v{LANES}{of}{bits}.p0", ir.VoidType(), value, pointer, align, below(b, count))
+
+
+def store_past(b: Any, value: Any, pointer: Any) -> None:
+    """Write all lanes past the cache, to an address that is a multiple of their bytes."""
+    stored = b.store(value, pointer, align=64)
+    stored.set_metadata("nontemporal", b.module.add_metadata([ir.Constant(INT32, 1)]))

@@ -2,6 +2,7 @@
 
 A weight is packed once into panels of some outputs each, whose inputs follow one another as ``micro_kernel`` takes
 them. Threads take panels, and multiply each with all rows. Weights are given as checkpoints store them: ``[out, in]``.
+Rows may carry adapters, whose changes (``lora``) are added in the same launch.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from warmeng.kernels.lora import FINISHED, TERM_BYTES, UNCHANGED, Changes, fetch_panel, list_terms, lower
 from warmeng.kernels.micro_kernel import (
     FETCHED,
     GROUP_BYTES,
@@ -23,7 +25,7 @@ from warmeng.kernels.micro_kernel import (
     multiply_rows,
 )
 from warmeng.kernels.simd import fence, words
-from warmeng.kernels.threads import Kernel, next_unit
+from warmeng.kernels.threads import Kernel, finish_unit, next_unit, own_number, wait_for_units
 
 # Groups of inputs whose products are added one after the other; sums of as many are then added to each other. It bounds
 # the error of long sums, and keeps a tile's rows in the first level of the cache or near it.
@@ -33,6 +35,8 @@ _UNITS = 4
 # Outputs past so many bytes do not stay in a cache until they are read.
 _CACHED_BYTES = 2**23
 _PANEL_GROUP_BYTES = VECTORS * VECTOR_BYTES
+# Where a kernel's arguments count the units of ``lower`` that are finished.
+_LOWERED = 8 * (12 + FINISHED)
 # Tiles of rows that fetch all lines of a panel.
 _TILES = UNROLLED * VECTORS // FETCHED
 
@@ -46,6 +50,13 @@ class Projection(Protocol):
 
     def multiply(self, x: Tensor) -> Tensor:
         """Return ``x @ w.T``. x [rows, in], contiguous; the result [rows, out] is contiguous."""
+
+
+class AdaptedProjection(Projection, Protocol):
+    """A weight whose products take adapters' changes."""
+
+    def multiply(self, x: Tensor, changes: Changes | None = None) -> Tensor:
+        """Return ``x @ w.T`` with the changes."""
 
 
 def pack(w: Tensor) -> Tensor:
@@ -71,43 +82,58 @@ def multiply_packed(
     out: int,
     dtype: torch.dtype = torch.float32,
     starts: Tensor | None = None,
+    changes: tuple[int, ...] = UNCHANGED,
 ) -> Tensor:
     """Return the sums of products of rows with a packed weight of ``out`` outputs, [rows, out].
 
     ``x``: contiguous rows of whole groups, of the weight's type; ``dtype``: of the sums, in four bytes; ``starts``:
-    what sums of int8 start with, int32, as many as the panels have outputs.
+    what sums of int8 start with, int32, as many as the panels have outputs; ``changes``: ``Changes.words``, for sums of
+    float32.
     """
     groups = packed.shape[1]
     if x.dtype != packed.dtype or not x.is_contiguous() or x.shape[1] * x.itemsize != groups * GROUP_BYTES:
         raise ValueError(f"a product takes contiguous rows of {groups * GROUP_BYTES} bytes, of the weight's type")
-    rows, threads = len(x), torch.get_num_threads()
-    y = torch.empty(rows, out, dtype=dtype)
-    tiles = -(-rows // HEIGHT)
-    cuts = max(1, min(-(-_UNITS * threads // len(packed)), tiles))
-    streamed = out % PANEL == 0 and groups <= _SUMMED and rows * out * y.itemsize > _CACHED_BYTES
-    kernel(
-        rows, groups, out, -(-tiles // cuts) * HEIGHT, threads, int(streamed), x.data_ptr(), packed.data_ptr(),
-        y.data_ptr(), 0 if starts is None else starts.data_ptr(),
-    )  # fmt: skip
+    y = torch.empty(len(x), out, dtype=dtype)
+    _launch(kernel, y, x.data_ptr(), packed.data_ptr(), groups, 0 if starts is None else starts.data_ptr(), changes)
     return y
+
+
+def _launch(kernel: Kernel, y: Tensor, x: int, packed: int, groups: int, starts: int, changes: tuple[int, ...]) -> None:
+    """Multiply where there are groups; otherwise add changes to what is there."""
+    (rows, out), threads = y.shape, torch.get_num_threads()
+    panels, tiles = -(-out // PANEL), -(-rows // HEIGHT)
+    cuts = max(1, min(-(-_UNITS * threads // panels), tiles))
+    tall = -(-tiles // cuts) * HEIGHT
+    streamed = out % PANEL == 0 and 0 < groups <= _SUMMED and rows * out * y.itemsize > _CACHED_BYTES
+    kernel(
+        rows, groups, out, tall, threads, int(streamed), x, packed, y.data_ptr(), starts, *changes
+    )  # fmt: skip
 
 
 def product_kernel(kind: str) -> Kernel:
     """Return the product of one of ``micro_kernel.PRODUCTS``; compiled when it is first called."""
 
     def multiply(data: int) -> None:
-        _, _, rows, groups, out, tall, threads, streamed, x, w, y, starts = words(data, 12)
+        (_, _, rows, groups, out, tall, threads, streamed, x, w, y, starts, changes, loras, carried, lowering, _,
+         lowered, pitch, terms, inputs, width) = words(data, 22)  # fmt: skip
         panels, cuts, stride = (out + PANEL - 1) // PANEL, (rows + tall - 1) // tall, groups * GROUP_BYTES
         size = groups * _PANEL_GROUP_BYTES
-        while True:
-            unit = next_unit(data)
-            if unit >= panels * cuts:
-                break
-            panel, top = unit // cuts, unit % cuts * tall
+        unit = next_unit(data)
+        if changes > 0:
+            terms += changes * TERM_BYTES * own_number(data)
+            while unit < lowering:
+                lower(unit, changes, loras, carried, rows, lowered, pitch, inputs, width)
+                finish_unit(data + _LOWERED)
+                unit = next_unit(data)
+            wait_for_units(data + _LOWERED, lowering)
+        while unit < lowering + panels * cuts:
+            panel, top = (unit - lowering) // cuts, (unit - lowering) % cuts * tall
             # The one that this thread takes next, probably.
             later = w + min(panel + threads, panels - 1) * size
             columns = min(out - panel * PANEL, PANEL)
-            for start in range(0, groups, _SUMMED):
+            fetch_panel(panel, changes, loras)
+            # Once, where there is nothing to multiply.
+            for start in range(0, max(groups, 1), _SUMMED):
                 count = min(groups - start, _SUMMED)
                 part = start * _PANEL_GROUP_BYTES
                 for row in range(top, min(top + tall, rows), HEIGHT):
@@ -115,17 +141,37 @@ def product_kernel(kind: str) -> Kernel:
                     ahead = vectors
                     if tile < _TILES:
                         ahead = later + part + tile * count // _TILES * _PANEL_GROUP_BYTES
+                    added = 0
+                    if start + count == groups:
+                        added = list_terms(panel, row // HEIGHT, changes, loras, carried, rows, lowered, pitch, terms)
                     multiply_rows(
                         kind, x + row * stride + start * GROUP_BYTES, stride, min(top + tall - row, rows - row, HEIGHT),
                         vectors, count, y + (row * out + panel * PANEL) * 4, out * 4, columns,
-                        starts + panel * PANEL * 4, int(start > 0), streamed, ahead,
+                        starts + panel * PANEL * 4, int(start > 0 or groups == 0), streamed, ahead, terms, added,
                     )  # fmt: skip
+            unit = next_unit(data)
         fence()
 
     return Kernel(multiply)
 
 
 _multiply_float32 = product_kernel("float32")
+
+
+def add_lora(y: Tensor, x: Tensor, changes: Changes | None) -> Tensor:
+    """Add adapters' changes to the rows of ``y`` that carry them, in place, and return it.
+
+    For what other products gave: ``Projection.multiply`` adds them itself. x [rows, in]; y [rows, out]; fp32.
+    """
+    if not y.is_contiguous() or y.dtype != torch.float32:
+        raise ValueError("add_lora takes contiguous rows of float32")
+    if changes is not None:
+        _launch(_multiply_float32, y, 0, 0, 0, 0, _words(changes, x, y.shape[1]))
+    return y
+
+
+def _words(changes: Changes | None, x: Tensor, out: int) -> tuple[int, ...]:
+    return UNCHANGED if changes is None else changes.words(x, out)
 
 
 class Float32Projection:
@@ -135,9 +181,10 @@ class Float32Projection:
         self.shape = (w.shape[0], w.shape[1])
         self._packed = pack(w.float())
 
-    def multiply(self, x: Tensor) -> Tensor:
-        """Return ``x @ w.T``."""
-        return multiply_packed(_multiply_float32, x, self._packed, self.shape[0])
+    def multiply(self, x: Tensor, changes: Changes | None = None) -> Tensor:
+        """Return ``x @ w.T`` with adapters' changes."""
+        out = self.shape[0]
+        return multiply_packed(_multiply_float32, x, self._packed, out, changes=_words(changes, x, out))
 
 
 _multiply_bfloat16 = product_kernel("bfloat16") if can_multiply("bfloat16") else None
@@ -153,11 +200,11 @@ class Bfloat16Projection:
         self.shape = (w.shape[0], w.shape[1])
         self._packed = pack(w.to(torch.bfloat16))
 
-    def multiply(self, x: Tensor) -> Tensor:
-        """Return ``x @ w.T`` in float32."""
+    def multiply(self, x: Tensor, changes: Changes | None = None) -> Tensor:
+        """Return ``x @ w.T`` in float32, with adapters' changes, which take x as it is."""
         assert _multiply_bfloat16 is not None
-        rows = _pad(x, x.shape[1] % 2).to(torch.bfloat16)
-        return multiply_packed(_multiply_bfloat16, rows, self._packed, self.shape[0])
+        out, rows = self.shape[0], _pad(x, x.shape[1] % 2).to(torch.bfloat16)
+        return multiply_packed(_multiply_bfloat16, rows, self._packed, out, changes=_words(changes, x, out))
 
 
 class PlainProjection:

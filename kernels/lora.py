@@ -1,41 +1,33 @@
 """LoRA adapters on top of products (Hu et al. 2022), on the CPU: rows of a batch carry different ones, or none.
 
 A row's change is summed over the inputs, then over the ranks, in their order, so its bits depend on neither the other
-rows nor the other adapters. Rows that carry no adapter are not touched.
+rows nor the other adapters. Rows that carry no adapter keep their numbers. ``linear`` makes the changes in the launch
+that multiplies: first all rows' products with A, which are few numbers, then those with B, which are added to a tile's
+sums while they are in registers.
 """
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numba
 import numpy as np
 import torch
 from torch import Tensor
 
 from warmeng.kernels.lanes import LANES
-from warmeng.kernels.simd import (
-    fill,
-    fma,
-    load,
-    load_int,
-    load_one,
-    load_some,
-    spread,
-    store,
-    store_some,
-    words,
-)  # fmt: skip
-from warmeng.kernels.threads import Kernel, next_unit, own_number
+from warmeng.kernels.micro_kernel import HEIGHT, PANEL, multiply_chosen_rows
+from warmeng.kernels.simd import fetch, fill, load_int, load_one, load_some, store_int, store_some, words
 
-# Rows of one unit of work, each with a sum of its own while a matrix is read once for all.
-_ROWS = 8
-# Words of an adapter and the rows that carry it: the first unit of work, ``Lora.words`` and ``CarriedRows.words``.
-_CHANGE = 9
-# Words of a part: its first column of the output, its columns, its first rank, its ranks, where its matrix begins.
-_PART = 5
+# ``Lora.words``; the first unit of work of an adapter's rows, and ``CarriedRows.words``.
+_LORA, _CARRIED = 4, 6
+# Words of a product that a tile's rows carry.
+_TERM = 4
+TERM_BYTES = 8 * _TERM
+# Words of a panel: its first rank, its ranks, where their numbers begin in B.
+_PANEL = 3
 
 
 class Lora:
@@ -43,129 +35,177 @@ class Lora:
 
     def __init__(self, parts: list[tuple[tuple[Tensor, Tensor] | None, int]], scale: float) -> None:
         """``parts``: (A [rank, in], B [columns, rank]) or None, and the columns, of each part of the output."""
-        table, column, rank, place = [], 0, 0, 0
-        for pair, columns in parts:
+        self.columns = sum(columns for _, columns in parts)
+        depths = [0 if pair is None else len(pair[0]) for pair, _ in parts]
+        self.ranks = ranks = sum(depths)
+        self.inputs = next(pair[0].shape[1] for pair, _ in parts if pair is not None)
+        a, b = torch.zeros(ranks, self.inputs), torch.zeros(ranks, -(-self.columns // PANEL) * PANEL)
+        spans, rank, column = [], 0, 0
+        for (pair, columns), depth in zip(parts, depths, strict=True):
             if pair is not None:
-                ranks = pair[0].shape[0]
-                table.append((column, columns, rank, ranks, place))
-                rank += ranks
-                place += ranks * columns
-            column += columns
-        present = [pair for pair, _ in parts if pair is not None]
-        # [in, ranks of all parts, padded to whole vectors]; so a vector's lanes are ranks.
-        a = torch.cat([pair[0] for pair in present]).float().t()
-        self.a = torch.nn.functional.pad(a, (0, -rank % LANES)).contiguous()
-        # [rank, columns] of each part, one after the other.
-        self.b = torch.cat([(pair[1] * scale).float().t().reshape(-1) for pair in present])
-        self.parts = torch.tensor(table, dtype=torch.int64)
-        self.columns = column
-        # What the kernel reads of it: ranks of all parts, parts, and addresses.
-        self.words = self.a.shape[1], len(table), self.a.data_ptr(), self.b.data_ptr(), self.parts.data_ptr()
+                here = slice(rank, rank + depth)
+                a[here] = pair[0]
+                b[here, column : column + columns] = (pair[1] * scale).float().t()
+                spans.append((column, column + columns, rank, rank + depth))
+            rank, column = rank + depth, column + columns
+        table, blocks, place = [], [], 0
+        for left in range(0, self.columns, PANEL):
+            # The ranks that the panel's columns have; where a part ends in it, zeros in the others' columns.
+            within = [(low, high) for start, end, low, high in spans if start < left + PANEL and end > left]
+            low, high = (within[0][0], within[-1][1]) if within else (0, 0)
+            blocks.append(b[low:high, left : left + PANEL].reshape(-1))
+            table.append((low, high - low, place))
+            place += len(blocks[-1])
+        # [in, ranks], then what a vector that begins at the last of them reads.
+        self.a = torch.nn.functional.pad(a.t().reshape(-1), (0, LANES))
+        # Each panel's ranks [ranks, PANEL], one panel after the other.
+        self.b = torch.cat(blocks)
+        self.panels = torch.tensor(table, dtype=torch.int64)
+        # What the kernel reads of it: ranks of all parts, and addresses.
+        self.words = ranks, self.a.data_ptr(), self.b.data_ptr(), self.panels.data_ptr()
 
 
 @dataclass(frozen=True)
 class CarriedRows:
     """The rows that carry an adapter."""
 
-    # int64 [n].
+    # int64 [n], ascending.
     rows: Tensor
     # fp32 [n]: what the change is multiplied by in each.
     coefficients: Tensor
 
+    def __post_init__(self) -> None:
+        """Raises ValueError where a kernel would write elsewhere."""
+        if not bool((self.rows.diff(prepend=torch.tensor([-1])) > 0).all()):
+            raise ValueError("rows that carry an adapter are given in ascending order, each once")
+
     @cached_property
-    def words(self) -> tuple[int, int, int]:
+    def end(self) -> int:
+        """A number above those of all rows."""
+        return int(self.rows[-1]) + 1 if len(self.rows) else 0
+
+    @cached_property
+    def _ends(self) -> Tensor:
+        """How many of the rows lie before each tile of the batch, up to the last that has one, and after it."""
+        return torch.searchsorted(self.rows, torch.arange(-(-self.end // HEIGHT) + 1) * HEIGHT)
+
+    @cached_property
+    def words(self) -> tuple[int, int, int, int, int]:
         """What the kernel reads of it."""
-        return len(self.rows), self.rows.data_ptr(), self.coefficients.data_ptr()
+        ends = self._ends
+        return len(self.rows), self.rows.data_ptr(), self.coefficients.data_ptr(), len(ends) - 1, ends.data_ptr()
 
 
-def add_lora(y: Tensor, x: Tensor, changes: Sequence[tuple[Lora, CarriedRows]]) -> None:
-    """Add adapters' changes to the rows of ``y`` that carry them, in place. x [rows, in]; y [rows, out]; fp32.
+class Loras:
+    """What several adapters add to one product: ``Lora`` or None of each, in the order in which a row's are added."""
 
-    No row may carry two of them: those are added by one call after the other.
-    """
-    if not (x.is_contiguous() and y.is_contiguous()) or {x.dtype, y.dtype} != {torch.float32}:
-        raise ValueError("add_lora takes contiguous tensors of float32")
-    inputs, outputs = x.shape[1], y.shape[1]
-    table, units, widest = array("q"), 0, 0
-    for change, carried in changes:
-        if inputs != change.a.shape[0] or outputs != change.columns or len(x) != len(y):
-            raise ValueError(f"add_lora takes {change.a.shape[0]} inputs and {change.columns} outputs a row")
-        table.extend((units, *change.words, *carried.words))
-        units += -(-carried.words[0] // _ROWS)
-        widest = max(widest, change.words[0])
-    scratch = torch.empty(torch.get_num_threads(), _ROWS, widest)
-    _add_lora(
-        units, len(changes), inputs, outputs, widest, x.data_ptr(), y.data_ptr(), table.buffer_info()[0],
-        scratch.data_ptr(),
-    )  # fmt: skip
+    def __init__(self, loras: Sequence[Lora | None]) -> None:
+        """Raises ValueError unless all are of products of one shape, and there is one."""
+        shapes = {(lora.inputs, lora.columns) for lora in loras if lora is not None}
+        if len(shapes) != 1:
+            raise ValueError(f"adapters of one product have one shape (inputs, outputs), got {sorted(shapes)}")
+        ((self.inputs, self.columns),) = shapes
+        self.ranks = max(lora.ranks for lora in loras if lora is not None)
+        # The matrices are kept as long as their addresses.
+        self._loras = tuple(loras)
+        self.table = torch.tensor([(0,) * _LORA if lora is None else lora.words for lora in loras])
 
 
-@Kernel
-def _add_lora(data: int) -> None:
-    _, _, units, changes, inputs, outputs, widest, x, y, all_changes, scratch = words(data, 11)
-    scratch += 4 * _ROWS * widest * own_number(data)
-    while True:
-        unit = next_unit(data)
-        if unit >= units:
-            break
-        entry = all_changes
-        for _ in range(changes - 1):
-            if unit >= load_int(entry, _CHANGE):
-                entry += 8 * _CHANGE
-        begun, ranks, parts, a, b, table, count, rows, coefficients = words(entry, _CHANGE)
-        first = (unit - begun) * _ROWS
-        last = count - 1
-        # Where there are fewer rows, the last one is computed several times.
-        i0, i1, i2, i3 = first, min(first + 1, last), min(first + 2, last), min(first + 3, last)
-        i4, i5, i6, i7 = min(first + 4, last), min(first + 5, last), min(first + 6, last), min(first + 7, last)
-        r0, r1, r2, r3 = load_int(rows, i0), load_int(rows, i1), load_int(rows, i2), load_int(rows, i3)
-        r4, r5, r6, r7 = load_int(rows, i4), load_int(rows, i5), load_int(rows, i6), load_int(rows, i7)
-        for at in range(0, ranks, LANES):
-            s0 = fill(np.float32(0))
-            s1, s2, s3, s4, s5, s6, s7 = s0, s0, s0, s0, s0, s0, s0
-            for i in range(inputs):
-                weight = load(a, i * ranks + at)
-                s0 = fma(spread(x, r0 * inputs + i), weight, s0)
-                s1 = fma(spread(x, r1 * inputs + i), weight, s1)
-                s2 = fma(spread(x, r2 * inputs + i), weight, s2)
-                s3 = fma(spread(x, r3 * inputs + i), weight, s3)
-                s4 = fma(spread(x, r4 * inputs + i), weight, s4)
-                s5 = fma(spread(x, r5 * inputs + i), weight, s5)
-                s6 = fma(spread(x, r6 * inputs + i), weight, s6)
-                s7 = fma(spread(x, r7 * inputs + i), weight, s7)
-            store(scratch, at, s0 * fill(load_one(coefficients, i0)))
-            store(scratch, ranks + at, s1 * fill(load_one(coefficients, i1)))
-            store(scratch, 2 * ranks + at, s2 * fill(load_one(coefficients, i2)))
-            store(scratch, 3 * ranks + at, s3 * fill(load_one(coefficients, i3)))
-            store(scratch, 4 * ranks + at, s4 * fill(load_one(coefficients, i4)))
-            store(scratch, 5 * ranks + at, s5 * fill(load_one(coefficients, i5)))
-            store(scratch, 6 * ranks + at, s6 * fill(load_one(coefficients, i6)))
-            store(scratch, 7 * ranks + at, s7 * fill(load_one(coefficients, i7)))
-        for part in range(parts):
-            start, columns, low, depth, place = words(table + 8 * _PART * part, 5)
-            for at in range(0, columns, LANES):
-                width = min(columns - at, LANES)
-                to = start + at
-                s0, s1 = load_some(y, r0 * outputs + to, width), load_some(y, r1 * outputs + to, width)
-                s2, s3 = load_some(y, r2 * outputs + to, width), load_some(y, r3 * outputs + to, width)
-                s4, s5 = load_some(y, r4 * outputs + to, width), load_some(y, r5 * outputs + to, width)
-                s6, s7 = load_some(y, r6 * outputs + to, width), load_some(y, r7 * outputs + to, width)
-                for rank in range(depth):
-                    weight = load_some(b, place + rank * columns + at, width)
-                    h = low + rank
-                    s0 = fma(spread(scratch, h), weight, s0)
-                    s1 = fma(spread(scratch, ranks + h), weight, s1)
-                    s2 = fma(spread(scratch, 2 * ranks + h), weight, s2)
-                    s3 = fma(spread(scratch, 3 * ranks + h), weight, s3)
-                    s4 = fma(spread(scratch, 4 * ranks + h), weight, s4)
-                    s5 = fma(spread(scratch, 5 * ranks + h), weight, s5)
-                    s6 = fma(spread(scratch, 6 * ranks + h), weight, s6)
-                    s7 = fma(spread(scratch, 7 * ranks + h), weight, s7)
-                store_some(y, r0 * outputs + to, s0, width)
-                store_some(y, r1 * outputs + to, s1, width)
-                store_some(y, r2 * outputs + to, s2, width)
-                store_some(y, r3 * outputs + to, s3, width)
-                store_some(y, r4 * outputs + to, s4, width)
-                store_some(y, r5 * outputs + to, s5, width)
-                store_some(y, r6 * outputs + to, s6, width)
-                store_some(y, r7 * outputs + to, s7, width)
+class CarriedAdapters:
+    """The rows of a batch that carry each of several adapters, for all products of a step, one after the other."""
+
+    def __init__(self, rows: int, carried: Sequence[CarriedRows], ranks: int) -> None:
+        """rows: of the batch; carried: of each adapter; ranks: the most that an adapter's matrices have together."""
+        if any(one.end > rows for one in carried):
+            raise ValueError(f"an adapter is carried by rows beyond the {rows} that there are")
+        self.rows, self.count, self.ranks = rows, len(carried), ranks
+        self._carried = tuple(carried)
+        units = np.cumsum([0, *(-(-len(one.rows) // HEIGHT) for one in carried)])
+        self.table = torch.tensor([(int(unit), *one.words) for unit, one in zip(units, carried, strict=False)])
+        self.units = int(units[-1])
+        # Of each adapter and row the products with A, times the coefficient. Where a row doesn't carry the adapter they
+        # are 0, which leaves any sum as it is, but for the sign of zero.
+        self.lowered = torch.zeros(self.count, rows, ranks, dtype=torch.float32)
+        # Of each thread, what its tile's rows carry.
+        self.terms = torch.empty(torch.get_num_threads(), self.count, _TERM, dtype=torch.int64)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What adapters add to a product of a batch."""
+
+    loras: Loras
+    carried: CarriedAdapters
+
+    def words(self, x: Tensor, outputs: int) -> tuple[int, ...]:
+        """What a kernel reads of them, to add them to a product of x [rows, in] with so many outputs."""
+        loras, carried = self.loras, self.carried
+        if not x.is_contiguous() or x.dtype != torch.float32:
+            raise ValueError("adapters take contiguous rows of float32")
+        if (*x.shape, outputs) != (carried.rows, loras.inputs, loras.columns):
+            expected = f"{carried.rows} rows of {loras.inputs} inputs and {loras.columns} outputs"
+            raise ValueError(f"adapters take {expected}, got {len(x)} of {x.shape[1]} and {outputs}")
+        if torch.get_num_threads() > len(carried.terms):
+            raise ValueError(f"the rows were counted for {len(carried.terms)} threads, got {torch.get_num_threads()}")
+        # The kernel counts in the fifth the units that are finished.
+        return (
+            carried.count, loras.table.data_ptr(), carried.table.data_ptr(), carried.units, 0,
+            carried.lowered.data_ptr(), carried.ranks, carried.terms.data_ptr(), x.data_ptr(), loras.inputs,
+        )  # fmt: skip
+
+
+# ``Changes.words`` of none, and where the finished units are counted in it.
+UNCHANGED, FINISHED = (0,) * 10, 4
+
+
+@numba.njit
+def lower(
+    unit: int, changes: int, loras: int, carried: int, rows: int, lowered: int, pitch: int, x: int, inputs: int
+) -> None:
+    """Multiply some rows with their adapter's A: one unit of work of ``CarriedAdapters``."""
+    number = 0
+    while number < changes - 1 and unit >= load_int(carried, (number + 1) * _CARRIED):
+        number += 1
+    begun, count, places, coefficients, _, _ = words(carried + 8 * _CARRIED * number, _CARRIED)
+    ranks, a, _, _ = words(loras + 8 * _LORA * number, _LORA)
+    first = (unit - begun) * HEIGHT
+    found = min(count - first, HEIGHT)
+    to = lowered + 4 * pitch * rows * number
+    for at in range(0, ranks, LANES):
+        width = min(ranks - at, LANES)
+        multiply_chosen_rows(
+            x, inputs * 4, places + first * 8, found, a + at * 4, ranks * 4, inputs, to + at * 4, pitch * 4, width
+        )
+        for i in range(first, first + found):
+            here = load_int(places, i) * pitch + at
+            store_some(to, here, load_some(to, here, width) * fill(load_one(coefficients, i)), width)
+
+
+@numba.njit
+def fetch_panel(panel: int, changes: int, loras: int) -> None:
+    """Fetch a panel's parts of B, which are too few numbers for the processor to foresee."""
+    for number in range(changes):
+        ranks, _, b, panels = words(loras + 8 * _LORA * number, _LORA)
+        if ranks > 0:
+            _, depth, begin = words(panels + 8 * _PANEL * panel, _PANEL)
+            for at in range(0, depth * PANEL, LANES):
+                fetch(b, begin + at)
+
+
+@numba.njit
+def list_terms(
+    panel: int, tile: int, changes: int, loras: int, carried: int, rows: int, lowered: int, pitch: int, terms: int
+) -> int:
+    """Write what ``multiply_rows`` adds to a tile's sums of a panel, and return how many products these are."""
+    found = 0
+    for number in range(changes):
+        ranks, _, b, panels = words(loras + 8 * _LORA * number, _LORA)
+        _, _, _, _, tiles, ends = words(carried + 8 * _CARRIED * number, _CARRIED)
+        if ranks > 0 and tile < tiles and load_int(ends, tile) < load_int(ends, tile + 1):
+            low, depth, begin = words(panels + 8 * _PANEL * panel, _PANEL)
+            store_int(terms, found * _TERM, lowered + 4 * (pitch * (rows * number + tile * HEIGHT) + low))
+            store_int(terms, found * _TERM + 1, pitch * 4)
+            store_int(terms, found * _TERM + 2, b + begin * 4)
+            store_int(terms, found * _TERM + 3, depth)
+            found += int(depth > 0)
+    return found

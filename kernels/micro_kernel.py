@@ -8,6 +8,7 @@ nor on which of them are computed together, nor on the width of the processor's 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,23 @@ from llvmlite.binding import get_host_cpu_features
 from numba import config, types
 from numba.extending import intrinsic
 
-from warmeng.kernels.lanes import FLOATS, INT32, INTS, LANES, at, call, fma, load_some, same, store_some, whole
+from warmeng.kernels.lanes import (
+    FLOATS,
+    INT32,
+    INT64,
+    INTS,
+    LANES,
+    at,
+    call,
+    fetch,
+    fma,
+    load_some,
+    number,
+    same,
+    store_past,
+    store_some,
+    whole,
+)
 from warmeng.kernels.simd import Gen
 
 # Of the processor that Numba compiles for, which also names its cache: PyTorch may be told to use less.
@@ -54,12 +71,16 @@ def _multiply_add(b: Any, kind: str, x: Any, w: Any, total: Any) -> Any:
     return call(b, PRODUCTS[kind], total.type, total, x, w)
 
 
-def _loop(b: Any, kind: str, rows: list[Any], unrolled: int, end: Any, state: list[Any]) -> list[Any]:
+def _loop(
+    b: Any, kind: str, rows: list[Any], step: Any, align: int, unrolled: int, end: Any, state: list[Any]
+) -> list[Any]:
     """Multiply groups while a whole ``unrolled`` of them lies before ``end``.
 
-    rows: where each row's groups begin. state: the next group, the address of its vectors, that of a line to fetch,
-    and the sums; returns what they are afterwards.
+    rows: where each row's groups begin. step: bytes from one group's vectors to the next one's, whose addresses are
+    multiples of ``align``. state: the next group, the address of its vectors, that of a line to fetch, and the sums, as
+    many of each row; returns what they are afterwards.
     """
+    count = (len(state) - 3) // len(rows)
     head, body, after = (b.function.append_basic_block() for _ in range(3))
     entry = b.block
     b.branch(head)
@@ -71,19 +92,17 @@ def _loop(b: Any, kind: str, rows: list[Any], unrolled: int, end: Any, state: li
     following = b.add(group, whole(unrolled))
     b.cbranch(b.icmp_signed("<=", following, end), body, after)
     b.position_at_end(body)
-    # To read, into the second level of the cache.
-    how = [ir.Constant(INT32, number) for number in (0, 2, 1)]
     for k in range(FETCHED):
-        call(b, "llvm.prefetch.p0", ir.VoidType(), at(b, b.add(line, whole(k * VECTOR_BYTES)), ir.IntType(8)), *how)
+        fetch(b, b.add(line, whole(k * VECTOR_BYTES)))
     for turn in range(unrolled):
-        places = (b.add(vectors, whole((turn * VECTORS + j) * VECTOR_BYTES)) for j in range(VECTORS))
-        w = [b.load(at(b, place, INTS), align=VECTOR_BYTES) for place in places]
+        places = (b.add(vectors, whole(j * VECTOR_BYTES)) for j in range(count))
+        w = [b.load(at(b, place, INTS), align=align) for place in places]
+        vectors = b.add(vectors, step)
         for i, row in enumerate(rows):
             place = b.add(b.add(row, b.mul(group, whole(GROUP_BYTES))), whole(turn * GROUP_BYTES))
             x = same(b, b.load(at(b, place, INT32), align=1), INTS)
-            for j in range(VECTORS):
-                sums[i * VECTORS + j] = _multiply_add(b, kind, x, w[j], sums[i * VECTORS + j])
-    vectors = b.add(vectors, whole(unrolled * VECTORS * VECTOR_BYTES))
+            for j in range(count):
+                sums[i * count + j] = _multiply_add(b, kind, x, w[j], sums[i * count + j])
     for phi, value in zip(phis, (following, vectors, b.add(line, whole(FETCHED * VECTOR_BYTES)), *sums), strict=True):
         phi.add_incoming(value, b.block)
     b.branch(head)
@@ -94,7 +113,7 @@ def _loop(b: Any, kind: str, rows: list[Any], unrolled: int, end: Any, state: li
 @intrinsic(prefer_literal=True)
 def multiply_rows(
     context: Any, kind: Any, x: Any, stride: Any, count: Any, w: Any, groups: Any, y: Any, pitch: Any, columns: Any,
-    starts: Any, added: Any, streamed: Any, ahead: Any,
+    starts: Any, added: Any, streamed: Any, ahead: Any, terms: Any, carried: Any,
 ) -> tuple[Any, Gen]:  # fmt: skip
     """Multiply ``count`` rows, at most ``HEIGHT``, with a panel, and write the first ``columns`` outputs of each.
 
@@ -102,66 +121,153 @@ def multiply_rows(
     the panel's vectors, a multiple of 64; groups: how many; y, pitch: address of the outputs, four bytes each, and
     bytes from one row's to the next. starts: address of what sums of int8 start with; added: whether they are instead
     added to what is there; streamed: whether they pass the cache by, which takes a whole panel and addresses that are
-    multiples of 64. ahead: an address from which lines are fetched.
+    multiples of 64. ahead: an address from which lines are fetched. terms: address of ``carried`` further products that
+    are added to sums of float32, four words each: address of the first row's numbers, float32, bytes from one row's to
+    the next one's, address of the vectors, how many groups.
     """
-    of = kind.literal_value
 
     def gen(c: Any, b: Any, signature: Any, a: Any) -> Any:
-        _, x, stride, count, *more = a
-        end = b.function.append_basic_block()
-        for height in HEIGHTS:
-            fits, others = b.function.append_basic_block(), b.function.append_basic_block()
-            b.cbranch(b.icmp_signed("<=", count, whole(height)), fits, others)
-            b.position_at_end(fits)
-            # Rows that are not there are the last one again.
-            last = b.sub(count, whole(1))
-            numbers = [b.select(b.icmp_signed("<", whole(i), last), whole(i), last) for i in range(height)]
-            _multiply(b, of, [b.add(x, b.mul(number, stride)) for number in numbers], count, *more)
-            b.branch(end)
-            b.position_at_end(others)
-        b.branch(end)
-        b.position_at_end(end)
+        _, x, stride, count, w, groups, y, pitch, columns, *sources, terms, carried = a
+        panel = w, whole(VECTORS * VECTOR_BYTES), VECTORS, VECTOR_BYTES
+
+        def multiply(numbers: list[Any]) -> None:
+            rows, outputs = _strided(b, x, stride, numbers), _strided(b, y, pitch, numbers)
+            further = None if kind.literal_value == "int8" else (terms, carried, numbers)
+            _multiply(b, kind.literal_value, rows, outputs, count, panel, groups, columns, sources, further)
+
+        _by_height(b, count, multiply)
         return c.get_dummy_value()
 
-    return types.void(kind, *[types.int64] * 12), gen
+    return types.void(kind, *[types.int64] * 14), gen
+
+
+@intrinsic
+def multiply_chosen_rows(
+    context: Any, x: Any, stride: Any, rows: Any, count: Any, w: Any, step: Any, inputs: Any, y: Any, pitch: Any,
+    columns: Any,
+) -> tuple[Any, Gen]:  # fmt: skip
+    """Multiply rows of float32 with up to sixteen outputs, as ``multiply_rows`` does.
+
+    rows: address of the numbers, int64, that these rows have in x and in y. w, step: address of the weight's first
+    vector, a multiple of 4, and bytes from one input's to the next one's: a vector is read whole.
+    """
+
+    def gen(c: Any, b: Any, signature: Any, a: Any) -> Any:
+        x, stride, rows, count, w, step, inputs, y, pitch, columns = a
+        no = whole(0)
+
+        def multiply(numbers: list[Any]) -> None:
+            chosen = [b.load(at(b, place, INT64), align=8) for place in _strided(b, rows, whole(8), numbers)]
+            found, outputs = _strided(b, x, stride, chosen), _strided(b, y, pitch, chosen)
+            _multiply(b, "float32", found, outputs, count, (w, step, 1, 4), inputs, columns, (no, no, no, w), None)
+
+        _by_height(b, count, multiply)
+        return c.get_dummy_value()
+
+    return types.void(*[types.int64] * 10), gen
+
+
+def _strided(b: Any, first: Any, stride: Any, numbers: list[Any]) -> list[Any]:
+    return [b.add(first, b.mul(number, stride)) for number in numbers]
+
+
+def _by_height(b: Any, count: Any, multiply: Callable[[list[Any]], None]) -> None:
+    """Let ``multiply`` have the numbers of ``count`` rows, as many as the next height."""
+    end = b.function.append_basic_block()
+    for height in HEIGHTS:
+        fits, others = b.function.append_basic_block(), b.function.append_basic_block()
+        b.cbranch(b.icmp_signed("<=", count, whole(height)), fits, others)
+        b.position_at_end(fits)
+        # Rows that are not there are the last one again.
+        last = b.sub(count, whole(1))
+        multiply([b.select(b.icmp_signed("<", whole(i), last), whole(i), last) for i in range(height)])
+        b.branch(end)
+        b.position_at_end(others)
+    b.branch(end)
+    b.position_at_end(end)
 
 
 def _multiply(
-    b: Any, kind: str, rows: list[Any], count: Any, w: Any, groups: Any, y: Any, pitch: Any, columns: Any, starts: Any,
-    added: Any, streamed: Any, ahead: Any,
+    b: Any, kind: str, rows: list[Any], outputs: list[Any], count: Any, panel: tuple[Any, Any, int, int], groups: Any,
+    columns: Any, sources: Sequence[Any], further: tuple[Any, Any, list[Any]] | None,
 ) -> None:  # fmt: skip
-    """Multiply all ``rows`` and write the outputs of the first ``count``."""
+    """Multiply all ``rows`` and write the ``outputs`` of the first ``count``.
+
+    panel: address, bytes from one group's vectors to the next one's, how many these are, and how they are aligned.
+    sources: ``starts``, ``added``, ``streamed`` and ``ahead``. further: the other products' address and count, and the
+    rows' numbers.
+    """
+    w, step, vectors, align = panel
+    starts, added, streamed, ahead = sources
     lane = INTS if kind == "int8" else FLOATS
-    state = [whole(0), w, ahead, *(_start(b, lane, starts, added) * len(rows))]
-    state = _loop(b, kind, rows, UNROLLED, groups, state)
-    _, _, _, *sums = _loop(b, kind, rows, 1, groups, state)
-    for i in range(len(rows)):
-        with b.if_then(b.icmp_signed("<", whole(i), count)):
-            first = b.add(y, b.mul(pitch, whole(i)))
-            for j in range(VECTORS):
-                place = at(b, b.add(first, whole(j * VECTOR_BYTES)), lane)
-                _write(b, sums[i * VECTORS + j], place, b.sub(columns, whole(j * LANES)), added, streamed)
+    state = [whole(0), w, ahead, *(_start(b, lane, vectors, starts, added) * len(rows))]
+    state = _loop(b, kind, rows, step, align, UNROLLED, groups, state)
+    _, _, _, *sums = _loop(b, kind, rows, step, align, 1, groups, state)
+    places = [at(b, b.add(row, whole(j * VECTOR_BYTES)), lane) for row in outputs for j in range(vectors)]
+    widths = [b.sub(columns, whole(j * LANES)) for j in range(vectors)] * len(rows)
+    sums = _add_outputs(b, sums, places, widths, added)
+    if further is not None:
+        sums = _add_products(b, sums, *further)
+    for i, (total, place, width) in enumerate(zip(sums, places, widths, strict=True)):
+        with b.if_then(b.icmp_signed("<", whole(i // vectors), count)):
+            _write(b, total, place, width, streamed)
 
 
-def _start(b: Any, lane: Any, starts: Any, added: Any) -> list[Any]:
+def _start(b: Any, lane: Any, vectors: int, starts: Any, added: Any) -> list[Any]:
     """Return what the sums of one row start with."""
-    zero = ir.Constant(lane, [0] * LANES)
     if lane == FLOATS:
-        return [zero] * VECTORS
-    there = b.icmp_signed("==", added, whole(0))
+        return [number(0.0)] * vectors
+    there, zero = b.icmp_signed("==", added, whole(0)), ir.Constant(INTS, [0] * LANES)
     found = []
-    for j in range(VECTORS):
+    for j in range(vectors):
         found.append(b.select(there, b.load(at(b, b.add(starts, whole(j * VECTOR_BYTES)), INTS), align=4), zero))
     return found
 
 
-def _write(b: Any, total: Any, place: Any, columns: Any, added: Any, streamed: Any) -> None:
-    name, nothing = ("i", 0) if total.type == INTS else ("f", 0.0)
+def _add_outputs(b: Any, sums: list[Any], places: list[Any], widths: list[Any], added: Any) -> list[Any]:
+    """Add what the outputs hold, where it is asked for."""
+    kind, nothing = ("i", 0) if sums[0].type == INTS else ("f", 0.0)
+    before, then, after = b.block, b.function.append_basic_block(), b.function.append_basic_block()
+    b.cbranch(b.icmp_signed("!=", added, whole(0)), then, after)
+    b.position_at_end(then)
+    empty = ir.Constant(sums[0].type, [nothing] * LANES)
+    held = [load_some(b, place, width, kind, 32, empty) for place, width in zip(places, widths, strict=True)]
+    add = b.add if kind == "i" else b.fadd
+    both = [add(one, total) for one, total in zip(held, sums, strict=True)]
+    b.branch(after)
+    b.position_at_end(after)
+    found = [b.phi(total.type) for total in sums]
+    for phi, total, more in zip(found, sums, both, strict=True):
+        phi.add_incoming(total, before)
+        phi.add_incoming(more, then)
+    return found
+
+
+def _add_products(b: Any, sums: list[Any], terms: Any, count: Any, numbers: list[Any]) -> list[Any]:
+    """Add ``count`` further products of the same rows: see ``multiply_rows``."""
+    entry, head, body, after = b.block, *(b.function.append_basic_block() for _ in range(3))
+    b.branch(head)
+    b.position_at_end(head)
+    term, *found = [b.phi(value.type) for value in (count, *sums)]
+    for phi, value in zip((term, *found), (whole(0), *sums), strict=True):
+        phi.add_incoming(value, entry)
+    b.cbranch(b.icmp_signed("<", term, count), body, after)
+    b.position_at_end(body)
+    first = b.add(terms, b.mul(term, whole(32)))
+    row, stride, w, groups = (b.load(at(b, b.add(first, whole(8 * k)), INT64), align=8) for k in range(4))
+    step = whole(len(sums) // len(numbers) * VECTOR_BYTES)
+    rows = _strided(b, row, stride, numbers)
+    _, _, _, *more = _loop(b, "float32", rows, step, VECTOR_BYTES, 1, groups, [whole(0), w, w, *found])
+    for phi, value in zip((term, *found), (b.add(term, whole(1)), *more), strict=True):
+        phi.add_incoming(value, b.block)
+    b.branch(head)
+    b.position_at_end(after)
+    return found
+
+
+def _write(b: Any, total: Any, place: Any, columns: Any, streamed: Any) -> None:
     with b.if_else(b.icmp_signed("!=", streamed, whole(0))) as (past, through):
         with past:
-            stored = b.store(total, place, align=VECTOR_BYTES)
-            stored.set_metadata("nontemporal", b.module.add_metadata([ir.Constant(INT32, 1)]))
+            store_past(b, total, place)
         with through:
-            before = load_some(b, place, columns, name, 32, ir.Constant(total.type, [nothing] * LANES))
-            both = b.add(before, total) if name == "i" else b.fadd(before, total)
-            store_some(b, b.select(b.icmp_signed("!=", added, whole(0)), both, total), place, columns, name, 32)
+            store_some(b, total, place, columns, "i" if total.type == INTS else "f", 32)

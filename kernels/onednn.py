@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from warmeng.kernels.linear import add_lora
+from warmeng.kernels.lora import Changes
+
 # The tile that the others are compared with.
 _WHOLE_ROWS = 96
 # From 48 rows to 256 all weights of the built-in model agreed on a processor with AMX.
@@ -55,12 +58,12 @@ class OneDnnProjection:
         self._tiles = tiles
         self._packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(w.to(torch.bfloat16), _PACK_ROWS)
 
-    def multiply(self, x: Tensor) -> Tensor:
-        """Return ``x @ w.T`` in float32."""
+    def multiply(self, x: Tensor, changes: Changes | None = None) -> Tensor:
+        """Return ``x @ w.T`` in float32, with adapters' changes."""
         calls = self._tiles.split(len(x))
         rows = torch.nn.functional.pad(x.to(torch.bfloat16), (0, 0, 0, sum(calls) - len(x)))
         parts = [self.multiply_tile(part) for part in torch.split(rows, calls)]
-        return torch.cat(parts)[: len(x)].float()
+        return add_lora(torch.cat(parts)[: len(x)].float(), x, changes)
 
     def multiply_tile(self, x: Tensor) -> Tensor:
         """Return ``x @ w.T`` by one call, in bfloat16. x bfloat16."""

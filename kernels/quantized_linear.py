@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from warmeng.kernels.arrangement import Arrangement
-from warmeng.kernels.linear import Float32Projection, Projection, multiply_packed, pack, product_kernel
+from warmeng.kernels.linear import Float32Projection, Projection, add_lora, multiply_packed, pack, product_kernel
+from warmeng.kernels.lora import Changes
 from warmeng.kernels.micro_kernel import PANEL, can_multiply
 from warmeng.kernels.onednn import has_tiles
 from warmeng.kernels.quantized import Int4, RowScaled, Weight, quantize
@@ -50,10 +51,13 @@ class Int8Projection:
         self._scales, self._input_scale = w.scales.contiguous(), w.input_scale
         self._sums = sums
 
-    def multiply(self, x: Tensor) -> Tensor:
-        """Return ``x @ w.T``; rows are rounded to int8, each by its own scale unless the weight fixes one."""
+    def multiply(self, x: Tensor, changes: Changes | None = None) -> Tensor:
+        """Return ``x @ w.T`` with adapters' changes, which take x as it is.
+
+        Rows are rounded to int8, each by its own scale unless the weight fixes one.
+        """
         values, scales = round_rows(x, self._input_scale, self._sums.shift)
-        return scale_sums(self._sums(values), scales, self._scales)
+        return add_lora(scale_sums(self._sums(values), scales, self._scales), x, changes)
 
 
 class Fp8Projection:
@@ -65,10 +69,11 @@ class Fp8Projection:
         self._dtype, self._scales, self._input_scale = w.values.dtype, w.scales, w.input_scale
         self._sums = sums
 
-    def multiply(self, x: Tensor) -> Tensor:
-        """Return ``x @ w.T`` with x rounded."""
+    def multiply(self, x: Tensor, changes: Changes | None = None) -> Tensor:
+        """Return ``x @ w.T`` with x rounded, and adapters' changes, which take x as it is."""
         values, scales = quantize(x, self._dtype, self._input_scale)
-        return self._sums.multiply(values.float()).mul_(scales[:, None]).mul_(self._scales)
+        y = self._sums.multiply(values.float()).mul_(scales[:, None]).mul_(self._scales)
+        return add_lora(y, x, changes)
 
 
 def project(arrangement: Arrangement, weight: Weight) -> Projection:

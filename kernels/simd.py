@@ -67,6 +67,17 @@ def load_int(context: Any, address: Any, index: Any) -> tuple[Any, Gen]:
 
 
 @intrinsic
+def store_int(context: Any, address: Any, index: Any, value: Any) -> tuple[Any, Gen]:
+    """Write one int64."""
+
+    def gen(c: Any, b: Any, signature: Any, a: Any) -> Any:
+        b.store(a[2], lanes.place(b, a[0], a[1], INT64, 8))
+        return c.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), gen
+
+
+@intrinsic
 def real(context: Any, word: Any) -> tuple[Any, Gen]:
     """Return the float32 whose bits are a word's low half: see ``threads.word_of``."""
 
@@ -105,6 +116,17 @@ def load(context: Any, address: Any, index: Any) -> tuple[Any, Gen]:
         return b.load(lanes.place(b, a[0], a[1], FLOATS, 4), align=4)
 
     return _vector(types.int64, types.int64), gen
+
+
+@intrinsic
+def fetch(context: Any, address: Any, index: Any) -> tuple[Any, Gen]:
+    """Fetch the line of memory where a float32 lies, to be read."""
+
+    def gen(c: Any, b: Any, signature: Any, a: Any) -> Any:
+        lanes.fetch(b, b.add(a[0], b.mul(a[1], ir.Constant(INT64, 4))))
+        return c.get_dummy_value()
+
+    return types.void(types.int64, types.int64), gen
 
 
 @intrinsic

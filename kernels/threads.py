@@ -18,7 +18,7 @@ import numba
 import numpy as np
 import torch
 
-from warmeng.kernels.simd import take
+from warmeng.kernels.simd import fence, take
 
 # The first word of a kernel's arguments counts the units of work that threads took, the second the threads.
 UNIT, THREAD = 0, 8
@@ -34,6 +34,21 @@ def next_unit(data: int) -> int:
 def own_number(data: int) -> int:
     """Return a number from 0 that no other thread of this launch has; may be asked once."""
     return take(data + THREAD, 1)  # type: ignore[no-any-return]
+
+
+@numba.njit(inline="always")
+def finish_unit(counter: int) -> None:
+    """Count a unit at an address, and let others read what this thread wrote for it: see ``wait_for_units``."""
+    fence()
+    take(counter, 1)
+
+
+@numba.njit(inline="always")
+def wait_for_units(counter: int, count: int) -> None:
+    """Wait until so many units are finished, each of which a thread that runs has taken."""
+    while take(counter, 0) < count:
+        pass
+    fence()
 
 
 @lru_cache

@@ -12,20 +12,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from warmeng.engine.cpu.lora import CarriedLayers, LaidOutAdapters
 from warmeng.engine.layout import Layout
 from warmeng.engine.mixture import Mixture
 from warmeng.kernels.attention import AttentionPlan, plan_attention
 from warmeng.kernels.lora import CarriedRows
-
-
-@dataclass(frozen=True)
-class Term:
-    """An adapter or vector that some rows carry."""
-
-    hash: str
-    # Its coefficient in each row, [rows, 1]; 0 where a row doesn't carry it.
-    column: Tensor
-    carried: CarriedRows
 
 
 @dataclass(frozen=True)
@@ -41,10 +32,11 @@ class Batch:
     # int64 [copies, 3]: source and target block and slots of each.
     copies: Tensor
     attention: AttentionPlan
-    # Ascending by hash.
-    terms: tuple[Term, ...]
-    # The same, those before others that some row carries too: no row carries two of one level.
-    levels: tuple[tuple[Term, ...], ...]
+    # What rows carry of adapters; None for none.
+    adapters: CarriedLayers | None
+    # Of each adapter and vector that some row carries its coefficient in each row, [rows, 1], 0 where a row doesn't;
+    # ascending by hash.
+    coefficients: Mapping[str, Tensor]
 
 
 def build_batch(
@@ -52,19 +44,20 @@ def build_batch(
     block_size: int,
     rotation: tuple[Tensor, Tensor],
     mixtures: Mapping[str, Mixture],
+    adapters: LaidOutAdapters,
 ) -> Batch:
     """Make the tensors of a step.
 
-    rotation: cos, sin [max_seq_len, head_dim / 2]; ``mixtures``: of the layout, by key.
+    rotation: cos, sin [max_seq_len, head_dim / 2]; ``mixtures``: of the layout, by key; ``adapters``: of the mixtures.
     """
     cos, sin = rotation
     positions = _whole(layout.positions())
-    terms = []
+    columns, carried = {}, {}
     for name, coefficients in _coefficients(layout.adapters, mixtures).items():
         values = np.repeat(coefficients, layout.query_lens)
         rows = np.flatnonzero(values)
-        column = torch.from_numpy(values)[:, None]
-        terms.append(Term(name, column, CarriedRows(torch.from_numpy(rows), torch.from_numpy(values[rows]))))
+        columns[name] = torch.from_numpy(values)[:, None]
+        carried[name] = CarriedRows(torch.from_numpy(rows), torch.from_numpy(values[rows]))
     return Batch(
         token_ids=_whole(layout.token_ids),
         cos=cos.index_select(0, positions),
@@ -72,8 +65,8 @@ def build_batch(
         slots=_whole(layout.slot_mapping(block_size)),
         copies=torch.tensor(layout.copies, dtype=torch.int64).view(-1, 3),
         attention=plan_attention(layout.query_lens, layout.seq_lens, layout.block_tables, layout.holes, block_size),
-        terms=tuple(terms),
-        levels=_levels(terms),
+        adapters=adapters.carry(len(positions), carried),
+        coefficients=columns,
     )
 
 
@@ -89,18 +82,6 @@ def _coefficients(keys: Seq[str], mixtures: Mapping[str, Mixture]) -> dict[str, 
         of = {key: terms.get(name, 0.0) for key, terms in carried.items()}
         found[name] = np.array([of.get(key, 0.0) for key in keys], dtype=np.float32)
     return found
-
-
-def _levels(terms: Seq[Term]) -> tuple[tuple[Term, ...], ...]:
-    levels: list[list[Term]] = []
-    for term in terms:
-        rows = term.carried.rows
-        below = [k for k, level in enumerate(levels) if any(torch.isin(rows, t.carried.rows).any() for t in level)]
-        level = max(below, default=-1) + 1
-        if level == len(levels):
-            levels.append([])
-        levels[level].append(term)
-    return tuple(map(tuple, levels))
 
 
 def _whole(values: npt.NDArray[Any]) -> Tensor:

@@ -10,14 +10,12 @@ from torch import Tensor
 from warmeng.engine.checkpoint import Weights
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.cpu.batch import Batch
-from warmeng.engine.cpu.lora import AdapterWeights
 from warmeng.engine.model import Fused
 from warmeng.engine.vectors import Vector
 from warmeng.kernels.activation import silu_mul
 from warmeng.kernels.along import along
 from warmeng.kernels.attention import attention
-from warmeng.kernels.linear import Projection
-from warmeng.kernels.lora import Lora, add_lora
+from warmeng.kernels.linear import AdaptedProjection
 from warmeng.kernels.norm import add_rms_norm
 from warmeng.kernels.quantized import through_fp8
 from warmeng.kernels.rope import copy_slots, rotate_heads, write_cache
@@ -44,7 +42,6 @@ class CpuOps:
         self.weights = weights
         self.cache = cache
         self.kv_fp8 = kv_fp8
-        self.adapters: dict[str, AdapterWeights] = {}
         self.vectors: dict[str, Vector] = {}
 
     def embed(self, batch: Batch) -> Tensor:
@@ -57,18 +54,8 @@ class CpuOps:
 
     def project(self, x: Tensor, layer: int, name: Fused, batch: Batch) -> Tensor:
         """Multiply with a layer's weight and add the changes of the rows' adapters."""
-        w: Projection = getattr(self.weights.layers[layer], name)
-        product = w.multiply(x)
-        for level in batch.levels:
-            found = [(self._change(term.hash, layer, name), term.carried) for term in level]
-            changes = [(change, carried) for change, carried in found if change is not None]
-            if changes:
-                add_lora(product, x, changes)
-        return product
-
-    def _change(self, adapter: str, layer: int, name: Fused) -> Lora | None:
-        weights = self.adapters.get(adapter)
-        return getattr(weights.layers[layer], name) if weights is not None else None
+        w: AdaptedProjection = getattr(self.weights.layers[layer], name)
+        return w.multiply(x, batch.adapters.changes(layer, name) if batch.adapters is not None else None)
 
     def attend(self, qkv: Tensor, layer: int, batch: Batch) -> Tensor:
         """Rotate queries and keys, write keys and values to the cache, copy what is shared, attend."""
@@ -92,7 +79,7 @@ class CpuOps:
 
     def steer(self, product: Tensor, residual: Tensor, layer: int, batch: Batch) -> Tensor:
         """Add the vectors after a layer to its last product, then what bounds need, in place."""
-        terms = [(self.vectors[term.hash], term.column) for term in batch.terms if term.hash in self.vectors]
+        terms = [(self.vectors[name], rows) for name, rows in batch.coefficients.items() if name in self.vectors]
         here = [(vector, rows) for vector, rows in terms if vector.layer == layer]
         for vector, rows in here:
             if vector.bound is None:

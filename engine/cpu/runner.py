@@ -17,7 +17,7 @@ from warmeng.engine.checkpoint import Weights
 from warmeng.engine.config import ModelConfig
 from warmeng.engine.constraints import ConstraintCompiler, unpack
 from warmeng.engine.cpu.batch import Batch, build_batch
-from warmeng.engine.cpu.lora import arrange_adapter
+from warmeng.engine.cpu.lora import LaidOutAdapters
 from warmeng.engine.cpu.ops import CpuOps, LayerCache
 from warmeng.engine.cpu.pace import Pace
 from warmeng.engine.layout import Layout, LogitsPlan, LogprobTarget, TopTarget, build_layout, sampling_records
@@ -85,6 +85,7 @@ class CpuRunner:
         compile_all()
         self.threads = torch.get_num_threads()
         self._pace = Pace() if adapt_threads else None
+        self._adapters = LaidOutAdapters()
         # By key.
         self.mixtures: dict[str, Mixture] = {}
         self._projected: list[Vector] = []
@@ -96,7 +97,8 @@ class CpuRunner:
             return self._run(work, compiler)
 
     def _run(self, work: list[Work], compiler: ConstraintCompiler | None) -> CpuStepHandle:
-        layout = build_layout(work, self.block_size)
+        # Rows that carry one adapter follow each other, so that few tiles of a product have several.
+        layout = build_layout(sorted(work, key=lambda one: one.sequence.adapter_key), self.block_size)
         plan = layout.logits_plan
         rows = torch.tensor(plan.sample_rows, dtype=torch.int64)
         projections = torch.empty(len(rows), len(self._projected))
@@ -130,9 +132,7 @@ class CpuRunner:
 
     def add_adapter(self, adapter: Adapter) -> None:
         """Lay an adapter out, unless one of its content is there."""
-        if adapter.hash not in self.ops.adapters:
-            laid_out = arrange_adapter(adapter, self.config)
-            self.ops.adapters[adapter.hash] = laid_out
+        self._adapters.add(adapter, self.config)
 
     def add_vector(self, vector: Vector) -> None:
         """Keep a steering vector."""
@@ -159,7 +159,7 @@ class CpuRunner:
         """Nothing is held for later."""
 
     def _batch(self, layout: Layout) -> Batch:
-        return build_batch(layout, self.block_size, self._rotation, self.mixtures)
+        return build_batch(layout, self.block_size, self._rotation, self.mixtures, self._adapters)
 
     def _logits(self, hidden: Tensor, rows: Seq[int]) -> Tensor:
         logits = self.ops.logits(hidden.index_select(0, torch.tensor(rows)))

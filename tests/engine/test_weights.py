@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from transformers.models.llama import modeling_llama
 
 from warmeng.common.errors import InputError, UsageError
 from warmeng.engine.config import read_config
-from warmeng.engine.cpu.batch import Term
+from warmeng.engine.cpu.lora import CarriedLayers
 from warmeng.engine.engine import Engine, EngineSettings
 from warmeng.engine.identity import identity_of
 from warmeng.engine.load import choose_weights
@@ -24,7 +25,8 @@ from warmeng.engine.provenance import provenance
 from warmeng.engine.random import random_adapter
 from warmeng.engine.request import GenerateRequest, SamplingParams
 from warmeng.engine.shapes import shape_config
-from warmeng.kernels.lora import CarriedRows, add_lora
+from warmeng.kernels.linear import add_lora
+from warmeng.kernels.lora import CarriedAdapters, CarriedRows, Changes, Loras
 from warmeng.kernels.quantized import RowScaled, quantize, round_weight, through_fp8
 from warmeng.study.report.settings_text import weights_words
 from warmeng.study.settings import StudySettings
@@ -184,13 +186,15 @@ def test_adapters_are_multiplied_with_rows_that_are_not_rounded(tiny_model: Call
     engine = Engine.load(str(tiny_model("llama")), device="cpu", settings=replace(SMALL, weights="int8"))
     ops = engine._runner.ops  # type: ignore[attr-defined]
     engine.add_adapter("a", random_adapter(engine.config, 4, 1))
-    (key,) = ops.adapters
+    (layers,) = engine._runner._adapters.layers.values()  # type: ignore[attr-defined]
     x = torch.randn(8, 48, generator=torch.Generator().manual_seed(5))
     everywhere = CarriedRows(torch.arange(8), torch.ones(8))
-    batch = type("Batch", (), {"levels": ((Term(key, torch.ones(8, 1), everywhere),),)})()
-    expected = ops.project(x, 0, "qkv", type("Batch", (), {"levels": ()})())
-    add_lora(expected, x, [(ops.adapters[key].layers[0].qkv, everywhere)])
-    assert torch.equal(ops.project(x, 0, "qkv", batch), expected)
+    loras = Loras([layers[0]["qkv"]])
+    carried = CarriedAdapters(8, [everywhere], loras.ranks)
+    mixed, base = SimpleNamespace(adapters=CarriedLayers([{"qkv": loras}], carried)), SimpleNamespace(adapters=None)
+    expected = ops.project(x, 0, "qkv", base)
+    add_lora(expected, x, Changes(loras, carried))
+    assert torch.equal(ops.project(x, 0, "qkv", mixed), expected)
 
 
 def test_the_kind_is_part_of_what_determines_results(tmp_path: Path, tiny_model: Callable[[str], Path]) -> None:
