@@ -116,11 +116,16 @@ def test_rows_of_another_width_are_refused() -> None:
 PRINT_HASH = """
 import hashlib, torch
 from warmeng.kernels.linear import Float32Projection
+from warmeng.kernels.lora import CarriedAdapters, CarriedRows, Changes, Lora, Loras
 torch.set_num_threads(1)
 found = hashlib.sha256()
 for out, width in ((96, 576), (33, 7), (64, 2600)):
     w, x = (torch.arange(n * width).view(n, width) % 101 / 7 - 6 for n in (out, 29))
     found.update(Float32Projection(w).multiply(x).numpy().tobytes())
+    a, b = w[:20], torch.arange(out * 20).view(out, 20) % 31 / 9 - 1
+    loras = Loras([Lora([((a, b), out)], 0.5)])
+    carried = CarriedAdapters(29, [CarriedRows(torch.arange(1, 29, 2), torch.ones(14) / 3)], loras.ranks)
+    found.update(Float32Projection(w).multiply(x, Changes(loras, carried)).numpy().tobytes())
 print(found.hexdigest())
 """
 
