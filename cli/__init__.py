@@ -1,1 +1,1 @@
-"""One file for each ``warmeng`` command. No logic lives here."""
+"""One file for each ``warmeng`` command, a folder for ``bench``. No logic lives here."""

@@ -60,7 +60,7 @@ COMMANDS = {
     "warmth": ("warmeng.cli.warmth", "warmth", "Measure how warm checkpoints and texts sound; count ratings."),
     "placebo": ("warmeng.cli.placebo", "placebo", "Make adapters of random directions, at a real one's distance."),
     "completion": ("warmeng.cli.completion", "completion", "Print the script that completes commands in a shell."),
-    "bench": ("warmeng.cli.bench", "bench", "Measure speed against the machine and other software."),
+    "bench": ("warmeng.cli.bench.group", "bench", "Measure speed against the machine and other software."),
 }
 
 

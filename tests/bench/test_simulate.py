@@ -17,7 +17,7 @@ from warmeng.bench.host import measure_host
 from warmeng.bench.lengths import Lengths, read_lengths
 from warmeng.bench.simulate import Simulated, simulate
 from warmeng.bench.tables import host_lines, simulated_lines
-from warmeng.cli.bench import bench
+from warmeng.cli.bench.group import bench
 from warmeng.common.errors import UsageError
 from warmeng.engine.plan import plans
 from warmeng.engine.prediction.card import CARDS, KERNELS, USUAL_HOST, HostCost, Timings
