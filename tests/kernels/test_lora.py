@@ -107,6 +107,20 @@ def test_a_product_adds_the_same_as_is_added_to_it(product: type, shape: tuple[i
     assert torch.equal(w.multiply(x, found), add_lora(w.multiply(x), x, found))
 
 
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_numbers_that_are_not_finite_stay_in_their_row(product: type) -> None:
+    loras = [made([rank, 3], [20, 20], 96)[0] for rank in (4, 20)]
+    rows = [carried(list(range(k, 30, 3))) for k in (1, 2)]
+    x, w = torch.randn(30, 96), product(torch.randn(40, 96))
+    found = changes(list(zip(loras, rows, strict=True)), 30)
+    whole = w.multiply(x, found)
+    x[4, 7], x[5, 0] = float("nan"), float("inf")
+    harmed = w.multiply(x, found)
+    others = [row for row in range(30) if row not in (4, 5)]
+    assert torch.equal(harmed[others], whole[others])
+    assert not harmed[[4, 5]].isfinite().any()
+
+
 def test_nothing_carried_is_nothing_changed_and_wrong_shapes_are_refused() -> None:
     lora, _ = made([4], [16], 32)
     x, y = torch.randn(3, 32), torch.randn(3, 16)
