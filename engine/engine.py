@@ -409,9 +409,7 @@ class Engine:
             "numerics": NUMERICS_VERSION,
             "settings": asdict(self.settings),
             "cache_slots": (self._runner.num_blocks - 1) * self.settings.block_size,
-            "versions": {
-                name: _version(name) for name in ("torch", "numba", "transformers", "tokenizers", "llguidance")
-            },
+            "versions": {name: _version(name) for name in _PACKAGES},
             **self._runner.describe(),
         }
 

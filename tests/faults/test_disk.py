@@ -50,6 +50,33 @@ def small_disk(tmp_path):
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
+@pytest.fixture
+def with_quota(tmp_path):
+    """A folder of a disk of its own, and a function that sets how many KiB may be used there: btrfs has quotas."""
+    if not as_root() or shutil.which("mkfs.btrfs") is None:
+        pytest.skip("only root may mount, and btrfs-progs are needed")
+    image, disk = tmp_path / "image", tmp_path / "btrfs"
+    disk.mkdir()
+    with image.open("wb") as file:
+        file.truncate(300 << 20)
+    subprocess.run(["mkfs.btrfs", "--quiet", image], check=True, capture_output=True)
+    done = subprocess.run(["mount", "-o", "loop", image, disk], capture_output=True)
+    if done.returncode:
+        pytest.skip(f"mounting is not allowed here: {done.stderr.decode().strip()}")
+    folder = disk / "limited"
+
+    def limit(kibibytes):
+        found = subprocess.run(["btrfs", "inspect-internal", "rootid", folder], check=True, capture_output=True)
+        subprocess.run(["btrfs", "qgroup", "limit", f"{kibibytes}K", f"0/{int(found.stdout)}", disk], check=True)
+
+    try:
+        subprocess.run(["btrfs", "subvolume", "create", folder], check=True, capture_output=True)
+        subprocess.run(["btrfs", "quota", "enable", disk], check=True)
+        yield folder, limit
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
 def remount(place, options):
     subprocess.run(["mount", "-o", f"remount,{options}", str(place)], check=True)
 
@@ -206,6 +233,28 @@ def test_a_folder_that_cannot_be_written_is_one_line(whole, launcher, small_disk
         assert "Read-only file system" in line
         assert line.count(str(place)) >= 1
     assert snapshot(folder) == before
+
+
+@pytest.mark.slow
+def test_a_quota_that_is_used_up_keeps_whole_records_and_the_same_command_continues(whole, launcher, with_quota, tally):
+    reference, command, _ = whole
+    place, limit = with_quota
+    failed = set()
+    for most in (16, 32, 64, 96, 128, 192, 256, 384, 512):
+        folder = fresh(place / "r")
+        os.sync()
+        limit(most)
+        ended = launcher.run([*command, folder])
+        if ended.code == 0:
+            break
+        line = told(ended, command, folder)
+        assert "Disk quota exceeded" in line
+        failed.add(line.partition("; ")[0].rpartition("/")[2])
+        limit(8192)
+        again = launcher.run([*command, folder])
+        assert again.code == 0, again.err
+        tally.count(folder, lines(reference))
+    assert len(failed) >= 3
 
 
 @pytest.mark.slow
