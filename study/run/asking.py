@@ -83,7 +83,10 @@ class Display:
         self._work, self._worked = work, 0.0
         self._before = self._stats.output_tokens, self._stats.prompt_tokens
         judges = sum(name.startswith(JUDGE) for name in planned)
-        self._what = "answers" if not judges else "judgments" if judges == len(planned) else "answers and judgments"
+        if judges == len(planned):
+            self._what = "judgments"
+        else:
+            self._what = "answers, scores and judgments" if judges else "answers and scores"
         progress.start(planned, done, self.status)
 
     def advance(self, name: str, work: float) -> None:

@@ -44,12 +44,16 @@ def test_time_left_follows_the_work_that_is_done(monkeypatch):
     now[0] = 110.0
     engine.stats.output_tokens, engine.stats.prompt_tokens = 507, 900
     display.advance("b", 20.0)
-    assert display.status() == "answers, 50 output and 90 prompt tokens/s, 20 s left"
+    assert display.status() == "answers and scores, 50 output and 90 prompt tokens/s, 20 s left"
 
 
 @pytest.mark.parametrize(
     ("names", "what"),
-    [(["a"], "answers"), (["judge x"], "judgments"), (["a", "judge base"], "answers and judgments")],
+    [
+        (["a"], "answers and scores"),
+        (["judge x"], "judgments"),
+        (["a", "judge base"], "answers, scores and judgments"),
+    ],
 )
 def test_what_is_counted_is_named(names, what):
     assert Display(Silent(), FakeEngine(), dict.fromkeys(names, 1), {}, 1.0).status().startswith(f"{what}, 0 output")
