@@ -115,7 +115,7 @@ def product_kernel(kind: str) -> Kernel:
 
     def multiply(data: int) -> None:
         (_, _, rows, groups, out, tall, threads, streamed, x, w, y, starts, changes, loras, carried, lowering, _,
-         lowered, pitch, terms, inputs, width) = words(data, 22)  # fmt: skip
+         tiles, lowered, pitch, terms, inputs, width) = words(data, 23)  # fmt: skip
         panels, cuts, stride = (out + PANEL - 1) // PANEL, (rows + tall - 1) // tall, groups * GROUP_BYTES
         size = groups * _PANEL_GROUP_BYTES
         unit = next_unit(data)
@@ -142,8 +142,8 @@ def product_kernel(kind: str) -> Kernel:
                     if tile < _TILES:
                         ahead = later + part + tile * count // _TILES * _PANEL_GROUP_BYTES
                     added = 0
-                    if start + count == groups:
-                        added = list_terms(panel, row // HEIGHT, changes, loras, carried, rows, lowered, pitch, terms)
+                    if changes > 0 and start + count == groups:
+                        added = list_terms(panel, row // HEIGHT, loras, tiles, rows, lowered, pitch, terms)
                     multiply_rows(
                         kind, x + row * stride + start * GROUP_BYTES, stride, min(top + tall - row, rows - row, HEIGHT),
                         vectors, count, y + (row * out + panel * PANEL) * 4, out * 4, columns,

@@ -22,7 +22,7 @@ from warmeng.kernels.micro_kernel import HEIGHT, PANEL, multiply_chosen_rows
 from warmeng.kernels.simd import fetch, fill, load_int, load_one, load_some, store_int, store_some, words
 
 # ``Lora.words``; the first unit of work of an adapter's rows, and ``CarriedRows.words``.
-_LORA, _CARRIED = 4, 6
+_LORA, _CARRIED = 4, 4
 # Words of a product that a tile's rows carry.
 _TERM = 4
 TERM_BYTES = 8 * _TERM
@@ -85,15 +85,9 @@ class CarriedRows:
         return int(self.rows[-1]) + 1 if len(self.rows) else 0
 
     @cached_property
-    def _ends(self) -> Tensor:
-        """How many of the rows lie before each tile of the batch, up to the last that has one, and after it."""
-        return torch.searchsorted(self.rows, torch.arange(-(-self.end // HEIGHT) + 1) * HEIGHT)
-
-    @cached_property
-    def words(self) -> tuple[int, int, int, int, int]:
+    def words(self) -> tuple[int, int, int]:
         """What the kernel reads of it."""
-        ends = self._ends
-        return len(self.rows), self.rows.data_ptr(), self.coefficients.data_ptr(), len(ends) - 1, ends.data_ptr()
+        return len(self.rows), self.rows.data_ptr(), self.coefficients.data_ptr()
 
 
 class Loras:
@@ -123,6 +117,12 @@ class CarriedAdapters:
         units = np.cumsum([0, *(-(-len(one.rows) // HEIGHT) for one in carried)])
         self.table = torch.tensor([(int(unit), *one.words) for unit, one in zip(units, carried, strict=False)])
         self.units = int(units[-1])
+        # Of each tile the numbers of the adapters that it has: where they begin among all tiles', then these.
+        tiles = [torch.unique_consecutive(one.rows // HEIGHT) for one in carried]
+        numbers = torch.arange(self.count).repeat_interleave(torch.tensor([len(some) for some in tiles]))
+        found, order = torch.cat(tiles).sort(stable=True)
+        starts = torch.searchsorted(found, torch.arange(-(-rows // HEIGHT) + 1))
+        self.tiles = torch.cat([starts + len(starts), numbers[order]])
         # Of each adapter and row the products with A, times the coefficient. Where a row doesn't carry the adapter they
         # are 0, which leaves any sum as it is, but for the sign of zero.
         self.lowered = torch.zeros(self.count, rows, ranks, dtype=torch.float32)
@@ -150,12 +150,13 @@ class Changes:
         # The kernel counts in the fifth the units that are finished.
         return (
             carried.count, loras.table.data_ptr(), carried.table.data_ptr(), carried.units, 0,
-            carried.lowered.data_ptr(), carried.ranks, carried.terms.data_ptr(), x.data_ptr(), loras.inputs,
+            carried.tiles.data_ptr(), carried.lowered.data_ptr(), carried.ranks, carried.terms.data_ptr(),
+            x.data_ptr(), loras.inputs,
         )  # fmt: skip
 
 
 # ``Changes.words`` of none, and where the finished units are counted in it.
-UNCHANGED, FINISHED = (0,) * 10, 4
+UNCHANGED, FINISHED = (0,) * 11, 4
 
 
 @numba.njit
@@ -166,7 +167,7 @@ def lower(
     number = 0
     while number < changes - 1 and unit >= load_int(carried, (number + 1) * _CARRIED):
         number += 1
-    begun, count, places, coefficients, _, _ = words(carried + 8 * _CARRIED * number, _CARRIED)
+    begun, count, places, coefficients = words(carried + 8 * _CARRIED * number, _CARRIED)
     ranks, a, _, _ = words(loras + 8 * _LORA * number, _LORA)
     first = (unit - begun) * HEIGHT
     found = min(count - first, HEIGHT)
@@ -193,15 +194,13 @@ def fetch_panel(panel: int, changes: int, loras: int) -> None:
 
 
 @numba.njit
-def list_terms(
-    panel: int, tile: int, changes: int, loras: int, carried: int, rows: int, lowered: int, pitch: int, terms: int
-) -> int:
+def list_terms(panel: int, tile: int, loras: int, tiles: int, rows: int, lowered: int, pitch: int, terms: int) -> int:
     """Write what ``multiply_rows`` adds to a tile's sums of a panel, and return how many products these are."""
     found = 0
-    for number in range(changes):
+    for i in range(load_int(tiles, tile), load_int(tiles, tile + 1)):
+        number = load_int(tiles, i)
         ranks, _, b, panels = words(loras + 8 * _LORA * number, _LORA)
-        _, _, _, _, tiles, ends = words(carried + 8 * _CARRIED * number, _CARRIED)
-        if ranks > 0 and tile < tiles and load_int(ends, tile) < load_int(ends, tile + 1):
+        if ranks > 0:
             low, depth, begin = words(panels + 8 * _PANEL * panel, _PANEL)
             store_int(terms, found * _TERM, lowered + 4 * (pitch * (rows * number + tile * HEIGHT) + low))
             store_int(terms, found * _TERM + 1, pitch * 4)
