@@ -115,14 +115,14 @@ def product_kernel(kind: str) -> Kernel:
 
     def multiply(data: int) -> None:
         (_, _, rows, groups, out, tall, threads, streamed, x, w, y, starts, changes, loras, carried, lowering, _,
-         tiles, lowered, pitch, terms, inputs, width) = words(data, 23)  # fmt: skip
+         starting, numbers, lowered, pitch, terms, inputs, width) = words(data, 24)  # fmt: skip
         panels, cuts, stride = (out + PANEL - 1) // PANEL, (rows + tall - 1) // tall, groups * GROUP_BYTES
         size = groups * _PANEL_GROUP_BYTES
         unit = next_unit(data)
         if changes > 0:
             terms += changes * TERM_BYTES * own_number(data)
             while unit < lowering:
-                lower(unit, changes, loras, carried, rows, lowered, pitch, inputs, width)
+                lower(unit, changes, loras, carried, lowered, pitch, inputs, width)
                 finish_unit(data + _LOWERED)
                 unit = next_unit(data)
             wait_for_units(data + _LOWERED, lowering)
@@ -143,7 +143,7 @@ def product_kernel(kind: str) -> Kernel:
                         ahead = later + part + tile * count // _TILES * _PANEL_GROUP_BYTES
                     added = 0
                     if changes > 0 and start + count == groups:
-                        added = list_terms(panel, row // HEIGHT, loras, tiles, rows, lowered, pitch, terms)
+                        added = list_terms(panel, row // HEIGHT, loras, starting, numbers, lowered, pitch, terms)
                     multiply_rows(
                         kind, x + row * stride + start * GROUP_BYTES, stride, min(top + tall - row, rows - row, HEIGHT),
                         vectors, count, y + (row * out + panel * PANEL) * 4, out * 4, columns,

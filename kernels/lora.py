@@ -21,8 +21,8 @@ from warmeng.kernels.lanes import LANES
 from warmeng.kernels.micro_kernel import HEIGHT, PANEL, multiply_chosen_rows
 from warmeng.kernels.simd import fetch, fill, load_int, load_one, load_some, store_int, store_some, words
 
-# ``Lora.words``; the first unit of work of an adapter's rows, and ``CarriedRows.words``.
-_LORA, _CARRIED = 4, 4
+# ``Lora.words``; the first unit of work of an adapter's rows, ``CarriedRows.words``, and the rows' places.
+_LORA, _CARRIED = 4, 5
 # Words of a product that a tile's rows carry.
 _TERM = 4
 TERM_BYTES = 8 * _TERM
@@ -115,17 +115,24 @@ class CarriedAdapters:
         self.rows, self.count, self.ranks = rows, len(carried), ranks
         self._carried = tuple(carried)
         units = np.cumsum([0, *(-(-len(one.rows) // HEIGHT) for one in carried)])
-        self.table = torch.tensor([(int(unit), *one.words) for unit, one in zip(units, carried, strict=False)])
         self.units = int(units[-1])
-        # Of each tile the numbers of the adapters that it has: where they begin among all tiles', then these.
+        # Pairs of a tile and an adapter that some of its rows carry, by tile.
         tiles = [torch.unique_consecutive(one.rows // HEIGHT) for one in carried]
         numbers = torch.arange(self.count).repeat_interleave(torch.tensor([len(some) for some in tiles]))
-        found, order = torch.cat(tiles).sort(stable=True)
-        starts = torch.searchsorted(found, torch.arange(-(-rows // HEIGHT) + 1))
-        self.tiles = torch.cat([starts + len(starts), numbers[order]])
-        # Of each adapter and row the products with A, times the coefficient. Where a row doesn't carry the adapter they
+        pairs = (torch.cat(tiles) * self.count + numbers).sort().values
+        # Where each tile's begin, then each one's adapter.
+        starts = torch.searchsorted(pairs, torch.arange(-(-rows // HEIGHT) + 1) * self.count)
+        self.starts, self.numbers = starts, pairs % self.count
+        # Of each pair and row the products with A, times the coefficient. Where a row doesn't carry the adapter they
         # are 0, which leaves any sum as it is, but for the sign of zero.
-        self.lowered = torch.zeros(self.count, rows, ranks, dtype=torch.float32)
+        self.lowered = torch.zeros(len(pairs), HEIGHT, ranks, dtype=torch.float32)
+        # The rows of ``lowered`` that an adapter's rows have.
+        self._places = [
+            torch.searchsorted(pairs, one.rows // HEIGHT * self.count + number) * HEIGHT + one.rows % HEIGHT
+            for number, one in enumerate(carried)
+        ]
+        entries = zip(units.tolist(), carried, self._places, strict=False)
+        self.table = torch.tensor([(unit, *one.words, places.data_ptr()) for unit, one, places in entries])
         # Of each thread, what its tile's rows carry.
         self.terms = torch.empty(torch.get_num_threads(), self.count, _TERM, dtype=torch.int64)
 
@@ -150,36 +157,35 @@ class Changes:
         # The kernel counts in the fifth the units that are finished.
         return (
             carried.count, loras.table.data_ptr(), carried.table.data_ptr(), carried.units, 0,
-            carried.tiles.data_ptr(), carried.lowered.data_ptr(), carried.ranks, carried.terms.data_ptr(),
-            x.data_ptr(), loras.inputs,
+            carried.starts.data_ptr(), carried.numbers.data_ptr(), carried.lowered.data_ptr(), carried.ranks,
+            carried.terms.data_ptr(), x.data_ptr(), loras.inputs,
         )  # fmt: skip
 
 
 # ``Changes.words`` of none, and where the finished units are counted in it.
-UNCHANGED, FINISHED = (0,) * 11, 4
+UNCHANGED, FINISHED = (0,) * 12, 4
 
 
 @numba.njit
-def lower(
-    unit: int, changes: int, loras: int, carried: int, rows: int, lowered: int, pitch: int, x: int, inputs: int
-) -> None:
+def lower(unit: int, changes: int, loras: int, carried: int, lowered: int, pitch: int, x: int, inputs: int) -> None:
     """Multiply some rows with their adapter's A: one unit of work of ``CarriedAdapters``."""
     number = 0
     while number < changes - 1 and unit >= load_int(carried, (number + 1) * _CARRIED):
         number += 1
-    begun, count, places, coefficients = words(carried + 8 * _CARRIED * number, _CARRIED)
+    begun, count, rows, coefficients, places = words(carried + 8 * _CARRIED * number, _CARRIED)
     ranks, a, _, _ = words(loras + 8 * _LORA * number, _LORA)
     first = (unit - begun) * HEIGHT
     found = min(count - first, HEIGHT)
-    to = lowered + 4 * pitch * rows * number
     for at in range(0, ranks, LANES):
         width = min(ranks - at, LANES)
         multiply_chosen_rows(
-            x, inputs * 4, places + first * 8, found, a + at * 4, ranks * 4, inputs, to + at * 4, pitch * 4, width
-        )
+            x, inputs * 4, rows + first * 8, found, a + at * 4, ranks * 4, inputs, lowered + at * 4, pitch * 4,
+            places + first * 8, width,
+        )  # fmt: skip
         for i in range(first, first + found):
             here = load_int(places, i) * pitch + at
-            store_some(to, here, load_some(to, here, width) * fill(load_one(coefficients, i)), width)
+            scaled = load_some(lowered, here, width) * fill(load_one(coefficients, i))
+            store_some(lowered, here, scaled, width)
 
 
 @numba.njit
@@ -194,15 +200,16 @@ def fetch_panel(panel: int, changes: int, loras: int) -> None:
 
 
 @numba.njit
-def list_terms(panel: int, tile: int, loras: int, tiles: int, rows: int, lowered: int, pitch: int, terms: int) -> int:
+def list_terms(
+    panel: int, tile: int, loras: int, starts: int, numbers: int, lowered: int, pitch: int, terms: int
+) -> int:
     """Write what ``multiply_rows`` adds to a tile's sums of a panel, and return how many products these are."""
     found = 0
-    for i in range(load_int(tiles, tile), load_int(tiles, tile + 1)):
-        number = load_int(tiles, i)
-        ranks, _, b, panels = words(loras + 8 * _LORA * number, _LORA)
+    for pair in range(load_int(starts, tile), load_int(starts, tile + 1)):
+        ranks, _, b, panels = words(loras + 8 * _LORA * load_int(numbers, pair), _LORA)
         if ranks > 0:
             low, depth, begin = words(panels + 8 * _PANEL * panel, _PANEL)
-            store_int(terms, found * _TERM, lowered + 4 * (pitch * (rows * number + tile * HEIGHT) + low))
+            store_int(terms, found * _TERM, lowered + 4 * (pair * HEIGHT * pitch + low))
             store_int(terms, found * _TERM + 1, pitch * 4)
             store_int(terms, found * _TERM + 2, b + begin * 4)
             store_int(terms, found * _TERM + 3, depth)

@@ -144,31 +144,36 @@ def multiply_rows(
 @intrinsic
 def multiply_chosen_rows(
     context: Any, x: Any, stride: Any, rows: Any, count: Any, w: Any, step: Any, inputs: Any, y: Any, pitch: Any,
-    columns: Any,
+    places: Any, columns: Any,
 ) -> tuple[Any, Gen]:  # fmt: skip
     """Multiply rows of float32 with up to sixteen outputs, as ``multiply_rows`` does.
 
-    rows: address of the numbers, int64, that these rows have in x and in y. w, step: address of the weight's first
-    vector, a multiple of 4, and bytes from one input's to the next one's: a vector is read whole.
+    rows, places: addresses of the numbers, int64, that these rows have in x and in y. w, step: address of the weight's
+    first vector, a multiple of 4, and bytes from one input's to the next one's: a vector is read whole.
     """
 
     def gen(c: Any, b: Any, signature: Any, a: Any) -> Any:
-        x, stride, rows, count, w, step, inputs, y, pitch, columns = a
+        x, stride, rows, count, w, step, inputs, y, pitch, places, columns = a
         no = whole(0)
 
         def multiply(numbers: list[Any]) -> None:
-            chosen = [b.load(at(b, place, INT64), align=8) for place in _strided(b, rows, whole(8), numbers)]
-            found, outputs = _strided(b, x, stride, chosen), _strided(b, y, pitch, chosen)
+            found, outputs = _chosen(b, x, stride, rows, numbers), _chosen(b, y, pitch, places, numbers)
             _multiply(b, "float32", found, outputs, count, (w, step, 1, 4), inputs, columns, (no, no, no, w), None)
 
         _by_height(b, count, multiply)
         return c.get_dummy_value()
 
-    return types.void(*[types.int64] * 10), gen
+    return types.void(*[types.int64] * 11), gen
 
 
 def _strided(b: Any, first: Any, stride: Any, numbers: list[Any]) -> list[Any]:
     return [b.add(first, b.mul(number, stride)) for number in numbers]
+
+
+def _chosen(b: Any, first: Any, stride: Any, indices: Any, numbers: list[Any]) -> list[Any]:
+    """Return the places of rows whose numbers lie at an address."""
+    found = [b.load(at(b, place, INT64), align=8) for place in _strided(b, indices, whole(8), numbers)]
+    return _strided(b, first, stride, found)
 
 
 def _by_height(b: Any, count: Any, multiply: Callable[[list[Any]], None]) -> None:
