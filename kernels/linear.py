@@ -7,6 +7,7 @@ Rows may carry adapters, whose changes (``lora``) are added in the same launch.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -36,7 +37,7 @@ _UNITS = 4
 _CACHED_BYTES = 2**23
 _PANEL_GROUP_BYTES = VECTORS * VECTOR_BYTES
 # Where a kernel's arguments count the units of ``lower`` that are finished.
-_LOWERED = 8 * (12 + FINISHED)
+_LOWERED = 8 * (15 + FINISHED)
 # Tiles of rows that fetch all lines of a panel.
 _TILES = UNROLLED * VECTORS // FETCHED
 
@@ -75,38 +76,54 @@ def _pad(x: Tensor, columns: int, rows: int = 0) -> Tensor:
     return torch.nn.functional.pad(x, (0, columns, 0, rows)) if columns or rows else x
 
 
+@dataclass(frozen=True)
+class Scales:
+    """What makes sums of int8 numbers of float32."""
+
+    # int32, float32 [panels * PANEL]: what a sum starts with, and what it is multiplied with.
+    starts: Tensor
+    outputs: Tensor
+    # float32 [rows], which is multiplied with first.
+    rows: Tensor
+
+
 def multiply_packed(
     kernel: Kernel,
     x: Tensor,
     packed: Tensor,
     out: int,
-    dtype: torch.dtype = torch.float32,
-    starts: Tensor | None = None,
+    scales: Scales | None = None,
     changes: tuple[int, ...] = UNCHANGED,
 ) -> Tensor:
-    """Return the sums of products of rows with a packed weight of ``out`` outputs, [rows, out].
+    """Return the products of rows with a packed weight of ``out`` outputs, float32 [rows, out].
 
-    ``x``: contiguous rows of whole groups, of the weight's type; ``dtype``: of the sums, in four bytes; ``starts``:
-    what sums of int8 start with, int32, as many as the panels have outputs; ``changes``: ``Changes.words``, for sums of
-    float32.
+    ``x``: contiguous rows of whole groups, of the weight's type; ``scales``: of int8; ``changes``: ``Changes.words``.
     """
     groups = packed.shape[1]
     if x.dtype != packed.dtype or not x.is_contiguous() or x.shape[1] * x.itemsize != groups * GROUP_BYTES:
         raise ValueError(f"a product takes contiguous rows of {groups * GROUP_BYTES} bytes, of the weight's type")
-    y = torch.empty(len(x), out, dtype=dtype)
-    _launch(kernel, y, x.data_ptr(), packed.data_ptr(), groups, 0 if starts is None else starts.data_ptr(), changes)
+    y = torch.empty(len(x), out, dtype=torch.float32)
+    if scales is None:
+        _launch(kernel, y, x.data_ptr(), packed.data_ptr(), groups, min(groups, _SUMMED), (0, 0, 0), changes)
+    else:
+        of = scales.starts.data_ptr(), scales.rows.data_ptr(), scales.outputs.data_ptr()
+        # Sums of whole numbers have no rounding to bound.
+        _launch(kernel, y, x.data_ptr(), packed.data_ptr(), groups, groups, of, changes)
     return y
 
 
-def _launch(kernel: Kernel, y: Tensor, x: int, packed: int, groups: int, starts: int, changes: tuple[int, ...]) -> None:
+def _launch(
+    kernel: Kernel, y: Tensor, x: int, packed: int, groups: int, summed: int, scales: tuple[int, int, int],
+    changes: tuple[int, ...],
+) -> None:  # fmt: skip
     """Multiply where there are groups; otherwise add changes to what is there."""
     (rows, out), threads = y.shape, torch.get_num_threads()
     panels, tiles = -(-out // PANEL), -(-rows // HEIGHT)
     cuts = max(1, min(-(-_UNITS * threads // panels), tiles))
     tall = -(-tiles // cuts) * HEIGHT
-    streamed = out % PANEL == 0 and 0 < groups <= _SUMMED and rows * out * y.itemsize > _CACHED_BYTES
+    streamed = out % PANEL == 0 and 0 < groups <= summed and rows * out * y.itemsize > _CACHED_BYTES
     kernel(
-        rows, groups, out, tall, threads, int(streamed), x, packed, y.data_ptr(), starts, *changes
+        rows, groups, max(summed, 1), out, tall, threads, int(streamed), x, packed, y.data_ptr(), *scales, *changes
     )  # fmt: skip
 
 
@@ -114,8 +131,8 @@ def product_kernel(kind: str) -> Kernel:
     """Return the product of one of ``micro_kernel.PRODUCTS``; compiled when it is first called."""
 
     def multiply(data: int) -> None:
-        (_, _, rows, groups, out, tall, threads, streamed, x, w, y, starts, changes, loras, carried, lowering, _,
-         starting, numbers, lowered, pitch, terms, inputs, width) = words(data, 24)  # fmt: skip
+        (_, _, rows, groups, summed, out, tall, threads, streamed, x, w, y, starts, row_scales, scales, changes, loras,
+         carried, lowering, _, starting, numbers, lowered, pitch, terms, inputs, width) = words(data, 27)  # fmt: skip
         panels, cuts, stride = (out + PANEL - 1) // PANEL, (rows + tall - 1) // tall, groups * GROUP_BYTES
         size = groups * _PANEL_GROUP_BYTES
         unit = next_unit(data)
@@ -133,8 +150,8 @@ def product_kernel(kind: str) -> Kernel:
             columns = min(out - panel * PANEL, PANEL)
             fetch_panel(panel, changes, loras)
             # Once, where there is nothing to multiply.
-            for start in range(0, max(groups, 1), _SUMMED):
-                count = min(groups - start, _SUMMED)
+            for start in range(0, max(groups, 1), summed):
+                count = min(groups - start, summed)
                 part = start * _PANEL_GROUP_BYTES
                 for row in range(top, min(top + tall, rows), HEIGHT):
                     tile, vectors = (row - top) // HEIGHT, w + panel * size + part
@@ -147,7 +164,8 @@ def product_kernel(kind: str) -> Kernel:
                     multiply_rows(
                         kind, x + row * stride + start * GROUP_BYTES, stride, min(top + tall - row, rows - row, HEIGHT),
                         vectors, count, y + (row * out + panel * PANEL) * 4, out * 4, columns,
-                        starts + panel * PANEL * 4, int(start > 0 or groups == 0), streamed, ahead, terms, added,
+                        starts + panel * PANEL * 4, row_scales + row * 4, scales + panel * PANEL * 4,
+                        int(start > 0 or groups == 0), streamed, ahead, terms, added,
                     )  # fmt: skip
             unit = next_unit(data)
         fence()
@@ -166,7 +184,7 @@ def add_lora(y: Tensor, x: Tensor, changes: Changes | None) -> Tensor:
     if not y.is_contiguous() or y.dtype != torch.float32:
         raise ValueError("add_lora takes contiguous rows of float32")
     if changes is not None:
-        _launch(_multiply_float32, y, 0, 0, 0, 0, _words(changes, x, y.shape[1]))
+        _launch(_multiply_float32, y, 0, 0, 0, 0, (0, 0, 0), _words(changes, x, y.shape[1]))
     return y
 
 

@@ -8,16 +8,16 @@ nor on which of them are computed together, nor on the width of the processor's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from llvmlite import ir
 from llvmlite.binding import get_host_cpu_features
 from numba import config, types
 from numba.extending import intrinsic
 
 from warmeng.kernels.lanes import (
+    FLOAT,
     FLOATS,
     INT32,
     INT64,
@@ -113,32 +113,37 @@ def _loop(
 @intrinsic(prefer_literal=True)
 def multiply_rows(
     context: Any, kind: Any, x: Any, stride: Any, count: Any, w: Any, groups: Any, y: Any, pitch: Any, columns: Any,
-    starts: Any, added: Any, streamed: Any, ahead: Any, terms: Any, carried: Any,
+    starts: Any, row_scales: Any, scales: Any, added: Any, streamed: Any, ahead: Any, terms: Any, carried: Any,
 ) -> tuple[Any, Gen]:  # fmt: skip
     """Multiply ``count`` rows, at most ``HEIGHT``, with a panel, and write the first ``columns`` outputs of each.
 
     kind: a literal of ``PRODUCTS``. x, stride: address of the first row and bytes from one to the next; w: address of
-    the panel's vectors, a multiple of 64; groups: how many; y, pitch: address of the outputs, four bytes each, and
-    bytes from one row's to the next. starts: address of what sums of int8 start with; added: whether they are instead
-    added to what is there; streamed: whether they pass the cache by, which takes a whole panel and addresses that are
+    the panel's vectors, a multiple of 64; groups: how many; y, pitch: address of the outputs, float32, and bytes from
+    one row's to the next. Of int8: starts: address of what the sums start with, int32; row_scales, scales: addresses of
+    what they are multiplied with, float32, each row's and each output's. Of others: added: whether the sums are added
+    to what is there. streamed: whether the outputs pass the cache by, which takes a whole panel and addresses that are
     multiples of 64. ahead: an address from which lines are fetched. terms: address of ``carried`` further products that
-    are added to sums of float32, four words each: address of the first row's numbers, float32, bytes from one row's to
-    the next one's, address of the vectors, how many groups.
+    are added then, four words each: address of the first row's numbers, float32, bytes from one row's to the next
+    one's, address of the vectors, how many groups.
     """
 
     def gen(c: Any, b: Any, signature: Any, a: Any) -> Any:
-        _, x, stride, count, w, groups, y, pitch, columns, *sources, terms, carried = a
+        _, x, stride, count, w, groups, y, pitch, columns, *more, added, streamed, ahead, terms, carried = a
         panel = w, whole(VECTORS * VECTOR_BYTES), VECTORS, VECTOR_BYTES
 
         def multiply(numbers: list[Any]) -> None:
             rows, outputs = _strided(b, x, stride, numbers), _strided(b, y, pitch, numbers)
-            further = None if kind.literal_value == "int8" else (terms, carried, numbers)
-            _multiply(b, kind.literal_value, rows, outputs, count, panel, groups, columns, sources, further)
+            starts, row_scales, scales = more
+            whole_numbers = (starts, _strided(b, row_scales, whole(4), numbers), scales)
+            _multiply(
+                b, kind.literal_value, rows, outputs, count, panel, groups, columns, added, streamed, ahead,
+                whole_numbers, (terms, carried, numbers),
+            )  # fmt: skip
 
         _by_height(b, count, multiply)
         return c.get_dummy_value()
 
-    return types.void(kind, *[types.int64] * 14), gen
+    return types.void(kind, *[types.int64] * 16), gen
 
 
 @intrinsic
@@ -158,7 +163,7 @@ def multiply_chosen_rows(
 
         def multiply(numbers: list[Any]) -> None:
             found, outputs = _chosen(b, x, stride, rows, numbers), _chosen(b, y, pitch, places, numbers)
-            _multiply(b, "float32", found, outputs, count, (w, step, 1, 4), inputs, columns, (no, no, no, w), None)
+            _multiply(b, "float32", found, outputs, count, (w, step, 1, 4), inputs, columns, no, no, w)
 
         _by_height(b, count, multiply)
         return c.get_dummy_value()
@@ -194,23 +199,35 @@ def _by_height(b: Any, count: Any, multiply: Callable[[list[Any]], None]) -> Non
 
 def _multiply(
     b: Any, kind: str, rows: list[Any], outputs: list[Any], count: Any, panel: tuple[Any, Any, int, int], groups: Any,
-    columns: Any, sources: Sequence[Any], further: tuple[Any, Any, list[Any]] | None,
+    columns: Any, added: Any, streamed: Any, ahead: Any, whole_numbers: tuple[Any, list[Any], Any] | None = None,
+    further: tuple[Any, Any, list[Any]] | None = None,
 ) -> None:  # fmt: skip
     """Multiply all ``rows`` and write the ``outputs`` of the first ``count``.
 
     panel: address, bytes from one group's vectors to the next one's, how many these are, and how they are aligned.
-    sources: ``starts``, ``added``, ``streamed`` and ``ahead``. further: the other products' address and count, and the
-    rows' numbers.
+    whole_numbers: of int8, where what sums start with lies, each row's scale, and the outputs' scales. further: the
+    other products' address and count, and the rows' numbers.
     """
     w, step, vectors, align = panel
-    starts, added, streamed, ahead = sources
-    lane = INTS if kind == "int8" else FLOATS
-    state = [whole(0), w, ahead, *(_start(b, lane, vectors, starts, added) * len(rows))]
+    widths = [b.sub(columns, whole(j * LANES)) for j in range(vectors)] * len(rows)
+    starts = [number(0.0)] * vectors
+    if kind == "int8":
+        assert whole_numbers is not None
+        first, row_scales, scales = whole_numbers
+        starts = [b.load(at(b, place, INTS), align=4) for place in _vectors(b, first, vectors)]
+    state = [whole(0), w, ahead, *(starts * len(rows))]
     state = _loop(b, kind, rows, step, align, UNROLLED, groups, state)
     _, _, _, *sums = _loop(b, kind, rows, step, align, 1, groups, state)
-    places = [at(b, b.add(row, whole(j * VECTOR_BYTES)), lane) for row in outputs for j in range(vectors)]
-    widths = [b.sub(columns, whole(j * LANES)) for j in range(vectors)] * len(rows)
-    sums = _add_outputs(b, sums, places, widths, added)
+    places = [at(b, place, FLOATS) for row in outputs for place in _vectors(b, row, vectors)]
+    if kind == "int8":
+        each = [b.load(at(b, place, FLOATS), align=4) for place in _vectors(b, scales, vectors)]
+        of_rows = [same(b, b.load(at(b, place, FLOAT), align=4), FLOATS) for place in row_scales]
+        sums = [
+            b.fmul(b.fmul(b.sitofp(total, FLOATS), of_rows[i // vectors]), each[i % vectors])
+            for i, total in enumerate(sums)
+        ]
+    else:
+        sums = _add_outputs(b, sums, places, widths, added)
     if further is not None:
         sums = _add_products(b, sums, *further)
     for i, (total, place, width) in enumerate(zip(sums, places, widths, strict=True)):
@@ -218,27 +235,17 @@ def _multiply(
             _write(b, total, place, width, streamed)
 
 
-def _start(b: Any, lane: Any, vectors: int, starts: Any, added: Any) -> list[Any]:
-    """Return what the sums of one row start with."""
-    if lane == FLOATS:
-        return [number(0.0)] * vectors
-    there, zero = b.icmp_signed("==", added, whole(0)), ir.Constant(INTS, [0] * LANES)
-    found = []
-    for j in range(vectors):
-        found.append(b.select(there, b.load(at(b, b.add(starts, whole(j * VECTOR_BYTES)), INTS), align=4), zero))
-    return found
+def _vectors(b: Any, first: Any, count: int) -> list[Any]:
+    return [b.add(first, whole(j * VECTOR_BYTES)) for j in range(count)]
 
 
 def _add_outputs(b: Any, sums: list[Any], places: list[Any], widths: list[Any], added: Any) -> list[Any]:
     """Add what the outputs hold, where it is asked for."""
-    kind, nothing = ("i", 0) if sums[0].type == INTS else ("f", 0.0)
     before, then, after = b.block, b.function.append_basic_block(), b.function.append_basic_block()
     b.cbranch(b.icmp_signed("!=", added, whole(0)), then, after)
     b.position_at_end(then)
-    empty = ir.Constant(sums[0].type, [nothing] * LANES)
-    held = [load_some(b, place, width, kind, 32, empty) for place, width in zip(places, widths, strict=True)]
-    add = b.add if kind == "i" else b.fadd
-    both = [add(one, total) for one, total in zip(held, sums, strict=True)]
+    held = [load_some(b, place, width, "f", 32, number(0.0)) for place, width in zip(places, widths, strict=True)]
+    both = [b.fadd(one, total) for one, total in zip(held, sums, strict=True)]
     b.branch(after)
     b.position_at_end(after)
     found = [b.phi(total.type) for total in sums]
@@ -275,4 +282,4 @@ def _write(b: Any, total: Any, place: Any, columns: Any, streamed: Any) -> None:
         with past:
             store_past(b, total, place)
         with through:
-            store_some(b, total, place, columns, "i" if total.type == INTS else "f", 32)
+            store_some(b, total, place, columns, "f", 32)

@@ -15,8 +15,16 @@ import torch
 from torch import Tensor
 
 from warmeng.kernels.arrangement import Arrangement
-from warmeng.kernels.linear import Float32Projection, Projection, add_lora, multiply_packed, pack, product_kernel
-from warmeng.kernels.lora import Changes
+from warmeng.kernels.linear import (
+    Float32Projection,
+    Projection,
+    Scales,
+    add_lora,
+    multiply_packed,
+    pack,
+    product_kernel,
+)
+from warmeng.kernels.lora import UNCHANGED, Changes
 from warmeng.kernels.micro_kernel import PANEL, can_multiply
 from warmeng.kernels.onednn import has_tiles
 from warmeng.kernels.quantized import Int4, RowScaled, Weight, quantize
@@ -27,6 +35,8 @@ from warmeng.kernels.rounding import round_rows, scale_sums
 _EXACT = 1024
 _ROWS = (1, 2, 13, 96)
 _BLOCK_ROWS = 512
+# Makes a byte of a number from -127 to 127.
+_SHIFT = 128
 
 
 _multiply_int8 = product_kernel("int8") if can_multiply("int8") else None
@@ -35,11 +45,8 @@ _multiply_int8 = product_kernel("int8") if can_multiply("int8") else None
 class Sums(Protocol):
     """A weight's whole numbers, which multiply rows of whole numbers."""
 
-    # What rows have added to their numbers.
-    shift: int
-
     def __call__(self, rows: Tensor) -> Tensor:
-        """Return the sums without the shift, int32 [n, out]. rows int8 [n, in]."""
+        """Return the sums, int32 [n, out]. rows int8 [n, in]."""
 
 
 class Int8Projection:
@@ -56,8 +63,33 @@ class Int8Projection:
 
         Rows are rounded to int8, each by its own scale unless the weight fixes one.
         """
-        values, scales = round_rows(x, self._input_scale, self._sums.shift)
+        values, scales = round_rows(x, self._input_scale)
         return add_lora(scale_sums(self._sums(values), scales, self._scales), x, changes)
+
+
+class ByteProjection:
+    """The same by products of four bytes at a time (VNNI), scaled while sums are in registers.
+
+    The instruction takes rows' numbers from 1 to 255, which is ``_SHIFT`` too much; sums start with what that adds.
+    """
+
+    def __init__(self, w: RowScaled) -> None:
+        self.shape = w.shape
+        self._input_scale = w.input_scale
+        self._packed = pack(w.values)
+        more = len(self._packed) * PANEL - w.shape[0]
+        sums = torch.cat([part.sum(1, dtype=torch.int32) for part in torch.split(w.values, _BLOCK_ROWS)])
+        self._starts = torch.nn.functional.pad(-_SHIFT * sums, (0, more))
+        self._scales = torch.nn.functional.pad(w.scales, (0, more)).contiguous()
+
+    def multiply(self, x: Tensor, changes: Changes | None = None) -> Tensor:
+        """Return ``x @ w.T`` with adapters' changes, which take x as it is."""
+        assert _multiply_int8 is not None
+        (out, width), more = self.shape, UNCHANGED if changes is None else changes.words(x, self.shape[0])
+        values, scales = round_rows(x, self._input_scale, _SHIFT)
+        whole = torch.nn.functional.pad(values, (0, -width % 4)) if width % 4 else values
+        of = Scales(self._starts, self._scales, scales)
+        return multiply_packed(_multiply_int8, whole, self._packed, out, of, more)
 
 
 class Fp8Projection:
@@ -83,7 +115,9 @@ def project(arrangement: Arrangement, weight: Weight) -> Projection:
     if not isinstance(weight, RowScaled):
         return arrangement.project(_dequantized(weight, arrangement.dtype))
     if weight.kind == "int8":
-        return Int8Projection(weight, _sums(weight.values))
+        # oneDNN has the tiles of AMX.
+        by_bytes = _multiply_int8 is not None and not has_tiles()
+        return ByteProjection(weight) if by_bytes else Int8Projection(weight, _sums(weight.values))
     return Fp8Projection(weight, arrangement.project(weight.values.float()))
 
 
@@ -99,34 +133,12 @@ def _dequantized(weight: Int4, dtype: torch.dtype) -> Tensor:
 
 
 def _sums(values: Tensor) -> Sums:
-    """Return how this processor multiplies whole numbers: oneDNN has the tiles of AMX."""
-    if _multiply_int8 is not None and not has_tiles():
-        return ByteSums(values)
+    """Return how this processor multiplies whole numbers without kernels of our own."""
     return WholeSums(values) if whole_sums_are_exact(values.shape[1]) else SplitSums(values)
-
-
-class ByteSums:
-    """Values of int8 [out, in] multiplied four at a time (VNNI), by rows whose bytes are numbers from 1 to 255."""
-
-    shift = 128
-
-    def __init__(self, values: Tensor) -> None:
-        self._out, self._width = values.shape
-        self._packed = pack(values)
-        starts = -self.shift * torch.cat([part.sum(1, dtype=torch.int32) for part in torch.split(values, _BLOCK_ROWS)])
-        self._starts = torch.nn.functional.pad(starts, (0, len(self._packed) * PANEL - self._out))
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        """See ``Sums``."""
-        assert _multiply_int8 is not None
-        whole = torch.nn.functional.pad(rows, (0, -self._width % 4)) if self._width % 4 else rows
-        return multiply_packed(_multiply_int8, whole, self._packed, self._out, torch.int32, self._starts)
 
 
 class WholeSums:
     """Values of int8 [out, in], multiplied by oneDNN in int32; they are kept as [in, out], which was faster."""
-
-    shift = 0
 
     def __init__(self, values: Tensor) -> None:
         self._values = values.t().contiguous()
@@ -138,8 +150,6 @@ class WholeSums:
 
 class SplitSums:
     """The same by products of float32 of so few inputs that their sums are exact, for machines without either."""
-
-    shift = 0
 
     def __init__(self, values: Tensor) -> None:
         width = values.shape[1]

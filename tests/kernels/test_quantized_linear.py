@@ -12,7 +12,7 @@ from warmeng.kernels import quantized_linear
 from warmeng.kernels.arrangement import Arrangement, arrange, multiplies_bf16
 from warmeng.kernels.micro_kernel import can_multiply
 from warmeng.kernels.quantized import Int4, RowScaled, quantize, round_weight
-from warmeng.kernels.quantized_linear import ByteSums, SplitSums, WholeSums, project, whole_sums_are_exact
+from warmeng.kernels.quantized_linear import ByteProjection, SplitSums, WholeSums, project, whole_sums_are_exact
 from warmeng.kernels.rounding import round_rows, scale_sums
 
 SHAPES = [(96, 64), (40, 576), (24, 2100)]
@@ -54,8 +54,8 @@ def test_all_ways_of_whole_sums_agree_at_the_largest_numbers(width: int) -> None
     if whole_sums_are_exact(width):
         assert torch.equal(WholeSums(values)(rows), expected)
     if can_multiply("int8"):
-        shifted = (rows.to(torch.int32) + ByteSums.shift).to(torch.uint8).view(torch.int8)
-        assert torch.equal(ByteSums(values)(shifted), expected)
+        weight = RowScaled(values, torch.ones(len(values)), 1.0)
+        assert torch.equal(ByteProjection(weight).multiply(rows.float()), expected.float())
 
 
 def test_sums_that_are_not_exact_are_not_used(monkeypatch: pytest.MonkeyPatch, arrangement: Arrangement) -> None:
