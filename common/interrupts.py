@@ -3,8 +3,8 @@
 The first one ends a command by ``KeyboardInterrupt``, except where work is ``interruptible``: there it is noted, and
 the work keeps what is finished and ends itself. The second one ends either at once; a process that is still there
 ``GRACE`` seconds later, because something hangs outside Python, is left. An import is let finish first: libraries that
-were interrupted while they registered themselves were seen to crash the process. So are a destructor and a function
-that a compiler calls back: they would lose it.
+were interrupted while they registered themselves were seen to crash the process. So is the compiler of kernels, for
+the same reason, and a destructor: it would lose it.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ LOOK_AGAIN = 0.02
 # Seconds in which a process that was interrupted twice closes its files.
 GRACE = 2.0
 NOTE = "\ninterrupted: what is finished is kept{}; once more stops at once\n"
-# Modules whose functions are called back by what drops an exception.
-_LOSING = ("weakref.py", "_weakrefset.py", "llvmlite/binding/executionengine.py")
+# Modules whose functions are called back by what drops an exception, and that of the lock under which kernels are
+# compiled: stopped between a call of LLVM and the note of what it took, an object would be freed twice.
+_HELD = ("weakref.py", "_weakrefset.py", "numba/core/compiler_lock.py")
+_HELD_FOLDER = "/llvmlite/binding/"
 # Seconds of a step from which on it is said that one is waited for.
 WORTH_SAYING = 0.5
 
@@ -125,15 +127,15 @@ def ignore_interrupts() -> None:
 
 
 def _holds(frame: FrameType | None) -> bool:
-    """Whether a frame runs for an import, or where an exception would be lost.
+    """Whether a frame runs for an import or compiles a kernel, or for a destructor or a weak reference.
 
-    That is in a destructor, for a weak reference, and where LLVM hands over the code of a kernel.
+    The last two would lose an exception, and the first two leave what crashes the process.
     """
     while frame is not None:
         code = frame.f_code
         if code.co_filename == "<frozen importlib._bootstrap>" or code.co_name == "__del__":
             return True
-        if code.co_filename.endswith(_LOSING):
+        if code.co_filename.endswith(_HELD) or _HELD_FOLDER in code.co_filename:
             return True
         frame = frame.f_back
     return False
