@@ -17,6 +17,8 @@ pytest.importorskip("triton")
 SCRIPT = Path(__file__).parents[1] / "helpers" / "load_memory.py"
 # What the C library keeps of two threads' copies: up to 80 MB at most were seen, and 3 to 33 at the end.
 KEPT = 128e6
+# The same while others compute on all cores: int8's loads then took from 455 to 554 MB, where 418 are counted.
+BUSY = 192e6
 
 pytestmark = [
     pytest.mark.slow,
@@ -55,5 +57,5 @@ def test_on_a_cpu_the_weights_are_there_once(checkpoint: tuple[Path, int], kind:
         pytest.skip("this processor does not multiply bfloat16")
     folder, shard = checkpoint
     found = process("load", folder, "cpu", kind, dtype, 2)
-    assert found["peak"] < found["expected"] + shard + KEPT
+    assert found["peak"] < found["expected"] + shard + BUSY
     assert abs(found["end"] - found["expected"]) < KEPT
