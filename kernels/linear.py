@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from warmeng.kernels.lora import FINISHED, TERM_BYTES, UNCHANGED, Changes, fetch_panel, list_terms, lower
+from warmeng.kernels.lora import FINISHED, TERM_BYTES, UNCHANGED, Changes, change_words, fetch_panel, list_terms, shrink
 from warmeng.kernels.micro_kernel import (
     FETCHED,
     GROUP_BYTES,
@@ -36,8 +36,8 @@ _UNITS = 4
 # Outputs past so many bytes do not stay in a cache until they are read.
 _CACHED_BYTES = 2**23
 _PANEL_GROUP_BYTES = VECTORS * VECTOR_BYTES
-# Where a kernel's arguments count the units of ``lower`` that are finished.
-_LOWERED = 8 * (15 + FINISHED)
+# Where a kernel's arguments count the units of ``shrink`` that are finished.
+_SHRUNK = 8 * (15 + FINISHED)
 # Tiles of rows that fetch all lines of a panel.
 _TILES = UNROLLED * VECTORS // FETCHED
 
@@ -132,19 +132,19 @@ def product_kernel(kind: str) -> Kernel:
 
     def multiply(data: int) -> None:
         (_, _, rows, groups, summed, out, tall, threads, streamed, x, w, y, starts, row_scales, scales, changes, loras,
-         carried, lowering, _, starting, numbers, lowered, pitch, terms, inputs, width) = words(data, 27)  # fmt: skip
+         carried, shrinks, _, starting, numbers, shrunk, pitch, terms, inputs, width) = words(data, 27)  # fmt: skip
         panels, cuts, stride = (out + PANEL - 1) // PANEL, (rows + tall - 1) // tall, groups * GROUP_BYTES
         size = groups * _PANEL_GROUP_BYTES
         unit = next_unit(data)
         if changes > 0:
             terms += changes * TERM_BYTES * own_number(data)
-            while unit < lowering:
-                lower(unit, changes, loras, carried, lowered, pitch, inputs, width)
-                finish_unit(data + _LOWERED)
+            while unit < shrinks:
+                shrink(unit, changes, loras, carried, shrunk, pitch, inputs, width)
+                finish_unit(data + _SHRUNK)
                 unit = next_unit(data)
-            wait_for_units(data + _LOWERED, lowering)
-        while unit < lowering + panels * cuts:
-            panel, top = (unit - lowering) // cuts, (unit - lowering) % cuts * tall
+            wait_for_units(data + _SHRUNK, shrinks)
+        while unit < shrinks + panels * cuts:
+            panel, top = (unit - shrinks) // cuts, (unit - shrinks) % cuts * tall
             # The one that this thread takes next, probably.
             later = w + min(panel + threads, panels - 1) * size
             columns = min(out - panel * PANEL, PANEL)
@@ -160,7 +160,7 @@ def product_kernel(kind: str) -> Kernel:
                         ahead = later + part + tile * count // _TILES * _PANEL_GROUP_BYTES
                     added = 0
                     if changes > 0 and start + count == groups:
-                        added = list_terms(panel, row // HEIGHT, loras, starting, numbers, lowered, pitch, terms)
+                        added = list_terms(panel, row // HEIGHT, loras, starting, numbers, shrunk, pitch, terms)
                     multiply_rows(
                         kind, x + row * stride + start * GROUP_BYTES, stride, min(top + tall - row, rows - row, HEIGHT),
                         vectors, count, y + (row * out + panel * PANEL) * 4, out * 4, columns,
@@ -184,12 +184,8 @@ def add_lora(y: Tensor, x: Tensor, changes: Changes | None) -> Tensor:
     if not y.is_contiguous() or y.dtype != torch.float32:
         raise ValueError("add_lora takes contiguous rows of float32")
     if changes is not None:
-        _launch(_multiply_float32, y, 0, 0, 0, 0, (0, 0, 0), _words(changes, x, y.shape[1]))
+        _launch(_multiply_float32, y, 0, 0, 0, 0, (0, 0, 0), change_words(changes, x, y.shape[1]))
     return y
-
-
-def _words(changes: Changes | None, x: Tensor, out: int) -> tuple[int, ...]:
-    return UNCHANGED if changes is None else changes.words(x, out)
 
 
 class Float32Projection:
@@ -202,7 +198,7 @@ class Float32Projection:
     def multiply(self, x: Tensor, changes: Changes | None = None) -> Tensor:
         """Return ``x @ w.T`` with adapters' changes."""
         out = self.shape[0]
-        return multiply_packed(_multiply_float32, x, self._packed, out, changes=_words(changes, x, out))
+        return multiply_packed(_multiply_float32, x, self._packed, out, changes=change_words(changes, x, out))
 
 
 _multiply_bfloat16 = product_kernel("bfloat16") if can_multiply("bfloat16") else None
@@ -222,7 +218,7 @@ class Bfloat16Projection:
         """Return ``x @ w.T`` in float32, with adapters' changes, which take x as it is."""
         assert _multiply_bfloat16 is not None
         out, rows = self.shape[0], _pad(x, x.shape[1] % 2).to(torch.bfloat16)
-        return multiply_packed(_multiply_bfloat16, rows, self._packed, out, changes=_words(changes, x, out))
+        return multiply_packed(_multiply_bfloat16, rows, self._packed, out, changes=change_words(changes, x, out))
 
 
 class PlainProjection:

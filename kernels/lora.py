@@ -2,8 +2,8 @@
 
 A row's change is summed over the inputs, then over the ranks, in their order, so its bits depend on neither the other
 rows nor the other adapters. Rows that carry no adapter keep their numbers. ``linear`` makes the changes in the launch
-that multiplies: first all rows' products with A, which are few numbers, then those with B, which are added to a tile's
-sums while they are in registers.
+that multiplies: first all rows' products with A, which are few numbers (the shrink), then those with B (the expand),
+which are added to a tile's sums while they are in registers.
 """
 
 from __future__ import annotations
@@ -125,8 +125,8 @@ class CarriedAdapters:
         self.starts, self.numbers = starts, pairs % self.count
         # Of each pair and row the products with A, times the coefficient. Where a row doesn't carry the adapter they
         # are 0, which leaves any sum as it is, but for the sign of zero.
-        self.lowered = torch.zeros(len(pairs), HEIGHT, ranks, dtype=torch.float32)
-        # The rows of ``lowered`` that an adapter's rows have.
+        self.shrunk = torch.zeros(len(pairs), HEIGHT, ranks, dtype=torch.float32)
+        # The rows of ``shrunk`` that an adapter's rows have.
         self._places = [
             torch.searchsorted(pairs, one.rows // HEIGHT * self.count + number) * HEIGHT + one.rows % HEIGHT
             for number, one in enumerate(carried)
@@ -157,7 +157,7 @@ class Changes:
         # The kernel counts in the fifth the units that are finished.
         return (
             carried.count, loras.table.data_ptr(), carried.table.data_ptr(), carried.units, 0,
-            carried.starts.data_ptr(), carried.numbers.data_ptr(), carried.lowered.data_ptr(), carried.ranks,
+            carried.starts.data_ptr(), carried.numbers.data_ptr(), carried.shrunk.data_ptr(), carried.ranks,
             carried.terms.data_ptr(), x.data_ptr(), loras.inputs,
         )  # fmt: skip
 
@@ -166,8 +166,13 @@ class Changes:
 UNCHANGED, FINISHED = (0,) * 12, 4
 
 
+def change_words(changes: Changes | None, x: Tensor, outputs: int) -> tuple[int, ...]:
+    """Return ``Changes.words``, or those of none."""
+    return UNCHANGED if changes is None else changes.words(x, outputs)
+
+
 @numba.njit
-def lower(unit: int, changes: int, loras: int, carried: int, lowered: int, pitch: int, x: int, inputs: int) -> None:
+def shrink(unit: int, changes: int, loras: int, carried: int, shrunk: int, pitch: int, x: int, inputs: int) -> None:
     """Multiply some rows with their adapter's A: one unit of work of ``CarriedAdapters``."""
     number = 0
     while number < changes - 1 and unit >= load_int(carried, (number + 1) * _CARRIED):
@@ -179,13 +184,13 @@ def lower(unit: int, changes: int, loras: int, carried: int, lowered: int, pitch
     for at in range(0, ranks, LANES):
         width = min(ranks - at, LANES)
         multiply_chosen_rows(
-            x, inputs * 4, rows + first * 8, found, a + at * 4, ranks * 4, inputs, lowered + at * 4, pitch * 4,
+            x, inputs * 4, rows + first * 8, found, a + at * 4, ranks * 4, inputs, shrunk + at * 4, pitch * 4,
             places + first * 8, width,
         )  # fmt: skip
         for i in range(first, first + found):
             here = load_int(places, i) * pitch + at
-            scaled = load_some(lowered, here, width) * fill(load_one(coefficients, i))
-            store_some(lowered, here, scaled, width)
+            scaled = load_some(shrunk, here, width) * fill(load_one(coefficients, i))
+            store_some(shrunk, here, scaled, width)
 
 
 @numba.njit
@@ -201,7 +206,7 @@ def fetch_panel(panel: int, changes: int, loras: int) -> None:
 
 @numba.njit
 def list_terms(
-    panel: int, tile: int, loras: int, starts: int, numbers: int, lowered: int, pitch: int, terms: int
+    panel: int, tile: int, loras: int, starts: int, numbers: int, shrunk: int, pitch: int, terms: int
 ) -> int:
     """Write what ``multiply_rows`` adds to a tile's sums of a panel, and return how many products these are."""
     found = 0
@@ -209,7 +214,7 @@ def list_terms(
         ranks, _, b, panels = words(loras + 8 * _LORA * load_int(numbers, pair), _LORA)
         if ranks > 0:
             low, depth, begin = words(panels + 8 * _PANEL * panel, _PANEL)
-            store_int(terms, found * _TERM, lowered + 4 * (pair * HEIGHT * pitch + low))
+            store_int(terms, found * _TERM, shrunk + 4 * (pair * HEIGHT * pitch + low))
             store_int(terms, found * _TERM + 1, pitch * 4)
             store_int(terms, found * _TERM + 2, b + begin * 4)
             store_int(terms, found * _TERM + 3, depth)

@@ -24,7 +24,7 @@ from warmeng.kernels.linear import (
     pack,
     product_kernel,
 )
-from warmeng.kernels.lora import UNCHANGED, Changes
+from warmeng.kernels.lora import Changes, change_words
 from warmeng.kernels.micro_kernel import PANEL, can_multiply
 from warmeng.kernels.onednn import has_tiles
 from warmeng.kernels.quantized import Int4, RowScaled, Weight, quantize
@@ -85,11 +85,11 @@ class ByteProjection:
     def multiply(self, x: Tensor, changes: Changes | None = None) -> Tensor:
         """Return ``x @ w.T`` with adapters' changes, which take x as it is."""
         assert _multiply_int8 is not None
-        (out, width), more = self.shape, UNCHANGED if changes is None else changes.words(x, self.shape[0])
+        out, width = self.shape
         values, scales = round_rows(x, self._input_scale, _SHIFT)
         whole = torch.nn.functional.pad(values, (0, -width % 4)) if width % 4 else values
         of = Scales(self._starts, self._scales, scales)
-        return multiply_packed(_multiply_int8, whole, self._packed, out, of, more)
+        return multiply_packed(_multiply_int8, whole, self._packed, out, of, change_words(changes, x, out))
 
 
 class Fp8Projection:

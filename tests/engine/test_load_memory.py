@@ -15,9 +15,10 @@ from warmeng.kernels.arrangement import multiplies_bf16
 pytest.importorskip("triton")
 
 SCRIPT = Path(__file__).parents[1] / "helpers" / "load_memory.py"
-# What the C library keeps of two threads' copies: up to 80 MB at most were seen, and 3 to 33 at the end.
+# What the C library keeps of two threads' copies at the end: 3 to 33 MB were seen.
 KEPT = 128e6
-# The same while others compute on all cores: int8's loads then took from 455 to 554 MB, where 418 are counted.
+# The same at its most: 455 to 554 MB were taken by loads of int8 while others computed on all cores, where 418 are
+# counted. The whole checkpoint beside the weights would be 783.
 BUSY = 192e6
 
 pytestmark = [
